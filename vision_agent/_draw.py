@@ -1,0 +1,218 @@
+"""Boxes with name tags on a picture, drawn with Pillow alone."""
+
+import math
+import unicodedata
+import zlib
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+Color = tuple[int, int, int]
+
+# Strong colours, far apart from each other; which of them a label gets is up to `label_colors`.
+_PALETTE: tuple[Color, ...] = (
+    (230, 25, 75),
+    (60, 180, 75),
+    (255, 225, 25),
+    (0, 130, 200),
+    (245, 130, 48),
+    (145, 30, 180),
+    (70, 240, 240),
+    (240, 50, 230),
+    (210, 245, 60),
+    (250, 190, 212),
+    (0, 128, 128),
+    (220, 190, 255),
+    (170, 110, 40),
+    (128, 0, 0),
+    (170, 255, 195),
+    (128, 128, 0),
+    (0, 0, 160),
+    (255, 160, 122),
+)
+
+# Pillow's own font knows ASCII and little else. Of these, the first one on this machine that has every character of
+# a label is taken; Pillow looks for them in the system's font folders.
+_WIDER_FONTS = (
+    "DejaVuSans.ttf",
+    "NotoSans-Regular.ttf",
+    "Arial.ttf",
+    "arial.ttf",
+    "NotoSansCJK-Regular.ttc",
+    "wqy-zenhei.ttc",
+    "PingFang.ttc",
+    "Hiragino Sans GB.ttc",
+    "msyh.ttc",
+    "YuGothM.ttc",
+    "malgun.ttf",
+    "Nirmala.ttf",
+    "Arial Unicode.ttf",
+    "ARIALUNI.TTF",
+)
+
+# Longer labels than this fit in no tag; cutting first keeps measuring cheap, whatever a model wrote.
+_LONGEST = 200
+
+
+def label_colors(labels: Iterable[str]) -> dict[str, Color]:
+    """A colour for each label, from the label's own text, so that it stays the same from picture to picture.
+
+    Only where two labels of one call would share a colour does the later one move on to the next free colour.
+    """
+    colors: dict[str, Color] = {}
+    for label in labels:
+        if label in colors:
+            continue
+        start = zlib.crc32(label.encode("utf-8", "surrogatepass"))
+        turns = (_PALETTE[(start + step) % len(_PALETTE)] for step in range(len(_PALETTE)))
+        taken = set(colors.values())
+        colors[label] = next((color for color in turns if color not in taken), _PALETTE[start % len(_PALETTE)])
+    return colors
+
+
+def draw_boxes(
+    image: Image.Image,
+    boxes: npt.NDArray[np.float64],
+    tags: Sequence[tuple[str, str]],
+    colors: Sequence[Color],
+    *,
+    line_width: int | None = None,
+    font_size: int | None = None,
+) -> None:
+    """Draw boxes (n, 4), float xyxy in pixels, and their tags onto an RGB image, in place; the first box is on top.
+
+    A tag is (text, ending): where it is too long, the text is shortened and the ending stays. Line width and font
+    size follow the size of the picture unless given. What lies outside the picture is not drawn.
+    """
+    width, height = image.size
+    scale = math.sqrt(width * height)
+    line = line_width if line_width is not None else max(1, round(scale / 280))
+    size = font_size if font_size is not None else max(10, round(scale / 42))
+    pen = ImageDraw.Draw(image)
+
+    frames: list[tuple[int, tuple[int, int, int, int]]] = []
+    for number in range(len(boxes)):
+        frame = _pixels(boxes[number], width, height)
+        if frame is not None:
+            frames.append((number, frame))
+    rim = max(1, line // 4)
+    for number, (x0, y0, x1, y1) in reversed(frames):
+        side = min(x1 - x0, y1 - y0) + 1
+        thin = max(1, min(line, side // 4))
+        if side >= 4 * (line + 2 * rim):  # a rim sets the line off from a background of its own colour
+            around = (x0 - rim, y0 - rim, x1 + rim, y1 + rim)
+            pen.rectangle(around, outline=_contrast(colors[number]), width=line + 2 * rim)
+        pen.rectangle((x0, y0, x1, y1), outline=colors[number], width=thin)
+
+    pad = max(1, size // 5)
+    placed: list[tuple[int, int, int, int]] = []
+    written: list[tuple[int, str, ImageFont.FreeTypeFont]] = []
+    for number, (x0, y0, x1, y1) in frames:
+        text, ending = (_one_line(part) for part in tags[number])
+        font = _font(text + ending, size)
+        ascent, descent = font.getmetrics()
+        tall = ascent + descent + 2 * pad
+        room = min(width, max(x1 - x0 + 1, width // 2, 16 * size)) - 2 * pad
+        tag = _shorten(text, ending, font, room)
+        if not tag or tall > height / 3:  # a tag would hide the picture
+            continue
+        wide = math.ceil(font.getlength(tag)) + 2 * pad
+        spots = [(x, y) for y in (y0 - tall, y1 + 1, y0, y1 + 1 - tall) for x in (x0, x1 + 1 - wide)]
+        placed.append(_free_spot(spots, (wide, tall), (width, height), placed))
+        written.append((number, tag, font))
+    for (x0, y0, x1, y1), (number, tag, font) in reversed(list(zip(placed, written, strict=True))):
+        pen.rectangle((x0, y0, x1 - 1, y1 - 1), fill=colors[number])
+        pen.text((x0 + pad, y0 + pad), tag, font=font, fill=_contrast(colors[number]))
+
+
+def _pixels(box: npt.NDArray[np.float64], width: int, height: int) -> tuple[int, int, int, int] | None:
+    """First and last pixel column and row that a box touches, cut to the picture; None where it touches none."""
+    x0, y0, x1, y1 = (float(side) for side in box)
+    if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
+        return None
+    left, top = math.floor(max(x0, 0)), math.floor(max(y0, 0))
+    return left, top, max(left, math.ceil(min(x1, width)) - 1), max(top, math.ceil(min(y1, height)) - 1)
+
+
+def _free_spot(
+    spots: list[tuple[int, int]],
+    size: tuple[int, int],
+    picture: tuple[int, int],
+    placed: list[tuple[int, int, int, int]],
+) -> tuple[int, int, int, int]:
+    """The first place, pushed inside the picture sideways, that lies inside it and on no other tag."""
+    wide, tall = size
+    inside = []
+    for x, y in spots:
+        x = min(max(x, 0), picture[0] - wide)
+        if 0 <= y <= picture[1] - tall:
+            inside.append((x, y, x + wide, y + tall))
+    for a in inside:
+        if not any(a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3] for b in placed):
+            return a
+    if inside:
+        return inside[0]
+    x, y = spots[0]
+    x, y = min(max(x, 0), picture[0] - wide), min(max(y, 0), picture[1] - tall)
+    return x, y, x + wide, y + tall
+
+
+def _contrast(color: Color) -> Color:
+    """Black or white, whichever reads better on a colour."""
+    red, green, blue = ((part / 255) ** 2.2 for part in color)
+    # At this luminance black and white have the same contrast ratio (WCAG 2).
+    return (0, 0, 0) if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 else (255, 255, 255)
+
+
+def _one_line(text: str) -> str:
+    """Text without line breaks and control characters: labels may come from a model."""
+    printable = (character if unicodedata.category(character)[0] != "C" else " " for character in text[:_LONGEST])
+    return " ".join("".join(printable).split()) + ("…" if len(text) > _LONGEST else "")
+
+
+def _shorten(text: str, ending: str, font: ImageFont.FreeTypeFont, room: float) -> str:
+    """As much of the text as fits before the ending, with an ellipsis where it was cut; "" where nothing fits."""
+    joint = " " if text and ending else ""
+    if font.getlength(text + joint + ending) <= room:
+        return text + joint + ending
+    low, high = 0, len(text)  # the longest start that fits lies in low..high
+    while low < high:
+        middle = (low + high + 1) // 2
+        if font.getlength(text[:middle].rstrip() + "…" + joint + ending) <= room:
+            low = middle
+        else:
+            high = middle - 1
+    if low:
+        return text[:low].rstrip() + "…" + joint + ending
+    return ending if ending and font.getlength(ending) <= room else ""
+
+
+def _font(text: str, size: int) -> ImageFont.FreeTypeFont:
+    """A font of `size` pixels: Pillow's own or, where that lacks a character, one of this machine that has them all."""
+    builtin = _load("", size)
+    assert builtin is not None
+    if _covers(builtin, text):
+        return builtin
+    wider = (_load(name, size) for name in _WIDER_FONTS)
+    return next((font for font in wider if font is not None and _covers(font, text)), builtin)
+
+
+@lru_cache(maxsize=64)
+def _load(name: str, size: int) -> ImageFont.FreeTypeFont | None:
+    """A font by file name, "" for Pillow's own; None where the machine lacks it."""
+    try:
+        font = ImageFont.truetype(name, size) if name else ImageFont.load_default(size)
+    except OSError:
+        return None
+    return font if isinstance(font, ImageFont.FreeTypeFont) else None
+
+
+def _covers(font: ImageFont.FreeTypeFont, text: str) -> bool:
+    """Whether a font has a glyph for every character; a missing one is drawn as the same box as U+FFFF."""
+    if text.isascii():
+        return True
+    missing = bytes(font.getmask("\uffff"))
+    return all(bytes(font.getmask(character)) != missing for character in set(text) if not character.isascii())

@@ -1,0 +1,86 @@
+"""What a decoder is: the contract between a route's hidden states and a typed result."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from vision_agent.geometry import TileGrid
+from vision_agent.routing import RouteSpec
+
+
+@dataclass(frozen=True)
+class DenseFeatures:
+    """Feature maps of whole pictures, finest first, each (B, C, H, W).
+
+    A map covers the model's input canvas edge to edge, so its cells and `geometry`'s frame "map" agree. InternViT
+    gives one map (tile features before pixel shuffle, stitched); the small tower of the default gives three.
+    """
+
+    maps: tuple[Tensor, ...]
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return tuple(map_BCHW.shape[1] for map_BCHW in self.maps)
+
+
+@dataclass(frozen=True)
+class DecodeRequest:
+    """What a decoder is told about one picture besides its features.
+
+    Attributes:
+        phrases: one for each routing token, in the order of the states.
+        grid: the picture's size and tiling; converts coordinates.
+        model: name for the result.
+        threshold: least score to return; None for the decoder's own default.
+    """
+
+    phrases: tuple[str, ...]
+    grid: TileGrid
+    model: str
+    threshold: float | None = None
+
+
+@dataclass(frozen=True)
+class BoxTargets:
+    """True boxes of one training picture, frame "unit".
+
+    Attributes:
+        boxes_G4: xyxy.
+        belongs_KG: bool, which phrase of the picture (in the order of its states) names which box.
+        ignored_M4: regions in which a phrase's score is not trained (crowds).
+        ignored_phrase_M: the phrase each region belongs to.
+    """
+
+    boxes_G4: Tensor
+    belongs_KG: Tensor
+    ignored_M4: Tensor
+    ignored_phrase_M: Tensor
+
+
+class Decoder(nn.Module, ABC):
+    """Base class of decoders. Subclasses are named by entry points in the group `vision_agent.decoders`.
+
+    The constructor takes the adapter's settings as keywords (stored as `self.settings`, saved in `adapter.json`).
+    """
+
+    settings: dict[str, Any]
+
+    @classmethod
+    @abstractmethod
+    def for_backbone(cls, route: RouteSpec, hidden_size: int, feature_widths: tuple[int, ...]) -> "Decoder":
+        """A new, untrained decoder for a backbone of this hidden size and these feature maps."""
+
+    @abstractmethod
+    def prepare(self, features: DenseFeatures) -> Any:
+        """The part that depends on the picture alone. Called once per picture; the result is cached."""
+
+    @abstractmethod
+    def decode(self, states_KNC: Tensor, prepared: Any, request: DecodeRequest) -> Any:
+        """(phrases, states per token, hidden) states of one picture -> one frozen result model."""
+
+    @abstractmethod
+    def loss(self, states_KNC: Tensor, rows_K: Sequence[int], prepared: Any, targets: Sequence[Any]) -> Tensor:
+        """Scalar training loss. `rows_K` names each state's picture in the batch; `targets` has one item a picture."""

@@ -1,0 +1,50 @@
+"""Which device to run on, and in which number format."""
+
+import torch
+
+from vision_agent.errors import ConfigError, bad_argument
+
+# Below this, fp32 on a CPU is fast enough, and its answers do not depend on the machine.
+_SMALL_MODEL_PARAMETERS = 200_000_000
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose_device(device: str | torch.device) -> torch.device:
+    """`"auto"` -> CUDA, else MPS, else CPU; anything else must be a torch device that exists here.
+
+    Raises:
+        ConfigError: no such device.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ConfigError(bad_argument("device", "'auto' or a torch device present here", device)) from error
+    return chosen
+
+
+def choose_dtype(device: torch.device, dtype: str | torch.dtype, *, parameters: int) -> torch.dtype:
+    """`"auto"` -> the format the device computes fast.
+
+    bf16 on a GPU that has it and fp16 on an older one; on a CPU bf16 only if it has matrix units for it (AMX; emulated
+    bf16 is two hundred times slower than fp32) and the model is large enough to need them.
+
+    Raises:
+        ConfigError: an unknown dtype.
+    """
+    if isinstance(dtype, torch.dtype) and dtype in _DTYPES.values():
+        return dtype
+    if dtype != "auto":
+        if dtype not in _DTYPES:
+            raise ConfigError(bad_argument("dtype", f"'auto' or one of {sorted(_DTYPES)}", dtype))
+        return _DTYPES[str(dtype)]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if device.type == "mps":
+        return torch.float16
+    fast = torch.cpu._is_amx_tile_supported() and parameters >= _SMALL_MODEL_PARAMETERS
+    return torch.bfloat16 if fast else torch.float32

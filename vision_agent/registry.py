@@ -1,0 +1,75 @@
+"""Finds decoders by name through the entry-point group `vision_agent.decoders`.
+
+Built-in and third-party decoders register alike. Nothing is imported until a decoder is asked for. The environment
+variable `VISION_AGENT_DECODERS` (comma-separated names; empty for none) restricts which may load.
+"""
+
+import os
+import warnings
+from importlib.metadata import EntryPoint, entry_points
+
+from vision_agent.decoder import Decoder
+from vision_agent.errors import UnknownDecoderError
+
+GROUP = "vision_agent.decoders"
+RESTRICT_VARIABLE = "VISION_AGENT_DECODERS"
+
+
+def decoder_names() -> list[str]:
+    """Names of all decoders that may load, sorted. Imports none of them."""
+    return sorted(_entries())
+
+
+def load_decoder(name: str) -> type[Decoder]:
+    """The decoder class of that name.
+
+    Raises:
+        UnknownDecoderError: not registered, not allowed by `VISION_AGENT_DECODERS`, or its plug-in is broken (which is
+            also warned about, by name).
+    """
+    entry = _entries().get(name)
+    if entry is None:
+        raise UnknownDecoderError(f"no decoder {name!r} is registered; there are {decoder_names()}{_restriction()}")
+    try:
+        loaded = entry.load()
+        if not (isinstance(loaded, type) and issubclass(loaded, Decoder)):
+            raise TypeError(f"{entry.value} is no subclass of vision_agent.Decoder")
+    except Exception as error:  # a plug-in may fail in any way while it is imported
+        source = entry.dist.name if entry.dist else "an unknown distribution"
+        warnings.warn(f"decoder {name!r} of {source} is broken and skipped: {error!r}", RuntimeWarning, stacklevel=2)
+        raise UnknownDecoderError(f"decoder {name!r} ({entry.value}, from {source}) cannot be loaded: {error}") from error
+    return loaded
+
+
+def load_all_decoders() -> dict[str, type[Decoder]]:
+    """All decoders that load; a broken one is skipped with a warning that names it."""
+    found = {}
+    for name in decoder_names():
+        try:
+            found[name] = load_decoder(name)
+        except UnknownDecoderError:
+            continue  # load_decoder has warned
+    return found
+
+
+def _entries() -> dict[str, EntryPoint]:
+    allowed = os.environ.get(RESTRICT_VARIABLE)
+    names = None if allowed is None else {name.strip() for name in allowed.split(",")}
+    found: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=GROUP):
+        if names is not None and entry.name not in names:
+            continue
+        if entry.name in found and found[entry.name].value != entry.value:
+            warnings.warn(
+                f"decoder {entry.name!r} is registered twice: {found[entry.name].value} is used, {entry.value} is not",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            continue
+        found.setdefault(entry.name, entry)
+    return found
+
+
+def _restriction() -> str:
+    allowed = os.environ.get(RESTRICT_VARIABLE)
+    return "" if allowed is None else f" ({RESTRICT_VARIABLE}={allowed!r} restricts them)"

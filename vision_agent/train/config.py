@@ -1,0 +1,79 @@
+"""The training recipe: a small TOML file, checked before anything runs."""
+
+import tomllib
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vision_agent.errors import ConfigError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSection(_Section):
+    """Shape of a new model. `backbone` names a package with ImageNet weights."""
+
+    backbone: str = Field(default="efficientnet-lite0", pattern=r"^efficientnet-lite0$")
+    tile: int = Field(default=448, ge=64, multiple_of=32)
+    vocabulary: int = Field(default=6000, ge=300)
+    hidden: int = Field(default=320, ge=32, multiple_of=32)
+    layers: int = Field(default=6, ge=1)
+    heads: int = Field(default=5, ge=1)
+    intermediate: int = Field(default=960, ge=32)
+
+
+class DataSection(_Section):
+    """How often each kind of picture is drawn; the numbers are shares."""
+
+    photos: float = Field(default=0.42, ge=0)
+    mosaics: float = Field(default=0.16, ge=0)
+    composed: float = Field(default=0.24, ge=0)
+    composed_on_photos: float = Field(default=0.08, ge=0)
+    animals: float = Field(default=0.10, ge=0)
+    phrases: int = Field(default=14, ge=2)
+
+
+class StageSection(_Section):
+    """One stage of training."""
+
+    steps: int = Field(ge=1)
+    batch: int = Field(ge=1)
+    rate: float = Field(gt=0)
+    tower_rate: float = Field(default=0.0, ge=0)
+    decoder_rate: float = Field(default=0.0, ge=0)
+    warm_up: int = Field(default=100, ge=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    ema: float = Field(default=0.998, ge=0, lt=1)
+
+
+class TrainConfig(_Section):
+    """A whole recipe: `language` (text alone), then `joint` (pictures, text and boxes together)."""
+
+    seed: int = 0
+    save_minutes: float = Field(default=5.0, gt=0)
+    workers: int = Field(default=2, ge=0)
+    model: ModelSection = ModelSection()
+    data: DataSection = DataSection()
+    language: StageSection
+    joint: StageSection
+
+
+def read_config(path: str | Path) -> TrainConfig:
+    """Read a recipe.
+
+    Raises:
+        ConfigError: no such file, not TOML, or a setting that makes no sense; names the setting.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"the recipe {str(path)!r} is not a file")
+    try:
+        return TrainConfig.model_validate(tomllib.loads(path.read_text("utf-8")))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"the recipe {str(path)!r} is not valid TOML: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"the recipe {str(path)!r}: `{where}`: {first['msg']}, got {first['input']!r}") from error

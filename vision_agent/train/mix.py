@@ -1,0 +1,125 @@
+"""The stream of training samples: which picture comes next, by its number alone.
+
+Sample `i` is drawn with a generator seeded by (seed, i), so a resumed run continues with exactly the samples that the
+killed one would have seen.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import Dataset, Sampler
+
+from vision_agent.train import phrases as words
+from vision_agent.train.compose import SceneMaker, plain_background, without_names
+from vision_agent.train.config import TrainConfig
+from vision_agent.train.samples import Sample, make_sample
+from vision_agent.train.scene import Scene, flipped, mosaic, random_frame, window
+from vision_agent.train.sources import CocoPhotos, Cutouts, PictureArchive, split_of
+
+
+class Pictures:
+    """All picture sources of one split ("train", "val" or "test"), from one folder of archives."""
+
+    def __init__(self, folder: Path, split: str, cutouts: str | None = None) -> None:
+        self.photos = CocoPhotos(folder, "coco_train_448")
+        self.photo_records = self.photos.pictures(split)
+        self.animals = CocoPhotos(folder, "animals_256")
+        self.animal_records = self.animals.pictures(split)
+        self._backgrounds = PictureArchive(folder / "backgrounds_320.zip")
+        self._background_names = [
+            name for name in self._backgrounds.names() if "/" not in name and split_of(name) == split
+        ]
+        self.maker = SceneMaker(Cutouts(folder), cutouts or split)
+        # What a background may show without being marked.
+        everyday = set(self.photos.names.values()) | {word for many in words.SYNONYMS.values() for word in many}
+        self._doubtful = frozenset(everyday | {"man", "woman", "tree", "house", "flower", "street", "building"})
+
+    def photo(self, rng: np.random.Generator) -> Scene:
+        return self.photos.scene(self.photo_records[rng.integers(len(self.photo_records))])
+
+    def animal(self, rng: np.random.Generator) -> Scene:
+        return self.animals.scene(self.animal_records[rng.integers(len(self.animal_records))], colours=False)
+
+    def background(self, rng: np.random.Generator) -> Scene:
+        name = self._background_names[rng.integers(len(self._background_names))]
+        return plain_background(self._backgrounds.open(name).convert("RGB"))
+
+    def composed(self, rng: np.random.Generator) -> Scene:
+        return without_names(self.maker.make(self.background(rng), rng), self._doubtful)
+
+
+class TrainingMix(Dataset[Sample]):
+    """Sample number -> sample."""
+
+    def __init__(self, folder: Path, config: TrainConfig) -> None:
+        self._pictures = Pictures(folder, "train")
+        self._config = config
+        shares = config.data
+        self._kinds = {
+            "photo": shares.photos,
+            "mosaic": shares.mosaics,
+            "composed": shares.composed,
+            "composed_on_photo": shares.composed_on_photos,
+            "animal": shares.animals,
+        }
+
+    def __getitem__(self, number: int) -> Sample:
+        rng = np.random.default_rng((self._config.seed, number))
+        shares = np.array(list(self._kinds.values()))
+        kind = list(self._kinds)[rng.choice(len(shares), p=shares / shares.sum())]
+        side = self._config.model.tile
+        return make_sample(self._scene(kind, side, rng), side, rng, self._config.data.phrases)
+
+    def _scene(self, kind: str, side: int, rng: np.random.Generator) -> Scene:
+        pictures = self._pictures
+        if kind == "mosaic":
+            return mosaic([pictures.photo(rng) for _ in range(4)], side, rng)
+        if kind == "composed":
+            scene = pictures.composed(rng)
+        elif kind == "composed_on_photo":
+            scene = pictures.maker.make(pictures.photo(rng), rng)
+        else:
+            scene = pictures.photo(rng) if kind == "photo" else pictures.animal(rng)
+            if rng.random() < 0.6:
+                scene = window(scene, random_frame(scene, rng), (side, side))
+            elif rng.random() < 0.3:
+                scene = _shrunk(scene, side, rng)
+        return flipped(scene) if rng.random() < 0.5 else scene
+
+
+class NumberedFrom(Sampler[int]):
+    """Sample numbers from `start` to `end`."""
+
+    def __init__(self, start: int, end: int) -> None:
+        self._start, self._end = start, end
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self._start, self._end))
+
+    def __len__(self) -> int:
+        return self._end - self._start
+
+
+def _shrunk(scene: Scene, side: int, rng: np.random.Generator) -> Scene:
+    """The whole scene in a larger grey frame: small things."""
+    width, height = scene.image.size
+    grow = rng.uniform(1.1, 1.8)
+    x0, y0 = -rng.uniform(0, width * (grow - 1)), -rng.uniform(0, height * (grow - 1))
+    return window(scene, (x0, y0, x0 + width * grow, y0 + height * grow), (side, side))
+
+
+def draw(image: Image.Image, sample: Sample) -> Image.Image:
+    """A sample's picture with its boxes, to look at what is trained on."""
+    from PIL import ImageDraw
+
+    canvas = image.copy()
+    pen = ImageDraw.Draw(canvas)
+    size = np.array([*image.size, *image.size], dtype=np.float32)
+    for target in sample.phrases:
+        for index in target.owned:
+            box = sample.boxes[index] * size
+            pen.rectangle(tuple(float(value) for value in box), outline="red")
+            pen.text((float(box[0]) + 2, float(box[1]) + 2), target.phrase, fill="yellow")
+    return canvas

@@ -1,0 +1,180 @@
+"""From an annotated scene to what the model is trained on: forced phrases with their boxes, questions with answers.
+
+A sample's text is a tree (see `routing`): the picture is the root, every conversation hangs off it, and the forced
+phrases hang side by side off one shared prompt. So one pass over a picture trains a dozen phrases and answers.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance
+
+from vision_agent.train import phrases as words
+from vision_agent.train.colour import COLOURS
+from vision_agent.train.scene import Scene
+
+
+@dataclass(frozen=True)
+class PhraseTarget:
+    """A phrase and the boxes it names.
+
+    Attributes:
+        phrase: as asked.
+        owned: indices of the scene's boxes it names; empty for an absent thing.
+        ignored: boxes (xyxy, pixels) where it is neither right nor wrong.
+    """
+
+    phrase: str
+    owned: tuple[int, ...]
+    ignored: tuple[NDArray[np.float32], ...] = ()
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A request and its answer; `route` names the route whose token ends the answer, with its target."""
+
+    request: str
+    answer: str
+    route: str | None = None
+    target: PhraseTarget | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A training picture, its phrases and its exchanges.
+
+    Attributes:
+        pixels: (S, S, 3) uint8, resized to the model's tile.
+        boxes: (G, 4) true boxes, frame "unit".
+        scale: (w, h, w, h) of the scene in pixels, to bring ignored boxes into the frame "unit".
+    """
+
+    pixels: torch.Tensor
+    boxes: NDArray[np.float32]
+    scale: NDArray[np.float32]
+    phrases: tuple[PhraseTarget, ...]
+    exchanges: tuple[Exchange, ...]
+
+
+def make_sample(
+    scene: Scene, side: int, rng: np.random.Generator, most_phrases: int = 14, jitter: bool = True
+) -> Sample:
+    """Ask a scene: what is there, by several names and colours, and what is not."""
+    image = _jittered(scene.image, rng) if jitter else scene.image
+    pixels = np.array(image.resize((side, side), Image.Resampling.BILINEAR))
+    scale = np.array([*scene.image.size, *scene.image.size], dtype=np.float32)
+    present = present_phrases(scene, rng)
+    colours = colour_phrases(scene)
+    absent = absent_phrases(scene, rng, max(3, most_phrases - len(present)))
+    rng.shuffle(present)  # type: ignore[arg-type]  # numpy shuffles any mutable sequence
+    rng.shuffle(colours)  # type: ignore[arg-type]
+    asked = (present[:8] + colours[:4] + absent)[:most_phrases]
+    return Sample(
+        pixels=torch.from_numpy(pixels),
+        boxes=scene.boxes / scale,
+        scale=scale,
+        phrases=tuple(asked),
+        exchanges=tuple(exchanges(scene, present, colours, absent, rng)),
+    )
+
+
+def present_phrases(scene: Scene, rng: np.random.Generator | None = None) -> list[PhraseTarget]:
+    """One phrase for each name in the scene, plus kinds. With `rng`, sometimes by a synonym or in the plural."""
+    phrases = []
+    for name in sorted(set(scene.names)):
+        owned = tuple(index for index, other in enumerate(scene.names) if other == name)
+        called = name
+        if rng is not None and rng.random() < 0.3:
+            choices = (*words.callable_as(name), words.plural(name))
+            called = choices[rng.integers(len(choices))]
+        phrases.append(PhraseTarget(called, owned, _regions(scene, {name})))
+    if rng is None:
+        return phrases
+    for kind, members in words.KINDS.items():
+        owned = tuple(index for index, name in enumerate(scene.names) if name in members)
+        if owned and set(members) <= scene.known_names and rng.random() < 0.4:
+            phrases.append(PhraseTarget(kind, owned, _regions(scene, set(members))))
+    return phrases
+
+
+def colour_phrases(scene: Scene) -> list[PhraseTarget]:
+    """For things of known colour: the right colour, and a wrong one of the same thing."""
+    phrases = []
+    for name in sorted(set(scene.names)):
+        mine = [index for index, other in enumerate(scene.names) if other == name]
+        known = {scene.colours[index] for index in mine} - {None}
+        if not known:
+            continue
+        unsure = tuple(scene.boxes[index] for index in mine if scene.colours[index] is None)
+        ignored = (*unsure, *_regions(scene, {name}))
+        for colour in sorted(str(colour) for colour in known):
+            owned = tuple(index for index in mine if scene.colours[index] == colour)
+            phrases.append(PhraseTarget(f"{colour} {name}", owned, ignored))
+        wrong = [colour for colour in COLOURS if colour not in known]
+        # A neighbouring colour may be argued about; the farthest in the list is safe enough.
+        phrases.append(PhraseTarget(f"{wrong[len(phrases) * 5 % len(wrong)]} {name}", (), ignored))
+    return phrases
+
+
+def absent_phrases(scene: Scene, rng: np.random.Generator, count: int) -> list[PhraseTarget]:
+    """Names that are certainly not in the scene; every second one is asked for with a colour now and then."""
+    gone = set(scene.names) | {name for _, name in scene.crowds}
+    pool = sorted(scene.known_names - gone)
+    if not pool:
+        return []
+    picked = [pool[index] for index in rng.choice(len(pool), min(count, len(pool)), replace=False)]
+    coloured = [f"{COLOURS[rng.integers(len(COLOURS))]} {n}" if rng.random() < 0.1 else n for n in picked]
+    return [PhraseTarget(name, ()) for name in coloured]
+
+
+def exchanges(
+    scene: Scene,
+    present: list[PhraseTarget],
+    colours: list[PhraseTarget],
+    absent: list[PhraseTarget],
+    rng: np.random.Generator,
+) -> list[Exchange]:
+    """A few requests about the scene: places (routed), presence, counts, colours, a description (text)."""
+    made: list[Exchange] = []
+
+    def one(options: tuple[str, ...]) -> str:
+        return options[rng.integers(len(options))]
+
+    routed = [*present, *[phrase for phrase in colours if phrase.owned]]
+    for _ in range(2):
+        pool = routed if routed and rng.random() < 0.75 else absent
+        if pool:
+            target = pool[rng.integers(len(pool))]
+            made.append(Exchange(one(words.WHERE).format(target.phrase), target.phrase, "det", target))
+    if scene.names:
+        name = scene.names[rng.integers(len(scene.names))]
+        if not _regions(scene, {name}):
+            number = scene.names.count(name)
+            if number < len(words.COUNT_WORDS):
+                made.append(Exchange(one(words.COUNT).format(words.plural(name)), words.COUNT_WORDS[number]))
+        only = [index for index, other in enumerate(scene.names) if other == name]
+        if len(only) == 1 and scene.colours[only[0]]:
+            made.append(Exchange(one(words.COLOUR).format(name), str(scene.colours[only[0]])))
+    if rng.random() < 0.5 and scene.names:
+        made.append(Exchange(one(words.PRESENCE).format(scene.names[rng.integers(len(scene.names))]), "yes"))
+    elif absent:
+        made.append(Exchange(one(words.PRESENCE).format(absent[rng.integers(len(absent))].phrase), "no"))
+    if scene.captions:
+        caption = scene.captions[rng.integers(len(scene.captions))].lower().rstrip(". ")
+        made.append(Exchange(one(words.CAPTION), caption))
+    return made
+
+
+def _regions(scene: Scene, names: set[str]) -> tuple[NDArray[np.float32], ...]:
+    return tuple(box for box, name in scene.crowds if name in names)
+
+
+def _jittered(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Light only: hue would make colour names wrong."""
+    if rng.random() < 0.6:
+        image = ImageEnhance.Brightness(image).enhance(float(rng.uniform(0.7, 1.3)))
+    if rng.random() < 0.5:
+        image = ImageEnhance.Contrast(image).enhance(float(rng.uniform(0.75, 1.25)))
+    return image

@@ -1,0 +1,144 @@
+"""The one internal format of training pictures, and the augmentations that work on it.
+
+Boxes are float xyxy in pixels of the scene's picture.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+_LEAST_VISIBLE = 0.35  # a cropped thing keeps its box while this share of it stays in view
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An annotated picture.
+
+    Attributes:
+        image: upright RGB.
+        boxes: (G, 4).
+        names: what each box holds.
+        colours: colour name of each, None where unknown.
+        crowds: regions of many things too small or too many to mark, with their name.
+        known_names: names that are marked wherever they occur: only these may be asked for as absent.
+        captions: sentences about the whole picture.
+    """
+
+    image: Image.Image
+    boxes: NDArray[np.float32]
+    names: tuple[str, ...]
+    colours: tuple[str | None, ...]
+    crowds: tuple[tuple[NDArray[np.float32], str], ...] = ()
+    known_names: frozenset[str] = frozenset()
+    captions: tuple[str, ...] = field(default=())
+
+
+def flipped(scene: Scene) -> Scene:
+    """Mirror left and right. Captions go, since they may name sides."""
+    width = scene.image.width
+
+    def flip(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.stack([width - boxes[..., 2], boxes[..., 1], width - boxes[..., 0], boxes[..., 3]], axis=-1)
+
+    return replace(
+        scene,
+        image=scene.image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        boxes=flip(scene.boxes),
+        crowds=tuple((flip(box), name) for box, name in scene.crowds),
+        captions=tuple(c for c in scene.captions if "left" not in c and "right" not in c),
+    )
+
+
+def window(scene: Scene, frame: tuple[float, float, float, float], size: tuple[int, int]) -> Scene:
+    """The part of a scene inside `frame` (xyxy, may reach beyond the picture: grey there), scaled to `size` (w, h)."""
+    x0, y0, x1, y1 = frame
+    image = scene.image.transform(
+        size, Image.Transform.EXTENT, data=frame, resample=Image.Resampling.BILINEAR, fillcolor=(124, 124, 124)
+    )
+    if (x1 - x0) > 1.5 * size[0]:  # EXTENT does not smooth when it shrinks: reduce first
+        small = scene.image.resize(
+            (
+                max(1, round(scene.image.width * size[0] / (x1 - x0))),
+                max(1, round(scene.image.height * size[1] / (y1 - y0))),
+            ),
+            Image.Resampling.BILINEAR,
+        )
+        sx, sy = small.width / scene.image.width, small.height / scene.image.height
+        image = small.transform(
+            size,
+            Image.Transform.EXTENT,
+            data=(x0 * sx, y0 * sy, x1 * sx, y1 * sy),
+            resample=Image.Resampling.BILINEAR,
+            fillcolor=(124, 124, 124),
+        )
+    scale = np.array([size[0] / (x1 - x0), size[1] / (y1 - y0)] * 2, dtype=np.float32)
+    shift = np.array([x0, y0] * 2, dtype=np.float32)
+    limit = np.array([*size, *size], dtype=np.float32)
+
+    def moved(boxes: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        placed = (boxes - shift) * scale
+        clipped = np.clip(placed, 0, limit)
+        visible = _area(clipped) / np.maximum(_area(placed), 1e-6)
+        big = np.minimum(clipped[:, 2] - clipped[:, 0], clipped[:, 3] - clipped[:, 1]) >= 3
+        return clipped, (visible >= _LEAST_VISIBLE) & big
+
+    boxes, keep = moved(scene.boxes)
+    # What is cut away or too small to see becomes a region to ignore, so that it is neither asked nor denied.
+    lost = [
+        (box, scene.names[index])
+        for index, (box, kept) in enumerate(zip(boxes, keep, strict=True))
+        if not kept and _area(box[None])[0] > 4
+    ]
+    crowds = [(moved(box[None])[0][0], name) for box, name in scene.crowds]
+    kept_crowds = [(box, name) for box, name in crowds if _area(box[None])[0] > 4]
+    return replace(
+        scene,
+        image=image,
+        boxes=boxes[keep],
+        names=tuple(name for name, kept in zip(scene.names, keep, strict=True) if kept),
+        colours=tuple(colour for colour, kept in zip(scene.colours, keep, strict=True) if kept),
+        crowds=(*kept_crowds, *lost),
+        captions=scene.captions if keep.all() else (),
+    )
+
+
+def mosaic(scenes: list[Scene], side: int, rng: np.random.Generator) -> Scene:
+    """Four scenes around a random middle, each in its quarter. What is absent must be so in all four."""
+    middle_x, middle_y = (int(side * rng.uniform(0.35, 0.65)) for _ in range(2))
+    canvas = Image.new("RGB", (side, side))
+    corners = ((0, 0, middle_x, middle_y), (middle_x, 0, side, middle_y))
+    corners += ((0, middle_y, middle_x, side), (middle_x, middle_y, side, side))
+    parts = []
+    for scene, (x0, y0, x1, y1) in zip(scenes, corners, strict=True):
+        part = window(scene, random_frame(scene, rng, least=0.5), (x1 - x0, y1 - y0))
+        canvas.paste(part.image, (x0, y0))
+        shift = np.array([x0, y0, x0, y0], dtype=np.float32)
+        crowds = tuple((box + shift, name) for box, name in part.crowds)
+        parts.append(replace(part, boxes=part.boxes + shift, crowds=crowds))
+    return Scene(
+        image=canvas,
+        boxes=np.concatenate([part.boxes for part in parts]),
+        names=tuple(name for part in parts for name in part.names),
+        colours=tuple(colour for part in parts for colour in part.colours),
+        crowds=tuple(crowd for part in parts for crowd in part.crowds),
+        known_names=frozenset.intersection(*(part.known_names for part in parts)),
+    )
+
+
+def random_frame(
+    scene: Scene, rng: np.random.Generator, least: float = 0.45, most: float = 1.0
+) -> tuple[float, float, float, float]:
+    """A random crop of at least `least` of either side."""
+    width, height = scene.image.size
+    scale = rng.uniform(least, most)
+    stretch = np.exp(rng.uniform(-0.2, 0.2))
+    w, h = min(width, width * scale * stretch), min(height, height * scale / stretch)
+    x0, y0 = rng.uniform(0, width - w), rng.uniform(0, height - h)
+    return (x0, y0, x0 + w, y0 + h)
+
+
+def _area(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    area: NDArray[np.float32] = np.maximum(boxes[:, 2] - boxes[:, 0], 0) * np.maximum(boxes[:, 3] - boxes[:, 1], 0)
+    return area

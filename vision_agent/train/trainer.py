@@ -1,0 +1,295 @@
+"""Trains a small model from a recipe: text first, then pictures, text and boxes together.
+
+Both stages run the expansion that inference runs (`routing.arrange`), teacher-forced. A killed run resumes exactly:
+samples follow from their number, and model, optimiser, average and step are saved together.
+"""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerFast
+
+from vision_agent.adapter import Route, new_route, save_adapter
+from vision_agent.backbone import IMAGE_CONTEXT, Backbone
+from vision_agent.decoder import DenseFeatures
+from vision_agent.errors import ConfigError
+from vision_agent.hardware import choose_device
+from vision_agent.router import embed_layout, hidden_states
+from vision_agent.routing import RouteSpec
+from vision_agent.train.batch import Batch, Collator
+from vision_agent.train.build import new_backbone, save_backbone, train_tokenizer
+from vision_agent.train.config import StageSection, TrainConfig
+from vision_agent.train.language import LanguageMix, NameTeacher, corpus
+from vision_agent.train.mix import NumberedFrom, Pictures, TrainingMix
+from vision_agent.train.sources import read_text_vectors
+
+DETECT = RouteSpec(token="[DET]", decoder="box", num_queries=4)
+_STAGES = ("language", "joint")
+
+
+def train(config: TrainConfig, data: Path, out: Path, device: str = "auto", on_step: Callable[[], None] | None = None) -> Path:
+    """Run a recipe, or go on with a run that was killed.
+
+    Args:
+        data: folder of the training archives.
+        out: folder of the run: `state.pt`, `log.jsonl`, `curve.png`, and at the end `model/`.
+        on_step: called after every step (tests stop a run with it).
+
+    Returns:
+        the folder of the finished checkpoint, `out / "model"`.
+
+    Raises:
+        ConfigError: data that is not there, or an `out` that holds another recipe's run.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    _claim(out, config)
+    run = _Run(config, data, out, choose_device(device))
+    for name in _STAGES:
+        run.stage(name, on_step or (lambda: None))
+    return run.export()
+
+
+class _Run:
+    """The state of one training run."""
+
+    def __init__(self, config: TrainConfig, data: Path, out: Path, device: torch.device) -> None:
+        torch.manual_seed(config.seed)
+        self.config, self.data, self.out, self.device = config, data, out, device
+        names, vectors = read_text_vectors(data)
+        pictures = Pictures(data, "train")
+        self.names = sorted({*names, *pictures.maker.names, *pictures.photos.names.values()})
+        self.captions = pictures.photos.all_captions("train")
+        self.backbone = new_backbone(self._tokenizer(), config.model)
+        generator = torch.Generator().manual_seed(config.seed)
+        self.route: Route = new_route(self.backbone, DETECT, generator)
+        teacher = NameTeacher(self.backbone.hidden_size, names, vectors)
+        self.parts = nn.ModuleDict({"model": self.backbone.model, "route": self.route, "teacher": teacher}).to(device)
+        self.average = {name: tensor.clone() for name, tensor in self.parts.state_dict().items()}
+        self.finished: list[str] = []
+        self.resumed: dict[str, Any] | None = None
+        state = out / "state.pt"
+        if state.exists():
+            self.resumed = torch.load(state, map_location=device, weights_only=True)
+            self.parts.load_state_dict(self.resumed["parts"])
+            self.average = self.resumed["average"]
+            self.finished = self.resumed["finished"]
+
+    def stage(self, name: str, on_step: Callable[[], None]) -> None:
+        if name in self.finished:
+            return
+        settings: StageSection = getattr(self.config, name)
+        optimiser = torch.optim.AdamW(_groups(self.parts, settings), betas=(0.9, 0.99))
+        base_rates = [group["lr"] for group in optimiser.param_groups]
+        start = 0
+        if self.resumed is not None and self.resumed["stage"] == name:
+            optimiser.load_state_dict(self.resumed["optimiser"])
+            start = self.resumed["step"]
+        else:
+            self.average = {key: tensor.clone() for key, tensor in self.parts.state_dict().items()}
+        self.parts.train()
+        saved = time.monotonic()
+        batches = self._language_batches(start) if name == "language" else self._picture_batches(start)
+        bar = tqdm(batches, desc=name, initial=start, total=settings.steps, mininterval=5)
+        for step, batch in enumerate(bar, start):
+            rate = _schedule(step, settings)
+            for group, base in zip(optimiser.param_groups, base_rates, strict=True):
+                group["lr"] = base * rate
+            losses = self._losses(batch)
+            total = torch.stack(list(losses.values())).sum()
+            if not bool(torch.isfinite(total)):
+                raise FloatingPointError(f"the loss of step {step} of stage {name!r} is {total.item()}: {losses}")
+            optimiser.zero_grad(set_to_none=True)
+            total.backward()
+            nn.utils.clip_grad_norm_(self.parts.parameters(), 5.0)
+            optimiser.step()
+            self._follow(settings.ema, step)
+            values = {key: round(float(loss), 4) for key, loss in losses.items()}
+            bar.set_postfix(values, refresh=False)
+            self._log({"stage": name, "step": step, **values})
+            if time.monotonic() - saved > self.config.save_minutes * 60:
+                self._save(name, step + 1, optimiser)
+                saved = time.monotonic()
+            on_step()
+        # The average goes on where the stage ends: the next stage and the export start from it.
+        self.parts.load_state_dict(self.average)
+        self.finished.append(name)
+        self.resumed = None
+        self._save("", 0, optimiser)
+
+    def export(self, folder: Path | None = None) -> Path:
+        """Write the averaged weights as a checkpoint with its adapter."""
+        folder = folder or self.out / "model"
+        live = {name: tensor.clone() for name, tensor in self.parts.state_dict().items()}
+        self.parts.load_state_dict(self.average)
+        try:
+            save_backbone(self.backbone, folder)
+            save_adapter(folder / "adapters" / self.route.spec.name, self.route, self.backbone)
+        finally:
+            self.parts.load_state_dict(live)
+        _draw_curve(self.out)
+        return folder
+
+    def _losses(self, batch: Batch) -> dict[str, Tensor]:
+        backbone, route, teacher = self.backbone, self.route, self.parts["teacher"]
+        layout = batch.layout.to(self.device)
+        # bf16 where the device multiplies it fast; what is delicate stays in fp32 below.
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=_fast_bfloat16(self.device)):
+            prepared = None
+            tokens_TC = torch.empty(0, backbone.hidden_size)
+            if batch.pixels_NSS3 is not None:
+                pixels = backbone.normalise(batch.pixels_NSS3.to(self.device))
+                tokens_NTC, maps = backbone.see(pixels)
+                tokens_TC = tokens_NTC.flatten(0, 1)
+                prepared = route.decoder.prepare(DenseFeatures(maps))
+            embeds_BLC = embed_layout(backbone, {route.spec.name: route}, layout, batch.rows, tokens_TC)
+            hidden_BLC = hidden_states(backbone, layout, embeds_BLC)
+            places = batch.label_places.to(self.device)
+            logits = backbone.model.lm_head(hidden_BLC[places[:, 0], places[:, 1]])
+        losses = {"text": F.cross_entropy(logits.float(), batch.labels.to(self.device))}
+        reads = batch.read_places.to(self.device)
+        states_KNC = hidden_BLC[reads[..., 0], reads[..., 1]].float()
+        losses["names"] = 0.5 * teacher(states_KNC, batch.read_phrases)
+        if prepared is not None:
+            boxes = route.decoder.loss(states_KNC, batch.read_rows, prepared, batch.targets)
+            losses["boxes"] = route.spec.loss_weight * boxes
+        return losses
+
+    def _picture_batches(self, start: int) -> Iterator[Batch]:
+        settings = self.config.joint
+        collate = Collator(self.backbone, self.route, self.backbone.tokens_per_tile)
+        loader = DataLoader(
+            TrainingMix(self.data, self.config),
+            batch_size=settings.batch,
+            sampler=NumberedFrom(start * settings.batch, settings.steps * settings.batch),
+            num_workers=self.config.workers,
+            collate_fn=collate.pictures,
+            worker_init_fn=_one_thread,
+            prefetch_factor=4 if self.config.workers else None,
+        )
+        yield from loader
+
+    def _language_batches(self, start: int) -> Iterator[Batch]:
+        settings = self.config.language
+        collate = Collator(self.backbone, self.route, 0)
+        mix = LanguageMix(self.config.seed, self.names, self.captions)
+        for step in range(start, settings.steps):
+            yield collate.text_only([mix.row(step * settings.batch + index) for index in range(settings.batch)])
+
+    @torch.no_grad()
+    def _follow(self, decay: float, step: int) -> None:
+        """Exponential average of the weights; follows faster in the beginning."""
+        decay = min(decay, (1 + step) / (10 + step))
+        live = self.parts.state_dict()
+        average = [tensor for tensor in self.average.values()]
+        torch._foreach_lerp_(average, [live[name] for name in self.average], 1 - decay)
+
+    def _save(self, stage: str, step: int, optimiser: torch.optim.Optimizer) -> None:
+        partial = self.out / "state.pt.partial"
+        torch.save(
+            {
+                "parts": self.parts.state_dict(),
+                "average": self.average,
+                "optimiser": optimiser.state_dict(),
+                "finished": self.finished,
+                "stage": stage,
+                "step": step,
+            },
+            partial,
+        )
+        os.replace(partial, self.out / "state.pt")
+
+    def _log(self, line: dict[str, Any]) -> None:
+        with (self.out / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _tokenizer(self) -> PreTrainedTokenizerFast:
+        folder = self.out / "tokenizer"
+        if not folder.exists():
+            trained = train_tokenizer(corpus(self.names, self.captions), self.config.model.vocabulary)
+            trained.save_pretrained(folder)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        assert tokenizer.convert_tokens_to_ids(IMAGE_CONTEXT) is not None
+        return tokenizer
+
+
+def _groups(parts: nn.ModuleDict, settings: StageSection) -> list[dict[str, Any]]:
+    """Parameter groups by rate: tower, decoder and projector, language. Norms, biases and tables without decay."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in parts.named_parameters():
+        # The stem and the first stages see nothing that ImageNet did not show them.
+        early = any(f"vision_tower.{part}" in name for part in ("stem.", "stages.0.", "stages.1."))
+        if "vision_tower.stages" in name or "vision_tower.stem" in name:
+            rate = 0.0 if early else settings.tower_rate
+        elif "decoder" in name or "vision_tower" in name or "projector" in name:
+            rate = settings.decoder_rate
+        else:
+            rate = settings.rate
+        parameter.requires_grad_(rate > 0)
+        if rate > 0:
+            decay = settings.weight_decay if parameter.ndim >= 2 and "embed_tokens" not in name else 0.0
+            groups.setdefault((rate, decay), []).append(parameter)
+    return [{"params": members, "lr": rate, "weight_decay": decay} for (rate, decay), members in groups.items()]
+
+
+def _schedule(step: int, settings: StageSection) -> float:
+    """Linear warm-up, then cosine to a twentieth."""
+    import math
+
+    if step < settings.warm_up:
+        return (step + 1) / settings.warm_up
+    done = (step - settings.warm_up) / max(1, settings.steps - settings.warm_up)
+    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _fast_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)
+
+
+def _claim(out: Path, config: TrainConfig) -> None:
+    """Tie the folder to the recipe: resuming with another one would be silently wrong."""
+    path = out / "recipe.json"
+    if path.exists():
+        if path.read_text("utf-8") != config.model_dump_json(indent=2):
+            raise ConfigError(f"{str(out)!r} holds a run of another recipe; choose another `out` or remove it")
+        return
+    path.write_text(config.model_dump_json(indent=2), "utf-8")
+
+
+def _draw_curve(out: Path) -> None:
+    """`curve.png`: every loss over the steps, smoothed."""
+    with contextlib.suppress(ImportError):
+        import matplotlib
+
+        matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text("utf-8").splitlines()]
+    figure, axes = plt.subplots(1, len(_STAGES), figsize=(12, 4))
+    for axis, stage in zip(axes, _STAGES, strict=True):
+        mine = [line for line in lines if line["stage"] == stage]
+        for key in sorted({key for line in mine for key in line} - {"stage", "step"}):
+            values = torch.tensor([line[key] for line in mine])
+            width = max(1, len(values) // 50)
+            smooth = values[: len(values) // width * width].reshape(-1, width).mean(dim=1)
+            axis.plot([mine[index * width]["step"] for index in range(len(smooth))], smooth, label=key)
+        axis.set(title=stage, xlabel="step", ylabel="loss")
+        axis.legend()
+    figure.tight_layout()
+    figure.savefig(out / "curve.png", dpi=110)
+    plt.close(figure)
