@@ -157,7 +157,7 @@ class BoxDecoder(Decoder):
         phrase_indices, ranks = keep_KT.nonzero(as_tuple=True)
         unit_boxes = boxes_KT4[phrase_indices, ranks].double().cpu().numpy()
         return Detections.from_arrays(
-            xyxy=request.grid.unit_to_image(unit_boxes),
+            xyxy=request.grid.convert(unit_boxes, "unit", "image"),
             scores=scores_KT[phrase_indices, ranks].cpu().numpy(),
             labels=[request.phrases[index] for index in phrase_indices.tolist()],
             image_size=(request.grid.image_width, request.grid.image_height),
@@ -230,9 +230,7 @@ def _trained(target: BoxTargets, prepared: PreparedBoxes) -> Tensor:
 
 
 @torch.no_grad()
-def _assign(
-    logits_KL: Tensor, boxes_L4: Tensor, target: BoxTargets, prepared: PreparedBoxes
-) -> tuple[Tensor, Tensor]:
+def _assign(logits_KL: Tensor, boxes_L4: Tensor, target: BoxTargets, prepared: PreparedBoxes) -> tuple[Tensor, Tensor]:
     """Task-aligned assignment: for each cell the index of its true box (-1 for none) and its soft target."""
     truth_G4, cells = target.boxes_G4, len(boxes_L4)
     owner_L = torch.full((cells,), -1, dtype=torch.long, device=boxes_L4.device)

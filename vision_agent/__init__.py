@@ -1,0 +1,84 @@
+"""Detect, segment, read and ask with InternVL: routing tokens to pluggable decoders, typed results.
+
+Everything public is importable from here; other modules may change without notice.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from vision_agent._distribution import warn_of_namesake
+from vision_agent.errors import (
+    AdapterMismatchError,
+    ArgumentTypeError,
+    CheckpointError,
+    ConfigError,
+    ImageError,
+    ImageTooLargeError,
+    InputError,
+    MissingExtraError,
+    RouteError,
+    UnknownDecoderError,
+    UnsupportedImageError,
+    UrlRefusedError,
+    VisionAgentError,
+)
+from vision_agent.images import ImageLimits, load_image
+from vision_agent.results import Answer, Box, Detection, Detections, RoutedText
+
+if TYPE_CHECKING:
+    from vision_agent.agent import VisionAgent
+    from vision_agent.decoder import BoxTargets, DecodeRequest, Decoder, DenseFeatures
+    from vision_agent.routing import RouteSpec
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AdapterMismatchError",
+    "Answer",
+    "ArgumentTypeError",
+    "Box",
+    "BoxTargets",
+    "CheckpointError",
+    "ConfigError",
+    "DecodeRequest",
+    "Decoder",
+    "DenseFeatures",
+    "Detection",
+    "Detections",
+    "ImageError",
+    "ImageLimits",
+    "ImageTooLargeError",
+    "InputError",
+    "MissingExtraError",
+    "RouteError",
+    "RouteSpec",
+    "RoutedText",
+    "UnknownDecoderError",
+    "UnsupportedImageError",
+    "UrlRefusedError",
+    "VisionAgent",
+    "VisionAgentError",
+    "load_image",
+]
+
+# What needs torch loads on first use: errors, results and pictures must not cost two seconds.
+_LAZY = {
+    "BoxTargets": "vision_agent.decoder",
+    "DecodeRequest": "vision_agent.decoder",
+    "Decoder": "vision_agent.decoder",
+    "DenseFeatures": "vision_agent.decoder",
+    "RouteSpec": "vision_agent.routing",
+    "VisionAgent": "vision_agent.agent",
+}
+
+warn_of_namesake()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -169,8 +169,9 @@ def _contrast(color: Color) -> Color:
 
 def _one_line(text: str) -> str:
     """Text without line breaks and control characters: labels may come from a model."""
-    printable = (character if unicodedata.category(character)[0] != "C" else " " for character in text[:_LONGEST])
-    return " ".join("".join(printable).split()) + ("…" if len(text) > _LONGEST else "")
+    joiners = "\u200c\u200d"  # control characters that scripts need
+    kept = (each if unicodedata.category(each)[0] != "C" or each in joiners else " " for each in text[:_LONGEST])
+    return " ".join("".join(kept).split()) + ("…" if len(text) > _LONGEST else "")
 
 
 def _shorten(text: str, ending: str, font: ImageFont.FreeTypeFont, room: float) -> str:

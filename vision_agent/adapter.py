@@ -1,7 +1,7 @@
 """Adapters: a route with its token rows, queries and decoder, saved as one folder beside or apart from a base model.
 
-    adapter.json          the RouteSpec, the decoder's settings, the base model's fingerprint
-    adapter.safetensors   token.input, token.output (when untied), queries.weight, decoder.*
+adapter.json          the RouteSpec, the decoder's settings, the base model's fingerprint
+adapter.safetensors   token.input, token.output (when untied), queries.weight, decoder.*
 """
 
 import json

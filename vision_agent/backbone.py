@@ -23,7 +23,7 @@ from transformers.utils import cached_file
 
 from vision_agent.decoder import DenseFeatures
 from vision_agent.errors import CheckpointError, ConfigError, bad_argument
-from vision_agent.geometry import TileGrid, choose_tiles
+from vision_agent.geometry import TileGrid
 from vision_agent.hardware import choose_device, choose_dtype
 from vision_agent.tower import LiteTowerConfig, LiteTowerOutput, register_tower
 
@@ -194,22 +194,15 @@ class Backbone:
 
     def grid_for(self, width: int, height: int) -> TileGrid:
         """The tiling of a picture of this size."""
-        columns, rows = choose_tiles(
+        vision = self.model.config.vision_config
+        return TileGrid.for_image(
             width,
             height,
             min_tiles=self.tiling.min_tiles,
             max_tiles=self.tiling.max_tiles,
             tile_size=self.tiling.size,
-        )
-        vision = self.model.config.vision_config
-        return TileGrid(
-            image_width=width,
-            image_height=height,
-            columns=columns,
-            rows=rows,
-            tile_size=self.tiling.size,
             cells=int(vision.image_size[0]) // int(vision.patch_size[0]),
-            thumbnail=self.tiling.thumbnail and columns * rows > 1,
+            thumbnail=self.tiling.thumbnail,
         )
 
     def tiles(self, image: Image.Image, grid: TileGrid) -> Tensor:
@@ -221,7 +214,7 @@ class Backbone:
         canvas = _resized(image, grid.columns * size, grid.rows * size)
         pixels = np.asarray(canvas).reshape(grid.rows, size, grid.columns, size, 3)
         tiles = pixels.transpose(0, 2, 1, 3, 4).reshape(-1, size, size, 3)
-        if grid.thumbnail:
+        if grid.has_thumbnail:
             tiles = np.concatenate([tiles, np.asarray(_resized(image, size, size))[None]])
         return self.normalise(torch.from_numpy(np.ascontiguousarray(tiles)))
 
@@ -248,7 +241,7 @@ class Backbone:
         """An upright RGB picture -> its tokens and stitched dense features."""
         grid = self.grid_for(*image.size)
         tokens_NTC, maps = self.see(self.tiles(image, grid))
-        stitched = tuple(_stitch(map_NCHW[: grid.columns * grid.rows], grid) for map_NCHW in maps)
+        stitched = tuple(_stitch(map_NCHW[: grid.piece_count], grid) for map_NCHW in maps)
         return EncodedImage(tokens_NTC.flatten(0, 1), DenseFeatures(stitched), grid)
 
     # Text --------------------------------------------------------------------------------------------------------

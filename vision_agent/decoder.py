@@ -25,6 +25,10 @@ class DenseFeatures:
     def widths(self) -> tuple[int, ...]:
         return tuple(map_BCHW.shape[1] for map_BCHW in self.maps)
 
+    def float(self) -> "DenseFeatures":
+        """The same in fp32, which decoders compute in."""
+        return DenseFeatures(tuple(map_BCHW.float() for map_BCHW in self.maps))
+
 
 @dataclass(frozen=True)
 class DecodeRequest:

@@ -37,7 +37,9 @@ def load_decoder(name: str) -> type[Decoder]:
     except Exception as error:  # a plug-in may fail in any way while it is imported
         source = entry.dist.name if entry.dist else "an unknown distribution"
         warnings.warn(f"decoder {name!r} of {source} is broken and skipped: {error!r}", RuntimeWarning, stacklevel=2)
-        raise UnknownDecoderError(f"decoder {name!r} ({entry.value}, from {source}) cannot be loaded: {error}") from error
+        raise UnknownDecoderError(
+            f"decoder {name!r} ({entry.value}, from {source}) cannot be loaded: {error}"
+        ) from error
     return loaded
 
 

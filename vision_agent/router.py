@@ -29,7 +29,11 @@ class Emitted:
 
 
 def embed_layout(
-    backbone: Backbone, routes: Mapping[str, Route], layout: Layout, rows: Sequence[Sequence[Segment]], tokens_TC: Tensor
+    backbone: Backbone,
+    routes: Mapping[str, Route],
+    layout: Layout,
+    rows: Sequence[Sequence[Segment]],
+    tokens_TC: Tensor,
 ) -> Tensor:
     """Embeddings (B, L, C) of a layout: token rows, picture tokens at their places, query banks in their blocks."""
     embeds_BLC = backbone.embed(layout.ids_BL, tokens_TC if len(tokens_TC) else None)
@@ -46,9 +50,7 @@ def embed_layout(
     return embeds_BLC.index_put((index[:, 0], index[:, 1]), torch.cat(banks).to(embeds_BLC.dtype))
 
 
-def hidden_states(
-    backbone: Backbone, layout: Layout, embeds_BLC: Tensor, cache: DynamicCache | None = None
-) -> Tensor:
+def hidden_states(backbone: Backbone, layout: Layout, embeds_BLC: Tensor, cache: DynamicCache | None = None) -> Tensor:
     """Last hidden states (B, L, C) of a layout, after the final norm; with a cache, of what follows it."""
     output = backbone.model.model.language_model(
         inputs_embeds=embeds_BLC,

@@ -9,7 +9,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import GenerationConfig, InternVLConfig, InternVLForConditionalGeneration, PreTrainedTokenizerFast, Qwen2Config
+from transformers import (
+    GenerationConfig,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
 
 from vision_agent.backbone import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, Backbone, TilingSettings, weights_fingerprint
 from vision_agent.errors import MissingExtraError

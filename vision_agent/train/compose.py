@@ -33,7 +33,9 @@ class SceneMaker:
 
     def make(self, background: Scene, rng: np.random.Generator) -> Scene:
         """Paste things on `background`, whose own boxes stay unless they get covered."""
-        picked = [self._items[index] for index in rng.choice(len(self._items), rng.integers(*self._size), p=self._weight)]
+        picked = [
+            self._items[index] for index in rng.choice(len(self._items), rng.integers(*self._size), p=self._weight)
+        ]
         pastes: list[tuple[Cutout, str | None]] = []
         for item in picked:
             # Twins of two colours, or several of one kind: what "red X" and "three X" are learned from.

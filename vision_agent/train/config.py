@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from vision_agent.errors import ConfigError
 
 
+DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "default.toml"
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -31,9 +31,20 @@ HELD_OUT_WHERE = (
     "search for the {}",
     "i want the position of the {}",
 )
-PRESENCE = ("is there a {}?", "is there a {} in the picture?", "do you see a {}?", "can you see any {}?", "any {} here?")
+PRESENCE = (
+    "is there a {}?",
+    "is there a {} in the picture?",
+    "do you see a {}?",
+    "can you see any {}?",
+    "any {} here?",
+)
 COUNT = ("how many {} are there?", "how many {} do you see?", "count the {}", "what is the number of {}?")
-COLOUR = ("what colour is the {}?", "what color is the {}?", "which colour does the {} have?", "tell me the colour of the {}")
+COLOUR = (
+    "what colour is the {}?",
+    "what color is the {}?",
+    "which colour does the {} have?",
+    "tell me the colour of the {}",
+)
 CAPTION = (
     "describe the picture",
     "what is in the picture?",

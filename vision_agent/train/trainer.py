@@ -37,7 +37,9 @@ DETECT = RouteSpec(token="[DET]", decoder="box", num_queries=4)
 _STAGES = ("language", "joint")
 
 
-def train(config: TrainConfig, data: Path, out: Path, device: str = "auto", on_step: Callable[[], None] | None = None) -> Path:
+def train(
+    config: TrainConfig, data: Path, out: Path, device: str = "auto", on_step: Callable[[], None] | None = None
+) -> Path:
     """Run a recipe, or go on with a run that was killed.
 
     Args:
@@ -113,7 +115,7 @@ class _Run:
             nn.utils.clip_grad_norm_(self.parts.parameters(), 5.0)
             optimiser.step()
             self._follow(settings.ema, step)
-            values = {key: round(float(loss), 4) for key, loss in losses.items()}
+            values = {key: round(float(loss.detach()), 4) for key, loss in losses.items()}
             bar.set_postfix(values, refresh=False)
             self._log({"stage": name, "step": step, **values})
             if time.monotonic() - saved > self.config.save_minutes * 60:
@@ -226,10 +228,12 @@ def _groups(parts: nn.ModuleDict, settings: StageSection) -> list[dict[str, Any]
     """Parameter groups by rate: tower, decoder and projector, language. Norms, biases and tables without decay."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in parts.named_parameters():
-        # The stem and the first stages see nothing that ImageNet did not show them.
-        early = any(f"vision_tower.{part}" in name for part in ("stem.", "stages.0.", "stages.1."))
+        # The stem, the first stages and the depthwise filters stay ImageNet's: they are generic, hold 5 % of the
+        # tower's weights, and their gradients would take most of a CPU's time.
+        fixed = any(f"vision_tower.{part}" in name for part in ("stem.", "stages.0.", "stages.1."))
+        fixed = fixed or ".depthwise." in name
         if "vision_tower.stages" in name or "vision_tower.stem" in name:
-            rate = 0.0 if early else settings.tower_rate
+            rate = 0.0 if fixed else settings.tower_rate
         elif "decoder" in name or "vision_tower" in name or "projector" in name:
             rate = settings.decoder_rate
         else:

@@ -1,0 +1,56 @@
+"""Remembers what was computed of recent pictures, bounded by bytes."""
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from PIL import Image
+
+from vision_agent.backbone import EncodedImage
+
+
+class SeenImage:
+    """An encoded picture and what decoders prepared of it, by route name."""
+
+    def __init__(self, encoded: EncodedImage) -> None:
+        self.encoded = encoded
+        self.prepared: dict[str, Any] = {}
+
+
+class ImageCache:
+    """The most recent pictures, by content. Safe to share between threads.
+
+    Args:
+        max_bytes: bound on the encoded features kept; decoders' preparations count as as much again.
+    """
+
+    def __init__(self, max_bytes: int = 256 * 2**20) -> None:
+        self._max_bytes = max_bytes
+        self._items: OrderedDict[str, SeenImage] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, image: Image.Image, encode: Callable[[Image.Image], EncodedImage]) -> SeenImage:
+        """The picture's entry; `encode` runs if it is not there."""
+        key = f"{image.size}{hashlib.sha256(image.tobytes()).hexdigest()}"
+        with self._lock:
+            if key in self._items:
+                self._items.move_to_end(key)
+                return self._items[key]
+        seen = SeenImage(encode(image))
+        size = 2 * seen.encoded.nbytes
+        with self._lock:
+            if key not in self._items and size <= self._max_bytes:
+                self._items[key] = seen
+                self._bytes += size
+                while self._bytes > self._max_bytes:
+                    _, oldest = self._items.popitem(last=False)
+                    self._bytes -= 2 * oldest.encoded.nbytes
+        return seen
+
+    def clear(self) -> None:
+        with self._lock:
+            self._items.clear()
+            self._bytes = 0

@@ -1,0 +1,208 @@
+"""The command line: `vision-agent detect "red car" street.jpg`.
+
+Results go to stdout, everything else to stderr. Exit codes: 0 done, 2 bad input (one line on stderr).
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from PIL import Image
+
+from vision_agent.errors import InputError, VisionAgentError, bad_argument
+from vision_agent.images import ImageLimits, load_image
+from vision_agent.results import Answer
+
+if TYPE_CHECKING:
+    from vision_agent.agent import VisionAgent
+
+app = typer.Typer(
+    name="vision-agent",
+    help="Detect and ask with InternVL. Runs the embedded default model unless --model names another.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ModelOption = Annotated[str | None, typer.Option("--model", help="Folder or hub name of a native InternVL checkpoint.")]
+AdapterOption = Annotated[list[Path] | None, typer.Option("--adapter", help="Adapter folder; may be repeated.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
+DtypeOption = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16, float16.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result's JSON and nothing else.")]
+UrlOption = Annotated[bool, typer.Option("--allow-urls", help="Let IMAGE be an https address.")]
+ImageArgument = Annotated[str, typer.Argument(help="Path, data: URL, or https URL with --allow-urls.")]
+
+
+@app.command()
+def detect(
+    phrase: Annotated[str, typer.Argument(help='What to find; several phrases are separated by "; ".')],
+    image: ImageArgument,
+    as_json: JsonOption = False,
+    save: Annotated[Path | None, typer.Option("--save", help="Write the picture with its boxes here.")] = None,
+    threshold: Annotated[float | None, typer.Option("--threshold", help="Least score, 0 to 1.")] = None,
+    model: ModelOption = None,
+    adapter: AdapterOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    allow_urls: UrlOption = False,
+) -> None:
+    """Find things by phrase."""
+    phrases = [part.strip() for part in phrase.split(";") if part.strip()] or [phrase]
+    _check_output(save)
+    # The picture first: a typo in its name should not cost the loading of a model.
+    picture = load_image(image, limits=_limits(allow_urls))
+    agent = _agent(model, adapter, device, dtype)
+    found = agent.detect(phrases if len(phrases) > 1 else phrases[0], picture, threshold=threshold)
+    if save is not None:
+        found.draw(picture).save(save)
+    if as_json:
+        print(found.model_dump_json())
+        return
+    for item in found:
+        x0, y0, x1, y1 = item.box.xyxy
+        print(f"{item.label}\t{item.score:.2f}\t{x0:.0f},{y0:.0f},{x1:.0f},{y1:.0f}")
+    if not found:
+        print(f"nothing found for {', '.join(map(repr, phrases))}", file=sys.stderr)
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="A question about the picture.")],
+    image: ImageArgument,
+    as_json: JsonOption = False,
+    model: ModelOption = None,
+    adapter: AdapterOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    allow_urls: UrlOption = False,
+) -> None:
+    """Answer a question in words."""
+    _answer(
+        lambda agent, picture: agent.ask(question, picture), image, as_json, model, adapter, device, dtype, allow_urls
+    )
+
+
+@app.command()
+def run(
+    request: Annotated[str, typer.Argument(help="Anything; the model decides whether it answers in words or boxes.")],
+    image: ImageArgument,
+    as_json: JsonOption = False,
+    model: ModelOption = None,
+    adapter: AdapterOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    allow_urls: UrlOption = False,
+) -> None:
+    """Let the model choose its route."""
+    _answer(
+        lambda agent, picture: agent.run(request, picture), image, as_json, model, adapter, device, dtype, allow_urls
+    )
+
+
+@app.command()
+def decoders() -> None:
+    """List the decoders that are installed."""
+    from vision_agent.registry import load_all_decoders
+
+    for name, decoder in load_all_decoders().items():
+        print(f"{name}\t{decoder.__module__}.{decoder.__qualname__}")
+
+
+@app.command()
+def info(model: Annotated[str, typer.Argument(help="'default' for the embedded model's card.")] = "default") -> None:
+    """Print a model's card."""
+    from vision_agent.agent import DEFAULT_CHECKPOINT
+
+    card = DEFAULT_CHECKPOINT / "CARD.md" if model == "default" else Path(model) / "CARD.md"
+    if not card.is_file():
+        raise InputError(bad_argument("model", "'default' or a checkpoint folder with a CARD.md", model))
+    print(card.read_text("utf-8"), end="")
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A TOML recipe, or 'default' for the embedded model's own.")],
+    data: Annotated[Path, typer.Option("--data", help="Folder of the training archives.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the run; an unfinished run there goes on.")],
+    device: DeviceOption = "auto",
+) -> None:
+    """Train a small model from a recipe."""
+    from vision_agent.train.config import DEFAULT_RECIPE, read_config
+    from vision_agent.train.trainer import train as run_training
+
+    config = read_config(DEFAULT_RECIPE if str(recipe) == "default" else recipe)
+    print(run_training(config, data, out, device))
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="'default', or a checkpoint folder.")],
+    data: Annotated[Path, typer.Option("--data", help="Folder of the evaluation archives.")],
+    split: Annotated[str, typer.Option("--split", help="val or test.")] = "val",
+    limit: Annotated[int | None, typer.Option("--limit", help="At most this many pictures a suite.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the figures as JSON here.")] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Measure a model on held-out pictures; prints a Markdown table."""
+    from vision_agent.evaluate.suite import evaluate_agent
+
+    _check_output(out)
+    figures = evaluate_agent(_agent(None if model == "default" else model, None, device, "auto"), data, split, limit)
+    if out is not None:
+        out.write_text(json.dumps(figures.model_dump(), indent=2) + "\n", "utf-8")
+    print(figures.to_markdown())
+
+
+def main() -> None:
+    """Entry point: our own errors become one line and exit code 2."""
+    try:
+        app()
+    except VisionAgentError as error:
+        print(f"vision-agent: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _answer(
+    verb: "Callable[[VisionAgent, Image.Image], Answer]",
+    image: str,
+    as_json: bool,
+    model: str | None,
+    adapter: list[Path] | None,
+    device: str,
+    dtype: str,
+    allow_urls: bool,
+) -> None:
+    picture = load_image(image, limits=_limits(allow_urls))
+    answer = verb(_agent(model, adapter, device, dtype), picture)
+    if as_json:
+        print(answer.model_dump_json())
+        return
+    print(answer.text)
+    for route in answer.routes:
+        print(f"{route.token} {route.phrase}: {route.detections!r}")
+
+
+def _agent(model: str | None, adapters: list[Path] | None, device: str, dtype: str) -> "VisionAgent":
+    from transformers.utils import logging
+
+    from vision_agent.agent import DEFAULT_CHECKPOINT, VisionAgent
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    return VisionAgent.from_pretrained(
+        DEFAULT_CHECKPOINT if model is None else model, adapters=adapters or (), device=device, dtype=dtype
+    )
+
+
+def _limits(allow_urls: bool) -> ImageLimits:
+    return ImageLimits(allow_urls=allow_urls)
+
+
+def _check_output(path: Path | None) -> None:
+    """A place that cannot be written is an error before any work."""
+    if path is not None and not path.parent.is_dir():
+        raise InputError(bad_argument("save", "a file in a folder that exists", str(path)))
