@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vision_agent.decoder import BoxTargets, DecodeRequest, Decoder, DenseFeatures
+from vision_agent.decoder import BoxTargets, Decoder, DecodeRequest, DenseFeatures
 from vision_agent.results import Detections
 from vision_agent.routing import RouteSpec
 
@@ -173,11 +173,12 @@ class BoxDecoder(Decoder):
         box_total, weight_total = class_total.clone(), class_total.clone()
         rows = torch.as_tensor(rows_K, device=states_KNC.device)
         unit_KE, bias_K = self.phrase_vectors(states_KNC)
-        for row, target in enumerate(targets):
+        # Unbound once: indexing row by row would fill a gradient of the whole batch for each.
+        for row, (target, embeddings_LE, boxes_L4) in enumerate(
+            zip(targets, prepared.embeddings_BLE.unbind(), prepared.boxes_BL4.unbind(), strict=True)
+        ):
             mine = (rows == row).nonzero().flatten()
-            embeddings_LE = prepared.embeddings_BLE[row]
             logits_KL = self.logit_scale.exp() * unit_KE[mine] @ embeddings_LE.T + bias_K[mine, None]
-            boxes_L4 = prepared.boxes_BL4[row]
             owner_L, quality_L = _assign(logits_KL, boxes_L4, target, prepared)
             taken = owner_L >= 0
             truth_KL = torch.zeros_like(logits_KL)
@@ -225,7 +226,7 @@ def _trained(target: BoxTargets, prepared: PreparedBoxes) -> Tensor:
     if len(target.ignored_M4):
         low, high = target.ignored_M4[:, None, :2], target.ignored_M4[:, None, 2:]
         inside_ML = ((centres > low) & (centres < high)).all(-1).float()
-        trained_KL.index_reduce_(0, target.ignored_phrase_M, 1 - inside_ML, "amin")
+        trained_KL -= torch.zeros_like(trained_KL).index_add_(0, target.ignored_phrase_M, inside_ML).clamp(max=1)
     return trained_KL
 
 

@@ -96,10 +96,13 @@ class Server:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    pem = certificate(tmp_path_factory.mktemp("tls"))
+    state = Server(0, pem)
+
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            server.seen.append((self.path, dict(self.headers)))
-            server.replies[self.path](self)
+            state.seen.append((self.path, dict(self.headers)))
+            state.replies[self.path](self)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -110,16 +113,15 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         def handle_error(self, *_: object) -> None:  # a client that hangs up is what these tests are about
             pass
 
-    pem = certificate(tmp_path_factory.mktemp("tls"))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem)
     with Quiet(("127.0.0.1", 0), Handler) as http:
         # The handshake belongs in the thread of its own request: one bad client must not hold up the rest.
         http.socket = context.wrap_socket(http.socket, server_side=True, do_handshake_on_connect=False)
-        server = Server(http.server_address[1], pem)
+        state.port = http.server_address[1]
         thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
-        yield server
+        yield state
         http.shutdown()
         thread.join()
 
@@ -239,13 +241,13 @@ def test_a_body_without_a_length(server: Server) -> None:
         "https://127.1/",
         "https://0/",
         "https://0x/",
-        "https://１２７.0.0.1/",
-        "https://127。0。0。1/",
-        "https://①②⑦.0.0.1/",
+        "https://\uff11\uff12\uff17.0.0.1/",
+        "https://127\u30020\u30020\u30021/",
+        "https://\u2460\u2461\u2466.0.0.1/",
     ],
 )
 def test_addresses_that_are_refused_without_a_lookup(server: Server, url: str) -> None:
-    with pytest.raises(UrlRefusedError, match="^`photo` must be the https:// address of a picture") as caught:
+    with pytest.raises(UrlRefusedError, match=r"^`photo` must be the https:// address of a picture") as caught:
         server.fetch(url, name="photo")
     assert server.looked_up == []
     assert "secret" not in str(caught.value)
@@ -380,14 +382,14 @@ def test_a_name_that_is_not_found(server: Server) -> None:
 
 def test_a_certificate_for_another_name(server: Server) -> None:
     server.names["wrong.test"] = ["127.0.0.1"]
-    with pytest.raises(ImageError, match="could not be downloaded.*ertificate"):
+    with pytest.raises(ImageError, match=r"could not be downloaded.*certificate"):
         server.fetch(server.url("/a.png", "wrong.test"))
     assert server.seen == []
 
 
 def test_an_unknown_certificate(server: Server) -> None:
     network = _Network(server.resolve, server.network().is_public)  # the usual roots
-    with pytest.raises(ImageError, match="could not be downloaded.*ertificate"):
+    with pytest.raises(ImageError, match=r"could not be downloaded.*certificate"):
         fetch(server.url("/a.png"), max_bytes=10_000, timeout=5, max_redirects=0, _network=network)
     assert server.seen == []
 
@@ -403,7 +405,7 @@ def test_nothing_listens(server: Server) -> None:
 def test_other_statuses(server: Server, status: int) -> None:
     server.replies["/a.png"] = answer(b"" if status in (204, 304) else b"no", status)
     with pytest.raises(ImageError, match=f"answered with status {status}"):
-        server.fetch(server.url("/a.png?token=secret".replace("?token=secret", "")))
+        server.fetch(server.url("/a.png"))
 
 
 def test_secrets_stay_out_of_messages(server: Server) -> None:

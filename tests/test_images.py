@@ -344,7 +344,8 @@ def test_a_transparent_colour(mode: str, clear: Any, shown: Any) -> None:
 
 
 def ramp_16() -> npt.NDArray[np.uint16]:
-    return np.linspace(0, 65535, 16 * 16, dtype=np.uint16).reshape(16, 16)
+    """Both ends and values between the steps of 257, where rounding shows."""
+    return np.append(np.arange(0, 65535, 257) + np.arange(255), 65535).astype(np.uint16).reshape(16, 16)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM", "pil", "I", "numpy", "big-endian", "torch"])

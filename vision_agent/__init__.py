@@ -27,7 +27,7 @@ from vision_agent.results import Answer, Box, Detection, Detections, RoutedText
 
 if TYPE_CHECKING:
     from vision_agent.agent import VisionAgent
-    from vision_agent.decoder import BoxTargets, DecodeRequest, Decoder, DenseFeatures
+    from vision_agent.decoder import BoxTargets, Decoder, DecodeRequest, DenseFeatures
     from vision_agent.routing import RouteSpec
 
 __version__ = "0.1.0"

@@ -149,7 +149,7 @@ def _parse(url: str, name: str) -> httpx.URL:
     # Parsers disagree about these characters, and a disagreement is how checks are got around.
     if re.search(r"[\x00-\x20\x7f\\]", url):
         raise refuse("which has a space, a control character or a backslash in it")
-    if "@" in re.sub(r"^[^:/?#]*://", "", url).partition("/")[0].partition("?")[0].partition("#")[0]:
+    if re.match(r"[^/?#]*//[^/?#]*@", url):
         raise refuse("which had a user name in it")
     try:
         target = httpx.URL(url)
@@ -163,6 +163,8 @@ def _parse(url: str, name: str) -> httpx.URL:
         raise refuse("whose host is an IP address and not a name")
     if not _HOST.fullmatch(host):
         raise refuse("whose host is not a valid name")
+    if not 0 < (target.port or 443) < 65536:  # a larger one would wrap around
+        raise refuse("whose port does not exist")
     return target.copy_with(host=host, fragment=None)
 
 
@@ -197,7 +199,7 @@ def _get(
     with httpx.Client(verify=context, trust_env=False, follow_redirects=False) as client:
         response = _send(client, target, addresses, deadline)
         try:
-            return _read(response, target, deadline, max_bytes, name)
+            return _read(response, target, max_bytes, name)
         finally:
             response.close()
 
@@ -229,7 +231,7 @@ def _send(client: httpx.Client, target: httpx.URL, addresses: list[_Address], de
     raise AssertionError("`addresses` is never empty")
 
 
-def _read(response: httpx.Response, target: httpx.URL, deadline: float, max_bytes: int, name: str) -> bytes | str:
+def _read(response: httpx.Response, target: httpx.URL, max_bytes: int, name: str) -> bytes | str:
     url = str(target)
 
     def too_large() -> ImageTooLargeError:
@@ -256,7 +258,6 @@ def _read(response: httpx.Response, target: httpx.URL, deadline: float, max_byte
         body += chunk
         if len(body) > max_bytes:
             raise too_large()
-        _left(deadline)
     return bytes(body)
 
 

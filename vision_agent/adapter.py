@@ -4,7 +4,6 @@ adapter.json          the RouteSpec, the decoder's settings, the base model's fi
 adapter.safetensors   token.input, token.output (when untied), queries.weight, decoder.*
 """
 
-import json
 import os
 from pathlib import Path
 from typing import Any

@@ -136,8 +136,13 @@ class Backbone:
         source = str(name_or_path)
         hub = {"cache_dir": cache_dir, "local_files_only": local_files_only}
         files = _CheckpointFiles(source, hub)
-        config = InternVLConfig.from_dict(files.json("config.json"))
-        torch_dtype = choose_dtype(torch_device, dtype, parameters=_parameter_count(config))
+        content = files.json("config.json")
+        try:
+            config = _model_config(content)
+            parameters = _parameter_count(config)
+        except Exception as error:  # transformers raises many kinds for settings that contradict each other
+            raise CheckpointError(f"config.json of {source!r} makes no sense: {_last_line(error)}") from error
+        torch_dtype = choose_dtype(torch_device, dtype, parameters=parameters)
         try:
             model, report = InternVLForConditionalGeneration.from_pretrained(
                 source,
@@ -155,7 +160,6 @@ class Backbone:
             shown = ", ".join([*wrong, *(str(key) for key in report["mismatched_keys"])][:5])
             raise CheckpointError(f"the weights in {source!r} do not fit their config.json: {shown} ...")
         tiling = _tiling_settings(files.json("preprocessor_config.json"), config)
-        # Greedy by default and no surprises from a checkpoint's sampling settings; callers pass theirs.
         model.eval().requires_grad_(False).to(torch_device)
         return cls(model, tokenizer, tiling, name=Path(source).name, fingerprint=files.fingerprint())
 
@@ -212,10 +216,10 @@ class Backbone:
         """
         size = grid.tile_size
         canvas = _resized(image, grid.columns * size, grid.rows * size)
-        pixels = np.asarray(canvas).reshape(grid.rows, size, grid.columns, size, 3)
+        pixels = np.array(canvas).reshape(grid.rows, size, grid.columns, size, 3)
         tiles = pixels.transpose(0, 2, 1, 3, 4).reshape(-1, size, size, 3)
         if grid.has_thumbnail:
-            tiles = np.concatenate([tiles, np.asarray(_resized(image, size, size))[None]])
+            tiles = np.concatenate([tiles, np.array(_resized(image, size, size))[None]])
         return self.normalise(torch.from_numpy(np.ascontiguousarray(tiles)))
 
     def normalise(self, tiles_NSS3: Tensor) -> Tensor:
@@ -362,6 +366,14 @@ def _tiling_settings(content: dict[str, Any], config: InternVLConfig) -> TilingS
     )
 
 
+def _model_config(content: dict[str, Any]) -> InternVLConfig:
+    """The configuration; a registered tower other than InternViT keeps its own class."""
+    vision = content.get("vision_config", {})
+    if vision.get("model_type") == LiteTowerConfig.model_type:
+        content = {**content, "vision_config": LiteTowerConfig.from_dict(vision)}
+    return InternVLConfig.from_dict(content)
+
+
 def _parameter_count(config: InternVLConfig) -> int:
     """Parameters of the model, counted without memory."""
     with torch.device("meta"):
@@ -380,6 +392,10 @@ def _stitch(map_NCHW: Tensor, grid: TileGrid) -> Tensor:
     _, channels, height, width = map_NCHW.shape
     tiled = map_NCHW.reshape(grid.rows, grid.columns, channels, height, width)
     return tiled.permute(2, 0, 3, 1, 4).reshape(1, channels, grid.rows * height, grid.columns * width)
+
+
+def _last_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
 
 
 def _first_line(error: BaseException) -> str:

@@ -141,7 +141,9 @@ def read_emitted(
     try:
         hidden_BLC = hidden_states(backbone, layout, embeds_BLC, cache)
     finally:
-        cache.crop(size)
+        added = cache.get_seq_length() - size
+        if added:
+            cache.crop(-added)
     spans: list[Span] = [layout.spans[row][segment] for row, segment in wanted]
     return [
         hidden_BLC[span.row, state_columns(routes[item.route].spec, span)]

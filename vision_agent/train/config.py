@@ -7,7 +7,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vision_agent.errors import ConfigError
 
-
 DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "default.toml"
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from vision_agent.adapter import Route, new_route, save_adapter
-from vision_agent.backbone import IMAGE_CONTEXT, Backbone
+from vision_agent.backbone import IMAGE_CONTEXT
 from vision_agent.decoder import DenseFeatures
 from vision_agent.errors import ConfigError
 from vision_agent.hardware import choose_device
@@ -228,9 +228,9 @@ def _groups(parts: nn.ModuleDict, settings: StageSection) -> list[dict[str, Any]
     """Parameter groups by rate: tower, decoder and projector, language. Norms, biases and tables without decay."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in parts.named_parameters():
-        # The stem, the first stages and the depthwise filters stay ImageNet's: they are generic, hold 5 % of the
+        # The stem, the first blocks and the depthwise filters stay ImageNet's: they are generic, hold 5 % of the
         # tower's weights, and their gradients would take most of a CPU's time.
-        fixed = any(f"vision_tower.{part}" in name for part in ("stem.", "stages.0.", "stages.1."))
+        fixed = any(f"vision_tower.{part}" in name for part in ("stem.", "stages.0.", "stages.1.", "stages.2.0."))
         fixed = fixed or ".depthwise." in name
         if "vision_tower.stages" in name or "vision_tower.stem" in name:
             rate = 0.0 if fixed else settings.tower_rate

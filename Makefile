@@ -1,0 +1,56 @@
+# `make demo` and `make test`. Both first make .venv with the locked versions of constraints.txt, once.
+# For another Python: `make clean`, then `make demo PYTHON=python3.12`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+CHECKED := $(wildcard vision_agent decoders tools tests examples benchmarks)
+
+DEMO_PHRASES := dog; frisbee
+DEMO_PHOTO := examples/photos/000000139872.jpg
+
+.PHONY: demo test lint types format clean
+# Two pips in one environment would disturb each other.
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.demo-installed
+	$(BIN)/vision-agent detect "$(DEMO_PHRASES)" $(DEMO_PHOTO) --save demo.png
+	@echo "The picture with its boxes is demo.png."
+
+test: lint types
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.test-installed
+	$(BIN)/python -m ruff check $(CHECKED)
+	$(BIN)/python -m ruff format --check $(CHECKED)
+
+types: $(VENV)/.test-installed
+	$(BIN)/python -m mypy vision_agent decoders tools
+
+format: $(VENV)/.test-installed
+	$(BIN)/python -m ruff check --fix $(CHECKED)
+	$(BIN)/python -m ruff format $(CHECKED)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo.png
+	find $(CHECKED) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is written last, so that an interrupted install is done again.
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "This needs Python 3.11 or newer, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1);" \
+	    "name another: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.demo-installed: $(VENV)/.created pyproject.toml constraints.txt
+	@echo "Installing into $(VENV); the first time takes some minutes."
+	$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.test-installed: $(VENV)/.created pyproject.toml constraints.txt
+	@echo "Installing into $(VENV); the first time takes some minutes."
+	$(PIP_INSTALL) --editable '.[test,train,supervision]'
+	@touch $@
