@@ -100,9 +100,16 @@ def save_adapter(folder: str | Path, route: Route, backbone: Backbone, dtype: to
     partial = folder / "adapter.safetensors.partial"
     save_file(stored, partial)
     os.replace(partial, folder / "adapter.safetensors")
-    partial = folder / "adapter.json.partial"
-    partial.write_text(info.model_dump_json(indent=2) + "\n", "utf-8")
-    os.replace(partial, folder / "adapter.json")
+    _write_info(folder, info)
+
+
+def change_settings(folder: str | Path, **settings: Any) -> None:
+    """Change settings of a saved adapter's decoder, such as `threshold`."""
+    folder = Path(folder)
+    info = _read_info(folder)
+    changed = info.model_copy(update={"decoder_settings": info.decoder_settings | settings})
+    _build_decoder(folder, changed)  # settings that the decoder does not take must not be written
+    _write_info(folder, changed)
 
 
 def load_adapter(folder: str | Path, backbone: Backbone) -> Route:
@@ -114,16 +121,11 @@ def load_adapter(folder: str | Path, backbone: Backbone) -> Route:
         UnknownDecoderError: its decoder is not installed.
     """
     folder = Path(folder)
-    for name in ("adapter.json", "adapter.safetensors"):
-        if not (folder / name).is_file():
-            raise CheckpointError(f"the adapter {str(folder)!r} has no {name}; is it half-written?")
+    info = _read_info(folder)
     try:
-        info = AdapterInfo.model_validate_json((folder / "adapter.json").read_text("utf-8"))
         tensors = load_file(folder / "adapter.safetensors")
-    except (ValidationError, SafetensorError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"the adapter {str(folder)!r} is damaged: {str(error).splitlines()[0]}") from error
-    if info.format != _FORMAT:
-        raise CheckpointError(f"the adapter {str(folder)!r} has format {info.format!r}; this version reads {_FORMAT}")
+    except SafetensorError as error:
+        raise _damaged(folder, error) from error
     if info.hidden_size != backbone.hidden_size or info.base_fingerprint != backbone.fingerprint:
         raise AdapterMismatchError(
             f"the adapter {str(folder)!r} was trained on {info.base_name!r} ({info.base_fingerprint!r}), "
@@ -142,6 +144,29 @@ def load_adapter(folder: str | Path, backbone: Backbone) -> Route:
     # Decoders stay in fp32: they are small, and coordinates suffer in half precision.
     route = Route(info.route, token_id, queries.to(backbone.dtype), decoder.float())
     return route.eval().requires_grad_(False).to(backbone.device)
+
+
+def _read_info(folder: Path) -> AdapterInfo:
+    for name in ("adapter.json", "adapter.safetensors"):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"the adapter {str(folder)!r} has no {name}; is it half-written?")
+    try:
+        info = AdapterInfo.model_validate_json((folder / "adapter.json").read_text("utf-8"))
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise _damaged(folder, error) from error
+    if info.format != _FORMAT:
+        raise CheckpointError(f"the adapter {str(folder)!r} has format {info.format!r}; this version reads {_FORMAT}")
+    return info
+
+
+def _write_info(folder: Path, info: AdapterInfo) -> None:
+    partial = folder / "adapter.json.partial"
+    partial.write_text(info.model_dump_json(indent=2) + "\n", "utf-8")
+    os.replace(partial, folder / "adapter.json")
+
+
+def _damaged(folder: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"the adapter {str(folder)!r} is damaged: {str(error).splitlines()[0]}")
 
 
 def _build_decoder(folder: Path, info: AdapterInfo) -> Decoder:

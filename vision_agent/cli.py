@@ -139,6 +139,21 @@ def train(
 
 
 @app.command()
+def calibrate(
+    model: Annotated[Path, typer.Argument(help="A checkpoint folder with a [DET] adapter.")],
+    data: Annotated[Path, typer.Option("--data", help="Folder of the evaluation archives.")],
+    device: DeviceOption = "auto",
+) -> None:
+    """Set a model's default threshold to the best one on validation photos."""
+    from vision_agent.adapter import change_settings
+    from vision_agent.evaluate.suite import best_threshold
+
+    threshold = best_threshold(_agent(str(model), None, device, "auto"), data)
+    change_settings(model / "adapters" / "det", threshold=threshold)
+    print(threshold)
+
+
+@app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="'default', or a checkpoint folder.")],
     data: Annotated[Path, typer.Option("--data", help="Folder of the evaluation archives.")],

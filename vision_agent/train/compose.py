@@ -22,7 +22,7 @@ class SceneMaker:
         size: (fewest, most) things pasted.
     """
 
-    def __init__(self, cutouts: Cutouts, split: str, size: tuple[int, int] = (1, 7)) -> None:
+    def __init__(self, cutouts: Cutouts, split: str, size: tuple[int, int] = (2, 8)) -> None:
         self._cutouts = cutouts
         self._items = cutouts.items(split)
         self._size = size
@@ -48,7 +48,7 @@ class SceneMaker:
             else:
                 pastes.append((item, PAINTABLE[rng.integers(len(PAINTABLE))] if rng.random() < 0.2 else None))
         rng.shuffle(pastes)  # type: ignore[arg-type]  # numpy shuffles any mutable sequence
-        return self._paste(background, pastes[:9], rng)
+        return self._paste(background, pastes[:11], rng)
 
     def twins(self, background: Scene, colours: tuple[str, str], rng: np.random.Generator) -> Scene:
         """One thing twice, in two colours, apart from each other."""
@@ -115,7 +115,7 @@ def _varied(thing: Image.Image, side: int, rng: np.random.Generator) -> Image.Im
     """Random size, mirror, small turn, light."""
     if rng.random() < 0.5:
         thing = thing.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    longest = side * float(np.exp(rng.uniform(np.log(0.14), np.log(0.75))))
+    longest = side * float(np.exp(rng.uniform(np.log(0.14), np.log(0.65))))
     scale = longest / max(thing.size)
     stretch = float(np.exp(rng.uniform(-0.12, 0.12)))
     thing = thing.resize(

@@ -29,12 +29,12 @@ class ModelSection(_Section):
 class DataSection(_Section):
     """How often each kind of picture is drawn; the numbers are shares."""
 
-    photos: float = Field(default=0.42, ge=0)
-    mosaics: float = Field(default=0.16, ge=0)
-    composed: float = Field(default=0.24, ge=0)
-    composed_on_photos: float = Field(default=0.08, ge=0)
-    animals: float = Field(default=0.10, ge=0)
-    phrases: int = Field(default=14, ge=2)
+    photos: float = Field(default=0.28, ge=0)
+    mosaics: float = Field(default=0.10, ge=0)
+    composed: float = Field(default=0.42, ge=0)
+    composed_on_photos: float = Field(default=0.14, ge=0)
+    animals: float = Field(default=0.06, ge=0)
+    phrases: int = Field(default=16, ge=2)
 
 
 class StageSection(_Section):

@@ -70,7 +70,7 @@ def make_sample(
     absent = absent_phrases(scene, rng, max(3, most_phrases - len(present)))
     rng.shuffle(present)  # type: ignore[arg-type]  # numpy shuffles any mutable sequence
     rng.shuffle(colours)  # type: ignore[arg-type]
-    asked = (present[:8] + colours[:4] + absent)[:most_phrases]
+    asked = (present[:9] + colours[:4] + absent)[:most_phrases]
     return Sample(
         pixels=torch.from_numpy(pixels),
         boxes=scene.boxes / scale,

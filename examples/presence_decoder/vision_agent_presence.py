@@ -1,0 +1,121 @@
+"""Is the thing in the picture? A decoder of its own package, to copy from.
+
+The picture side (`prepare`) pools the dense features of the whole picture into one vector. The phrase side turns the
+query states of a routing token into another. A score is the sigmoid of their dot product.
+
+Shape suffixes: B pictures, K phrases, N queries, C hidden size, E embedding, H and W cells.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from vision_agent import Decoder, DecodeRequest, DenseFeatures, RouteSpec
+
+
+class Presence(BaseModel):
+    """Whether one thing is in a picture.
+
+    Attributes:
+        phrase: the thing, in the words of the request.
+        score: how sure the model is that it is there, 0..1.
+        model: name of the model.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    phrase: str
+    score: Annotated[float, Field(ge=0, le=1)]
+    model: str
+
+
+class Presences(BaseModel):
+    """The answers for all phrases of one picture, in the order asked; those under the threshold are left out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    items: tuple[Presence, ...]
+
+
+@dataclass(frozen=True)
+class PresenceTarget:
+    """The truth for one training picture.
+
+    Attributes:
+        present_K: bool, for each phrase of the picture (in the order of its states) whether it is there.
+    """
+
+    present_K: Tensor
+
+
+class PresenceDecoder(Decoder):
+    """One score a phrase. See the module's docstring.
+
+    Args:
+        hidden_size: C of the query states.
+        feature_widths: channels of each feature map.
+        width: E.
+        threshold: default least score; 0 answers for every phrase.
+    """
+
+    def __init__(
+        self, hidden_size: int, feature_widths: Sequence[int], width: int = 64, threshold: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.settings: dict[str, Any] = {
+            "hidden_size": hidden_size,
+            "feature_widths": list(feature_widths),
+            "width": width,
+            "threshold": threshold,
+        }
+        # The mean tells what the scene is, the maximum finds what fills few cells.
+        pooled = 2 * sum(feature_widths)
+        self.picture_head = nn.Sequential(nn.LayerNorm(pooled), nn.Linear(pooled, width))
+        self.phrase_head = nn.Sequential(nn.LayerNorm(hidden_size), nn.Linear(hidden_size, width))
+        self.phrase_bias = nn.Linear(width, 1)
+
+    @classmethod
+    def for_backbone(cls, route: RouteSpec, hidden_size: int, feature_widths: tuple[int, ...]) -> "PresenceDecoder":
+        return cls(hidden_size=hidden_size, feature_widths=feature_widths)
+
+    def prepare(self, features: DenseFeatures) -> Tensor:
+        """Feature maps, each (B, channels, H, W), to picture vectors (B, E)."""
+        pooled = [map_BCHW.mean(dim=(2, 3)) for map_BCHW in features.maps]
+        pooled += [map_BCHW.amax(dim=(2, 3)) for map_BCHW in features.maps]
+        picture_BE: Tensor = self.picture_head(torch.cat(pooled, dim=1))
+        return picture_BE
+
+    def logits(self, states_KNC: Tensor, picture_KE: Tensor) -> Tensor:
+        """(K,) logits of phrases, each against its own picture's vector (or all against one)."""
+        phrase_KE: Tensor = self.phrase_head(states_KNC).mean(dim=1)
+        match_K = (phrase_KE * picture_KE).sum(dim=-1) / phrase_KE.shape[-1] ** 0.5
+        logits_K: Tensor = match_K + self.phrase_bias(phrase_KE).squeeze(-1)
+        return logits_K
+
+    @torch.no_grad()
+    def decode(self, states_KNC: Tensor, prepared: Tensor, request: DecodeRequest) -> Presences:
+        """Scores of all phrases of one picture."""
+        least = self.settings["threshold"] if request.threshold is None else request.threshold
+        scores = torch.sigmoid(self.logits(states_KNC, prepared)).tolist()
+        return Presences(
+            items=tuple(
+                Presence(phrase=phrase, score=score, model=request.model)
+                for phrase, score in zip(request.phrases, scores, strict=True)
+                if score >= least
+            )
+        )
+
+    def loss(
+        self, states_KNC: Tensor, rows_K: Sequence[int], prepared: Tensor, targets: Sequence[PresenceTarget]
+    ) -> Tensor:
+        """Binary cross-entropy, the mean over all phrases of all pictures."""
+        rows = torch.as_tensor(rows_K, device=states_KNC.device)
+        truth_K = states_KNC.new_zeros(len(rows), dtype=torch.float32)
+        for row, target in enumerate(targets):
+            truth_K[rows == row] = target.present_K.to(truth_K)
+        return F.binary_cross_entropy_with_logits(self.logits(states_KNC, prepared[rows]).float(), truth_K)
