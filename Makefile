@@ -39,9 +39,11 @@ clean:
 
 # A stamp is written last, so that an interrupted install is done again.
 $(VENV)/.created:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "There is no '$(PYTHON)'. This needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "This needs Python 3.11 or newer, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1);" \
-	    "name another: make PYTHON=python3.12 ..." >&2; exit 1; }
+	  echo "'$(PYTHON)' is $$($(PYTHON) --version 2>&1). This needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; \
+	  exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	@touch $@
 

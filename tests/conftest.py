@@ -55,7 +55,9 @@ def tiny_backbone(seed: int = 0) -> Backbone:
         image_seq_length=4,
         tie_word_embeddings=True,
     )
-    model = InternVLForConditionalGeneration._from_config(config, attn_implementation="sdpa").eval().requires_grad_(False)
+    model = (
+        InternVLForConditionalGeneration._from_config(config, attn_implementation="sdpa").eval().requires_grad_(False)
+    )
     # The initial scale of 0.02 makes all hidden states of so small a model nearly alike; parity would prove nothing.
     for parameter in model.model.language_model.parameters():
         if parameter.ndim == 2:

@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 
 from vision_agent.adapter import Route, load_adapter
+from vision_agent.arguments import check_phrases, check_request, check_threshold
 from vision_agent.backbone import Backbone
 from vision_agent.cache import ImageCache, SeenImage
 from vision_agent.decoder import DecodeRequest
-from vision_agent.errors import ArgumentTypeError, InputError, RouteError, bad_argument
+from vision_agent.errors import InputError, RouteError, bad_argument
 from vision_agent.generation import Written, write
 from vision_agent.images import ImageLimits, ImageSource, load_image
 from vision_agent.results import Answer, Detections, RoutedText
@@ -20,8 +21,6 @@ from vision_agent.router import Emitted, read_emitted, read_forced
 from vision_agent.routing import emitted_routes
 
 DEFAULT_CHECKPOINT = Path(__file__).parent / "checkpoints" / "default"
-_LONGEST_PHRASE = 300  # characters
-_LONGEST_REQUEST = 4000
 
 
 class VisionAgent:
@@ -169,9 +168,8 @@ class VisionAgent:
             ArgumentTypeError: swapped arguments, or values of other types.
             RouteError: the loaded checkpoint has no `[DET]` route.
         """
-        phrases = _phrases(phrase, image)
-        if threshold is not None and not (isinstance(threshold, int | float) and 0 <= threshold <= 1):
-            raise InputError(bad_argument("threshold", "a number from 0 to 1", threshold))
+        phrases = check_phrases(phrase, image)
+        check_threshold(threshold)
         route = self._route("det")
         if isinstance(image, list | tuple):
             pictures = [load_image(item, limits=self._limits, name=f"image[{i}]") for i, item in enumerate(image)]
@@ -229,7 +227,7 @@ class VisionAgent:
         return found
 
     def _answer(self, name: str, text: str, image: ImageSource, max_new_tokens: int, *, routed: bool) -> Answer:
-        _check_text(name, text, image, _LONGEST_REQUEST)
+        check_request(name, text, image)
         if not isinstance(max_new_tokens, int) or not 1 <= max_new_tokens <= 8192:
             raise InputError(bad_argument("max_new_tokens", "a whole number from 1 to 8192", max_new_tokens))
         picture = load_image(image, limits=self._limits)
@@ -284,48 +282,3 @@ class VisionAgent:
 def _adapter_folders(checkpoint: Path) -> list[Path]:
     folder = checkpoint / "adapters"
     return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-
-
-def _phrases(phrase: object, image: object) -> tuple[str, ...]:
-    """The phrases, checked. Tells swapped arguments from other mistakes."""
-    items = [phrase] if isinstance(phrase, str) else phrase
-    if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
-        _raise_if_swapped("phrase", phrase, image)
-        raise ArgumentTypeError(bad_argument("phrase", "a string or a list of strings", phrase))
-    if not items:
-        raise InputError(bad_argument("phrase", "at least one phrase", phrase))
-    for index, item in enumerate(items):
-        name = "phrase" if isinstance(phrase, str) else f"phrase[{index}]"
-        _check_text(name, item, image, _LONGEST_PHRASE)
-    return tuple(items)
-
-
-def _check_text(name: str, text: object, image: object, longest: int) -> None:
-    if not isinstance(text, str):
-        _raise_if_swapped(name, text, image)
-        raise ArgumentTypeError(bad_argument(name, "a string", text))
-    if not text.strip():
-        raise InputError(bad_argument(name, "some words", text))
-    if len(text) > longest:
-        raise InputError(bad_argument(name, f"at most {longest} characters", text))
-    if _is_file(text) and isinstance(image, str) and not _is_file(image):
-        _raise_swapped(name, text, image)
-
-
-def _raise_if_swapped(name: str, text: object, image: object) -> None:
-    if isinstance(image, str) and not _is_file(image):
-        _raise_swapped(name, text, image)
-
-
-def _raise_swapped(name: str, text: object, image: object) -> None:
-    raise ArgumentTypeError(
-        f"the arguments look swapped: `{name}` comes first and is text, but got {type(text).__name__}; "
-        f"`image` comes second, but got {str(image)[:80]!r}"
-    )
-
-
-def _is_file(text: str) -> bool:
-    try:
-        return len(text) < 1000 and Path(text).is_file()
-    except (OSError, ValueError):
-        return False

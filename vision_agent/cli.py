@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from PIL import Image
 
+from vision_agent.arguments import check_phrases, check_request, check_threshold
 from vision_agent.errors import InputError, VisionAgentError, bad_argument
 from vision_agent.images import ImageLimits, load_image
 from vision_agent.results import Answer
@@ -52,6 +53,8 @@ def detect(
 ) -> None:
     """Find things by phrase."""
     phrases = [part.strip() for part in phrase.split(";") if part.strip()] or [phrase]
+    check_phrases(phrases, image)
+    check_threshold(threshold)
     _check_output(save)
     # The picture first: a typo in its name should not cost the loading of a model.
     picture = load_image(image, limits=_limits(allow_urls))

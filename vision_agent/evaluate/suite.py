@@ -176,7 +176,9 @@ def _routing(agent: VisionAgent, data: Path, split: str, count: int) -> Iterable
     yield Figure(name="place requests routed to boxes", value=float(np.mean(to_boxes)), count=len(to_boxes), of=of)
     yield Figure(name="... with the phrase copied exactly", value=float(np.mean(copied)), count=len(copied), of=of)
     yield Figure(name="plain questions answered in text", value=float(np.mean(to_text)), count=len(to_text), of=of)
-    yield Figure(name="F1, route forced (teacher-forced)", value=_f1(forced, agent, 0), count=len(forced), of="requests")
+    yield Figure(
+        name="F1, route forced (teacher-forced)", value=_f1(forced, agent, 0), count=len(forced), of="requests"
+    )
     yield Figure(name="F1, route generated", value=_f1(generated, agent, 0), count=len(generated), of="requests")
 
 

@@ -1,0 +1,68 @@
+"""Checks what callers pass to verbs, before anything expensive. Needs no torch."""
+
+from pathlib import Path
+
+from vision_agent.errors import ArgumentTypeError, InputError, bad_argument
+
+LONGEST_PHRASE = 300  # characters
+LONGEST_REQUEST = 4000
+
+
+def check_threshold(threshold: object) -> None:
+    """A score or None.
+
+    Raises:
+        InputError: anything but a number from 0 to 1.
+    """
+    if threshold is not None and not (isinstance(threshold, int | float) and 0 <= threshold <= 1):
+        raise InputError(bad_argument("threshold", "a number from 0 to 1", threshold))
+
+
+def check_request(name: str, text: object, image: object) -> None:
+    """A request or question; `name` is the argument's name. `image` tells swapped arguments from other mistakes."""
+    _check_text(name, text, image, LONGEST_REQUEST)
+
+
+def check_phrases(phrase: object, image: object) -> tuple[str, ...]:
+    """The phrases, checked. Tells swapped arguments from other mistakes."""
+    items = [phrase] if isinstance(phrase, str) else phrase
+    if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
+        _raise_if_swapped("phrase", phrase, image)
+        raise ArgumentTypeError(bad_argument("phrase", "a string or a list of strings", phrase))
+    if not items:
+        raise InputError(bad_argument("phrase", "at least one phrase", phrase))
+    for index, item in enumerate(items):
+        name = "phrase" if isinstance(phrase, str) else f"phrase[{index}]"
+        _check_text(name, item, image, LONGEST_PHRASE)
+    return tuple(items)
+
+
+def _check_text(name: str, text: object, image: object, longest: int) -> None:
+    if not isinstance(text, str):
+        _raise_if_swapped(name, text, image)
+        raise ArgumentTypeError(bad_argument(name, "a string", text))
+    if not text.strip():
+        raise InputError(bad_argument(name, "some words", text))
+    if len(text) > longest:
+        raise InputError(bad_argument(name, f"at most {longest} characters", text))
+    if _is_file(text) and isinstance(image, str) and not _is_file(image):
+        _raise_swapped(name, text, image)
+
+
+def _raise_if_swapped(name: str, text: object, image: object) -> None:
+    if isinstance(image, str) and not _is_file(image):
+        _raise_swapped(name, text, image)
+
+
+def _raise_swapped(name: str, text: object, image: object) -> None:
+    raise ArgumentTypeError(
+        f"the arguments look swapped: `{name}` comes first and is text, but got {type(text).__name__}; "
+        f"`image` comes second, but got {str(image)[:80]!r}"
+    )
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return len(text) < 1000 and Path(text).is_file()
+    except (OSError, ValueError):
+        return False
