@@ -94,9 +94,8 @@ class BoxDecoder(Decoder):
         nn.init.zeros_(self.phrase_bias.weight)
         # The usual prior of dense detectors: one cell in a hundred is positive.
         nn.init.constant_(self.phrase_bias.bias, -math.log(99.0))
-        last = self.box_head[-1]
-        nn.init.normal_(last.weight, std=0.01)
-        nn.init.constant_(last.bias, 1.0)
+        *_, last = self.box_head.parameters()
+        nn.init.constant_(last, 1.0)  # boxes start about six cells wide
 
     @classmethod
     def for_backbone(cls, route: RouteSpec, hidden_size: int, feature_widths: tuple[int, ...]) -> "BoxDecoder":

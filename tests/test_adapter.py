@@ -63,7 +63,7 @@ def test_loading_a_second_adapter_leaves_the_first_alone(checkpoint: Path, adapt
 
 def test_adapter_of_another_base_is_refused(adapter: Path, tmp_path: Path) -> None:
     save_backbone(tiny_backbone(seed=5), tmp_path / "stranger", torch.float32)
-    with pytest.raises(AdapterMismatchError, match="'tiny'.*not on 'stranger'"):
+    with pytest.raises(AdapterMismatchError, match=r"'tiny'.*not on 'stranger'"):
         VisionAgent.from_pretrained(tmp_path / "stranger", adapters=[adapter])
 
 

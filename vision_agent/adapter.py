@@ -61,7 +61,7 @@ def add_token(backbone: Backbone, token: str) -> int:
         return int(known)
     tokenizer.add_tokens([token], special_tokens=True)
     token_id = int(tokenizer.convert_tokens_to_ids(token))
-    table = model.get_input_embeddings().weight
+    table: Tensor = model.get_input_embeddings().weight
     mean_rows = [weight.detach().float().mean(dim=0) for weight in _token_tables(backbone)]
     if token_id >= table.shape[0]:
         model.resize_token_embeddings(token_id + 1, mean_resizing=False)

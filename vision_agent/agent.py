@@ -141,7 +141,7 @@ class VisionAgent:
 
     @overload
     def detect(
-        self, phrase: str | Sequence[str], image: Sequence[ImageSource], *, threshold: float | None = None
+        self, phrase: str | Sequence[str], image: list[ImageSource], *, threshold: float | None = None
     ) -> list[Detections]: ...
 
     def detect(

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from transformers import AutoTokenizer, InternVLConfig, InternVLForConditionalGeneration
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from vision_agent.decoder import DenseFeatures
 from vision_agent.errors import CheckpointError, ConfigError, bad_argument
@@ -86,7 +86,7 @@ class Backbone:
 
     def __init__(
         self,
-        model: InternVLForConditionalGeneration,
+        model: Any,
         tokenizer: Any,
         tiling: TilingSettings,
         name: str,
@@ -134,7 +134,7 @@ class Backbone:
             raise ConfigError(bad_argument("attn_implementation", "'sdpa' or 'eager'", attn_implementation))
         torch_device = choose_device(device)
         source = str(name_or_path)
-        hub = {"cache_dir": cache_dir, "local_files_only": local_files_only}
+        hub: dict[str, Any] = {"cache_dir": cache_dir, "local_files_only": local_files_only}
         files = _CheckpointFiles(source, hub)
         content = files.json("config.json")
         try:
@@ -144,7 +144,7 @@ class Backbone:
             raise CheckpointError(f"config.json of {source!r} makes no sense: {_last_line(error)}") from error
         torch_dtype = choose_dtype(torch_device, dtype, parameters=parameters)
         try:
-            model, report = InternVLForConditionalGeneration.from_pretrained(
+            loaded: Any = InternVLForConditionalGeneration.from_pretrained(
                 source,
                 config=config,
                 dtype=torch_dtype,
@@ -152,6 +152,7 @@ class Backbone:
                 output_loading_info=True,
                 **hub,
             )
+            model, report = loaded
             tokenizer = AutoTokenizer.from_pretrained(source, **hub)
         except Exception as error:  # transformers raises many kinds for a damaged folder
             raise CheckpointError(f"the checkpoint {source!r} could not be loaded: {_first_line(error)}") from error
@@ -165,11 +166,13 @@ class Backbone:
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        device: torch.device = self.model.device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.model.dtype
+        dtype: torch.dtype = self.model.dtype
+        return dtype
 
     @property
     def hidden_size(self) -> int:
@@ -281,7 +284,7 @@ class Backbone:
 
     def embed(self, ids_BL: Tensor, tokens_TC: Tensor | None = None) -> Tensor:
         """Token ids (negative ones give a zero row) -> (B, L, C), with picture tokens put at their placeholders."""
-        embeds_BLC = self.model.get_input_embeddings()(ids_BL.clamp(min=0))
+        embeds_BLC: Tensor = self.model.get_input_embeddings()(ids_BL.clamp(min=0))
         embeds_BLC = embeds_BLC * (ids_BL >= 0).unsqueeze(-1)
         if tokens_TC is None:
             return embeds_BLC
@@ -354,7 +357,7 @@ def weights_fingerprint(path: Path) -> str:
     return hashlib.sha256(str(size).encode() + head + tail).hexdigest()[:32]
 
 
-def _tiling_settings(content: dict[str, Any], config: InternVLConfig) -> TilingSettings:
+def _tiling_settings(content: dict[str, Any], config: Any) -> TilingSettings:
     size = content.get("size", {})
     side = size.get("height", config.vision_config.image_size[0]) if isinstance(size, dict) else int(size)
     return TilingSettings(

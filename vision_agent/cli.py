@@ -84,6 +84,7 @@ def ask(
     allow_urls: UrlOption = False,
 ) -> None:
     """Answer a question in words."""
+    check_request("question", question, image)
     _answer(
         lambda agent, picture: agent.ask(question, picture), image, as_json, model, adapter, device, dtype, allow_urls
     )
@@ -101,6 +102,7 @@ def run(
     allow_urls: UrlOption = False,
 ) -> None:
     """Let the model choose its route."""
+    check_request("request", request, image)
     _answer(
         lambda agent, picture: agent.run(request, picture), image, as_json, model, adapter, device, dtype, allow_urls
     )

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 # (repeats, kernel, stride, expansion, width) of the B0 baseline; wider variants scale repeats and widths.
 _BASE_STAGES = (
@@ -65,7 +65,7 @@ class LiteTowerConfig(PreTrainedConfig):
 
 
 @dataclass
-class LiteTowerOutput(ModelOutput):  # type: ignore[misc]  # transformers' ModelOutput is untyped
+class LiteTowerOutput(ModelOutput):
     """What `LiteTower` returns.
 
     Attributes:
@@ -80,12 +80,12 @@ class LiteTowerOutput(ModelOutput):  # type: ignore[misc]  # transformers' Model
     feature_maps: tuple[Tensor, ...] | None = None
 
 
-class LiteTower(PreTrainedModel):  # type: ignore[misc]  # transformers' base class is untyped
+class LiteTower(PreTrainedModel):
     """EfficientNet-Lite stem and blocks, a merge of strides 32, 16 and 8 into the stride-16 grid."""
 
     config_class = LiteTowerConfig
     main_input_name = "pixel_values"
-    _no_split_modules = ("_Block",)
+    _no_split_modules = ["_Block"]  # noqa: RUF012  # transformers declares it so
     # It has no attention, so it gets along with every implementation the language model may use.
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -108,7 +108,7 @@ class LiteTower(PreTrainedModel):  # type: ignore[misc]  # transformers' base cl
         self.merge_fine = nn.Conv2d(fine * 4, config.hidden_size, 1)
         self.merge_middle = nn.Conv2d(middle, config.hidden_size, 1)
         self.merge_coarse = nn.Conv2d(coarse, config.hidden_size, 1)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def feature_pyramid(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) pixels scaled to (x - 127) / 128 -> maps of strides 8, 16 and 32."""
@@ -147,8 +147,8 @@ class _Block(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         y_BCHW = x_BCHW if self.expand is None else F.relu6(self.expand(x_BCHW))
         y_BCHW = F.relu6(self.depthwise(_pad_same(y_BCHW, self.kernel, self.stride)))
-        y_BCHW = self.project(y_BCHW)
-        return x_BCHW + y_BCHW if self.residual else y_BCHW
+        projected_BCHW: Tensor = self.project(y_BCHW)
+        return x_BCHW + projected_BCHW if self.residual else projected_BCHW
 
 
 def folded_efficientnet_state(state: dict[str, Tensor]) -> dict[str, Tensor]:

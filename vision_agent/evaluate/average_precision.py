@@ -40,7 +40,8 @@ def average_precision(questions: Sequence[Question]) -> tuple[float, float]:
         raise MissingExtraError('evaluation needs: pip install "internvl-vision-agent[train]"') from error
     categories = {name: number for number, name in enumerate(sorted({q.category for q in questions}), 1)}
     # One COCO "image" for each picture and category: pooled questions of one picture must not share their boxes.
-    annotations, results = [], []
+    annotations: list[dict[str, object]] = []
+    results: list[dict[str, object]] = []
     for number, question in enumerate(questions, 1):
         category = categories[question.category]
         for boxes, crowd in ((question.truth, 0), (question.crowds, 1)):

@@ -77,7 +77,7 @@ def new_backbone(tokenizer: PreTrainedTokenizerFast, settings: ModelSection) -> 
     config = InternVLConfig(
         vision_config=tower,
         text_config=text,
-        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_CONTEXT),
+        image_token_id=int(tokenizer.get_vocab()[IMAGE_CONTEXT]),
         image_seq_length=(settings.tile // 32) ** 2,
         vision_feature_select_strategy="full",  # the tower has no class token
         tie_word_embeddings=True,

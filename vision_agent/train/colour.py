@@ -50,7 +50,7 @@ def colour_of(pixels: NDArray[np.uint8]) -> str | None:
     share = counts / len(pixels)
     if share[order[0]] < _LEAST_SHARE or share[order[1]] > 0.5 * share[order[0]]:
         return None
-    return COLOURS[order[0]]
+    return str(COLOURS[order[0]])
 
 
 def repainted(cutout: Image.Image, colour: str) -> Image.Image:

@@ -47,7 +47,7 @@ class SceneMaker:
                 pastes += [(item, None)] * int(rng.integers(2, 5))
             else:
                 pastes.append((item, PAINTABLE[rng.integers(len(PAINTABLE))] if rng.random() < 0.2 else None))
-        rng.shuffle(pastes)  # type: ignore[arg-type]  # numpy shuffles any mutable sequence
+        rng.shuffle(pastes)
         return self._paste(background, pastes[:11], rng)
 
     def twins(self, background: Scene, colours: tuple[str, str], rng: np.random.Generator) -> Scene:
@@ -152,7 +152,8 @@ def _place(
 
 def _uncovered(scene: Scene, owner: NDArray[np.int16]) -> tuple[list[int], list[int]]:
     """Boxes of the background that stay visible, and those that pasted things cover."""
-    kept, lost = [], []
+    kept: list[int] = []
+    lost: list[int] = []
     for index, box in enumerate(scene.boxes):
         x0, y0, x1, y1 = (round(float(value)) for value in box)
         part = owner[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]

@@ -68,8 +68,8 @@ def make_sample(
     present = present_phrases(scene, rng)
     colours = colour_phrases(scene)
     absent = absent_phrases(scene, rng, max(3, most_phrases - len(present)))
-    rng.shuffle(present)  # type: ignore[arg-type]  # numpy shuffles any mutable sequence
-    rng.shuffle(colours)  # type: ignore[arg-type]
+    rng.shuffle(present)
+    rng.shuffle(colours)
     asked = (present[:9] + colours[:4] + absent)[:most_phrases]
     return Sample(
         pixels=torch.from_numpy(pixels),

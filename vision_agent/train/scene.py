@@ -108,10 +108,10 @@ def mosaic(scenes: list[Scene], side: int, rng: np.random.Generator) -> Scene:
     """Four scenes around a random middle, each in its quarter. What is absent must be so in all four."""
     middle_x, middle_y = (int(side * rng.uniform(0.35, 0.65)) for _ in range(2))
     canvas = Image.new("RGB", (side, side))
-    corners = ((0, 0, middle_x, middle_y), (middle_x, 0, side, middle_y))
-    corners += ((0, middle_y, middle_x, side), (middle_x, middle_y, side, side))
+    top = ((0, 0, middle_x, middle_y), (middle_x, 0, side, middle_y))
+    bottom = ((0, middle_y, middle_x, side), (middle_x, middle_y, side, side))
     parts = []
-    for scene, (x0, y0, x1, y1) in zip(scenes, corners, strict=True):
+    for scene, (x0, y0, x1, y1) in zip(scenes, (*top, *bottom), strict=True):
         part = window(scene, random_frame(scene, rng, least=0.5), (x1 - x0, y1 - y0))
         canvas.paste(part.image, (x0, y0))
         shift = np.array([x0, y0, x0, y0], dtype=np.float32)

@@ -111,7 +111,7 @@ class _Run:
             if not bool(torch.isfinite(total)):
                 raise FloatingPointError(f"the loss of step {step} of stage {name!r} is {total.item()}: {losses}")
             optimiser.zero_grad(set_to_none=True)
-            total.backward()
+            torch.autograd.backward(total)
             nn.utils.clip_grad_norm_(self.parts.parameters(), 5.0)
             optimiser.step()
             self._follow(settings.ema, step)
@@ -219,7 +219,7 @@ class _Run:
         if not folder.exists():
             trained = train_tokenizer(corpus(self.names, self.captions), self.config.model.vocabulary)
             trained.save_pretrained(folder)
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
         assert tokenizer.convert_tokens_to_ids(IMAGE_CONTEXT) is not None
         return tokenizer
 
@@ -257,8 +257,8 @@ def _schedule(step: int, settings: StageSection) -> float:
 
 def _fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and bool(torch.cpu._is_amx_tile_supported())
 
 
 def _one_thread(worker: int) -> None:
