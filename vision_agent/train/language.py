@@ -45,7 +45,7 @@ class LanguageMix:
         self._seed = seed
         self._names = list(names)
         self._captions = list(captions)
-        self._phrases = phrases
+        self._phrases = min(phrases, len(self._names))
 
     def row(self, number: int) -> tuple[list[str], list[Exchange]]:
         """Names to be told apart, and exchanges."""

@@ -1,0 +1,109 @@
+"""Speed and memory of detection, each as a ratio within one run.
+
+    python benchmarks/detect.py [--threads 2] [--photo PATH] [--out FILE.json]
+
+Measures warm latency and peak memory of the default; 50 objects by routed decoding against the same backbone writing
+the boxes as text; ten phrases at once against ten calls. Prints a Markdown table that names the machine.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from vision_agent import VisionAgent
+from vision_agent.generation import write
+from vision_agent.images import load_image
+
+PHOTO = Path(__file__).parents[1] / "examples" / "photos" / "000000423617.jpg"
+PHRASES = ["bus", "car", "taxi", "person", "traffic light", "truck", "road sign", "umbrella", "bicycle", "dog"]
+# What InternVL writes for one box: <ref>bus</ref><box>[[x1, y1, x2, y2]]</box>, digits as single tokens or words.
+OBJECTS = 50
+
+
+def median_seconds(call: Callable[[], object], repeats: int) -> float:
+    """Median wall time of a call after one warm-up."""
+    call()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def written_boxes_seconds(agent: VisionAgent, picture: Image.Image) -> tuple[float, int]:
+    """Time for the same backbone to write 50 boxes as text, one greedy token after another.
+
+    The default was not trained to write boxes; what is timed is the decoding of as many tokens as 50 boxes in InternVL's
+    format take in its tokenizer. End tokens are forbidden so that all of them are decoded.
+    """
+    backbone = agent.backbone
+    line = "<ref>car</ref><box>[[{0}, {1}, {2}, {3}]]</box>"
+    text = "".join(line.format(*(100 + 7 * n + 13 * k for k in range(4))) for n in range(OBJECTS))
+    count = len(backbone.text_ids(text))
+    encoded = backbone.encode(picture)
+    prompt = backbone.prompt_ids("where is the car?", [len(encoded.tokens_TC)])
+    forbidden = [*backbone.end_ids, *(route.token_id for route in agent.routes.values())]
+    seconds = median_seconds(
+        lambda: write(backbone, [prompt], encoded.tokens_TC, max_new_tokens=count, forbidden=forbidden), 1
+    )
+    return seconds, count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--photo", type=Path, default=PHOTO)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    start = time.perf_counter()
+    agent = VisionAgent()
+    loading = time.perf_counter() - start
+    picture = load_image(options.photo)
+
+    def fresh(phrases: str | list[str], threshold: float | None = None) -> None:
+        agent.clear_cache()
+        agent.detect(phrases, picture, threshold=threshold)
+
+    cold = median_seconds(lambda: fresh("car"), 9)
+    warm = median_seconds(lambda: agent.detect("car", picture), 9)
+    together = median_seconds(lambda: fresh(PHRASES), 5)
+    one_by_one = median_seconds(lambda: [fresh(phrase) for phrase in PHRASES], 3)
+    limit = agent.routes["det"].decoder.settings["limit"]
+    agent.routes["det"].decoder.settings["limit"] = OBJECTS
+    routed = median_seconds(lambda: fresh("car", threshold=0.0), 5)
+    found = len(agent.detect("car", picture, threshold=0.0))
+    agent.routes["det"].decoder.settings["limit"] = limit
+    written, tokens = written_boxes_seconds(agent, picture)
+    figures = {
+        "machine": f"{platform.machine()}, {options.threads} threads, torch {torch.__version__}",
+        "photo": f"{options.photo.name}, {picture.width}x{picture.height}",
+        "loading_s": loading,
+        "detect_new_picture_ms": cold * 1e3,
+        "detect_same_picture_ms": warm * 1e3,
+        "ten_phrases_at_once_ms": together * 1e3,
+        "ten_calls_ms": one_by_one * 1e3,
+        "ten_calls_over_at_once": one_by_one / together,
+        f"routed_{found}_boxes_ms": routed * 1e3,
+        f"written_{OBJECTS}_boxes_ms ({tokens} tokens)": written * 1e3,
+        "written_over_routed": written / routed,
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+    print("| figure | value |\n|---|---|")
+    for name, value in figures.items():
+        print(f"| {name.replace('_', ' ')} | {value if isinstance(value, str) else f'{value:.1f}'} |")
+    if options.out is not None:
+        options.out.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
