@@ -20,6 +20,7 @@ from vision_agent import (
     ImageError,
     ImageTooLargeError,
     InputError,
+    RouteError,
     UnsupportedImageError,
     UrlRefusedError,
     VisionAgent,
@@ -115,6 +116,16 @@ def test_ask_never_routes(agent: VisionAgent) -> None:
     answer = agent.ask("where is the bus?", BUS)
     assert answer.routes == ()
     assert "[DET]" not in answer.text
+
+
+def test_routes_can_be_forced_and_forbidden(agent: VisionAgent) -> None:
+    assert agent.force("det", "bus", BUS) == agent.detect("bus", BUS)
+    assert agent.run("where is the bus?", BUS, routes=()).routes == ()
+    assert len(agent.run("where is the bus?", BUS, routes=["det"]).routes) == 1
+    with pytest.raises(RouteError, match=r"no 'seg' route; it has \['det'\]"):
+        agent.force("seg", "bus", BUS)
+    with pytest.raises(RouteError, match="seg"):
+        agent.run("where is the bus?", BUS, routes=["seg"])
 
 
 def test_a_token_limit_is_reported(agent: VisionAgent) -> None:

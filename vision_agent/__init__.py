@@ -26,6 +26,7 @@ from vision_agent.images import ImageLimits, load_image
 from vision_agent.results import Answer, Box, Detection, Detections, RoutedText
 
 if TYPE_CHECKING:
+    from vision_agent.adapter import new_route, save_adapter
     from vision_agent.agent import VisionAgent
     from vision_agent.decoder import BoxTargets, Decoder, DecodeRequest, DenseFeatures
     from vision_agent.routing import RouteSpec
@@ -59,6 +60,8 @@ __all__ = [
     "VisionAgent",
     "VisionAgentError",
     "load_image",
+    "new_route",
+    "save_adapter",
 ]
 
 # What needs torch loads on first use: errors, results and pictures must not cost two seconds.
@@ -69,6 +72,8 @@ _LAZY = {
     "DenseFeatures": "vision_agent.decoder",
     "RouteSpec": "vision_agent.routing",
     "VisionAgent": "vision_agent.agent",
+    "new_route": "vision_agent.adapter",
+    "save_adapter": "vision_agent.adapter",
 }
 
 warn_of_namesake()

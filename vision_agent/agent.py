@@ -176,6 +176,21 @@ class VisionAgent:
             return [self._detect(route, phrases, picture, threshold) for picture in pictures]
         return self._detect(route, phrases, load_image(image, limits=self._limits), threshold)  # type: ignore[arg-type]
 
+    def force(
+        self, route: str, phrase: str | Sequence[str], image: ImageSource, *, threshold: float | None = None
+    ) -> Any:
+        """Force any loaded route by its name (`"det"` for `[DET]`) and return what its decoder gives.
+
+        The way to a third-party decoder's results; `detect` is this for `"det"`, with a typed result.
+
+        Raises:
+            RouteError: no such route is loaded.
+            InputError, ArgumentTypeError: as for `detect`.
+        """
+        phrases = check_phrases(phrase, image)
+        check_threshold(threshold)
+        return self._forced(self._route(route), phrases, load_image(image, limits=self._limits), threshold)
+
     def ask(self, question: str, image: ImageSource, *, max_new_tokens: int = 64) -> Answer:
         """Answer a question about a picture in words. Routing tokens are forbidden: the text is the base model's own.
 
@@ -183,15 +198,29 @@ class VisionAgent:
             InputError: an empty or overlong question, a picture that cannot be read.
             ArgumentTypeError: swapped arguments, or values of other types.
         """
-        return self._answer("question", question, image, max_new_tokens, routed=False)
+        return self._answer("question", question, image, max_new_tokens, allowed=())
 
-    def run(self, request: str, image: ImageSource, *, max_new_tokens: int = 64) -> Answer:
+    def run(
+        self,
+        request: str,
+        image: ImageSource,
+        *,
+        routes: Sequence[str] | None = None,
+        max_new_tokens: int = 64,
+    ) -> Answer:
         """Let the model decide: it answers in words, or emits routing tokens whose results are in `.routes`.
 
+        Args:
+            routes: names of the routes it may take; None for all that are loaded. The others are forbidden.
+
         Raises:
+            RouteError: a name in `routes` is not loaded.
             InputError, ArgumentTypeError: as for `ask`.
         """
-        return self._answer("request", request, image, max_new_tokens, routed=True)
+        allowed = tuple(self._routes) if routes is None else tuple(routes)
+        for name in allowed:
+            self._route(name)
+        return self._answer("request", request, image, max_new_tokens, allowed=allowed)
 
     # Inside ------------------------------------------------------------------------------------------------------
 
@@ -213,25 +242,30 @@ class VisionAgent:
                 seen.prepared[route.spec.name] = route.decoder.prepare(maps.float())
         return seen.prepared[route.spec.name]
 
-    def _detect(
-        self, route: Route, phrases: tuple[str, ...], picture: Image.Image, threshold: float | None
-    ) -> Detections:
+    def _forced(self, route: Route, phrases: tuple[str, ...], picture: Image.Image, threshold: float | None) -> Any:
         with self._lock, torch.inference_mode():
             seen = self._see(picture)
             encoded = seen.encoded
             states_KNC = read_forced(self._backbone, route, encoded.tokens_TC, [len(encoded.tokens_TC)], phrases)
             request = DecodeRequest(phrases, encoded.grid, self.model, threshold)
-            found = route.decoder.decode(states_KNC.float(), self._prepared(seen, route), request)
+            return route.decoder.decode(states_KNC.float(), self._prepared(seen, route), request)
+
+    def _detect(
+        self, route: Route, phrases: tuple[str, ...], picture: Image.Image, threshold: float | None
+    ) -> Detections:
+        found = self._forced(route, phrases, picture, threshold)
         if not isinstance(found, Detections):
             raise RouteError(f"the decoder of {route.spec.token!r} gives {type(found).__name__}, not Detections")
         return found
 
-    def _answer(self, name: str, text: str, image: ImageSource, max_new_tokens: int, *, routed: bool) -> Answer:
+    def _answer(
+        self, name: str, text: str, image: ImageSource, max_new_tokens: int, *, allowed: Sequence[str]
+    ) -> Answer:
         check_request(name, text, image)
         if not isinstance(max_new_tokens, int) or not 1 <= max_new_tokens <= 8192:
             raise InputError(bad_argument("max_new_tokens", "a whole number from 1 to 8192", max_new_tokens))
         picture = load_image(image, limits=self._limits)
-        forbidden = () if routed else tuple(route.token_id for route in self._routes.values())
+        forbidden = [route.token_id for name, route in self._routes.items() if name not in allowed]
         with self._lock, torch.inference_mode():
             seen = self._see(picture)
             tokens_TC = seen.encoded.tokens_TC

@@ -109,8 +109,8 @@ def read_emitted(
     """States of all routing tokens that a batch of answers contains, in one forward pass over their cache.
 
     Args:
-        cache: keys and values of prompts and answers, unchanged afterwards. Whether an answer's last token has been
-            fed is the caller's matter only through `prefix_mask_BP`: a token that was not is fed here.
+        cache: keys and values of all prompt and answer tokens, the last one included (`generation.write` sees to it).
+            Unchanged afterwards.
         prefix_mask_BP: True at the cached real tokens, any padding side.
         answers: answer token ids of each row, as many as were generated.
         emitted: which tokens to read.
