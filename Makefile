@@ -7,8 +7,8 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 CHECKED := $(wildcard vision_agent decoders tools tests examples benchmarks)
 
-DEMO_PHRASES := dog; frisbee
-DEMO_PHOTO := examples/photos/000000139872.jpg
+DEMO_PHRASES := red car
+DEMO_PHOTO := examples/photos/000000142472.jpg
 
 .PHONY: demo test lint types format clean
 # Two pips in one environment would disturb each other.
@@ -16,7 +16,7 @@ DEMO_PHOTO := examples/photos/000000139872.jpg
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo-installed
-	$(BIN)/vision-agent detect "$(DEMO_PHRASES)" $(DEMO_PHOTO) --save demo.png
+	$(BIN)/vision-agent detect "$(DEMO_PHRASES)" $(DEMO_PHOTO) --threshold 0.4 --save demo.png
 	@echo "The picture with its boxes is demo.png."
 
 test: lint types
