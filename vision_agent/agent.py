@@ -31,8 +31,8 @@ class VisionAgent:
 
     Example:
         >>> agent = VisionAgent()
-        >>> agent.detect("dog", "examples/photos/dog_frisbee.jpg").labels
-        ['dog']
+        >>> agent.detect("red car", "examples/photos/000000142472.jpg", threshold=0.4).labels
+        ['red car']
     """
 
     def __init__(

@@ -6,6 +6,7 @@ dense features, requests into prompt ids, and prompts into text.
 Shape suffixes: B rows, L tokens, C hidden size, T picture tokens, N tiles, S tile side.
 """
 
+import hashlib
 import json
 import math
 import re
@@ -347,8 +348,6 @@ class _CheckpointFiles:
 
 def weights_fingerprint(path: Path) -> str:
     """SHA-256 of a weight file's size and its first and last 64 KiB; of an index, of all it says."""
-    import hashlib
-
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(65536)

@@ -55,7 +55,7 @@ def detect(
     phrases = [part.strip() for part in phrase.split(";") if part.strip()] or [phrase]
     check_phrases(phrases, image)
     check_threshold(threshold)
-    _check_output(save)
+    _check_output("save", save)
     # The picture first: a typo in its name should not cost the loading of a model.
     picture = load_image(image, limits=_limits(allow_urls))
     agent = _agent(model, adapter, device, dtype)
@@ -170,7 +170,7 @@ def evaluate(
     """Measure a model on held-out pictures; prints a Markdown table."""
     from vision_agent.evaluate.suite import evaluate_agent
 
-    _check_output(out)
+    _check_output("out", out)
     figures = evaluate_agent(_agent(None if model == "default" else model, None, device, "auto"), data, split, limit)
     if out is not None:
         out.write_text(json.dumps(figures.model_dump(), indent=2) + "\n", "utf-8")
@@ -222,7 +222,7 @@ def _limits(allow_urls: bool) -> ImageLimits:
     return ImageLimits(allow_urls=allow_urls)
 
 
-def _check_output(path: Path | None) -> None:
+def _check_output(name: str, path: Path | None) -> None:
     """A place that cannot be written is an error before any work."""
     if path is not None and not path.parent.is_dir():
-        raise InputError(bad_argument("save", "a file in a folder that exists", str(path)))
+        raise InputError(bad_argument(name, "a file in a folder that exists", str(path)))

@@ -15,7 +15,6 @@ from vision_agent.errors import ConfigError, bad_argument
 from vision_agent.evaluate.average_precision import Question, average_precision
 from vision_agent.results import Detections
 from vision_agent.train import phrases as words
-from vision_agent.train.colour import PAINTABLE
 from vision_agent.train.mix import Pictures
 from vision_agent.train.samples import absent_phrases, present_phrases
 from vision_agent.train.scene import Scene
@@ -138,7 +137,7 @@ def _pairs(agent: VisionAgent, data: Path, split: str, count: int) -> Iterable[F
             best = result.xyxy[result.scores.argmax()][None] if result else np.zeros((1, 4), dtype=np.float32)
             right.append(bool(_iou(best, truth).max() >= 0.5))
     yield Figure(
-        name=f"colour pairs ({', '.join(PAINTABLE[:2])}, ...): asked one found",
+        name=f"colour pairs ({', '.join('/'.join(pair) for pair in _PAIRS)}): asked one found",
         value=float(np.mean(right)),
         count=len(right),
         of="phrases",

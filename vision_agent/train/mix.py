@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
 from vision_agent.train import phrases as words
@@ -108,18 +107,3 @@ def _shrunk(scene: Scene, side: int, rng: np.random.Generator) -> Scene:
     grow = rng.uniform(1.1, 1.8)
     x0, y0 = -rng.uniform(0, width * (grow - 1)), -rng.uniform(0, height * (grow - 1))
     return window(scene, (x0, y0, x0 + width * grow, y0 + height * grow), (side, side))
-
-
-def draw(image: Image.Image, sample: Sample) -> Image.Image:
-    """A sample's picture with its boxes, to look at what is trained on."""
-    from PIL import ImageDraw
-
-    canvas = image.copy()
-    pen = ImageDraw.Draw(canvas)
-    size = np.array([*image.size, *image.size], dtype=np.float32)
-    for target in sample.phrases:
-        for index in target.owned:
-            box = sample.boxes[index] * size
-            pen.rectangle(tuple(float(value) for value in box), outline="red")
-            pen.text((float(box[0]) + 2, float(box[1]) + 2), target.phrase, fill="yellow")
-    return canvas

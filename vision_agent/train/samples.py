@@ -119,7 +119,7 @@ def colour_phrases(scene: Scene) -> list[PhraseTarget]:
 
 
 def absent_phrases(scene: Scene, rng: np.random.Generator, count: int) -> list[PhraseTarget]:
-    """Names that are certainly not in the scene; every second one is asked for with a colour now and then."""
+    """Names that are certainly not in the scene; one in ten is asked for with a colour."""
     gone = set(scene.names) | {name for _, name in scene.crowds}
     pool = sorted(scene.known_names - gone)
     if not pool:

@@ -54,25 +54,15 @@ def flipped(scene: Scene) -> Scene:
 def window(scene: Scene, frame: tuple[float, float, float, float], size: tuple[int, int]) -> Scene:
     """The part of a scene inside `frame` (xyxy, may reach beyond the picture: grey there), scaled to `size` (w, h)."""
     x0, y0, x1, y1 = frame
-    image = scene.image.transform(
-        size, Image.Transform.EXTENT, data=frame, resample=Image.Resampling.BILINEAR, fillcolor=(124, 124, 124)
-    )
+    source, data = scene.image, frame
     if (x1 - x0) > 1.5 * size[0]:  # EXTENT does not smooth when it shrinks: reduce first
-        small = scene.image.resize(
-            (
-                max(1, round(scene.image.width * size[0] / (x1 - x0))),
-                max(1, round(scene.image.height * size[1] / (y1 - y0))),
-            ),
-            Image.Resampling.BILINEAR,
-        )
-        sx, sy = small.width / scene.image.width, small.height / scene.image.height
-        image = small.transform(
-            size,
-            Image.Transform.EXTENT,
-            data=(x0 * sx, y0 * sy, x1 * sx, y1 * sy),
-            resample=Image.Resampling.BILINEAR,
-            fillcolor=(124, 124, 124),
-        )
+        wanted = (source.width * size[0] / (x1 - x0), source.height * size[1] / (y1 - y0))
+        source = source.resize((max(1, round(wanted[0])), max(1, round(wanted[1]))), Image.Resampling.BILINEAR)
+        sx, sy = source.width / scene.image.width, source.height / scene.image.height
+        data = (x0 * sx, y0 * sy, x1 * sx, y1 * sy)
+    image = source.transform(
+        size, Image.Transform.EXTENT, data=data, resample=Image.Resampling.BILINEAR, fillcolor=(124, 124, 124)
+    )
     scale = np.array([size[0] / (x1 - x0), size[1] / (y1 - y0)] * 2, dtype=np.float32)
     shift = np.array([x0, y0] * 2, dtype=np.float32)
     limit = np.array([*size, *size], dtype=np.float32)

@@ -4,8 +4,8 @@ Both stages run the expansion that inference runs (`routing.arrange`), teacher-f
 samples follow from their number, and model, optimiser, average and step are saved together.
 """
 
-import contextlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -247,8 +247,6 @@ def _groups(parts: nn.ModuleDict, settings: StageSection) -> list[dict[str, Any]
 
 def _schedule(step: int, settings: StageSection) -> float:
     """Linear warm-up, then cosine to a twentieth."""
-    import math
-
     if step < settings.warm_up:
         return (step + 1) / settings.warm_up
     done = (step - settings.warm_up) / max(1, settings.steps - settings.warm_up)
@@ -277,10 +275,9 @@ def _claim(out: Path, config: TrainConfig) -> None:
 
 def _draw_curve(out: Path) -> None:
     """`curve.png`: every loss over the steps, smoothed."""
-    with contextlib.suppress(ImportError):
-        import matplotlib
+    import matplotlib
 
-        matplotlib.use("Agg")
+    matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text("utf-8").splitlines()]
