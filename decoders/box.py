@@ -1,13 +1,18 @@
-"""Boxes from the `[DET]` route: query states against dense features, one score a phrase and place.
+"""Boxes from the `[DET]` route: query states against regions of the picture, one score a phrase and region.
 
-The picture side (`prepare`) is a small feature pyramid with two convolutional heads: an embedding and a box for every
-cell of strides 8, 16 and 32. The phrase side turns the query states of a routing token into one vector. A score is
-their dot product, so phrases cost next to nothing, any number of boxes may come back, and an absent phrase gets none.
+The picture side (`prepare`) proposes regions, whatever they hold: a small feature pyramid gives an objectness and a box
+for every cell of strides 8, 16 and 32, of which the best that do not overlap much stay. Each region is then described
+by what all feature maps hold at a grid of points inside it (Fast R-CNN's region features,
+https://arxiv.org/abs/1504.08083, sampled bilinearly as in https://arxiv.org/abs/1703.06870). The phrase side turns the
+query states of a routing token into one vector. A score compares the two, so phrases cost next to nothing, several
+boxes may come back, and an absent phrase gets none.
 
 Training assigns cells to boxes by task alignment (TOOD, https://arxiv.org/abs/2108.07755), with soft targets, and
-regresses boxes with generalised IoU (https://arxiv.org/abs/1902.09630).
+regresses boxes with generalised IoU (https://arxiv.org/abs/1902.09630). Regions are taught the phrases of the true box
+they overlap most, as strongly as they overlap it.
 
-Shape suffixes: B pictures, K phrases, N queries, C hidden size, E embedding, L cells of all levels, G true boxes.
+Shape suffixes: B pictures, K phrases, N queries or regions, C hidden size, E embedding, L cells of all levels, G true
+boxes, P points of a region.
 """
 
 import math
@@ -27,6 +32,9 @@ _LEVELS = 3
 _ASSIGNED_CELLS = 10  # most cells a true box is assigned to
 _ALIGNMENT_IOU_POWER = 4.0
 _LOG_SIZE_LIMIT = 4.0  # exp(4) strides either side: wider than any canvas
+_PROPOSAL_NMS_IOU = 0.7
+_REGION_IOU = 0.5  # least overlap with a true box for a region to be called what the box is called
+_POINTS = 6  # a region is described at 6 x 6 points
 
 
 @dataclass(frozen=True)
@@ -34,15 +42,23 @@ class PreparedBoxes:
     """The picture side of the box decoder.
 
     Attributes:
-        embeddings_BLE: normalised cell embeddings.
-        boxes_BL4: xyxy in the frame "unit" (0-1 of the picture).
+        regions_BN4: proposed boxes, xyxy in the frame "unit" (0-1 of the picture), best first.
+        embeddings_BNE: their descriptions.
+        proposed_BN: bool, False at the padding of pictures with fewer proposals.
+        objectness_BL: logits of all cells.
+        boxes_BL4: boxes of all cells, frame "unit".
         centres_L2, strides_L2: cell centres and cell sizes in the frame "unit".
+        sampled: the maps regions are described from, kept while training for true boxes; None otherwise.
     """
 
-    embeddings_BLE: Tensor
+    regions_BN4: Tensor
+    embeddings_BNE: Tensor
+    proposed_BN: Tensor
+    objectness_BL: Tensor
     boxes_BL4: Tensor
     centres_L2: Tensor
     strides_L2: Tensor
+    sampled: tuple[Tensor, ...] | None
 
 
 class BoxDecoder(Decoder):
@@ -50,8 +66,11 @@ class BoxDecoder(Decoder):
 
     Args:
         hidden_size: C of the query states.
-        feature_widths: channels of the three feature maps (strides 8, 16, 32), or of the only one.
+        feature_widths: channels of the feature maps, finest first. The last three (strides 8, 16, 32) make the
+            pyramid; of a single map a pyramid is built. Regions are described by all of them.
         width: channels of the pyramid and the heads.
+        embedding: E.
+        proposals: most regions of a picture.
         threshold: default least score.
         temperature: scores are sigmoid(logit / temperature); fitted on validation pictures after training.
         limit: most boxes a phrase.
@@ -63,6 +82,8 @@ class BoxDecoder(Decoder):
         hidden_size: int,
         feature_widths: Sequence[int],
         width: int = 128,
+        embedding: int = 256,
+        proposals: int = 150,
         threshold: float = 0.3,
         temperature: float = 1.0,
         limit: int = 100,
@@ -73,27 +94,36 @@ class BoxDecoder(Decoder):
             "hidden_size": hidden_size,
             "feature_widths": list(feature_widths),
             "width": width,
+            "embedding": embedding,
+            "proposals": proposals,
             "threshold": threshold,
             "temperature": temperature,
             "limit": limit,
             "nms_iou": nms_iou,
         }
-        widths = list(feature_widths) if len(feature_widths) == _LEVELS else list(feature_widths[:1]) * _LEVELS
-        self.laterals = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in widths)
+        widths = list(feature_widths)
+        pyramid_widths = widths[-_LEVELS:] if len(widths) >= _LEVELS else widths[-1:] * _LEVELS
+        self.laterals = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in pyramid_widths)
         self.smooth = nn.ModuleList(_conv_block(width) for _ in range(_LEVELS))
-        self.embedding_head = nn.Sequential(_conv_block(width), _conv_block(width), nn.Conv2d(width, width, 1))
+        self.objectness_head = nn.Sequential(_conv_block(width), nn.Conv2d(width, 1, 1))
         self.box_head = nn.Sequential(_conv_block(width), _conv_block(width), nn.Conv2d(width, 4, 1))
         self.level_scale = nn.Parameter(torch.ones(_LEVELS))
-        self.embedding_norm = nn.LayerNorm(width)
+        self.describe = _RegionDescriber(widths, embedding)
         self.phrase_head = nn.Sequential(
-            nn.LayerNorm(hidden_size), nn.Linear(hidden_size, hidden_size), nn.GELU(), nn.Linear(hidden_size, width)
+            nn.LayerNorm(hidden_size), nn.Linear(hidden_size, hidden_size), nn.GELU(), nn.Linear(hidden_size, embedding)
         )
-        self.phrase_bias = nn.Linear(width, 1)
-        # exp(scale) / sqrt(width) on a unit phrase vector and a unit-variance embedding starts near 1.
+        self.phrase_bias = nn.Linear(embedding, 1)
+        # What a sum over dimensions cannot say, such as "red and a car".
+        self.pair_head = nn.Sequential(nn.Linear(embedding, 64), nn.SiLU(), nn.Linear(64, 1))
+        # The product of a unit phrase vector and a unit-variance embedding starts near 1.
         self.logit_scale = nn.Parameter(torch.tensor(0.0))
         nn.init.zeros_(self.phrase_bias.weight)
-        # The usual prior of dense detectors: one cell in a hundred is positive.
-        nn.init.constant_(self.phrase_bias.bias, -math.log(99.0))
+        # The usual prior of dense detectors: one in a hundred is positive; of regions, one in ten.
+        nn.init.constant_(self.phrase_bias.bias, -math.log(9.0))
+        for head, prior in ((self.pair_head, 0.0), (self.objectness_head, -math.log(99.0))):
+            *_, weight, bias = head.parameters()
+            nn.init.normal_(weight, std=1e-3)
+            nn.init.constant_(bias, prior)
         *_, last = self.box_head.parameters()
         nn.init.constant_(last, 1.0)  # boxes start about six cells wide
 
@@ -102,9 +132,9 @@ class BoxDecoder(Decoder):
         return cls(hidden_size=hidden_size, feature_widths=feature_widths)
 
     def prepare(self, features: DenseFeatures) -> PreparedBoxes:
-        """Feature maps (B, C, H, W), finest first -> embeddings and boxes of all cells."""
+        """Feature maps (B, C, H, W), finest first -> described regions."""
         levels = self._pyramid(features)
-        embeddings, boxes, centres, strides = [], [], [], []
+        objectness, boxes, centres, strides = [], [], [], []
         for scale, level_BWHW in zip(self.level_scale, levels, strict=True):
             height, width = level_BWHW.shape[-2:]
             cell = level_BWHW.new_tensor([1.0 / width, 1.0 / height], dtype=torch.float32)
@@ -112,17 +142,24 @@ class BoxDecoder(Decoder):
                 torch.arange(height, device=cell.device), torch.arange(width, device=cell.device), indexing="ij"
             )
             centre_L2 = (torch.stack([xs, ys], dim=-1).reshape(-1, 2) + 0.5) * cell
-            embeddings.append(self.embedding_head(level_BWHW).flatten(2).transpose(1, 2))
+            objectness.append(self.objectness_head(level_BWHW).flatten(1).float())
             log_size_BL4 = self.box_head(level_BWHW).flatten(2).transpose(1, 2).float() * scale
             reach_BL4 = log_size_BL4.clamp(max=_LOG_SIZE_LIMIT).exp() * cell.repeat(2)
             boxes.append(torch.cat([centre_L2 - reach_BL4[..., :2], centre_L2 + reach_BL4[..., 2:]], dim=-1))
             centres.append(centre_L2)
             strides.append(cell.expand_as(centre_L2))
+        objectness_BL, boxes_BL4 = torch.cat(objectness, dim=1), torch.cat(boxes, dim=1)
+        sampled = self.describe.reduced(features)
+        regions_BN4, proposed_BN = self._propose(objectness_BL.detach(), boxes_BL4.detach())
         return PreparedBoxes(
-            embeddings_BLE=self.embedding_norm(torch.cat(embeddings, dim=1).float()),
-            boxes_BL4=torch.cat(boxes, dim=1),
+            regions_BN4=regions_BN4,
+            embeddings_BNE=self.describe(sampled, regions_BN4),
+            proposed_BN=proposed_BN,
+            objectness_BL=objectness_BL,
+            boxes_BL4=boxes_BL4,
             centres_L2=torch.cat(centres),
             strides_L2=torch.cat(strides),
+            sampled=sampled if torch.is_grad_enabled() else None,
         )
 
     def phrase_vectors(self, states_KNC: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,10 +168,11 @@ class BoxDecoder(Decoder):
         unit_KE = F.normalize(vectors_KE, dim=-1)
         return unit_KE, self.phrase_bias(unit_KE).squeeze(-1)
 
-    def logits(self, states_KNC: Tensor, embeddings_LE: Tensor) -> Tensor:
-        """(K, L) logits of phrases against the cells of one picture."""
-        unit_KE, bias_K = self.phrase_vectors(states_KNC)
-        return self.logit_scale.exp() * unit_KE @ embeddings_LE.T + bias_K[:, None]
+    def logits(self, unit_KE: Tensor, bias_K: Tensor, embeddings_NE: Tensor) -> Tensor:
+        """(K, N) logits of phrases against the regions of one picture."""
+        summed_KN = self.logit_scale.exp() * unit_KE @ embeddings_NE.T + bias_K[:, None]
+        paired_KN1: Tensor = self.pair_head(unit_KE[:, None] * embeddings_NE[None] * unit_KE.shape[1] ** 0.5)
+        return summed_KN + paired_KN1.squeeze(-1).float()
 
     @torch.no_grad()
     def decode(self, states_KNC: Tensor, prepared: PreparedBoxes, request: DecodeRequest) -> Detections:
@@ -144,13 +182,12 @@ class BoxDecoder(Decoder):
         gives no box at all.
         """
         threshold = self.settings["threshold"] if request.threshold is None else request.threshold
-        logits_KL = self.logits(states_KNC, prepared.embeddings_BLE[0])
-        scores_KL = torch.sigmoid(logits_KL / self.settings["temperature"])
-        # Four times the limit leaves room for what suppression removes.
-        kept = min(self.settings["limit"] * 4, int((scores_KL >= threshold).sum(dim=1).max()))
-        scores_KT, cells_KT = scores_KL.topk(kept, dim=1)
-        boxes_KT4 = prepared.boxes_BL4[0][cells_KT].clamp(0, 1)
+        logits_KN = self.logits(*self.phrase_vectors(states_KNC), prepared.embeddings_BNE[0])
+        scores_KN = torch.sigmoid(logits_KN / self.settings["temperature"]) * prepared.proposed_BN[0]
+        scores_KT, regions_KT = scores_KN.sort(dim=1, descending=True, stable=True)
+        boxes_KT4 = prepared.regions_BN4[0][regions_KT]
         keep_KT = (scores_KT >= threshold) & (boxes_KT4[..., 2:] > boxes_KT4[..., :2]).all(-1)
+        keep_KT &= prepared.proposed_BN[0][regions_KT]
         keep_KT &= _non_maximum(boxes_KT4, keep_KT, self.settings["nms_iou"])
         keep_KT &= keep_KT.cumsum(dim=1) <= self.settings["limit"]
         phrase_indices, ranks = keep_KT.nonzero(as_tuple=True)
@@ -167,35 +204,81 @@ class BoxDecoder(Decoder):
     def loss(
         self, states_KNC: Tensor, rows_K: Sequence[int], prepared: PreparedBoxes, targets: Sequence[BoxTargets]
     ) -> Tensor:
-        """Task-aligned classification plus generalised-IoU regression, summed over pictures, per assigned weight."""
-        class_total = states_KNC.new_zeros((), dtype=torch.float32)
-        box_total, weight_total = class_total.clone(), class_total.clone()
+        """Objectness and generalised IoU of cells, and phrases of regions; each per assigned weight, summed.
+
+        Raises:
+            RuntimeError: `prepared` was made without gradients.
+        """
+        if prepared.sampled is None:
+            raise RuntimeError("pictures for training must be prepared with gradients enabled")
+        zero = states_KNC.new_zeros((), dtype=torch.float32)
+        object_total, box_total, cell_weight, class_total, class_weight = zero, zero, zero, zero, zero
         rows = torch.as_tensor(rows_K, device=states_KNC.device)
         unit_KE, bias_K = self.phrase_vectors(states_KNC)
+        true_regions_BG4, true_embeddings_BGE = self._true_regions(prepared, targets)
         # Unbound once: indexing row by row would fill a gradient of the whole batch for each.
-        for row, (target, embeddings_LE, boxes_L4) in enumerate(
-            zip(targets, prepared.embeddings_BLE.unbind(), prepared.boxes_BL4.unbind(), strict=True)
+        for row, (target, objectness_L, boxes_L4, embeddings_NE, true_NE) in enumerate(
+            zip(
+                targets,
+                prepared.objectness_BL.unbind(),
+                prepared.boxes_BL4.unbind(),
+                prepared.embeddings_BNE.unbind(),
+                true_embeddings_BGE.unbind(),
+                strict=True,
+            )
         ):
-            mine = (rows == row).nonzero().flatten()
-            logits_KL = self.logit_scale.exp() * unit_KE[mine] @ embeddings_LE.T + bias_K[mine, None]
-            owner_L, quality_L = _assign(logits_KL, boxes_L4, target, prepared)
+            owner_L, quality_L = _assign(objectness_L, boxes_L4, target, prepared)
             taken = owner_L >= 0
-            truth_KL = torch.zeros_like(logits_KL)
             if bool(taken.any()):
-                owners = owner_L[taken]
-                truth_KL[:, taken] = target.belongs_KG[:, owners].float() * quality_L[taken]
-                giou = _paired_giou(boxes_L4[taken], target.boxes_G4[owners])
+                giou = _paired_giou(boxes_L4[taken], target.boxes_G4[owner_L[taken]])
                 box_total = box_total + ((1 - giou) * quality_L[taken]).sum()
-                weight_total = weight_total + quality_L[taken].sum()
-            class_total = class_total + _quality_focal(logits_KL, truth_KL, _trained(target, prepared)).sum()
-        weight = weight_total.clamp(min=1.0)
-        return class_total / weight + 2.0 * box_total / weight
+                cell_weight = cell_weight + quality_L[taken].sum()
+            trained_L = _trained(target, prepared.centres_L2).amin(dim=0) if len(target.belongs_KG) else torch.ones_like(quality_L)
+            # A thing that one phrase must not judge (a car, its colour unknown, for "red car") is a thing all the same.
+            judged_L = torch.where(taken, 1.0, trained_L)
+            object_total = object_total + (_quality_focal(objectness_L, quality_L) * judged_L).sum()
+
+            mine = (rows == row).nonzero().flatten()
+            count = len(target.boxes_G4)
+            regions_N4 = torch.cat([prepared.regions_BN4[row], true_regions_BG4[row, :count]])
+            known_N = torch.cat([prepared.proposed_BN[row], prepared.proposed_BN.new_ones(count)])
+            logits_KN = self.logits(unit_KE[mine], bias_K[mine], torch.cat([embeddings_NE, true_NE[:count]]))
+            truth_KN = _named(regions_N4, target)
+            trained_KN = _trained(target, (regions_N4[:, :2] + regions_N4[:, 2:]) / 2) * known_N
+            class_total = class_total + (_quality_focal(logits_KN, truth_KN) * trained_KN).sum()
+            class_weight = class_weight + (truth_KN * trained_KN).sum()
+        cells, regions = cell_weight.clamp(min=1.0), class_weight.clamp(min=1.0)
+        return object_total / cells + 2.0 * box_total / cells + 2.0 * class_total / regions
+
+    @torch.no_grad()
+    def _propose(self, objectness_BL: Tensor, boxes_BL4: Tensor) -> tuple[Tensor, Tensor]:
+        """The best boxes that do not overlap much (B, N, 4), and which of them are real (B, N)."""
+        wanted = min(self.settings["proposals"], objectness_BL.shape[1])
+        scores_BT, cells_BT = objectness_BL.topk(min(4 * wanted, objectness_BL.shape[1]), dim=1)
+        boxes_BT4 = boxes_BL4.gather(1, cells_BT[..., None].expand(-1, -1, 4)).clamp(0, 1)
+        keep_BT = _non_maximum(boxes_BT4, torch.ones_like(scores_BT, dtype=torch.bool), _PROPOSAL_NMS_IOU)
+        _, first_BN = torch.where(keep_BT, scores_BT, -torch.inf).topk(wanted, dim=1)
+        return boxes_BT4.gather(1, first_BN[..., None].expand(-1, -1, 4)), keep_BT.gather(1, first_BN)
+
+    def _true_regions(self, prepared: PreparedBoxes, targets: Sequence[BoxTargets]) -> tuple[Tensor, Tensor]:
+        """Slightly moved true boxes (B, G, 4), padded, and their descriptions (B, G, E).
+
+        They teach names before the proposals are any good, and rare things in every picture that shows them.
+        """
+        most = max(1, *(len(target.boxes_G4) for target in targets))
+        regions_BG4 = prepared.boxes_BL4.new_zeros(len(targets), most, 4)
+        for row, target in enumerate(targets):
+            sides = (target.boxes_G4[:, 2:] - target.boxes_G4[:, :2]).repeat(1, 2)
+            moved = target.boxes_G4 + 0.08 * sides * torch.randn_like(sides).clamp(-2, 2)
+            regions_BG4[row, : len(moved)] = moved.clamp(0, 1)
+        assert prepared.sampled is not None
+        return regions_BG4, self.describe(prepared.sampled, regions_BG4)
 
     def _pyramid(self, features: DenseFeatures) -> list[Tensor]:
-        maps = features.maps
-        if len(maps) == 1:
+        maps = features.maps[-_LEVELS:]
+        if len(maps) < _LEVELS:
             # One map at the tower's stride: a simple pyramid around it, as ViTDet has (arxiv.org/abs/2203.16527).
-            only = maps[0]
+            only = maps[-1]
             finer = F.interpolate(only, scale_factor=2.0, mode="bilinear", align_corners=False)
             maps = (finer, only, F.avg_pool2d(only, 2, ceil_mode=True))
         merged: list[Tensor] = []
@@ -207,30 +290,81 @@ class BoxDecoder(Decoder):
         return [smooth(level) for smooth, level in zip(self.smooth, merged, strict=True)]
 
 
+class _RegionDescriber(nn.Module):
+    """Describes boxes by what all feature maps hold at a grid of points inside them, and by their place and size."""
+
+    def __init__(self, widths: Sequence[int], embedding: int, hidden: int = 512, point_width: int = 96) -> None:
+        super().__init__()
+        reduced = [max(16, min(128, channels // 16 * 8)) for channels in widths]
+        self.reduce = nn.ModuleList(nn.Conv2d(channels, out, 1) for channels, out in zip(widths, reduced, strict=True))
+        self.point = nn.Linear(sum(reduced), point_width)
+        self.grid = nn.Linear(_POINTS**2 * point_width, hidden)
+        self.mean = nn.Linear(sum(reduced), hidden)
+        self.place = nn.Linear(6, hidden)
+        self.head = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, embedding))
+        self.norm = nn.LayerNorm(embedding)
+
+    def reduced(self, features: DenseFeatures) -> tuple[Tensor, ...]:
+        """The maps with fewer channels, to be sampled; fp32."""
+        return tuple(reduce(map_BCHW).float() for reduce, map_BCHW in zip(self.reduce, features.maps, strict=True))
+
+    def forward(self, maps: Sequence[Tensor], boxes_BN4: Tensor) -> Tensor:
+        """Reduced maps (B, C, H, W) and boxes (B, N, 4) in the frame "unit" -> (B, N, E), normalised."""
+        steps_P = (torch.arange(_POINTS, device=boxes_BN4.device) + 0.5) / _POINTS
+        low_BN2, size_BN2 = boxes_BN4[..., :2], boxes_BN4[..., 2:] - boxes_BN4[..., :2]
+        across = low_BN2[..., None] + size_BN2[..., None] * steps_P  # (B, N, 2, points a side)
+        points = torch.stack(
+            torch.broadcast_tensors(across[:, :, 0, None, :], across[:, :, 1, :, None]),  # type: ignore[no-untyped-call]
+            dim=-1,
+        ).flatten(2, 3)  # (B, N, P, 2), row-major
+        sampled = [
+            F.grid_sample(map_BCHW, points * 2 - 1, padding_mode="border", align_corners=False) for map_BCHW in maps
+        ]
+        held_BNPC = torch.cat(sampled, dim=1).permute(0, 2, 3, 1)
+        place_BN6 = torch.cat([boxes_BN4, size_BN2.clamp(min=1e-3).log() / 3], dim=-1)
+        hidden = (
+            self.grid(F.silu(self.point(held_BNPC)).flatten(2))
+            + self.mean(held_BNPC.mean(dim=2))
+            + self.place(place_BN6)
+        )
+        described: Tensor = self.norm(self.head(hidden).float())
+        return described
+
+
 def _conv_block(width: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.GroupNorm(16, width), nn.SiLU())
 
 
-def _quality_focal(logits_KL: Tensor, truth_KL: Tensor, trained_KL: Tensor) -> Tensor:
-    """Quality focal loss (https://arxiv.org/abs/2006.04388), beta 2, with soft targets."""
-    error = (truth_KL - torch.sigmoid(logits_KL)).abs().square()
-    return F.binary_cross_entropy_with_logits(logits_KL, truth_KL, reduction="none") * error * trained_KL
+def _quality_focal(logits: Tensor, truth: Tensor) -> Tensor:
+    """Quality focal loss (https://arxiv.org/abs/2006.04388), beta 2, with soft targets; elementwise."""
+    error = (truth - torch.sigmoid(logits)).abs().square()
+    return F.binary_cross_entropy_with_logits(logits, truth, reduction="none") * error
 
 
 @torch.no_grad()
-def _trained(target: BoxTargets, prepared: PreparedBoxes) -> Tensor:
-    """(K, L) float, 0 where a phrase's cells lie in a region to ignore."""
-    centres = prepared.centres_L2
-    trained_KL = centres.new_ones(target.belongs_KG.shape[0], len(centres))
+def _trained(target: BoxTargets, centres_N2: Tensor) -> Tensor:
+    """(K, N) float, 0 where a centre lies in a region to ignore for the phrase."""
+    trained_KN = centres_N2.new_ones(target.belongs_KG.shape[0], len(centres_N2))
     if len(target.ignored_M4):
         low, high = target.ignored_M4[:, None, :2], target.ignored_M4[:, None, 2:]
-        inside_ML = ((centres > low) & (centres < high)).all(-1).float()
-        trained_KL -= torch.zeros_like(trained_KL).index_add_(0, target.ignored_phrase_M, inside_ML).clamp(max=1)
-    return trained_KL
+        inside_MN = ((centres_N2 > low) & (centres_N2 < high)).all(-1).float()
+        trained_KN -= torch.zeros_like(trained_KN).index_add_(0, target.ignored_phrase_M, inside_MN).clamp(max=1)
+    return trained_KN
 
 
 @torch.no_grad()
-def _assign(logits_KL: Tensor, boxes_L4: Tensor, target: BoxTargets, prepared: PreparedBoxes) -> tuple[Tensor, Tensor]:
+def _named(regions_N4: Tensor, target: BoxTargets) -> Tensor:
+    """(K, N) soft targets: a region is called what the true box it overlaps most is called, as much as it overlaps."""
+    if not len(target.boxes_G4):
+        return regions_N4.new_zeros(target.belongs_KG.shape[0], len(regions_N4))
+    overlap_N, owner_N = _pairwise_iou(target.boxes_G4, regions_N4).max(dim=0)
+    return target.belongs_KG[:, owner_N].float() * torch.where(overlap_N >= _REGION_IOU, overlap_N, 0.0)
+
+
+@torch.no_grad()
+def _assign(
+    objectness_L: Tensor, boxes_L4: Tensor, target: BoxTargets, prepared: PreparedBoxes
+) -> tuple[Tensor, Tensor]:
     """Task-aligned assignment: for each cell the index of its true box (-1 for none) and its soft target."""
     truth_G4, cells = target.boxes_G4, len(boxes_L4)
     owner_L = torch.full((cells,), -1, dtype=torch.long, device=boxes_L4.device)
@@ -243,12 +377,8 @@ def _assign(logits_KL: Tensor, boxes_L4: Tensor, target: BoxTargets, prepared: P
     reach = torch.maximum((truth_G4[:, 2:] - truth_G4[:, :2]) / 2, finest)
     inside_GL = ((prepared.centres_L2 - middle[:, None]).abs() < reach[:, None]).all(-1)
     iou_GL = _pairwise_iou(truth_G4, boxes_L4)
-    # A box that no phrase names still teaches the regression: its score counts as 1.
-    named_G = target.belongs_KG.any(dim=0)
-    probability_KL = torch.sigmoid(logits_KL)
-    score_GL = torch.where(target.belongs_KG.T[:, :, None], probability_KL[None], -1.0).amax(dim=1).clamp(min=1e-4)
-    score_GL = torch.where(named_G[:, None], score_GL, 1.0)
-    aligned_GL = score_GL.sqrt() * iou_GL.clamp(min=1e-3) ** _ALIGNMENT_IOU_POWER * inside_GL
+    score_L = torch.sigmoid(objectness_L).clamp(min=1e-4)
+    aligned_GL = score_L.sqrt() * iou_GL.clamp(min=1e-3) ** _ALIGNMENT_IOU_POWER * inside_GL
     best, columns = aligned_GL.topk(min(_ASSIGNED_CELLS, cells), dim=1)
     chosen_GL = torch.zeros_like(inside_GL).scatter_(1, columns, best > 0)
     contested = torch.where(chosen_GL, iou_GL + 1e-6, torch.zeros_like(iou_GL))

@@ -11,11 +11,23 @@ from PIL import Image
 from vision_agent import CheckpointError, ConfigError, VisionAgent
 from vision_agent.backbone import Backbone
 from vision_agent.hardware import choose_dtype
+from vision_agent.tower import PYRAMID_STRIDES, LiteTower, LiteTowerConfig
 
 
 def noise(width: int, height: int) -> Image.Image:
     rng = np.random.default_rng(width * height)
     return Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+def test_the_small_tower_gives_four_maps_and_the_grid_of_the_third() -> None:
+    config = LiteTowerConfig()
+    tower = LiteTower(config).eval()
+    with torch.no_grad():
+        seen = tower(torch.randn(2, 3, 64, 96))
+    shapes = [tuple(map_BCHW.shape) for map_BCHW in seen.feature_maps]
+    expected = zip(config.pyramid_widths, PYRAMID_STRIDES, strict=True)
+    assert shapes == [(2, width, 64 // stride, 96 // stride) for width, stride in expected]
+    assert seen.last_hidden_state.shape == (2, 4 * 6, config.hidden_size)
 
 
 def test_tiles_are_the_resized_picture_row_by_row_with_the_thumbnail_last(backbone: Backbone) -> None:

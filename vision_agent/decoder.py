@@ -16,7 +16,7 @@ class DenseFeatures:
     """Feature maps of whole pictures, finest first, each (B, C, H, W).
 
     A map covers the model's input canvas edge to edge, so its cells and `geometry`'s frame "map" agree. InternViT
-    gives one map (tile features before pixel shuffle, stitched); the small tower of the default gives three.
+    gives one map (tile features before pixel shuffle, stitched); the small tower of the default gives four.
     """
 
     maps: tuple[Tensor, ...]

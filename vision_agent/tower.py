@@ -5,7 +5,8 @@ InternVL builds its tower with `AutoModel.from_config(config.vision_config)` and
 `InternVLForConditionalGeneration`, without patching, whose image side is a pretrained convolutional network.
 
 * `last_hidden_state` is the stride-16 grid in row-major order, so pixel shuffle and the projector follow unchanged.
-* `feature_maps` keeps the stride 8, 16 and 32 maps for the decoders.
+* `feature_maps` keeps the stride 4, 8, 16 and 32 maps for the decoders. The finest is the stem's: ImageNet's later
+  features forget colours, the stem's filters do not.
 * Batch norm is folded into the convolutions: the pretrained statistics are frozen anyway, and inference and training
   both lose a third of their memory traffic.
 
@@ -35,7 +36,8 @@ _BASE_STAGES = (
 )
 # Stages whose output ends a resolution: strides 8, 16, 32.
 _PYRAMID_STAGES = (2, 4, 6)
-PYRAMID_STRIDES = (8, 16, 32)
+PYRAMID_STRIDES = (4, 8, 16, 32)
+_STEM_WIDTH = 32
 
 
 class LiteTowerConfig(PreTrainedConfig):
@@ -60,8 +62,8 @@ class LiteTowerConfig(PreTrainedConfig):
 
     @property
     def pyramid_widths(self) -> tuple[int, ...]:
-        """Channels of the three feature maps, strides 8, 16 and 32."""
-        return tuple(_scaled_width(_BASE_STAGES[stage][4], self.width) for stage in _PYRAMID_STAGES)
+        """Channels of the four feature maps, strides 4, 8, 16 and 32."""
+        return _STEM_WIDTH, *(_scaled_width(_BASE_STAGES[stage][4], self.width) for stage in _PYRAMID_STAGES)
 
 
 @dataclass
@@ -71,7 +73,7 @@ class LiteTowerOutput(ModelOutput):
     Attributes:
         last_hidden_state: (B, N, hidden_size), row-major stride-16 grid.
         pooler_output: filled by InternVL with the projected image tokens.
-        feature_maps: three (B, C, H, W) maps, strides 8, 16, 32.
+        feature_maps: four (B, C, H, W) maps, strides 4, 8, 16, 32.
     """
 
     last_hidden_state: Tensor | None = None
@@ -92,8 +94,8 @@ class LiteTower(PreTrainedModel):
 
     def __init__(self, config: LiteTowerConfig) -> None:
         super().__init__(config)
-        self.stem = nn.Conv2d(3, 32, 3, stride=2, bias=True)
-        stages, in_width = [], 32
+        self.stem = nn.Conv2d(3, _STEM_WIDTH, 3, stride=2, bias=True)
+        stages, in_width = [], _STEM_WIDTH
         for number, (repeats, kernel, stride, expansion, base_width) in enumerate(_BASE_STAGES):
             out_width = _scaled_width(base_width, config.width)
             # EfficientNet-Lite keeps the first and last stage at their base depth.
@@ -104,16 +106,16 @@ class LiteTower(PreTrainedModel):
             stages.append(nn.Sequential(*blocks))
             in_width = out_width
         self.stages = nn.ModuleList(stages)
-        fine, middle, coarse = config.pyramid_widths
+        _, fine, middle, coarse = config.pyramid_widths
         self.merge_fine = nn.Conv2d(fine * 4, config.hidden_size, 1)
         self.merge_middle = nn.Conv2d(middle, config.hidden_size, 1)
         self.merge_coarse = nn.Conv2d(coarse, config.hidden_size, 1)
         self.post_init()  # type: ignore[no-untyped-call]
 
     def feature_pyramid(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3, H, W) pixels scaled to (x - 127) / 128 -> maps of strides 8, 16 and 32."""
-        maps = []
+        """(B, 3, H, W) pixels scaled to (x - 127) / 128 -> maps of strides 4, 8, 16 and 32."""
         x_BCHW = F.relu6(self.stem(_pad_same(pixel_values, 3, 2)))
+        maps = [F.avg_pool2d(x_BCHW, 2)]
         for number, stage in enumerate(self.stages):
             x_BCHW = stage(x_BCHW)
             if number in _PYRAMID_STAGES:
@@ -123,7 +125,7 @@ class LiteTower(PreTrainedModel):
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> LiteTowerOutput:
         """See `LiteTowerOutput`. `pixel_values`: (B, 3, H, W), H and W multiples of 32, scaled to (x - 127) / 128."""
         maps = self.feature_pyramid(pixel_values.contiguous(memory_format=torch.channels_last))
-        fine, middle, coarse = maps
+        _, fine, middle, coarse = maps
         grid = (
             self.merge_middle(middle)
             + self.merge_fine(F.pixel_unshuffle(fine, 2))

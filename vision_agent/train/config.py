@@ -2,8 +2,9 @@
 
 import tomllib
 from pathlib import Path
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from vision_agent.errors import ConfigError
 
@@ -38,8 +39,17 @@ class DataSection(_Section):
 
 
 class StageSection(_Section):
-    """One stage of training."""
+    """One stage of training.
 
+    Attributes:
+        name: names the stage in the log.
+        kind: `"text"`, without pictures, or `"pictures"`: pictures, text and boxes together.
+        tile: side of the pictures in pixels, None for the model's own; smaller ones teach names faster.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    kind: Literal["text", "pictures"]
+    tile: int | None = Field(default=None, ge=64, multiple_of=32)
     steps: int = Field(ge=1)
     batch: int = Field(ge=1)
     rate: float = Field(gt=0)
@@ -49,17 +59,36 @@ class StageSection(_Section):
     weight_decay: float = Field(default=0.05, ge=0)
     ema: float = Field(default=0.998, ge=0, lt=1)
 
+    @model_validator(mode="after")
+    def _tile_fits_kind(self) -> "StageSection":
+        if self.kind == "text" and self.tile is not None:
+            raise ValueError(f"stage {self.name!r} has no pictures, so it takes no `tile`")
+        return self
+
 
 class TrainConfig(_Section):
-    """A whole recipe: `language` (text alone), then `joint` (pictures, text and boxes together)."""
+    """A whole recipe.
+
+    Attributes:
+        init: folder of a checkpoint to start from, relative to the recipe; weights of the same name and shape are
+            taken. None starts with random language weights and a tower pretrained on ImageNet.
+        stages: run in order.
+    """
 
     seed: int = 0
     save_minutes: float = Field(default=5.0, gt=0)
     workers: int = Field(default=2, ge=0)
+    init: Path | None = None
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
-    language: StageSection
-    joint: StageSection
+    stages: tuple[StageSection, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "TrainConfig":
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"stages need different names, got {names!r}")
+        return self
 
 
 def read_config(path: str | Path) -> TrainConfig:
@@ -72,10 +101,16 @@ def read_config(path: str | Path) -> TrainConfig:
     if not path.is_file():
         raise ConfigError(f"the recipe {str(path)!r} is not a file")
     try:
-        return TrainConfig.model_validate(tomllib.loads(path.read_text("utf-8")))
+        config = TrainConfig.model_validate(tomllib.loads(path.read_text("utf-8")))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"the recipe {str(path)!r} is not valid TOML: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ConfigError(f"the recipe {str(path)!r}: `{where}`: {first['msg']}, got {first['input']!r}") from error
+    if config.init is None:
+        return config
+    init = (path.parent / config.init).resolve()
+    if not (init / "config.json").is_file():
+        raise ConfigError(f"the recipe {str(path)!r}: `init` names {str(init)!r}, which is no checkpoint folder")
+    return config.model_copy(update={"init": init})

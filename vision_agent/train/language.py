@@ -41,7 +41,7 @@ class NameTeacher(nn.Module):
 class LanguageMix:
     """Rows of the text-only stage, by number like the pictures'."""
 
-    def __init__(self, seed: int, names: Sequence[str], captions: Sequence[str], phrases: int = 16) -> None:
+    def __init__(self, seed: tuple[int, ...], names: Sequence[str], captions: Sequence[str], phrases: int = 16) -> None:
         self._seed = seed
         self._names = list(names)
         self._captions = list(captions)
@@ -49,7 +49,7 @@ class LanguageMix:
 
     def row(self, number: int) -> tuple[list[str], list[Exchange]]:
         """Names to be told apart, and exchanges."""
-        rng = np.random.default_rng((self._seed, 1, number))
+        rng = np.random.default_rng((*self._seed, number))
         names = [self._names[index] for index in rng.choice(len(self._names), self._phrases, replace=False)]
         exchanges = [self._routed(rng) for _ in range(4)]
         if self._captions:
@@ -64,12 +64,12 @@ class LanguageMix:
             phrase = f"{COLOURS[rng.integers(len(COLOURS))]} {phrase}"
         elif kind < 0.5:
             phrase = words.plural(phrase)
-        elif kind < 0.75 and self._captions:
+        elif kind < 0.8 and self._captions:
             # Any words at all: copying must not depend on knowing the thing.
             told = self._captions[rng.integers(len(self._captions))].lower().rstrip(". ").split()
             start = int(rng.integers(0, max(1, len(told) - 3)))
             phrase = " ".join(told[start : start + int(rng.integers(1, 6))])
-        return Exchange(words.WHERE[rng.integers(len(words.WHERE))].format(phrase), phrase, "det")
+        return Exchange(words.where_request(phrase, rng), phrase, "det")
 
 
 def corpus(names: Sequence[str], captions: Sequence[str]) -> list[str]:

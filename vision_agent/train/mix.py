@@ -1,7 +1,7 @@
 """The stream of training samples: which picture comes next, by its number alone.
 
-Sample `i` is drawn with a generator seeded by (seed, i), so a resumed run continues with exactly the samples that the
-killed one would have seen.
+Sample `i` is drawn with a generator seeded by (seed, stage, i), so a resumed run continues with exactly the samples
+that the killed one would have seen.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, Sampler
 
 from vision_agent.train import phrases as words
 from vision_agent.train.compose import SceneMaker, plain_background, without_names
-from vision_agent.train.config import TrainConfig
+from vision_agent.train.config import DataSection
 from vision_agent.train.samples import Sample, make_sample
 from vision_agent.train.scene import Scene, flipped, mosaic, random_frame, window
 from vision_agent.train.sources import CocoPhotos, Cutouts, PictureArchive, split_of
@@ -50,12 +50,17 @@ class Pictures:
 
 
 class TrainingMix(Dataset[Sample]):
-    """Sample number -> sample."""
+    """Sample number -> sample.
 
-    def __init__(self, folder: Path, config: TrainConfig) -> None:
+    Args:
+        shares: how often each kind of picture is drawn.
+        side: of the samples, in pixels.
+        seed: the samples follow from it and their number.
+    """
+
+    def __init__(self, folder: Path, shares: DataSection, side: int, seed: tuple[int, ...]) -> None:
         self._pictures = Pictures(folder, "train")
-        self._config = config
-        shares = config.data
+        self._side, self._seed, self._phrases = side, seed, shares.phrases
         self._kinds = {
             "photo": shares.photos,
             "mosaic": shares.mosaics,
@@ -65,11 +70,10 @@ class TrainingMix(Dataset[Sample]):
         }
 
     def __getitem__(self, number: int) -> Sample:
-        rng = np.random.default_rng((self._config.seed, number))
+        rng = np.random.default_rng((*self._seed, number))
         shares = np.array(list(self._kinds.values()))
         kind = list(self._kinds)[rng.choice(len(shares), p=shares / shares.sum())]
-        side = self._config.model.tile
-        return make_sample(self._scene(kind, side, rng), side, rng, self._config.data.phrases)
+        return make_sample(self._scene(kind, self._side, rng), self._side, rng, self._phrases)
 
     def _scene(self, kind: str, side: int, rng: np.random.Generator) -> Scene:
         pictures = self._pictures

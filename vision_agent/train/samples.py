@@ -66,11 +66,11 @@ def make_sample(
     pixels = np.array(image.resize((side, side), Image.Resampling.BILINEAR))
     scale = np.array([*scene.image.size, *scene.image.size], dtype=np.float32)
     present = present_phrases(scene, rng)
-    colours = colour_phrases(scene)
+    colours = colour_phrases(scene, rng)
     absent = absent_phrases(scene, rng, max(3, most_phrases - len(present)))
     rng.shuffle(present)
     rng.shuffle(colours)
-    asked = (present[:9] + colours[:4] + absent)[:most_phrases]
+    asked = (present[:8] + colours[:6] + absent)[:most_phrases]
     return Sample(
         pixels=torch.from_numpy(pixels),
         boxes=scene.boxes / scale,
@@ -99,9 +99,10 @@ def present_phrases(scene: Scene, rng: np.random.Generator | None = None) -> lis
     return phrases
 
 
-def colour_phrases(scene: Scene) -> list[PhraseTarget]:
+def colour_phrases(scene: Scene, rng: np.random.Generator) -> list[PhraseTarget]:
     """For things of known colour: the right colour, and a wrong one of the same thing."""
     phrases = []
+    everywhere = {str(colour) for colour in scene.colours if colour}
     for name in sorted(set(scene.names)):
         mine = [index for index, other in enumerate(scene.names) if other == name]
         known = {scene.colours[index] for index in mine} - {None}
@@ -112,9 +113,11 @@ def colour_phrases(scene: Scene) -> list[PhraseTarget]:
         for colour in sorted(str(colour) for colour in known):
             owned = tuple(index for index in mine if scene.colours[index] == colour)
             phrases.append(PhraseTarget(f"{colour} {name}", owned, ignored))
-        wrong = [colour for colour in COLOURS if colour not in known]
-        # A neighbouring colour may be argued about; the farthest in the list is safe enough.
-        phrases.append(PhraseTarget(f"{wrong[len(phrases) * 5 % len(wrong)]} {name}", (), ignored))
+        # A colour that something else here has tells whether both words were read.
+        wrong = sorted(everywhere - known)
+        if not wrong or rng.random() < 0.3:
+            wrong = [colour for colour in COLOURS if colour not in known]
+        phrases.append(PhraseTarget(f"{wrong[rng.integers(len(wrong))]} {name}", (), ignored))
     return phrases
 
 
@@ -147,7 +150,7 @@ def exchanges(
         pool = routed if routed and rng.random() < 0.75 else absent
         if pool:
             target = pool[rng.integers(len(pool))]
-            made.append(Exchange(one(words.WHERE).format(target.phrase), target.phrase, "det", target))
+            made.append(Exchange(words.where_request(target.phrase, rng), target.phrase, "det", target))
     if scene.names:
         name = scene.names[rng.integers(len(scene.names))]
         if not _regions(scene, {name}):
@@ -157,9 +160,15 @@ def exchanges(
         only = [index for index, other in enumerate(scene.names) if other == name]
         if len(only) == 1 and scene.colours[only[0]]:
             made.append(Exchange(one(words.COLOUR).format(name), str(scene.colours[only[0]])))
-    if rng.random() < 0.5 and scene.names:
+    # Where one of unknown colour is there too, "no" might be wrong.
+    sure = [phrase for phrase in colours if phrase.owned or not phrase.ignored]
+    if sure and rng.random() < 0.5:
+        asked = sure[rng.integers(len(sure))]
+        colour, name = asked.phrase.split(" ", 1)
+        made.append(Exchange(one(words.OF_COLOUR).format(colour, name), "yes" if asked.owned else "no"))
+    if scene.names and absent:
+        # Both answers on every picture: what is trained is to look, not how often the answer is yes.
         made.append(Exchange(one(words.PRESENCE).format(scene.names[rng.integers(len(scene.names))]), "yes"))
-    elif absent:
         made.append(Exchange(one(words.PRESENCE).format(absent[rng.integers(len(absent))].phrase), "no"))
     if scene.captions:
         caption = scene.captions[rng.integers(len(scene.captions))].lower().rstrip(". ")

@@ -1,6 +1,6 @@
-"""Trains a small model from a recipe: text first, then pictures, text and boxes together.
+"""Trains a small model from a recipe: stages of text alone, and of pictures, text and boxes together.
 
-Both stages run the expansion that inference runs (`routing.arrange`), teacher-forced. A killed run resumes exactly:
+All stages run the expansion that inference runs (`routing.arrange`), teacher-forced. A killed run resumes exactly:
 samples follow from their number, and model, optimiser, average and step are saved together.
 """
 
@@ -10,10 +10,12 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -34,7 +36,6 @@ from vision_agent.train.mix import NumberedFrom, Pictures, TrainingMix
 from vision_agent.train.sources import read_text_vectors
 
 DETECT = RouteSpec(token="[DET]", decoder="box", num_queries=4)
-_STAGES = ("language", "joint")
 
 
 def train(
@@ -56,8 +57,8 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, config)
     run = _Run(config, data, out, choose_device(device))
-    for name in _STAGES:
-        run.stage(name, on_step or (lambda: None))
+    for number in range(len(config.stages)):
+        run.stage(number, on_step or (lambda: None))
     return run.export()
 
 
@@ -76,6 +77,8 @@ class _Run:
         self.route: Route = new_route(self.backbone, DETECT, generator)
         teacher = NameTeacher(self.backbone.hidden_size, names, vectors)
         self.parts = nn.ModuleDict({"model": self.backbone.model, "route": self.route, "teacher": teacher}).to(device)
+        if config.init is not None:
+            self._log({"init": str(config.init), "new": _warm_start(self.parts, config.init)})
         self.average = {name: tensor.clone() for name, tensor in self.parts.state_dict().items()}
         self.finished: list[str] = []
         self.resumed: dict[str, Any] | None = None
@@ -86,10 +89,11 @@ class _Run:
             self.average = self.resumed["average"]
             self.finished = self.resumed["finished"]
 
-    def stage(self, name: str, on_step: Callable[[], None]) -> None:
+    def stage(self, number: int, on_step: Callable[[], None]) -> None:
+        settings = self.config.stages[number]
+        name = settings.name
         if name in self.finished:
             return
-        settings: StageSection = getattr(self.config, name)
         optimiser = torch.optim.AdamW(_groups(self.parts, settings), betas=(0.9, 0.99))
         base_rates = [group["lr"] for group in optimiser.param_groups]
         start = 0
@@ -100,12 +104,14 @@ class _Run:
             self.average = {key: tensor.clone() for key, tensor in self.parts.state_dict().items()}
         self.parts.train()
         saved = time.monotonic()
-        batches = self._language_batches(start) if name == "language" else self._picture_batches(start)
+        batches = self._batches(number, start)
         bar = tqdm(batches, desc=name, initial=start, total=settings.steps, mininterval=5)
         for step, batch in enumerate(bar, start):
             rate = _schedule(step, settings)
             for group, base in zip(optimiser.param_groups, base_rates, strict=True):
                 group["lr"] = base * rate
+            # What a step draws itself follows from its number too: the decoder moves true boxes a little.
+            torch.manual_seed(int(np.random.SeedSequence((self.config.seed, number, step)).generate_state(1)[0]))
             losses = self._losses(batch)
             total = torch.stack(list(losses.values())).sum()
             if not bool(torch.isfinite(total)):
@@ -166,11 +172,19 @@ class _Run:
             losses["boxes"] = route.spec.loss_weight * boxes
         return losses
 
-    def _picture_batches(self, start: int) -> Iterator[Batch]:
-        settings = self.config.joint
-        collate = Collator(self.backbone, self.route, self.backbone.tokens_per_tile)
-        loader = DataLoader(
-            TrainingMix(self.data, self.config),
+    def _batches(self, number: int, start: int) -> Iterator[Batch]:
+        """What a stage still has to see. Samples differ from stage to stage."""
+        settings, seed = self.config.stages[number], (self.config.seed, number)
+        if settings.kind == "text":
+            collate = Collator(self.backbone, self.route, 0)
+            mix = LanguageMix(seed, self.names, self.captions)
+            for step in range(start, settings.steps):
+                yield collate.text_only([mix.row(step * settings.batch + index) for index in range(settings.batch)])
+            return
+        side = settings.tile or self.config.model.tile
+        collate = Collator(self.backbone, self.route, (side // 32) ** 2)
+        yield from DataLoader(
+            TrainingMix(self.data, self.config.data, side, seed),
             batch_size=settings.batch,
             sampler=NumberedFrom(start * settings.batch, settings.steps * settings.batch),
             num_workers=self.config.workers,
@@ -178,14 +192,6 @@ class _Run:
             worker_init_fn=_one_thread,
             prefetch_factor=4 if self.config.workers else None,
         )
-        yield from loader
-
-    def _language_batches(self, start: int) -> Iterator[Batch]:
-        settings = self.config.language
-        collate = Collator(self.backbone, self.route, 0)
-        mix = LanguageMix(self.config.seed, self.names, self.captions)
-        for step in range(start, settings.steps):
-            yield collate.text_only([mix.row(step * settings.batch + index) for index in range(settings.batch)])
 
     @torch.no_grad()
     def _follow(self, decay: float, step: int) -> None:
@@ -215,6 +221,8 @@ class _Run:
             file.write(json.dumps(line) + "\n")
 
     def _tokenizer(self) -> PreTrainedTokenizerFast:
+        if self.config.init is not None:
+            return cast(PreTrainedTokenizerFast, PreTrainedTokenizerFast.from_pretrained(self.config.init))
         folder = self.out / "tokenizer"
         if not folder.exists():
             trained = train_tokenizer(corpus(self.names, self.captions), self.config.model.vocabulary)
@@ -222,6 +230,18 @@ class _Run:
         tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
         assert tokenizer.convert_tokens_to_ids(IMAGE_CONTEXT) is not None
         return tokenizer
+
+
+def _warm_start(parts: nn.ModuleDict, folder: Path) -> list[str]:
+    """Take all weights of a checkpoint whose name and shape fit; returns the names of those that start anew."""
+    given = {f"model.{name}": tensor for name, tensor in load_file(folder / "model.safetensors").items()}
+    for path in sorted((folder / "adapters").glob("*/adapter.safetensors")):
+        given |= {f"route.{name}": tensor for name, tensor in load_file(path).items()}
+    own = parts.state_dict()
+    fitting = {name: tensor for name, tensor in given.items() if name in own and own[name].shape == tensor.shape}
+    parts.load_state_dict(fitting, strict=False)
+    tied = {"model.lm_head.weight"} if "model.lm_head.weight" not in given else set()
+    return sorted(set(own) - set(fitting) - tied)
 
 
 def _groups(parts: nn.ModuleDict, settings: StageSection) -> list[dict[str, Any]]:
@@ -281,8 +301,10 @@ def _draw_curve(out: Path) -> None:
     import matplotlib.pyplot as plt
 
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text("utf-8").splitlines()]
-    figure, axes = plt.subplots(1, len(_STAGES), figsize=(12, 4))
-    for axis, stage in zip(axes, _STAGES, strict=True):
+    lines = [line for line in lines if "stage" in line]
+    stages = list(dict.fromkeys(line["stage"] for line in lines))
+    figure, axes = plt.subplots(1, len(stages), figsize=(6 * len(stages), 4), squeeze=False)
+    for axis, stage in zip(axes[0], stages, strict=True):
         mine = [line for line in lines if line["stage"] == stage]
         for key in sorted({key for line in mine for key in line} - {"stage", "step"}):
             values = torch.tensor([line[key] for line in mine])
