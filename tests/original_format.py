@@ -399,7 +399,7 @@ def _language(state: State, text: Config, x: Tensor) -> Tensor:
 
 # Tokenizers ----------------------------------------------------------------------------------------------------------
 
-_TEXTS = [
+TEXTS = [
     "Where is the red car? The red car is on the left of the street.",
     "Describe the picture in detail. A dog and a cat sit on the grass, and two people walk by.",
     "system\nuser\nassistant\nFrame1: Frame2: Image-1: Image-2: What is written on the sign? 12345 67890",
@@ -413,7 +413,7 @@ _TEXTS = [
 def _sentencepiece(size: int, dummy_prefix: bool, trims: bool, spare: int) -> bytes:
     written = BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(_TEXTS * 4),
+        sentence_iterator=iter(TEXTS * 4),
         model_writer=written,
         model_type="bpe",
         vocab_size=size,
@@ -532,7 +532,7 @@ def _byte_pairs() -> tuple[list[str], list[tuple[str, str]]]:
     characters = _byte_characters()
     words = [
         [characters[byte] for byte in word.encode()]
-        for text in _TEXTS
+        for text in TEXTS
         for word in regex.findall(_WORDS, unicodedata.normalize("NFC", text))
     ]
     vocabulary: list[str] = list(characters.values())

@@ -192,6 +192,14 @@ def test_settings_come_from_the_config() -> None:
     assert (still.min_tiles, still.max_tiles, still.dynamic) == (1, 1, False)
 
 
+def test_absent_settings_are_those_of_the_official_code() -> None:
+    content = official.tiny_config("qwen2")
+    for name in ("ps_version", "dynamic_image_size", "use_thumbnail", "max_dynamic_patch", "force_image_size"):
+        del content[name]
+    settings = read_settings(content)
+    assert (settings.ps_version, settings.dynamic, settings.thumbnail, settings.tile_size) == ("v1", False, False, 28)
+
+
 def test_a_native_config_is_not_original() -> None:
     assert not is_original({"architectures": ["InternVLForConditionalGeneration"], "model_type": "internvl"})
     assert is_original({"architectures": ["InternVLChatModel"]})
@@ -370,9 +378,12 @@ def test_ids_of_random_text(tmp_path: Path, family: str) -> None:
     official.write_tokenizer(tmp_path, family)
     tokenizer = load_tokenizer(tmp_path)
     choices = [*"abc de fghij \n\t.,?!0123 你是书生<>|▁éñ", "<|im_start|>", "<|im_end|>", "<|end|>", "<img>", " the"]
-    source = random.Random(0)
+    source, corpus = random.Random(0), "".join(official.TEXTS)
     for _ in range(60):
-        text = "".join(source.choice(choices) for _ in range(source.randint(2, 40)))
+        # Single characters seldom merge: pieces of real sentences, cut anywhere, are what tells orders of merging.
+        pieces = [source.choice(choices) for _ in range(source.randint(2, 20))]
+        pieces += [corpus[start : start + 12] for start in source.sample(range(len(corpus)), 6)]
+        text = "".join(source.sample(pieces, len(pieces)))
         assert tokenizer(text)["input_ids"] == official.official_ids(tmp_path, text), repr(text)
 
 

@@ -488,7 +488,9 @@ class VisionAgent:
             )
             for phrase in phrases
         ]
-        options = GenerationOptions(max_new_tokens=_GROUNDING_TOKENS)
+        # A list of boxes that is cut off still holds the boxes before the cut.
+        room = min(self._responder.room(conversation) for conversation in conversations)
+        options = GenerationOptions(max_new_tokens=max(1, min(_GROUNDING_TOKENS, room)))
         written, seen = self._responder.write(conversations, options, self._forbidden())
         answers = []
         for ids, logprobs in zip(written.answers, written.logprobs, strict=True):

@@ -1,7 +1,7 @@
 """Prompts: conversations with pictures, as text and as token ids.
 
 A question may say where its pictures go with `<image>`; the placeholders of a conversation are filled from left to
-right. What a user types is text, never a special token: a `<|im_end|>` in a question does not end it.
+right. What a user types is text, never a control token: a `<|im_end|>` in a question does not end it.
 """
 
 import re
@@ -13,6 +13,8 @@ from vision_agent.errors import CheckpointError, InputError
 
 IMAGE_START, IMAGE_END, IMAGE_CONTEXT = "<img>", "</img>", "<IMG_CONTEXT>"
 PLACEHOLDER = "<image>"
+# InternVL's markup for grounding, which its authors document for questions. It controls nothing, so users may type it.
+_MARKUP = frozenset({"<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"})
 # Private-use characters stand for what users wrote while a template is rendered; no template changes them.
 _MARK = "\ue000"
 _MARKED = re.compile(f"{_MARK}(\\d+){_MARK}")
@@ -64,7 +66,7 @@ class PromptWriter:
         self._render = render
         self._name = name
         self._context_id = tokenizer.convert_tokens_to_ids(IMAGE_CONTEXT)
-        specials = sorted((token for token in tokenizer.get_added_vocab() if token), key=len, reverse=True)
+        specials = sorted(set(tokenizer.get_added_vocab()) - _MARKUP - {""}, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, specials)))
         # A tokenizer that begins every piece with a space makes the same tokens of a phrase wherever it stands, if it
         # is read as a piece of its own.

@@ -67,6 +67,11 @@ class Responder:
         """A picture's entry in the cache; encoded if it is not there."""
         return self.images.get(picture, self.backbone.encode_image, max_tiles)
 
+    def room(self, conversation: Conversation) -> int:
+        """Tokens that the model's context leaves for the answer."""
+        counts = self._picture_tokens(conversation)
+        return self.backbone.context - len(self.backbone.prompt(conversation.turns, counts).ids)
+
     def write(
         self,
         conversations: Sequence[Conversation],
