@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from PIL import Image
 from transformers import (
-    AutoProcessor,
+    AutoTokenizer,
     GenerationConfig,
+    GotOcr2ImageProcessorPil,
     InternVLConfig,
     InternVLForConditionalGeneration,
-    InternVLProcessor,
 )
 
 from vision_agent import GenerationOptions, VisionAgent
@@ -37,32 +37,33 @@ QUESTIONS = ["what is it?", "how many are there?", "what colour is the car?", "i
 
 
 class Transformers:
-    """What a user writes without this package: processor, chat template, `generate`."""
+    """What a user writes without this package: picture processor, chat template, `generate`.
+
+    transformers' `InternVLProcessor` needs torchvision; the lines of it that put picture tokens into the text are
+    written out here, with its picture processor for PIL.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.processor: InternVLProcessor = AutoProcessor.from_pretrained(folder)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+        self.pictures = GotOcr2ImageProcessorPil.from_pretrained(folder)
         self.model = InternVLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
 
-    def answer(self, conversations: list[list[dict[str, object]]], tokens: int) -> list[str]:
-        inputs = self.processor.apply_chat_template(
-            conversations,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            padding=True,
-        )
-        settings = GenerationConfig(
-            max_new_tokens=tokens, do_sample=False, suppress_tokens=self._ends(), pad_token_id=0
-        )
+    def answer(self, conversation: list[dict[str, object]], images: list[Image.Image], tokens: int) -> str:
+        text = self.tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+        seen = self.pictures(images, return_tensors="pt")
+        for tiles in seen["num_patches"].tolist():
+            places = IMAGE_CONTEXT.replace("IMG", "PLACE") * (256 * int(tiles))
+            text = text.replace(IMAGE_CONTEXT, f"{IMAGE_START}{places}{IMAGE_END}", 1)
+        inputs = self.tokenizer(text.replace("PLACE_CONTEXT", "IMG_CONTEXT"), return_tensors="pt")
+        ends = [int(self.tokenizer.eos_token_id)]
+        settings = GenerationConfig(max_new_tokens=tokens, do_sample=False, suppress_tokens=ends, pad_token_id=0)
         with torch.inference_mode():
-            ids = self.model.generate(**inputs, generation_config=settings)
-        return list(self.processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+            ids = self.model.generate(**inputs, pixel_values=seen["pixel_values"], generation_config=settings)
+        return str(self.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 
 
-def asked(question: str, *pictures: Image.Image) -> dict[str, object]:
-    content = [*({"type": "image", "image": picture} for picture in pictures), {"type": "text", "text": question}]
-    return {"role": "user", "content": content}
+def asked(question: str, pictures: int = 0) -> dict[str, object]:
+    return {"role": "user", "content": [*[{"type": "image"}] * pictures, {"type": "text", "text": question}]}
 
 
 def replied(text: str) -> dict[str, object]:
@@ -103,17 +104,6 @@ def random_checkpoint(folder: Path) -> Path:
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=0)
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     save_backbone(Backbone(model, tokenizer, TilingSettings(448, mean, std), "bench"), folder, torch.float32)
-    # The native processor asks its tokenizer for the picture tokens by these names.
-    path = folder / "tokenizer_config.json"
-    names = {
-        "start_image_token": IMAGE_START,
-        "end_image_token": IMAGE_END,
-        "context_image_token": IMAGE_CONTEXT,
-        "video_token": IMAGE_CONTEXT,
-    }
-    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | names), "utf-8")
-    processor = {"processor_class": "InternVLProcessor", "image_seq_length": 256}
-    (folder / "processor_config.json").write_text(json.dumps(processor), "utf-8")
     return folder
 
 
@@ -135,15 +125,15 @@ def picture(seed: int, width: int, height: int) -> Image.Image:
 
 def ten_turns(agent: VisionAgent, image: Image.Image, options: GenerationOptions) -> None:
     chat = agent.chat(options=options)
-    chat.ask(QUESTIONS[0], image, max_tiles=4)
+    chat.ask(QUESTIONS[0], image)
     for turn in range(1, 10):
         chat.ask(QUESTIONS[turn % len(QUESTIONS)])
 
 
 def ten_turns_of(peer: Transformers, image: Image.Image) -> None:
-    rounds = [asked(QUESTIONS[0], image)]
+    rounds = [asked(QUESTIONS[0], 1)]
     for turn in range(10):
-        (text,) = peer.answer([rounds], TOKENS)
+        text = peer.answer(rounds, [image], TOKENS)
         rounds += [replied(text), asked(QUESTIONS[(turn + 1) % len(QUESTIONS)])]
 
 
@@ -156,14 +146,14 @@ def measure(folder: Path) -> dict[str, float]:
     large = picture(1, 1792, 1344)
     first, second = QUESTIONS[:2]
 
-    ours, theirs = agent.ask(second, large, options=options).text, peer.answer([[asked(second, large)]], TOKENS)[0]
+    ours, theirs = agent.ask(second, large, options=options).text, peer.answer([asked(second, 1)], [large], TOKENS)
 
     def fresh() -> None:
         agent.clear_cache()
         agent.ask(first, large, options=options)
 
     again = seconds(lambda: agent.ask(second, large, options=options), before=fresh)
-    theirs_again = seconds(lambda: peer.answer([[asked(second, large)]], TOKENS))
+    theirs_again = seconds(lambda: peer.answer([asked(second, 1)], [large], TOKENS))
 
     medium = picture(2, 896, 896)
     chat = seconds(lambda: ten_turns(agent, medium, options), 1, before=agent.clear_cache)

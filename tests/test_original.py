@@ -297,7 +297,7 @@ def _edit_index(change: Callable[[dict[str, str]], None]) -> Callable[[Path], No
         (_edit_index(lambda places: places.update({"no.such.tensor": SHARD})), "no.such.tensor, but it does not"),
         (_edit_index(lambda places: places.update({"mlp1.0.bias": SHARD})), "mlp1.0.bias"),
         (_edit_index(lambda places: places.pop("mlp1.0.bias") and None), "mlp1.0.bias, which .* does not say"),
-        (_edit_index(lambda places: places.update({"x": "../outside.safetensors"})), "outside"),
+        (_edit_index(lambda places: places.update({"x": "../outside.safetensors"})), r"names the file '\.\./outside"),
         (lambda folder: (folder / INDEX).write_text("{"), f"{INDEX} is damaged"),
         (lambda folder: (folder / INDEX).write_text("{}"), f"{INDEX} is damaged"),
         (lambda folder: (folder / INDEX).unlink(), "no weights"),

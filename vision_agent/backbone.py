@@ -20,6 +20,7 @@ from transformers import GenerationConfig
 from vision_agent.decoder import DenseFeatures
 from vision_agent.errors import CheckpointError, InputError, bad_argument
 from vision_agent.geometry import TileGrid
+from vision_agent.images import ImageSource, load_image
 from vision_agent.loading import LoadOptions, LoadSettings, input_device
 from vision_agent.preprocess import cut_tiles, normalised
 from vision_agent.prompt import IMAGE_CONTEXT, Prompt, PromptWriter, Render, Turn, render_native, with_placeholders
@@ -240,7 +241,7 @@ class Backbone:
     def encode(
         self,
         question: str,
-        images: Image.Image | Sequence[Image.Image] = (),
+        images: ImageSource | Sequence[ImageSource] = (),
         history: Sequence[tuple[str, str]] = (),
         max_tiles: int | Sequence[int] | None = None,
         combine: bool = False,
@@ -249,7 +250,7 @@ class Backbone:
 
         Args:
             question: may hold `<image>` placeholders; without any, and without history, they are put before it.
-            images: upright RGB pictures, for the placeholders of history and question from left to right.
+            images: pictures of any kind that `load_image` takes, for the placeholders of history and question from left to right.
             history: earlier rounds, (question, answer).
             max_tiles: most tiles of a picture: one number, or one for each.
             combine: all tiles of all pictures fill one placeholder.
@@ -257,7 +258,8 @@ class Backbone:
         Raises:
             InputError: pictures and placeholders, or pictures and `max_tiles`, differ in number.
         """
-        pictures = [images] if isinstance(images, Image.Image) else list(images)
+        given: list[Any] = list(images) if isinstance(images, list | tuple) else [images]
+        pictures = [load_image(item, name=f"images[{index}]") for index, item in enumerate(given)]
         bounds = list(max_tiles) if isinstance(max_tiles, Sequence) else [max_tiles] * len(pictures)
         if len(bounds) != len(pictures):
             raise InputError(bad_argument("max_tiles", f"one number, or {len(pictures)} of them", max_tiles))

@@ -13,7 +13,7 @@ from vision_agent.backbone import Backbone, TilingSettings
 from vision_agent.errors import CheckpointError, ConfigError
 from vision_agent.hardware import choose_dtype
 from vision_agent.loading import LoadOptions, check_load_options, finish, load_arguments
-from vision_agent.original import is_original, load_original, native_config
+from vision_agent.original import is_original, load_original, native_config, use_official_epsilon
 from vision_agent.templates import OFFICIAL_TEMPLATES
 from vision_agent.tower import LiteTowerConfig, register_tower
 
@@ -64,6 +64,8 @@ def _load_native(
         shown = ", ".join([*wrong, *(str(key) for key in report["mismatched_keys"])][:5])
         raise CheckpointError(f"the weights in {source!r} do not fit their config.json: {shown} ...")
     tiling = tiling_settings(files.json("preprocessor_config.json"), config)
+    if "vision_agent" in content:
+        use_official_epsilon(model)
     finish(model, options, device)
     return Backbone(
         model, tokenizer, tiling, name=Path(source).name, fingerprint=files.fingerprint(), **_extras(content)
@@ -120,12 +122,15 @@ def _extras(content: dict[str, Any]) -> dict[str, Any]:
     extras = content.get("vision_agent")
     if not isinstance(extras, dict):
         return {}
-    template = OFFICIAL_TEMPLATES[extras["template"]].with_system_message(extras["system_message"])
-    return {
-        "render": template.render,
-        "end_ids": extras["end_ids"],
-        "transposed": extras["ps_version"] == "v1",
-    }
+    try:
+        template = OFFICIAL_TEMPLATES[extras["template"]].with_system_message(extras["system_message"])
+        return {
+            "render": template.render,
+            "end_ids": [int(token) for token in extras["end_ids"]],
+            "transposed": extras["ps_version"] == "v1",
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"config.json: `vision_agent` is damaged: {extras!r}") from error
 
 
 class _CheckpointFiles:

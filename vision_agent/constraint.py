@@ -18,6 +18,11 @@ class ConstraintState(ABC):
         End tokens are allowed exactly where the answer may end, so at least one token always is.
         """
 
+    @property
+    @abstractmethod
+    def complete(self) -> bool:
+        """Whether the answer may end here."""
+
     @abstractmethod
     def accept(self, token: int) -> None:
         """Go on with `token`, which the mask allowed. Called for every token written, an end token included."""

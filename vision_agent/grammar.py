@@ -155,12 +155,12 @@ def json_constraint(
         ) from error
     grammar = LLMatcher.grammar_from_json_schema(prepared.schema, overrides=_SPACING)  # type: ignore[arg-type]
     vocabulary = vocabulary_of(tokenizer)
-    table = _grammar_tokenizer(vocabulary, tuple(end_ids))
-    matcher = LLMatcher(table, grammar, log_level=0)
+    tokens = _grammar_tokens(vocabulary, tuple(end_ids))
+    matcher = LLMatcher(tokens.tokenizer, grammar, log_level=0)
     if matcher.is_error():
         said = " ".join(matcher.get_error().split())
         raise InputError(bad_argument("schema", "a JSON schema that a grammar can be made of", said))
-    settings = _JsonSettings(tokenizer, tuple(end_ids), table.vocab_size, prepared, max_new_tokens)
+    settings = _JsonSettings(tokenizer, tuple(end_ids), tokens, prepared, max_new_tokens)
     constraint = _Json(vocabulary, matcher, settings)
     needed = len(constraint.shortest) + 1
     if max_new_tokens is not None and needed > max_new_tokens:
@@ -197,17 +197,36 @@ class _TokenTable:
         return tuple(vocabulary.encode(data))
 
 
-_TOKENIZERS: "WeakKeyDictionary[Vocabulary, dict[tuple[int, ...], LLTokenizer]]" = WeakKeyDictionary()
+@dataclass(frozen=True)
+class _GrammarTokens:
+    """What grammars need of a vocabulary, made once for it.
+
+    Attributes:
+        tokenizer: llguidance's view of it.
+        begun_V: how many values each token may begin, counted by the marks before them.
+        quotes_V: whether a token has a quote.
+    """
+
+    tokenizer: "LLTokenizer"
+    begun_V: npt.NDArray[np.int64]
+    quotes_V: npt.NDArray[np.bool_]
 
 
-def _grammar_tokenizer(vocabulary: Vocabulary, end_ids: tuple[int, ...]) -> "LLTokenizer":
-    """llguidance's view of a vocabulary, made once."""
+_GRAMMAR_TOKENS: "WeakKeyDictionary[Vocabulary, dict[tuple[int, ...], _GrammarTokens]]" = WeakKeyDictionary()
+
+
+def _grammar_tokens(vocabulary: Vocabulary, end_ids: tuple[int, ...]) -> _GrammarTokens:
     from llguidance import LLTokenizer
 
-    made = _TOKENIZERS.setdefault(vocabulary, {})
+    made = _GRAMMAR_TOKENS.setdefault(vocabulary, {})
     if end_ids not in made:
         table: Any = _TokenTable(vocabulary, end_ids)
-        made[end_ids] = LLTokenizer(table, eos_token=list(end_ids))
+        pieces = [*vocabulary.pieces, *[b""] * (len(table.tokens) - len(vocabulary.pieces))]
+        made[end_ids] = _GrammarTokens(
+            LLTokenizer(table, eos_token=list(end_ids)),
+            np.array([sum(piece.count(mark) for mark in (b"{", b"[", b",", b'"')) for piece in pieces]),
+            np.array([b'"' in piece for piece in pieces]),
+        )
     return made[end_ids]
 
 
@@ -236,14 +255,14 @@ class _JsonSettings:
     Attributes:
         tokenizer: held here, since caches and tables hold it weakly.
         end_ids: tokens that end an answer.
-        size: token ids that the grammar knows.
+        tokens: the vocabulary as grammars see it.
         prepared: the schema; its bounds in bytes hold for tokens, which are no shorter.
         most: tokens of an answer, its end token included; None for no limit.
     """
 
     tokenizer: Any
     end_ids: tuple[int, ...]
-    size: int
+    tokens: _GrammarTokens
     prepared: PreparedSchema
     most: int | None
 
@@ -255,10 +274,11 @@ class _Json(Constraint):
         self.matcher = matcher
         # The most that each token may add to the shortest ending, outside of strings and (without a quote) inside.
         scalar, value = max(settings.prepared.text_growth, _LONGEST_NUMBER), settings.prepared.growth
-        begun = [sum(piece.count(mark) for mark in (b"{", b"[", b",", b'"')) for piece in vocabulary.pieces]
-        outside = np.array(begun + [0] * (settings.size - len(begun)), dtype=np.int64) * value + scalar
-        quotes = np.array([b'"' in piece for piece in vocabulary.pieces] + [False] * (settings.size - len(begun)))
-        self.growth_V = {False: outside, True: np.where(quotes, outside, settings.prepared.text_growth)}
+        outside = settings.tokens.begun_V * value + scalar
+        self.growth_V = {
+            False: outside,
+            True: np.where(settings.tokens.quotes_V, outside, settings.prepared.text_growth),
+        }
         self._in_string = _single_bytes(vocabulary, _IN_STRING)
         self._outside = _single_bytes(vocabulary, _OUTSIDE)
 
@@ -272,9 +292,10 @@ class _Json(Constraint):
 
     def allowed(self, matcher: "LLMatcher") -> npt.NDArray[np.bool_]:
         """bool (V,): the tokens that may come next, end tokens left out."""
-        words = np.zeros(-(-self.settings.size // 32), dtype=np.int32)
+        size = self.settings.tokens.tokenizer.vocab_size
+        words = np.zeros(-(-size // 32), dtype=np.int32)
         matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
-        allowed = np.unpackbits(words.view(np.uint8), bitorder="little")[: self.settings.size].astype(np.bool_)
+        allowed = np.unpackbits(words.view(np.uint8), bitorder="little")[:size].astype(np.bool_)
         allowed[list(self.settings.end_ids)] = False
         return allowed
 

@@ -120,9 +120,10 @@ def _reader(known: dict[str, int]) -> Callable[[str], bytes]:
 
 
 def _from_byte_letters(token: str) -> bytes:
-    if all(letter in _BYTE_LETTERS for letter in token):
-        return bytes(_BYTE_LETTERS[letter] for letter in token)
-    return b""
+    try:
+        return bytes(map(_BYTE_LETTERS.__getitem__, token))
+    except KeyError:  # no spelling of bytes, so nothing that text could hold
+        return b""
 
 
 def _from_piece(token: str) -> bytes:
