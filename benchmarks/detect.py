@@ -19,8 +19,9 @@ import torch
 from PIL import Image
 
 from vision_agent import VisionAgent
-from vision_agent.generation import write
+from vision_agent.generation import Reading, write
 from vision_agent.images import load_image
+from vision_agent.options import GenerationOptions
 
 PHOTO = Path(__file__).parents[1] / "examples" / "photos" / "000000423617.jpg"
 PHRASES = ["bus", "car", "taxi", "person", "traffic light", "truck", "road sign", "umbrella", "bicycle", "dog"]
@@ -49,11 +50,12 @@ def written_boxes_seconds(agent: VisionAgent, picture: Image.Image) -> tuple[flo
     line = "<ref>car</ref><box>[[{0}, {1}, {2}, {3}]]</box>"
     text = "".join(line.format(*(100 + 7 * n + 13 * k for k in range(4))) for n in range(OBJECTS))
     count = len(backbone.text_ids(text))
-    encoded = backbone.encode(picture)
+    encoded = backbone.encode_image(picture)
     prompt = backbone.prompt_ids("where is the car?", [len(encoded.tokens_TC)])
+    reading = Reading(tuple(prompt), encoded.tokens_TC)
     forbidden = [*backbone.end_ids, *(route.token_id for route in agent.routes.values())]
     seconds = median_seconds(
-        lambda: write(backbone, [prompt], encoded.tokens_TC, max_new_tokens=count, forbidden=forbidden), 1
+        lambda: write(backbone, [reading], GenerationOptions(max_new_tokens=count), forbidden=forbidden), 1
     )
     return seconds, count
 

@@ -199,6 +199,7 @@ class BoxDecoder(Decoder):
             image_size=(request.grid.image_width, request.grid.image_height),
             model=request.model,
             phrases=request.phrases,
+            decoder="box",
         )
 
     def loss(

@@ -7,7 +7,8 @@ import torch
 from transformers import GenerationConfig, InternVLConfig, InternVLForConditionalGeneration
 
 from vision_agent import VisionAgent
-from vision_agent.backbone import IMAGE_CONTEXT, Backbone, TilingSettings
+from vision_agent.backbone import Backbone, TilingSettings
+from vision_agent.prompt import IMAGE_CONTEXT
 from vision_agent.train.build import save_backbone, train_tokenizer
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"

@@ -95,4 +95,4 @@ def test_settings_the_decoder_does_not_take_are_named(checkpoint: Path, adapter:
 
 def test_an_agent_without_the_route_says_what_to_do(checkpoint: Path) -> None:
     with pytest.raises(RouteError, match="load_adapter"):
-        VisionAgent.from_pretrained(checkpoint).detect("dog", PICTURE)
+        VisionAgent.from_pretrained(checkpoint).force("det", "dog", PICTURE)

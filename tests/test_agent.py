@@ -144,8 +144,8 @@ def test_a_token_typed_by_the_user_is_text(agent: VisionAgent) -> None:
 
 def test_a_picture_is_encoded_once(agent: VisionAgent, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    encode = agent.backbone.encode
-    monkeypatch.setattr(agent.backbone, "encode", lambda image: calls.append(1) or encode(image))
+    encode = agent.backbone.encode_image
+    monkeypatch.setattr(agent.backbone, "encode_image", lambda *args: calls.append(1) or encode(*args))
     agent.clear_cache()
     agent.detect(["bus", "car"], BUS)
     agent.detect("person", BUS)

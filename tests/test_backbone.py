@@ -56,7 +56,7 @@ def test_tiles_equal_transformers_own_processor(backbone: Backbone) -> None:
 
 def test_dense_features_are_tile_features_stitched_over_the_picture(backbone: Backbone) -> None:
     image = noise(300, 190)
-    encoded = backbone.encode(image)
+    encoded = backbone.encode_image(image)
     (stitched,) = encoded.features.maps
     assert stitched.shape == (1, 32, 2 * 4, 3 * 4)
     tiles = backbone.tiles(image, encoded.grid)
@@ -81,7 +81,7 @@ def test_wrong_number_of_picture_tokens_is_an_error(backbone: Backbone) -> None:
 def test_saved_checkpoint_loads_with_the_same_answers(backbone: Backbone, checkpoint: Path) -> None:
     image = noise(80, 80)
     loaded = Backbone.from_pretrained(checkpoint)
-    torch.testing.assert_close(loaded.encode(image).tokens_TC, backbone.encode(image).tokens_TC)
+    torch.testing.assert_close(loaded.encode_image(image).tokens_TC, backbone.encode_image(image).tokens_TC)
     assert loaded.prompt_ids("a dog", [4]) == backbone.prompt_ids("a dog", [4])
     assert loaded.tiling == backbone.tiling
 
@@ -132,7 +132,8 @@ def test_unknown_options_are_named(checkpoint: Path, option: dict[str, str], nam
 def test_eager_attention_gives_the_same_features(checkpoint: Path) -> None:
     first, second = (Backbone.from_pretrained(checkpoint, attn_implementation=kind) for kind in ("sdpa", "eager"))
     image = noise(70, 50)
-    torch.testing.assert_close(first.encode(image).tokens_TC, second.encode(image).tokens_TC, atol=1e-4, rtol=1e-4)
+    one, other = first.encode_image(image).tokens_TC, second.encode_image(image).tokens_TC
+    torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
 def test_automatic_dtype_on_a_cpu_is_fp32_for_small_models() -> None:
@@ -147,6 +148,6 @@ def test_automatic_dtype_on_a_cpu_is_fp32_for_small_models() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_gpu_gives_the_same_features(checkpoint: Path) -> None:
     image = noise(70, 50)
-    on_gpu = Backbone.from_pretrained(checkpoint, device="cuda", dtype="float32").encode(image).tokens_TC.cpu()
-    on_cpu = Backbone.from_pretrained(checkpoint, device="cpu").encode(image).tokens_TC
+    on_gpu = Backbone.from_pretrained(checkpoint, device="cuda", dtype="float32").encode_image(image).tokens_TC.cpu()
+    on_cpu = Backbone.from_pretrained(checkpoint, device="cpu").encode_image(image).tokens_TC
     torch.testing.assert_close(on_gpu, on_cpu, atol=1e-3, rtol=1e-3)

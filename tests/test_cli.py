@@ -68,7 +68,7 @@ def test_info_prints_the_card() -> None:
         (["detect", "dog", BUS, "--dtype", "float7"], "dtype"),
         (["detect", "dog", BUS, "--save", "no/such/folder/out.png"], "folder"),
         (["detect", "dog", BUS, "--adapter", "nowhere"], "nowhere"),
-        (["info", "nowhere"], "model"),
+        (["info", "./nowhere"], "nowhere"),
         (["train", "missing.toml", "--data", ".", "--out", "run"], "missing.toml"),
         (["evaluate", "default", "--data", ".", "--split", "train"], "split"),
         (["evaluate", "default", "--data", "."], "not there"),

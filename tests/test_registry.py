@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from vision_agent import Decoder, UnknownDecoderError
-from vision_agent.registry import decoder_names, load_all_decoders, load_decoder
+from vision_agent.decoder import TextDecoder
+from vision_agent.registry import decoder_names, load_all_decoders, load_decoder, load_text_decoder
 
 WORKING = """
 from vision_agent import Decoder
@@ -26,6 +27,20 @@ class Nothing(Decoder):
 
     def loss(self, states_KNC, rows_K, prepared, targets):
         return states_KNC.sum()
+"""
+
+READING = """
+from vision_agent.decoder import TextDecoder
+
+class Reads(TextDecoder):
+    def request(self, phrase):
+        return phrase
+
+    def constraint(self, phrase):
+        return None
+
+    def decode(self, answers, request):
+        return None
 """
 
 Install = Callable[..., Path]
@@ -57,6 +72,26 @@ def test_built_in_decoders_are_plug_ins(install: Install) -> None:
     assert "box" in decoder_names()
     loaded = load_decoder("box")
     assert issubclass(loaded, Decoder) and loaded.__module__ == "vision_agent.decoders.box"
+
+
+def test_grounding_is_a_plug_in_that_reads_words() -> None:
+    loaded = load_text_decoder("grounding")
+    assert issubclass(loaded, TextDecoder) and loaded.__module__ == "vision_agent.decoders.grounding"
+    assert load_all_decoders()["grounding"] is loaded
+
+
+def test_decoders_of_words_and_of_states_are_told_apart(install: Install) -> None:
+    install("reading", "reading_decoder", READING, {"reads": "reading_decoder:Reads"})
+    install("nothing-decoder", "nothing_decoder", WORKING, {"nothing": "nothing_decoder:Nothing"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # neither is broken
+        assert load_text_decoder("reads").__name__ == "Reads"
+        with pytest.raises(UnknownDecoderError, match="'reads' reads the model's words; a route"):
+            load_decoder("reads")
+        with pytest.raises(UnknownDecoderError, match="'nothing' reads hidden states"):
+            load_text_decoder("nothing")
+    with pytest.raises(UnknownDecoderError, match="no decoder 'readz' is registered"):
+        load_text_decoder("readz")
 
 
 def test_a_third_party_decoder_is_found_by_name(install: Install) -> None:

@@ -43,6 +43,7 @@ found = st.builds(
     image_size=st.tuples(st.integers(1, 9999), st.integers(1, 9999)),
     model=st.text(),
     phrases=st.lists(st.text(), max_size=3),
+    decoder=st.text(),
 )
 
 
@@ -95,7 +96,7 @@ def test_json_round_trip_is_exact(detections):
 
 def test_dumps_copies_and_schema_are_pydantics_own():
     detections = some()
-    assert list(detections.model_dump()) == ["kind", "detections", "image_size", "model", "phrases"]
+    assert list(detections.model_dump()) == ["kind", "detections", "image_size", "model", "phrases", "decoder"]
     with pytest.warns(DeprecationWarning):
         assert detections.dict() == detections.model_dump()
     for other in (pickle.loads(pickle.dumps(detections)), copy.deepcopy(detections), copy.copy(detections)):
@@ -206,6 +207,17 @@ def test_indexing_with_many(key, rows):
     picked = detections[key]
     assert isinstance(picked, Detections) and list(picked) == [detections[row] for row in rows]
     assert (picked.image_size, picked.model, picked.phrases) == (SIZE, "toy", detections.phrases)
+
+
+def test_the_decoder_is_told_and_kept():
+    assert some().decoder == "" == Detections.empty(SIZE, "toy").decoder
+    assert Detections.empty(SIZE, "toy", decoder="box").decoder == "box"
+    made = Detections.from_arrays([[0, 0, 9, 9]], [0.5], ["dog"], image_size=SIZE, model="toy", decoder="grounding")
+    assert made != made.model_copy(update={"decoder": "box"})
+    for other in (made[:0], made[[0]], made.filter(0.9), made.nms(), Detections(**made.model_dump())):
+        assert other.decoder == "grounding"
+    older = made.model_dump(exclude={"decoder"})
+    assert Detections.model_validate(older).decoder == ""
 
 
 def test_indexing_by_score_and_bad_indices():
@@ -465,12 +477,18 @@ def test_a_turned_photo_is_drawn_upright():
 def test_answer():
     routed = RoutedText(token="[DET]", phrase="dog", start=4, end=7, detections=some())
     answer = Answer(
-        text="The dog.", finish_reason="stop", prompt_tokens=12, completion_tokens=4, model="toy", routes=(routed,)
+        text="The dog.",
+        finish_reason="stop",
+        prompt_tokens=12,
+        completion_tokens=4,
+        confidence=0.9,
+        model="toy",
+        routes=(routed,),
     )
     assert str(answer) == answer.text and answer.text[routed.start : routed.end] == routed.phrase
     assert Answer.model_validate_json(answer.model_dump_json()) == answer
     assert hash(answer) == hash(answer.model_copy()) and answer.routes[0].detections[0].label == "red car"
     with pytest.raises(ValidationError, match="finish_reason"):
-        Answer(text="", finish_reason="eos", prompt_tokens=0, completion_tokens=0, model="toy")
+        Answer(text="", finish_reason="eos", prompt_tokens=0, completion_tokens=0, confidence=1, model="toy")
     with pytest.raises(ValidationError, match="end"):
         RoutedText(token="[DET]", phrase="dog", start=4, end=3)

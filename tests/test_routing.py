@@ -14,6 +14,7 @@ from vision_agent.adapter import Route, new_route
 from vision_agent.backbone import Backbone
 from vision_agent.errors import RouteError
 from vision_agent.generation import Written, write
+from vision_agent.options import GenerationOptions
 from vision_agent.router import Emitted, embed_layout, forced_segments, hidden_states, read_emitted, read_forced
 from vision_agent.routing import QueryBank, Segment, arrange, emitted_routes, read_segment, state_columns
 
@@ -45,7 +46,9 @@ def one_pass(
 
 def generated(backbone: Backbone, texts: list[str], tokens: int = 6) -> tuple[list[list[int]], Written]:
     prompts = [backbone.prompt_ids(text, []) for text in texts]
-    return prompts, write(backbone, prompts, None, max_new_tokens=tokens, forbidden=backbone.end_ids)
+    written = write(backbone, prompts, GenerationOptions(max_new_tokens=tokens), forbidden=backbone.end_ids)
+    written.complete(backbone)
+    return prompts, written
 
 
 def use_token(backbone: Backbone, route: Route, token_id: int) -> None:
@@ -146,7 +149,7 @@ def test_blocks_do_not_change_the_text(backbone: Backbone, routes: dict[str, Rou
 
 
 def test_forced_phrases_do_not_influence_each_other(backbone: Backbone, routes: dict[str, Route]) -> None:
-    image = backbone.encode(Image.new("RGB", (100, 60), "red"))
+    image = backbone.encode_image(Image.new("RGB", (100, 60), "red"))
     counts = [len(image.tokens_TC)]
     together = read_forced(backbone, routes["det"], image.tokens_TC, counts, ["red car", "dog", "a bus? yes"])
     for index, phrase in enumerate(["red car", "dog", "a bus? yes"]):
@@ -163,15 +166,16 @@ def test_generated_text_is_the_same_with_and_without_routes() -> None:
     for text in ("where is the red car?", "a dog and", "is there a bus? [DET]"):
         ids = [plain.prompt_ids(text, [])]
         assert ids == [routed.prompt_ids(text, [])]
-        first = write(plain, ids, None, max_new_tokens=20)
-        second = write(routed, ids, None, max_new_tokens=20, forbidden=forbidden)
+        first = write(plain, ids, GenerationOptions(max_new_tokens=20))
+        second = write(routed, ids, GenerationOptions(max_new_tokens=20), forbidden=forbidden)
         assert first.answers == second.answers
 
 
 def test_forbidden_tokens_are_never_written(backbone: Backbone) -> None:
     prompt = [backbone.prompt_ids("where is the red car?", [])]
-    favourite = write(backbone, prompt, None, max_new_tokens=1).answers[0][0]
-    assert favourite not in write(backbone, prompt, None, max_new_tokens=12, forbidden=[favourite]).answers[0]
+    favourite = write(backbone, prompt, GenerationOptions(max_new_tokens=1)).answers[0][0]
+    answer = write(backbone, prompt, GenerationOptions(max_new_tokens=12), forbidden=[favourite]).answers[0]
+    assert favourite not in answer
 
 
 def test_a_routing_token_typed_by_a_user_stays_text(backbone: Backbone, routes: dict[str, Route]) -> None:

@@ -1,11 +1,14 @@
 """Checks what callers pass to verbs, before anything expensive. Needs no torch."""
 
 from pathlib import Path
+from typing import Any
 
 from vision_agent.errors import ArgumentTypeError, InputError, bad_argument
+from vision_agent.options import GenerationOptions
 
 LONGEST_PHRASE = 300  # characters
-LONGEST_REQUEST = 4000
+LONGEST_REQUEST = 100_000
+CAPTION_LENGTHS = ("short", "normal", "long")
 
 
 def check_threshold(threshold: object) -> None:
@@ -21,6 +24,47 @@ def check_threshold(threshold: object) -> None:
 def check_request(name: str, text: object, image: object) -> None:
     """A request or question; `name` is the argument's name. `image` tells swapped arguments from other mistakes."""
     _check_text(name, text, image, LONGEST_REQUEST)
+
+
+def check_options(options: GenerationOptions | None, max_new_tokens: int | None) -> GenerationOptions:
+    """The generation options, with the shortcut for their commonest setting.
+
+    Raises:
+        ArgumentTypeError: `options` of another type.
+        InputError: both given, or a number of tokens out of range.
+    """
+    if options is not None and not isinstance(options, GenerationOptions):
+        raise ArgumentTypeError(bad_argument("options", "GenerationOptions", options))
+    if max_new_tokens is None:
+        return options or GenerationOptions()
+    if options is not None:
+        raise InputError(bad_argument("max_new_tokens", "left out where `options` are given", max_new_tokens))
+    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or not 1 <= max_new_tokens <= 65536:
+        raise InputError(bad_argument("max_new_tokens", "a whole number from 1 to 65536", max_new_tokens))
+    return GenerationOptions(max_new_tokens=max_new_tokens)
+
+
+def check_length(length: object) -> None:
+    """The length of a caption.
+
+    Raises:
+        InputError: none of `CAPTION_LENGTHS`.
+    """
+    if length not in CAPTION_LENGTHS:
+        raise InputError(bad_argument("length", f"one of {list(CAPTION_LENGTHS)}", length))
+
+
+def check_tiles(max_tiles: object, pictures: int) -> tuple[int | None, ...]:
+    """The bound on tiles of each picture.
+
+    Raises:
+        InputError: not None, one number from 1 to 40, or one for each picture.
+    """
+    many: list[Any] = list(max_tiles) if isinstance(max_tiles, list | tuple) else [max_tiles] * pictures
+    if len(many) != pictures or not all(n is None or (type(n) is int and 1 <= n <= 40) for n in many):
+        expected = f"a whole number from 1 to 40, or a list of {pictures}, one for each picture"
+        raise InputError(bad_argument("max_tiles", expected, max_tiles))
+    return tuple(many)
 
 
 def check_phrases(phrase: object, image: object) -> tuple[str, ...]:

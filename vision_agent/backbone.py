@@ -1,38 +1,30 @@
 """The multimodal language model: a transformers `InternVLForConditionalGeneration`, its tokenizer and its tiling.
 
-Loads native folders or hub names only, and never runs a checkpoint's own code. Turns pictures into image tokens and
+`checkpoint` loads it, and never runs a checkpoint's own code. Turns pictures into image tokens and
 dense features, requests into prompt ids, and prompts into text.
 
 Shape suffixes: B rows, L tokens, C hidden size, T picture tokens, N tiles, S tile side.
 """
 
-import hashlib
-import json
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoTokenizer, InternVLConfig, InternVLForConditionalGeneration
-from transformers.utils.hub import cached_file
+from transformers import GenerationConfig
 
 from vision_agent.decoder import DenseFeatures
-from vision_agent.errors import CheckpointError, ConfigError, bad_argument
+from vision_agent.errors import CheckpointError, InputError, bad_argument
 from vision_agent.geometry import TileGrid
-from vision_agent.hardware import choose_device, choose_dtype
-from vision_agent.tower import LiteTowerConfig, LiteTowerOutput, register_tower
-
-register_tower()
-
-IMAGE_START, IMAGE_END, IMAGE_CONTEXT = "<img>", "</img>", "<IMG_CONTEXT>"
-# Stands for the user's text while the chat template is rendered; no template changes it, no user types it.
-_SENTINEL = "\ue000request\ue000"
+from vision_agent.images import ImageSource, load_image
+from vision_agent.loading import LoadOptions, LoadSettings, input_device
+from vision_agent.preprocess import cut_tiles, normalised
+from vision_agent.prompt import IMAGE_CONTEXT, Prompt, PromptWriter, Render, Turn, render_native, with_placeholders
+from vision_agent.tower import LiteTowerConfig, LiteTowerOutput
 
 
 @dataclass(frozen=True)
@@ -74,6 +66,23 @@ class EncodedImage:
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """A question as the model reads it.
+
+    Attributes:
+        prompt: the text, picture tokens written out.
+        input_ids: (T,) int64.
+        pixel_values: (N, 3, S, S) float32, the tiles of all pictures in order; None without pictures.
+        num_tiles: tiles of each picture, its thumbnail included.
+    """
+
+    prompt: str
+    input_ids: Tensor
+    pixel_values: Tensor | None
+    num_tiles: tuple[int, ...]
+
+
 class Backbone:
     """An InternVL model with its tokenizer. Make one with `Backbone.from_pretrained`.
 
@@ -83,6 +92,7 @@ class Backbone:
         tiling: how pictures are cut.
         name: folder name or hub name, for results.
         fingerprint: identifies the weights; adapters remember the one they were trained on.
+        end_ids: token ids that end an answer.
     """
 
     def __init__(
@@ -92,83 +102,62 @@ class Backbone:
         tiling: TilingSettings,
         name: str,
         fingerprint: str = "",
+        *,
+        render: Render | None = None,
+        end_ids: Sequence[int] | None = None,
+        transposed: bool = False,
     ) -> None:
+        """Tie the parts together; `from_pretrained` is the usual way.
+
+        Args:
+            render: the chat template; None for the one in the tokenizer's files.
+            end_ids: None for those in the generation config and the tokenizer's own.
+            transposed: the projector was trained on picture tokens in column-major order (`ps_version` v1).
+        """
         self.model = model
         self.tokenizer = tokenizer
         self.tiling = tiling
         self.name = name
         self.fingerprint = fingerprint
+        self.end_ids = sorted(end_ids) if end_ids is not None else _end_ids(model, tokenizer)
+        self._transposed = transposed
         context = tokenizer.convert_tokens_to_ids(IMAGE_CONTEXT)
         if context is None or context != model.config.image_token_id:
             raise CheckpointError(
                 f"{name!r}: the tokenizer gives {IMAGE_CONTEXT!r} the id {context!r}, "
                 f"but the model expects {model.config.image_token_id!r}"
             )
+        self.prompts = PromptWriter(tokenizer, render or render_native(tokenizer), name)
 
     @classmethod
     def from_pretrained(
         cls,
         name_or_path: str | Path,
         *,
-        device: str = "auto",
-        dtype: str | torch.dtype = "auto",
-        attn_implementation: str = "sdpa",
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
+        **settings: Unpack[LoadSettings],
     ) -> "Backbone":
-        """Load a native `*-hf` folder or hub name.
+        """Load a checkpoint, native (`*-hf`) or in the original format, from a folder or by hub name.
 
         Args:
-            name_or_path: a folder with `config.json` and safetensors weights, or a hub name.
-            device: `"auto"` (CUDA, then MPS, then CPU) or any torch device.
-            dtype: `"auto"` takes what the device computes fast (see `hardware.choose_dtype`).
-            attn_implementation: `"sdpa"` or `"eager"`; routed reading needs a full attention mask, which flash
-                attention does not take.
+            name_or_path: a folder with `config.json` and weights, or a hub name.
             cache_dir: folder for downloads.
             local_files_only: never touch the network.
+            settings: device, number format, attention, size and speed: see `loading.LoadOptions`.
 
         Raises:
             CheckpointError: no such folder or name, missing or damaged files, another architecture.
-            ConfigError: an unknown device, dtype or attention implementation.
+            ConfigError: a setting that is unknown or that this machine cannot do.
+            MissingExtraError: a setting that needs a package which is not installed.
         """
-        if attn_implementation not in ("sdpa", "eager"):
-            raise ConfigError(bad_argument("attn_implementation", "'sdpa' or 'eager'", attn_implementation))
-        torch_device = choose_device(device)
-        source = str(name_or_path)
-        hub: dict[str, Any] = {"cache_dir": cache_dir, "local_files_only": local_files_only}
-        files = _CheckpointFiles(source, hub)
-        content = files.json("config.json")
-        try:
-            config = _model_config(content)
-            parameters = _parameter_count(config)
-        except Exception as error:  # transformers raises many kinds for settings that contradict each other
-            raise CheckpointError(f"config.json of {source!r} makes no sense: {_last_line(error)}") from error
-        torch_dtype = choose_dtype(torch_device, dtype, parameters=parameters)
-        try:
-            loaded: Any = InternVLForConditionalGeneration.from_pretrained(
-                source,
-                config=config,
-                dtype=torch_dtype,
-                attn_implementation=attn_implementation,
-                output_loading_info=True,
-                **hub,
-            )
-            model, report = loaded
-            tokenizer = AutoTokenizer.from_pretrained(source, **hub)
-        except Exception as error:  # transformers raises many kinds for a damaged folder
-            raise CheckpointError(f"the checkpoint {source!r} could not be loaded: {_first_line(error)}") from error
-        wrong = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])
-        if wrong or report["mismatched_keys"]:
-            shown = ", ".join([*wrong, *(str(key) for key in report["mismatched_keys"])][:5])
-            raise CheckpointError(f"the weights in {source!r} do not fit their config.json: {shown} ...")
-        tiling = _tiling_settings(files.json("preprocessor_config.json"), config)
-        model.eval().requires_grad_(False).to(torch_device)
-        return cls(model, tokenizer, tiling, name=Path(source).name, fingerprint=files.fingerprint())
+        from vision_agent.checkpoint import load_backbone  # it makes a Backbone, so it imports this module
+
+        return load_backbone(str(name_or_path), LoadOptions.of(**settings), cache_dir, local_files_only)
 
     @property
     def device(self) -> torch.device:
-        device: torch.device = self.model.device
-        return device
+        return input_device(self.model)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -192,45 +181,32 @@ class Backbone:
         return int(cells * self.model.config.downsample_ratio) ** 2
 
     @property
-    def end_ids(self) -> list[int]:
-        """Token ids that end an answer."""
-        ids = self.model.generation_config.eos_token_id
-        ids = [ids] if isinstance(ids, int) else list(ids or [])
-        return sorted({*ids, self.tokenizer.eos_token_id} - {None})
+    def context(self) -> int:
+        """Most tokens of a prompt and its answer together."""
+        return int(self.model.config.text_config.max_position_embeddings)
 
     # Pictures ----------------------------------------------------------------------------------------------------
 
-    def grid_for(self, width: int, height: int) -> TileGrid:
-        """The tiling of a picture of this size."""
+    def grid_for(self, width: int, height: int, max_tiles: int | None = None) -> TileGrid:
+        """The tiling of a picture of this size; `max_tiles` None for the checkpoint's own bound."""
         vision = self.model.config.vision_config
         return TileGrid.for_image(
             width,
             height,
-            min_tiles=self.tiling.min_tiles,
-            max_tiles=self.tiling.max_tiles,
+            min_tiles=min(self.tiling.min_tiles, max_tiles or self.tiling.min_tiles),
+            max_tiles=max_tiles or self.tiling.max_tiles,
             tile_size=self.tiling.size,
             cells=int(vision.image_size[0]) // int(vision.patch_size[0]),
             thumbnail=self.tiling.thumbnail,
         )
 
     def tiles(self, image: Image.Image, grid: TileGrid) -> Tensor:
-        """An upright RGB picture -> (N, 3, S, S) float32 tiles, row-major, thumbnail last.
-
-        Resizing is InternVL's: bicubic to the canvas, aspect ratio not kept.
-        """
-        size = grid.tile_size
-        canvas = _resized(image, grid.columns * size, grid.rows * size)
-        pixels = np.array(canvas).reshape(grid.rows, size, grid.columns, size, 3)
-        tiles = pixels.transpose(0, 2, 1, 3, 4).reshape(-1, size, size, 3)
-        if grid.has_thumbnail:
-            tiles = np.concatenate([tiles, np.array(_resized(image, size, size))[None]])
-        return self.normalise(torch.from_numpy(np.ascontiguousarray(tiles)))
+        """An upright RGB picture -> (N, 3, S, S) float32 tiles, row-major, thumbnail last, as InternVL makes them."""
+        return self.normalise(cut_tiles(image, grid))
 
     def normalise(self, tiles_NSS3: Tensor) -> Tensor:
         """uint8 tiles (N, S, S, 3) -> float32 (N, 3, S, S) by the checkpoint's mean and standard deviation."""
-        mean = torch.tensor(self.tiling.mean, device=tiles_NSS3.device) * 255
-        std = torch.tensor(self.tiling.std, device=tiles_NSS3.device) * 255
-        return ((tiles_NSS3.float() - mean) / std).permute(0, 3, 1, 2)
+        return normalised(tiles_NSS3, self.tiling.mean, self.tiling.std)
 
     def see(self, tiles_NCSS: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Tiles -> image tokens (N, tokens per tile, C) and per-tile feature maps, each (N, channels, H, W)."""
@@ -242,44 +218,115 @@ class Backbone:
             cells_NLC = output.last_hidden_state[:, 1:]  # the first token is InternViT's class token
             side = math.isqrt(cells_NLC.shape[1])
             maps = (cells_NLC.transpose(1, 2).unflatten(2, (side, side)),)
-        return output.pooler_output, maps
+        tokens_NTC: Tensor = output.pooler_output
+        if self._transposed:
+            side = math.isqrt(tokens_NTC.shape[1])
+            tokens_NTC = tokens_NTC.reshape(len(tokens_NTC), side, side, -1).transpose(1, 2).flatten(1, 2)
+        return tokens_NTC, maps
 
     @torch.inference_mode()
-    def encode(self, image: Image.Image) -> EncodedImage:
-        """An upright RGB picture -> its tokens and stitched dense features."""
-        grid = self.grid_for(*image.size)
+    def encode_image(self, image: Image.Image, max_tiles: int | None = None) -> EncodedImage:
+        """An upright RGB picture -> its tokens and stitched dense features.
+
+        Args:
+            max_tiles: most tiles, the thumbnail left out; None for the checkpoint's own bound.
+        """
+        grid = self.grid_for(*image.size, max_tiles)
         tokens_NTC, maps = self.see(self.tiles(image, grid))
         stitched = tuple(_stitch(map_NCHW[: grid.piece_count], grid) for map_NCHW in maps)
         return EncodedImage(tokens_NTC.flatten(0, 1), DenseFeatures(stitched), grid)
 
     # Text --------------------------------------------------------------------------------------------------------
 
+    def encode(
+        self,
+        question: str,
+        images: ImageSource | Sequence[ImageSource] = (),
+        history: Sequence[tuple[str, str]] = (),
+        max_tiles: int | Sequence[int] | None = None,
+        combine: bool = False,
+    ) -> EncodedPrompt:
+        """What the model reads for a question: the very prompt and pixels of InternVL's own `chat`.
+
+        Args:
+            question: may hold `<image>` placeholders; without any, and without history, they are put before it.
+            images: pictures of any kind that `load_image` takes, for the placeholders of history and question from left to right.
+            history: earlier rounds, (question, answer).
+            max_tiles: most tiles of a picture: one number, or one for each.
+            combine: all tiles of all pictures fill one placeholder.
+
+        Raises:
+            InputError: pictures and placeholders, or pictures and `max_tiles`, differ in number.
+        """
+        given: list[Any] = list(images) if isinstance(images, list | tuple) else [images]
+        pictures = [load_image(item, name=f"images[{index}]") for index, item in enumerate(given)]
+        bounds = list(max_tiles) if isinstance(max_tiles, Sequence) else [max_tiles] * len(pictures)
+        if len(bounds) != len(pictures):
+            raise InputError(bad_argument("max_tiles", f"one number, or {len(pictures)} of them", max_tiles))
+        grids = [self.grid_for(*picture.size, bound) for picture, bound in zip(pictures, bounds, strict=True)]
+        if not history:
+            question = with_placeholders(question, len(pictures), combine=combine)
+        counts = [grid.tile_count * self.tokens_per_tile for grid in grids]
+        prompt = self.prompts.write([*history, (question, None)], [sum(counts)] if combine and counts else counts)
+        tiles = [self.tiles(picture, grid) for picture, grid in zip(pictures, grids, strict=True)]
+        return EncodedPrompt(
+            prompt=prompt.text,
+            input_ids=torch.tensor(prompt.ids),
+            pixel_values=torch.cat(tiles) if tiles else None,
+            num_tiles=tuple(grid.tile_count for grid in grids),
+        )
+
+    @torch.inference_mode()
+    def logits(self, input_ids: Tensor, pixel_values: Tensor | None = None) -> Tensor:
+        """Next-token logits (T, V), float32, of every place in a prompt as `encode` gives it."""
+        ids_BL = torch.as_tensor(input_ids).reshape(1, -1).to(self.device)
+        hidden_BLC = self.model.model.language_model(
+            inputs_embeds=self.embed(ids_BL, self._picture_tokens(pixel_values))
+        ).last_hidden_state
+        logits_LV: Tensor = self.model.lm_head(hidden_BLC)[0].float()
+        return logits_LV
+
+    @torch.inference_mode()
+    def generate_ids(
+        self, input_ids: Tensor, pixel_values: Tensor | None = None, max_new_tokens: int = 128
+    ) -> list[int]:
+        """The greedy answer to a prompt as `encode` gives it: its new token ids, the end token included."""
+        ids_BL = torch.as_tensor(input_ids).reshape(1, -1).to(self.device)
+        settings = GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=self.end_ids,
+            pad_token_id=self.end_ids[0],
+        )
+        new_BL: Tensor = self.model.generate(
+            inputs_embeds=self.embed(ids_BL, self._picture_tokens(pixel_values)),
+            attention_mask=torch.ones_like(ids_BL),
+            generation_config=settings,
+        )
+        ids: list[int] = new_BL[0].tolist()
+        return ids
+
+    def _picture_tokens(self, pixel_values: Tensor | None) -> Tensor | None:
+        return None if pixel_values is None else self.see(pixel_values)[0].flatten(0, 1)
+
     def text_ids(self, text: str) -> list[int]:
         """Token ids of plain text. Special tokens that a user types stay text."""
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        return ids
+        return self.prompts.text_ids(text)
 
     def prompt_parts(self, image_tokens: Sequence[int]) -> tuple[list[int], list[int]]:
         """Ids before and after the user's text in a first turn, by the checkpoint's own chat template.
 
         Args:
-            image_tokens: number of tokens of each picture, in order.
+            image_tokens: number of tokens of each picture, in order; they stand before the text.
         """
-        content = [{"type": "image"} for _ in image_tokens] + [{"type": "text", "text": _SENTINEL}]
-        rendered = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
-        counts = iter(image_tokens)
-        expanded = re.sub(
-            re.escape(IMAGE_CONTEXT), lambda _: IMAGE_START + IMAGE_CONTEXT * next(counts) + IMAGE_END, rendered
-        )
-        before, found, after = expanded.partition(_SENTINEL)
-        if not found or next(counts, None) is not None:
-            raise CheckpointError(f"the chat template of {self.name!r} drops the user's text or a picture")
-        return self._template_ids(before), self._template_ids(after)
+        return self.prompts.parts(image_tokens)
+
+    def prompt(self, turns: Sequence[Turn], image_tokens: Sequence[int]) -> Prompt:
+        """A conversation ready for its next answer; see `PromptWriter.write`."""
+        return self.prompts.write(turns, image_tokens)
 
     def prompt_ids(self, request: str, image_tokens: Sequence[int]) -> list[int]:
-        """Ids of a whole first turn, ready for the answer."""
+        """Ids of a whole first turn, its pictures before the text, ready for the answer."""
         before, after = self.prompt_parts(image_tokens)
         return before + self.text_ids(request) + after
 
@@ -292,101 +339,17 @@ class Backbone:
         places = ids_BL == self.model.config.image_token_id
         if int(places.sum()) != len(tokens_TC):
             raise CheckpointError(f"{int(places.sum())} picture places in the prompt for {len(tokens_TC)} tokens")
-        return embeds_BLC.masked_scatter(places.unsqueeze(-1), tokens_TC.to(embeds_BLC.dtype))
+        return embeds_BLC.masked_scatter(places.unsqueeze(-1), tokens_TC.to(embeds_BLC.device, embeds_BLC.dtype))
 
-    def decode_text(self, ids: Sequence[int]) -> str:
-        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=False)
+    def decode_text(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
         return text
 
-    def _template_ids(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
 
-
-class _CheckpointFiles:
-    """Reads single files of a checkpoint, from a folder or the hub cache, with errors that name them."""
-
-    def __init__(self, source: str, hub: dict[str, Any]) -> None:
-        self.source, self.hub = source, hub
-        folder = Path(source)
-        if folder.exists() and not folder.is_dir():
-            raise CheckpointError(f"the checkpoint {source!r} is a file; expected a folder or a hub name")
-        if folder.is_dir() and not (folder / "config.json").is_file():
-            raise CheckpointError(f"the folder {source!r} has no config.json, so it is no checkpoint")
-
-    def path(self, name: str) -> Path | None:
-        try:
-            found = cached_file(self.source, name, _raise_exceptions_for_missing_entries=False, **self.hub)
-        except OSError as error:
-            raise CheckpointError(
-                f"the checkpoint {self.source!r} is neither a folder nor a hub name that can be reached: "
-                f"{_first_line(error)}"
-            ) from error
-        return Path(found) if found else None
-
-    def json(self, name: str) -> dict[str, Any]:
-        path = self.path(name)
-        if path is None:
-            raise CheckpointError(f"the checkpoint {self.source!r} has no {name}")
-        try:
-            content = json.loads(path.read_text("utf-8"))
-        except ValueError as error:
-            raise CheckpointError(f"{name} of {self.source!r} is damaged: {_first_line(error)}") from error
-        if name == "config.json" and content.get("model_type") != "internvl":
-            raise CheckpointError(
-                f"the checkpoint {self.source!r} is a {content.get('model_type')!r} model; expected 'internvl' "
-                "(a native *-hf checkpoint)"
-            )
-        return dict(content)
-
-    def fingerprint(self) -> str:
-        """Identifies the weights without reading all of them: see `weights_fingerprint`."""
-        single = self.path("model.safetensors")
-        first = single or self.path("model.safetensors.index.json")
-        return weights_fingerprint(first) if first else ""
-
-
-def weights_fingerprint(path: Path) -> str:
-    """SHA-256 of a weight file's size and its first and last 64 KiB; of an index, of all it says."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(65536)
-        file.seek(max(0, size - 65536))
-        tail = file.read()
-    return hashlib.sha256(str(size).encode() + head + tail).hexdigest()[:32]
-
-
-def _tiling_settings(content: dict[str, Any], config: Any) -> TilingSettings:
-    size = content.get("size", {})
-    side = size.get("height", config.vision_config.image_size[0]) if isinstance(size, dict) else int(size)
-    return TilingSettings(
-        size=int(side),
-        mean=tuple(content.get("image_mean", (0.485, 0.456, 0.406))),
-        std=tuple(content.get("image_std", (0.229, 0.224, 0.225))),
-        min_tiles=int(content.get("min_patches", 1)),
-        max_tiles=int(content.get("max_patches", 12)) if content.get("crop_to_patches", True) else 1,
-    )
-
-
-def _model_config(content: dict[str, Any]) -> InternVLConfig:
-    """The configuration; a registered tower other than InternViT keeps its own class."""
-    vision = content.get("vision_config", {})
-    if vision.get("model_type") == LiteTowerConfig.model_type:
-        content = {**content, "vision_config": LiteTowerConfig.from_dict(vision)}
-    return InternVLConfig.from_dict(content)
-
-
-def _parameter_count(config: InternVLConfig) -> int:
-    """Parameters of the model, counted without memory."""
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in InternVLForConditionalGeneration(config).parameters())
-
-
-def _resized(image: Image.Image, width: int, height: int) -> Image.Image:
-    # In two steps, since Pillow 13 may take the height first, which rounds differently from all versions before it.
-    return image.resize((width, image.height), Image.Resampling.BICUBIC).resize(
-        (width, height), Image.Resampling.BICUBIC
-    )
+def _end_ids(model: Any, tokenizer: Any) -> list[int]:
+    ids = model.generation_config.eos_token_id
+    ids = [ids] if isinstance(ids, int) else list(ids or [])
+    return sorted({*ids, tokenizer.eos_token_id} - {None})
 
 
 def _stitch(map_NCHW: Tensor, grid: TileGrid) -> Tensor:
@@ -394,12 +357,3 @@ def _stitch(map_NCHW: Tensor, grid: TileGrid) -> Tensor:
     _, channels, height, width = map_NCHW.shape
     tiled = map_NCHW.reshape(grid.rows, grid.columns, channels, height, width)
     return tiled.permute(2, 0, 3, 1, 4).reshape(1, channels, grid.rows * height, grid.columns * width)
-
-
-def _last_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

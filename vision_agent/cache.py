@@ -12,10 +12,11 @@ from vision_agent.backbone import EncodedImage
 
 
 class SeenImage:
-    """An encoded picture and what decoders prepared of it, by route name."""
+    """An encoded picture, its key in the cache, and what decoders prepared of it, by route name."""
 
-    def __init__(self, encoded: EncodedImage) -> None:
+    def __init__(self, encoded: EncodedImage, key: str) -> None:
         self.encoded = encoded
+        self.key = key
         self.prepared: dict[str, Any] = {}
 
 
@@ -32,14 +33,19 @@ class ImageCache:
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def get(self, image: Image.Image, encode: Callable[[Image.Image], EncodedImage]) -> SeenImage:
-        """The picture's entry; `encode` runs if it is not there."""
-        key = f"{image.size}{hashlib.sha256(image.tobytes()).hexdigest()}"
+    def get(
+        self,
+        image: Image.Image,
+        encode: Callable[[Image.Image, int | None], EncodedImage],
+        max_tiles: int | None = None,
+    ) -> SeenImage:
+        """The picture's entry for this bound on its tiles; `encode(image, max_tiles)` runs if it is not there."""
+        key = f"{image.size}{max_tiles}{hashlib.sha256(image.tobytes()).hexdigest()}"
         with self._lock:
             if key in self._items:
                 self._items.move_to_end(key)
                 return self._items[key]
-        seen = SeenImage(encode(image))
+        seen = SeenImage(encode(image, max_tiles), key)
         size = 2 * seen.encoded.nbytes
         with self._lock:
             if key not in self._items and size <= self._max_bytes:

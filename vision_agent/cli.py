@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from PIL import Image
 
-from vision_agent.arguments import check_phrases, check_request, check_threshold
+from vision_agent.arguments import check_length, check_phrases, check_request, check_threshold
 from vision_agent.errors import InputError, VisionAgentError, bad_argument
 from vision_agent.images import ImageLimits, load_image
 from vision_agent.results import Answer
@@ -118,14 +118,52 @@ def decoders() -> None:
 
 
 @app.command()
-def info(model: Annotated[str, typer.Argument(help="'default' for the embedded model's card.")] = "default") -> None:
-    """Print a model's card."""
-    from vision_agent.agent import DEFAULT_CHECKPOINT
+def caption(
+    image: ImageArgument,
+    length: Annotated[str, typer.Option("--length", help="short, normal or long.")] = "normal",
+    as_json: JsonOption = False,
+    model: ModelOption = None,
+    adapter: AdapterOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    allow_urls: UrlOption = False,
+) -> None:
+    """Describe a picture."""
+    check_length(length)
+    _answer(
+        lambda agent, picture: agent.caption(picture, length=length),  # type: ignore[arg-type]  # checked above
+        image,
+        as_json,
+        model,
+        adapter,
+        device,
+        dtype,
+        allow_urls,
+    )
 
-    card = DEFAULT_CHECKPOINT / "CARD.md" if model == "default" else Path(model) / "CARD.md"
-    if not card.is_file():
-        raise InputError(bad_argument("model", "'default' or a checkpoint folder with a CARD.md", model))
-    print(card.read_text("utf-8"), end="")
+
+@app.command()
+def info(
+    model: Annotated[str, typer.Argument(help="'default', a checkpoint folder or a hub name.")] = "default",
+    as_json: JsonOption = False,
+) -> None:
+    """Print a model's size, memory, context, tiles, routes and card, without loading its weights."""
+    from vision_agent.describe import describe
+
+    description = describe(model)
+    print(description.model_dump_json() if as_json else description.to_text(), end="\n" if as_json else "")
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="A checkpoint folder in InternVL's original format.")],
+    target: Annotated[Path, typer.Argument(help="The native folder to write; must not exist.")],
+) -> None:
+    """Write an original-format checkpoint as a native one, once; transformers alone can load it then."""
+    from vision_agent.original import convert as write_native
+
+    write_native(source, target)
+    print(target)
 
 
 @app.command()

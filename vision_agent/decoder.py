@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from vision_agent.constraint import Constraint
 from vision_agent.geometry import TileGrid
 from vision_agent.routing import RouteSpec
 
@@ -88,3 +89,40 @@ class Decoder(nn.Module, ABC):
     @abstractmethod
     def loss(self, states_KNC: Tensor, rows_K: Sequence[int], prepared: Any, targets: Sequence[Any]) -> Tensor:
         """Scalar training loss. `rows_K` names each state's picture in the batch; `targets` has one item a picture."""
+
+
+@dataclass(frozen=True)
+class WrittenAnswer:
+    """An answer as written, for decoders that read words.
+
+    Attributes:
+        text: decoded, without the end token.
+        token_ids: the tokens of `text`.
+        logprobs: of each of them, under the constraint (natural logarithm).
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+class TextDecoder(ABC):
+    """Base class of decoders that read the model's own words, for checkpoints without routes.
+
+    Named by entry points in the same group as `Decoder`. Made with the backbone it is to read.
+    """
+
+    def __init__(self, backbone: Any) -> None:
+        self.backbone = backbone
+
+    @abstractmethod
+    def request(self, phrase: str) -> str:
+        """What the model is asked for a phrase."""
+
+    @abstractmethod
+    def constraint(self, phrase: str) -> Constraint:
+        """The grammar its answer is written under."""
+
+    @abstractmethod
+    def decode(self, answers: Sequence[WrittenAnswer], request: DecodeRequest) -> Any:
+        """One answer for each of `request.phrases` -> one frozen result model."""

@@ -10,6 +10,7 @@
     ├── ConfigError (ValueError)           a training or model setting that makes no sense
     ├── CheckpointError (ValueError)       a model folder that is missing, broken or half-written
     │   └── AdapterMismatchError           an adapter that was trained on another base model
+    ├── AnswerError (RuntimeError)         an answer that cannot be turned into what was asked for
     ├── RouteError (ValueError)            a routing token used where it cannot be
     ├── UnknownDecoderError (LookupError)  no decoder is registered under that name
     └── MissingExtraError (ImportError)    an optional package is not installed
@@ -56,6 +57,18 @@ class CheckpointError(VisionAgentError, ValueError):
 
 class AdapterMismatchError(CheckpointError):
     """An adapter that was trained on another base model."""
+
+
+class AnswerError(VisionAgentError, RuntimeError):
+    """An answer that cannot be turned into what was asked for.
+
+    Attributes:
+        text: what the model wrote.
+    """
+
+    def __init__(self, message: str, text: str) -> None:
+        super().__init__(message)
+        self.text = text
 
 
 class RouteError(VisionAgentError, ValueError):

@@ -6,7 +6,15 @@ from vision_agent.errors import ConfigError, bad_argument
 
 # Below this, fp32 on a CPU is fast enough, and its answers do not depend on the machine.
 _SMALL_MODEL_PARAMETERS = 200_000_000
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+DTYPE_NAMES = tuple(_DTYPES)
 
 
 def choose_device(device: str | torch.device) -> torch.device:
@@ -40,7 +48,7 @@ def choose_dtype(device: torch.device, dtype: str | torch.dtype, *, parameters: 
         return dtype
     if dtype != "auto":
         if dtype not in _DTYPES:
-            raise ConfigError(bad_argument("dtype", f"'auto' or one of {sorted(_DTYPES)}", dtype))
+            raise ConfigError(bad_argument("dtype", f"'auto' or one of {DTYPE_NAMES}", dtype))
         return _DTYPES[str(dtype)]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16

@@ -1,6 +1,7 @@
 """Finds decoders by name through the entry-point group `vision_agent.decoders`.
 
-Built-in and third-party decoders register alike. Nothing is imported until a decoder is asked for. The environment
+Decoders of hidden states (`Decoder`) and of the model's own words (`TextDecoder`) share the group, and built-in and
+third-party ones register alike. Nothing is imported until a decoder is asked for. The environment
 variable `VISION_AGENT_DECODERS` (comma-separated names; empty for none) restricts which may load.
 """
 
@@ -8,7 +9,7 @@ import os
 import warnings
 from importlib.metadata import EntryPoint, entry_points
 
-from vision_agent.decoder import Decoder
+from vision_agent.decoder import Decoder, TextDecoder
 from vision_agent.errors import UnknownDecoderError
 
 GROUP = "vision_agent.decoders"
@@ -21,37 +22,56 @@ def decoder_names() -> list[str]:
 
 
 def load_decoder(name: str) -> type[Decoder]:
-    """The decoder class of that name.
+    """The decoder class of that name, for a route.
 
     Raises:
-        UnknownDecoderError: not registered, not allowed by `VISION_AGENT_DECODERS`, or its plug-in is broken (which is
-            also warned about, by name).
+        UnknownDecoderError: not registered, not allowed by `VISION_AGENT_DECODERS`, its plug-in is broken (which is
+            also warned about, by name), or it reads words.
     """
+    loaded = _load(name)
+    if not issubclass(loaded, Decoder):
+        raise UnknownDecoderError(f"decoder {name!r} reads the model's words; a route needs one of hidden states")
+    return loaded
+
+
+def load_text_decoder(name: str) -> type[TextDecoder]:
+    """The decoder class of that name, for a checkpoint without routes.
+
+    Raises:
+        UnknownDecoderError: as `load_decoder`, or it reads hidden states.
+    """
+    loaded = _load(name)
+    if not issubclass(loaded, TextDecoder):
+        raise UnknownDecoderError(f"decoder {name!r} reads hidden states; words need a TextDecoder")
+    return loaded
+
+
+def load_all_decoders() -> dict[str, type[Decoder] | type[TextDecoder]]:
+    """All decoders of both kinds that load; a broken one is skipped with a warning that names it."""
+    found = {}
+    for name in decoder_names():
+        try:
+            found[name] = _load(name)
+        except UnknownDecoderError:
+            continue  # _load has warned
+    return found
+
+
+def _load(name: str) -> type[Decoder] | type[TextDecoder]:
     entry = _entries().get(name)
     if entry is None:
         raise UnknownDecoderError(f"no decoder {name!r} is registered; there are {decoder_names()}{_restriction()}")
     try:
         loaded = entry.load()
-        if not (isinstance(loaded, type) and issubclass(loaded, Decoder)):
-            raise TypeError(f"{entry.value} is no subclass of vision_agent.Decoder")
+        if not (isinstance(loaded, type) and issubclass(loaded, Decoder | TextDecoder)):
+            raise TypeError(f"{entry.value} is no subclass of vision_agent.Decoder or TextDecoder")
     except Exception as error:  # a plug-in may fail in any way while it is imported
         source = entry.dist.name if entry.dist else "an unknown distribution"
-        warnings.warn(f"decoder {name!r} of {source} is broken and skipped: {error!r}", RuntimeWarning, stacklevel=2)
+        warnings.warn(f"decoder {name!r} of {source} is broken and skipped: {error!r}", RuntimeWarning, stacklevel=3)
         raise UnknownDecoderError(
             f"decoder {name!r} ({entry.value}, from {source}) cannot be loaded: {error}"
         ) from error
     return loaded
-
-
-def load_all_decoders() -> dict[str, type[Decoder]]:
-    """All decoders that load; a broken one is skipped with a warning that names it."""
-    found = {}
-    for name in decoder_names():
-        try:
-            found[name] = load_decoder(name)
-        except UnknownDecoderError:
-            continue  # load_decoder has warned
-    return found
 
 
 def _entries() -> dict[str, EntryPoint]:

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, overload
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    NonNegativeInt,
+    PositiveInt,
+    model_validator,
+)
 
 from vision_agent import _draw
 from vision_agent.errors import ArgumentTypeError, InputError, MissingExtraError, bad_argument
@@ -123,6 +131,7 @@ class Detections(BaseModel, Sequence[Detection]):
         image_size: (width, height) of the upright original picture, pixels.
         model: the model that found them.
         phrases: what was asked for; their order gives the class ids of the exports.
+        decoder: name of the decoder that made them, such as "box" or "grounding"; "" where none did.
         kind: always "detections"; tells results apart in JSON.
     """
 
@@ -133,13 +142,14 @@ class Detections(BaseModel, Sequence[Detection]):
     image_size: tuple[PositiveInt, PositiveInt]
     model: str
     phrases: tuple[str, ...] = ()
+    decoder: str = ""
 
     # --- making them
 
     @classmethod
-    def empty(cls, image_size: tuple[int, int], model: str, phrases: Sequence[str] = ()) -> Self:
+    def empty(cls, image_size: tuple[int, int], model: str, phrases: Sequence[str] = (), *, decoder: str = "") -> Self:
         """Nothing found in a picture of `image_size` (width, height)."""
-        return cls(detections=(), image_size=image_size, model=model, phrases=tuple(phrases))
+        return cls(detections=(), image_size=image_size, model=model, phrases=tuple(phrases), decoder=decoder)
 
     @classmethod
     def from_arrays(
@@ -151,6 +161,7 @@ class Detections(BaseModel, Sequence[Detection]):
         image_size: tuple[int, int],
         model: str,
         phrases: Sequence[str] = (),
+        decoder: str = "",
     ) -> Self:
         """From boxes (n, 4), float xyxy in pixels of the upright original, scores (n,) in 0..1 and n labels.
 
@@ -175,7 +186,7 @@ class Detections(BaseModel, Sequence[Detection]):
             Detection(label=label, score=score, box=Box(x0=x0, y0=y0, x1=x1, y1=y1))
             for (x0, y0, x1, y1), score, label in zip(boxes.tolist(), score_of.tolist(), labels, strict=True)
         )
-        return cls(detections=found, image_size=image_size, model=model, phrases=tuple(phrases))
+        return cls(detections=found, image_size=image_size, model=model, phrases=tuple(phrases), decoder=decoder)
 
     # --- a sequence
 
@@ -435,6 +446,8 @@ class Answer(BaseModel):
         text: the answer.
         finish_reason: "stop" where the model ended it, "length" where a token limit did.
         prompt_tokens, completion_tokens: tokens read and written.
+        confidence: geometric mean of the probabilities of the tokens written, 0-1.
+        value: for a `schema` its validated instance, for `choices` the choice, otherwise None.
         model: the model that answered.
         routes: the routing tokens in the answer, in their order.
         kind: always "answer"; tells results apart in JSON.
@@ -447,7 +460,9 @@ class Answer(BaseModel):
     finish_reason: Literal["stop", "length"]
     prompt_tokens: NonNegativeInt
     completion_tokens: NonNegativeInt
+    confidence: float = Field(ge=0, le=1)
     model: str
+    value: Any = None
     routes: tuple[RoutedText, ...] = ()
 
     def __str__(self) -> str:

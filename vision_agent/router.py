@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from vision_agent.adapter import Route
+from vision_agent.attention import full_masks
 from vision_agent.backbone import Backbone
 from vision_agent.errors import RouteError
 from vision_agent.routing import Layout, Segment, Span, arrange, read_segment, state_columns
@@ -52,13 +53,15 @@ def embed_layout(
 
 def hidden_states(backbone: Backbone, layout: Layout, embeds_BLC: Tensor, cache: DynamicCache | None = None) -> Tensor:
     """Last hidden states (B, L, C) of a layout, after the final norm; with a cache, of what follows it."""
-    output = backbone.model.model.language_model(
-        inputs_embeds=embeds_BLC,
-        attention_mask=layout.additive_mask(embeds_BLC.dtype),
-        position_ids=layout.positions_BL,
-        past_key_values=cache,
-        use_cache=cache is not None,
-    )
+    language_model = backbone.model.model.language_model
+    with full_masks(language_model):
+        output = language_model(
+            inputs_embeds=embeds_BLC,
+            attention_mask=layout.additive_mask(embeds_BLC.dtype),
+            position_ids=layout.positions_BL,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
     hidden_BLC: Tensor = output.last_hidden_state
     return hidden_BLC
 

@@ -17,8 +17,10 @@ from transformers import (
     Qwen2Config,
 )
 
-from vision_agent.backbone import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, Backbone, TilingSettings, weights_fingerprint
+from vision_agent.backbone import Backbone, TilingSettings
+from vision_agent.checkpoint import weights_fingerprint
 from vision_agent.errors import MissingExtraError
+from vision_agent.prompt import IMAGE_CONTEXT, IMAGE_END, IMAGE_START
 from vision_agent.tower import LiteTower, LiteTowerConfig, folded_efficientnet_state
 from vision_agent.train.config import ModelSection
 

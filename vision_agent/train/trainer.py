@@ -22,10 +22,10 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from vision_agent.adapter import Route, new_route, save_adapter
-from vision_agent.backbone import IMAGE_CONTEXT
 from vision_agent.decoder import DenseFeatures
 from vision_agent.errors import ConfigError
 from vision_agent.hardware import choose_device
+from vision_agent.prompt import IMAGE_CONTEXT
 from vision_agent.router import embed_layout, hidden_states
 from vision_agent.routing import RouteSpec
 from vision_agent.train.batch import Batch, Collator

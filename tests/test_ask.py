@@ -1,0 +1,334 @@
+"""Answers: single, several pictures, batches, streams, chats, choices, options. On tiny random checkpoints."""
+
+import asyncio
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from pydantic import BaseModel, ValidationError
+
+from vision_agent import (
+    Answer,
+    AnswerDone,
+    AnswerError,
+    ArgumentTypeError,
+    GenerationOptions,
+    InputError,
+    TextDelta,
+    VisionAgent,
+)
+from vision_agent.generation import Reading, write
+
+SHORT = GenerationOptions(max_new_tokens=12)
+
+
+def noise(seed: int, width: int = 150, height: int = 80) -> Image.Image:
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8, generator=generator)
+    return Image.fromarray(pixels.numpy())
+
+
+@pytest.fixture
+def tiny(checkpoint: Path) -> VisionAgent:
+    return VisionAgent.from_pretrained(checkpoint)
+
+
+def reference(agent: VisionAgent, question: str, pictures: list[Image.Image], tokens: int = 12) -> list[int]:
+    """The greedy answer by transformers' own `generate`."""
+    encoded = agent.backbone.encode(question, pictures)
+    return agent.backbone.generate_ids(encoded.input_ids, encoded.pixel_values, max_new_tokens=tokens)
+
+
+def text_of(agent: VisionAgent, ids: list[int]) -> str:
+    kept = [token for token in ids if token not in agent.backbone.end_ids]
+    return agent.backbone.decode_text(kept, skip_special_tokens=True).strip()
+
+
+def test_an_answer_is_that_of_generate(tiny: VisionAgent) -> None:
+    picture = noise(1)
+    expected = reference(tiny, "what is it?", [picture])
+    answer = tiny.ask("what is it?", picture, options=SHORT)
+    assert answer.text == text_of(tiny, expected)
+    assert answer.completion_tokens == len(expected)
+    assert answer.finish_reason == ("stop" if expected[-1] in tiny.backbone.end_ids else "length")
+    assert 0 < answer.confidence <= 1
+    assert answer.prompt_tokens == len(tiny.backbone.encode("what is it?", picture).input_ids)
+
+
+def test_words_alone_need_no_picture(tiny: VisionAgent) -> None:
+    assert tiny.ask("hello", options=SHORT).text == text_of(tiny, reference(tiny, "hello", []))
+
+
+def test_the_second_question_reads_the_picture_from_memory_and_answers_the_same(tiny: VisionAgent) -> None:
+    picture = noise(2)
+    first = tiny.ask("what is it?", picture, options=SHORT)
+    second = tiny.ask("is there a bus?", picture, options=SHORT)
+    tiny.clear_cache()
+    assert tiny.ask("is there a bus?", picture, options=SHORT) == second
+    assert tiny.ask("what is it?", picture, options=SHORT) == first
+    responder = tiny._responder
+    prompt = tiny.backbone.encode("where is the dog?", picture)
+    seen = responder.see(picture)
+    from vision_agent.responder import _marks
+
+    reading = Reading(tuple(prompt.input_ids.tolist()), seen.encoded.tokens_TC, tuple(_marks(seen)))
+    written = write(tiny.backbone, [reading], SHORT, prefixes=responder.prefixes)
+    assert written.reused_tokens >= len(seen.encoded.tokens_TC)
+    assert written.answers[0] == reference(tiny, "where is the dog?", [picture])
+
+
+def test_another_picture_is_never_taken_from_memory(tiny: VisionAgent) -> None:
+    one, other = noise(3), noise(4)
+    tiny.ask("what is it?", one, options=SHORT)
+    assert tiny.ask("what is it?", other, options=SHORT).text == text_of(tiny, reference(tiny, "what is it?", [other]))
+
+
+def test_several_pictures_are_numbered_or_combined(tiny: VisionAgent) -> None:
+    pictures = [noise(5), noise(6, 60, 60)]
+    encoded = tiny.backbone.encode("compare", pictures)
+    assert "Image-1: <img>" in encoded.prompt and "Image-2: <img>" in encoded.prompt
+    assert tiny.ask("compare", pictures, options=SHORT).text == text_of(tiny, reference(tiny, "compare", pictures))
+    combined = tiny.backbone.encode("compare", pictures, combine=True)
+    assert combined.prompt.count("<img>") == 1
+    assert sum(combined.num_tiles) * tiny.backbone.tokens_per_tile == combined.prompt.count("<IMG_CONTEXT>")
+    ids = tiny.backbone.generate_ids(combined.input_ids, combined.pixel_values, max_new_tokens=12)
+    assert tiny.ask("compare", pictures, combine=True, options=SHORT).text == text_of(tiny, ids)
+
+
+def test_placeholders_say_where_pictures_go(tiny: VisionAgent) -> None:
+    prompt = tiny.backbone.encode("first <image> then <image> end", [noise(1, 50, 50), noise(2, 50, 50)]).prompt
+    assert prompt.index("first <img>") < prompt.index("then <img>") < prompt.index(" end")
+    with pytest.raises(InputError, match=r"2 pictures.* 1 <image>"):
+        tiny.ask("one <image> only", [noise(1), noise(2)])
+    with pytest.raises(InputError, match=r"1 pictures.* 2 <image>"):
+        tiny.ask("<image> and <image>", noise(1))
+
+
+def test_a_batch_of_mixed_requests_equals_single_calls(tiny: VisionAgent) -> None:
+    questions = ["what is it?", "is there a bus on the grass?", "hello", "compare them"]
+    pictures = [noise(1), noise(2, 60, 60), None, [noise(3, 50, 50), noise(4)]]
+    together = tiny.ask(questions, pictures, options=SHORT)
+    tiny.clear_cache()
+    alone = [tiny.ask(q, p, options=SHORT) for q, p in zip(questions, pictures, strict=True)]
+    assert [answer.text for answer in together] == [answer.text for answer in alone]
+    assert [answer.prompt_tokens for answer in together] == [answer.prompt_tokens for answer in alone]
+    for one, other in zip(together, alone, strict=True):
+        assert one.confidence == pytest.approx(other.confidence, abs=1e-3)
+
+
+def test_many_questions_on_one_picture_read_it_once(tiny: VisionAgent) -> None:
+    questions = ["what is it?", "is there a bus?", "where is the red car?"]
+    together = tiny.ask(questions, noise(7), options=SHORT)
+    tiny.clear_cache()
+    assert [a.text for a in together] == [tiny.ask(q, noise(7), options=SHORT).text for q in questions]
+
+
+def test_a_stream_yields_the_answer_piece_by_piece(tiny: VisionAgent) -> None:
+    whole = tiny.ask("what is it?", noise(1), options=SHORT)
+    events = list(tiny.ask("what is it?", noise(1), options=SHORT, stream=True))
+    assert isinstance(events[-1], AnswerDone) and events[-1].answer.text == whole.text
+    deltas = [event.text for event in events if isinstance(event, TextDelta)]
+    assert len(deltas) > 1 and all(deltas)
+    assert "".join(deltas) == whole.text
+
+
+def test_a_closed_stream_stops_the_model_and_frees_it(tiny: VisionAgent) -> None:
+    steps = 0
+    original = tiny.backbone.model.model.language_model.forward
+
+    def counted(*args: object, **kwargs: object) -> object:
+        nonlocal steps
+        steps += 1
+        return original(*args, **kwargs)
+
+    tiny.backbone.model.model.language_model.forward = counted
+    stream = tiny.ask("what is it?", noise(1), max_new_tokens=500, stream=True)
+    next(stream)
+    stream.close()
+    before = steps
+    done = threading.Event()
+    threading.Thread(target=lambda: (tiny.ask("hello", max_new_tokens=1), done.set())).start()
+    assert done.wait(30)
+    assert steps == before + 1
+
+
+def test_an_error_while_streaming_reaches_the_consumer(tiny: VisionAgent) -> None:
+    stream = tiny.ask("what is it?", noise(1), options=SHORT, stream=True)
+    next(stream)
+    tiny.backbone.model.lm_head = None
+    with pytest.raises(TypeError):
+        list(stream)
+
+
+def test_wrong_arguments_of_a_stream_raise_before_it_starts(tiny: VisionAgent) -> None:
+    with pytest.raises(InputError, match="question"):
+        tiny.ask(" ", noise(1), stream=True)
+
+
+def test_sampling_follows_its_seed(tiny: VisionAgent) -> None:
+    def drawn(seed: int) -> str:
+        options = GenerationOptions(do_sample=True, temperature=1.5, top_k=50, top_p=0.95, seed=seed, max_new_tokens=12)
+        return tiny.ask("what is it?", noise(1), options=options).text
+
+    assert drawn(1) == drawn(1)
+    assert len({drawn(seed) for seed in range(6)}) > 1
+
+
+def test_beams_find_an_answer_at_least_as_probable(tiny: VisionAgent) -> None:
+    greedy = tiny.ask("what is it?", noise(1), options=GenerationOptions(max_new_tokens=4))
+    beams = tiny.ask("what is it?", noise(1), options=GenerationOptions(max_new_tokens=4, num_beams=4))
+    total = {name: answer.confidence**answer.completion_tokens for name, answer in (("g", greedy), ("b", beams))}
+    assert total["b"] >= total["g"] - 1e-6
+
+
+def test_the_repetition_penalty_is_that_of_transformers(tiny: VisionAgent) -> None:
+    from transformers import GenerationConfig
+
+    prompt = tiny.backbone.encode("what is it?")
+    ids = prompt.input_ids[None]
+    settings = GenerationConfig(max_new_tokens=12, repetition_penalty=1.8, eos_token_id=tiny.backbone.end_ids)
+    expected = tiny.backbone.model.generate(inputs_embeds=tiny.backbone.embed(ids), generation_config=settings)[0]
+    answer = tiny.ask("what is it?", options=GenerationOptions(max_new_tokens=12, repetition_penalty=1.8))
+    assert answer.text == text_of(tiny, expected.tolist())
+
+
+def test_a_stop_text_ends_the_answer_and_is_not_part_of_it(tiny: VisionAgent) -> None:
+    whole = tiny.ask("what is it?", noise(1), options=SHORT)
+    stop = whole.text.split()[-1]
+    answer = tiny.ask("what is it?", noise(1), options=GenerationOptions(max_new_tokens=12, stop=(stop,)))
+    assert answer.text == whole.text[: whole.text.index(stop)].strip()
+    assert answer.finish_reason == "stop"
+    events = tiny.ask("what is it?", noise(1), options=GenerationOptions(max_new_tokens=12, stop=(stop,)), stream=True)
+    assert "".join(event.text for event in events if isinstance(event, TextDelta)) == answer.text
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": 0.5},
+        {"num_beams": 2, "do_sample": True},
+        {"stop": ("",)},
+        {"max_new_tokens": 0},
+        {"top_p": 0.0, "do_sample": True},
+        {"tempreature": 1.0},
+    ],
+)
+def test_options_that_make_no_sense_are_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        GenerationOptions(**settings)
+
+
+def test_a_prompt_that_does_not_fit_is_refused_before_the_picture_is_encoded(tiny: VisionAgent) -> None:
+    tiny.backbone.model.config.text_config.max_position_embeddings = 40
+    tiny.backbone.encode_image = None  # type: ignore[method-assign,assignment]
+    with pytest.raises(InputError, match=r"max_new_tokens.*=30.*takes 40 in all"):
+        tiny.ask("what is it?", noise(1), max_new_tokens=30)
+
+
+def test_choices_are_kept_to(tiny: VisionAgent) -> None:
+    answer = tiny.ask("is there a bus?", noise(1), choices=["yes", "no", "yes please"])
+    assert answer.value == answer.text and answer.text in ("yes", "no", "yes please")
+    assert answer.finish_reason == "stop"
+    together = tiny.ask(["is there a bus?", "is there a dog?"], noise(1), choices=["yes", "no"])
+    assert all(answer.value in ("yes", "no") for answer in together)
+    with pytest.raises(InputError, match="exclude"):
+        tiny.ask("what?", noise(1), choices=["a"], schema={"type": "string"})
+    with pytest.raises(InputError, match="num_beams"):
+        tiny.ask("what?", noise(1), choices=["a", "b"], options=GenerationOptions(num_beams=2))
+
+
+class Thing(BaseModel):
+    name: str
+    count: int
+    red: bool
+
+
+def test_a_schema_gives_an_instance(tiny: VisionAgent) -> None:
+    pytest.importorskip("llguidance")
+    answer = tiny.ask("what is it?", noise(1), schema=Thing, max_new_tokens=120)
+    assert isinstance(answer.value, Thing)
+    assert Thing.model_validate_json(answer.text) == answer.value
+    again = Answer.model_validate_json(answer.model_dump_json())
+    assert again.value == answer.value.model_dump()
+    with pytest.raises((InputError, AnswerError)):
+        tiny.ask("what is it?", noise(1), schema=Thing, max_new_tokens=3)
+
+
+def test_a_chat_remembers_pictures_and_rounds(tiny: VisionAgent) -> None:
+    chat = tiny.chat(options=SHORT)
+    one, other = noise(1), noise(2)
+    first = chat.ask("what is it?", one)
+    second = chat.ask("and this?", other)
+    third = chat.ask("compare them")
+    encoded = tiny.backbone.encode("what is it?", one)
+    assert first.text == text_of(tiny, tiny.backbone.generate_ids(encoded.input_ids, encoded.pixel_values, 12))
+    history = [("<image>\nwhat is it?", first.text)]
+    encoded = tiny.backbone.encode("Image-2: <image>\nand this?", [one, other], history=history)
+    assert second.text == text_of(tiny, tiny.backbone.generate_ids(encoded.input_ids, encoded.pixel_values, 12))
+    history.append(("Image-2: <image>\nand this?", second.text))
+    encoded = tiny.backbone.encode("compare them", [one, other], history=history)
+    assert third.text == text_of(tiny, tiny.backbone.generate_ids(encoded.input_ids, encoded.pixel_values, 12))
+    assert [question for question, _ in chat.history] == [history[0][0], history[1][0], "compare them"]
+
+
+def test_a_chat_needs_no_picture_and_streams(tiny: VisionAgent) -> None:
+    chat = tiny.chat(options=SHORT)
+    events = list(chat.ask("hello", stream=True))
+    assert isinstance(events[-1], AnswerDone)
+    assert chat.history == [("hello", events[-1].answer.text)]
+    stream = chat.ask("go on", stream=True)
+    next(stream)
+    stream.close()
+    assert len(chat.history) == 1
+
+
+def test_async_twins_give_the_same(tiny: VisionAgent) -> None:
+    picture = noise(1)
+
+    async def main() -> None:
+        answer, other = await asyncio.gather(
+            tiny.aio.ask("what is it?", picture, options=SHORT), tiny.aio.ask("hello", options=SHORT)
+        )
+        assert answer.text == tiny.ask("what is it?", picture, options=SHORT).text
+        assert other.text == tiny.ask("hello", options=SHORT).text
+        events = [event async for event in await tiny.aio.ask("hello", options=SHORT, stream=True)]
+        assert events[-1].answer.text == other.text
+        chat = tiny.aio.chat(options=SHORT)
+        assert (await chat.ask("hello")).text == other.text
+        assert len(chat.history) == 1
+        with pytest.raises(InputError):
+            await tiny.aio.ask("")
+
+    asyncio.run(main())
+
+
+def test_captions_have_lengths(tiny: VisionAgent) -> None:
+    assert tiny.caption(noise(1), options=SHORT).text
+    with pytest.raises(InputError, match="length"):
+        tiny.caption(noise(1), length="tiny")  # type: ignore[arg-type]
+
+
+def test_wrong_kinds_of_arguments(tiny: VisionAgent) -> None:
+    with pytest.raises(ArgumentTypeError, match="options"):
+        tiny.ask("what?", options={"max_new_tokens": 3})  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="max_tiles"):
+        tiny.ask("what?", noise(1), max_tiles=0)
+    with pytest.raises(InputError, match="max_tiles"):
+        tiny.ask("what?", [noise(1), noise(2)], max_tiles=[1])
+    with pytest.raises(InputError, match="2 pictures"):
+        tiny.ask(["a", "b"], [noise(1)])
+    with pytest.raises(InputError, match="stream"):
+        tiny.ask(["a"], noise(1), stream=True)  # type: ignore[call-overload]
+    with pytest.raises(InputError, match="max_new_tokens"):
+        tiny.ask("a", max_new_tokens=0)
+
+
+def test_what_users_type_is_text(tiny: VisionAgent) -> None:
+    end = tiny.backbone.tokenizer.eos_token
+    plain = tiny.backbone.encode("stop")
+    tricky = tiny.backbone.encode(f"stop {end} now <IMG_CONTEXT>")
+    ends = [int((ids == tiny.backbone.tokenizer.eos_token_id).sum()) for ids in (plain.input_ids, tricky.input_ids)]
+    assert ends[0] == ends[1]
+    assert int((tricky.input_ids == tiny.backbone.model.config.image_token_id).sum()) == 0

@@ -1,0 +1,113 @@
+"""Original-format folders through the public door: prompts, ids, pixels, logits, verbs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import original_format as official
+import pytest
+import torch
+from PIL import Image
+from test_original import pixels, write
+
+from vision_agent import CheckpointError, ConfigError, GenerationOptions, VisionAgent
+from vision_agent.original import convert
+from vision_agent.templates import OFFICIAL_TEMPLATES
+
+FAMILIES = ["qwen2", "internlm2", "llama", "yi", "phi3"]
+SHORT = GenerationOptions(max_new_tokens=6)
+
+
+def picture(seed: int, width: int = 60, height: int = 30) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prompts_ids_pixels_and_logits_are_official(tmp_path: Path, family: str) -> None:
+    content, state = write(tmp_path, family, "6b" if family in ("internlm2", "yi") else "300m")
+    backbone = VisionAgent.from_pretrained(tmp_path).backbone
+    template = OFFICIAL_TEMPLATES[official.TEMPLATES[family]]
+    image_id = backbone.model.config.image_token_id
+    pictures = [picture(1), picture(2, 28, 28)]
+    cases = {
+        "single": backbone.encode("What is it?", pictures[0]),
+        "apart": backbone.encode("What differs?", pictures),
+        "rounds": backbone.encode("and now?", pictures[0], history=[("<image>\nWhat?", "A dog."), ("Why?", "So.")]),
+        "video": backbone.encode("Frame1: <image>\nFrame2: <image>\nWhat happens?", pictures, max_tiles=1),
+        "combined": backbone.encode("What differs?", pictures, max_tiles=[2, 1], combine=True),
+        "words": backbone.encode("Hello  <ref>you</ref>", []),
+    }
+    per_tile = backbone.tokens_per_tile
+
+    def block(*tiles: int) -> str:
+        return f"<img>{'<IMG_CONTEXT>' * (per_tile * sum(tiles))}</img>"
+
+    def shown(name: str) -> list[str]:
+        return [block(count) for count in cases[name].num_tiles]
+
+    expected = {
+        "single": [(f"{shown('single')[0]}\nWhat is it?", None)],
+        "apart": [("Image-1: {}\nImage-2: {}\nWhat differs?".format(*shown("apart")), None)],
+        "rounds": [(f"{shown('rounds')[0]}\nWhat?", "A dog."), ("Why?", "So."), ("and now?", None)],
+        "video": [("Frame1: {}\nFrame2: {}\nWhat happens?".format(*shown("video")), None)],
+        "combined": [(f"{block(*cases['combined'].num_tiles)}\nWhat differs?", None)],
+        "words": [("Hello  <ref>you</ref>", None)],
+    }
+    assert cases["video"].num_tiles == (1, 1)
+    for name, encoded in cases.items():
+        assert encoded.prompt == template.render(expected[name]), name
+        assert encoded.input_ids.tolist() == official.official_ids(tmp_path, encoded.prompt), name
+        logits = backbone.logits(encoded.input_ids, encoded.pixel_values)
+        reference = official.reference_logits(
+            state, content, encoded.input_ids.tolist(), encoded.pixel_values, image_id
+        )
+        torch.testing.assert_close(logits, reference, atol=2e-4, rtol=0)
+        first = backbone.generate_ids(encoded.input_ids, encoded.pixel_values, max_new_tokens=1)
+        assert first == [int(reference[-1].argmax())]
+
+
+def test_the_verbs_work_on_an_original_folder_and_on_its_conversion(tmp_path: Path) -> None:
+    write(tmp_path / "original", "internlm2", ps_version="v1")
+    convert(tmp_path / "original", tmp_path / "native")
+    before, after = (VisionAgent.from_pretrained(tmp_path / name) for name in ("original", "native"))
+    for agent in (before, after):
+        assert agent.backbone.end_ids == before.backbone.end_ids
+        assert agent.detect("dog", picture(1)).decoder == "grounding"
+    assert before.ask("what?", picture(1), options=SHORT).text == after.ask("what?", picture(1), options=SHORT).text
+    chats = [agent.chat(options=SHORT) for agent in (before, after)]
+    for question in ("what?", "and now?"):
+        assert len({chat.ask(question).text for chat in chats}) == 1
+    encoded = [agent.backbone.encode("what?", picture(3)) for agent in (before, after)]
+    assert encoded[0].prompt == encoded[1].prompt
+    assert encoded[0].input_ids.tolist() == encoded[1].input_ids.tolist()
+    torch.testing.assert_close(encoded[0].pixel_values, encoded[1].pixel_values)
+
+
+def test_version_1_pixel_shuffle_is_transposed(tmp_path: Path) -> None:
+    content, state = write(tmp_path, "qwen2", ps_version="v1", force_image_size=56)
+    backbone = VisionAgent.from_pretrained(tmp_path).backbone
+    tokens, _ = backbone.see(pixels(2, 56))
+    expected = official.reference_image_tokens(state, content, pixels(2, 56))
+    torch.testing.assert_close(tokens.flatten(0, 1), expected, atol=1e-4, rtol=0)
+
+
+def test_what_a_checkpoint_asks_for_and_does_not_get(tmp_path: Path) -> None:
+    write(tmp_path / "a", "qwen2")
+    with pytest.raises(ConfigError, match="vision-agent convert"):
+        VisionAgent.from_pretrained(tmp_path / "a", device_map={"": "cpu"})
+    folder = tmp_path / "other"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "florence2", "auto_map": {"AutoModel": "code.Model"}}')
+    with pytest.raises(CheckpointError, match=r"'florence2'.*never run"):
+        VisionAgent.from_pretrained(folder)
+
+
+def test_convert_from_the_command_line(tmp_path: Path) -> None:
+    write(tmp_path / "a", "qwen2")
+    command = [sys.executable, "-c", "from vision_agent.cli import main; main()", "convert"]
+    done = subprocess.run([*command, str(tmp_path / "a"), str(tmp_path / "b")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert VisionAgent.from_pretrained(tmp_path / "b").ask("hello", options=SHORT).text is not None
+    again = subprocess.run([*command, str(tmp_path / "a"), str(tmp_path / "b")], capture_output=True, text=True)
+    assert again.returncode == 2 and len(again.stderr.strip().splitlines()) == 1

@@ -1,0 +1,69 @@
+"""The verbs for asyncio: the same names and arguments, awaited.
+
+The model runs in a worker thread, so the event loop stays free. A stream is an async iterator: its tokens are written
+one by one as they are asked for, and closing it stops the model.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from vision_agent.agent import VisionAgent
+    from vision_agent.chat import Chat
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_END = object()
+
+
+class AsyncVisionAgent:
+    """The verbs of a `VisionAgent`, awaited: `await agent.aio.detect("red car", image)`.
+
+    With `stream=True` the awaited result is an async iterator: `async for event in await agent.aio.ask(...)`.
+    """
+
+    def __init__(self, agent: "VisionAgent") -> None:
+        self._agent = agent
+        self.detect = _awaited(agent.detect)
+        self.point = _awaited(agent.point)
+        self.count = _awaited(agent.count)
+        self.force = _awaited(agent.force)
+        self.ask = _awaited(agent.ask)
+        self.caption = _awaited(agent.caption)
+        self.run = _awaited(agent.run)
+
+    def chat(self, **settings: Any) -> "AsyncChat":
+        """A conversation whose `ask` is awaited. Takes what `VisionAgent.chat` takes."""
+        return AsyncChat(self._agent.chat(**settings))
+
+
+class AsyncChat:
+    """A `Chat` whose `ask` is awaited."""
+
+    def __init__(self, chat: "Chat") -> None:
+        self._chat = chat
+        self.ask = _awaited(chat.ask)
+
+    @property
+    def history(self) -> list[tuple[str, str]]:
+        """The rounds so far, (question, answer)."""
+        return self._chat.history
+
+
+def _awaited(verb: Callable[P, R]) -> Callable[P, Awaitable[Any]]:
+    async def call(*args: P.args, **kwargs: P.kwargs) -> Any:
+        result = await asyncio.to_thread(verb, *args, **kwargs)
+        return _stepped(result) if isinstance(result, Iterator) else result
+
+    return call
+
+
+async def _stepped(events: Iterator[Any]) -> AsyncIterator[Any]:
+    try:
+        while (event := await asyncio.to_thread(next, events, _END)) is not _END:
+            yield event
+    finally:
+        close = getattr(events, "close", None)
+        if close is not None:
+            close()

@@ -1,0 +1,139 @@
+"""`Chat`: a conversation of several rounds, about pictures, a video, or nothing but words."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, overload
+
+from PIL import Image
+
+from vision_agent.arguments import check_options, check_request, check_tiles
+from vision_agent.errors import InputError
+from vision_agent.events import AnswerDone, AnswerEvent, TextDelta
+from vision_agent.generation import Written
+from vision_agent.images import ImageLimits, ImageSource, load_image
+from vision_agent.options import GenerationOptions
+from vision_agent.prompt import PLACEHOLDER, with_placeholders
+from vision_agent.responder import Conversation, Responder, TextStream
+from vision_agent.results import Answer
+from vision_agent.video import VideoSource, frame_prompt, sample_frames
+
+
+class Chat:
+    """Remembers what was said and shown. Make one with `agent.chat()`.
+
+    Each round is answered on top of the rounds before; what was read once is not read again (see `prefix`). A round
+    that fails, or whose stream is closed half way, leaves no trace. One chat is for one thread at a time.
+
+    Attributes:
+        history: the rounds so far, (question, answer); questions hold an `<image>` placeholder for each picture.
+    """
+
+    def __init__(
+        self,
+        responder: Responder,
+        limits: ImageLimits,
+        finish: Callable[[Written, GenerationOptions], Answer],
+        forbidden: Callable[[], list[int]],
+        options: GenerationOptions,
+    ) -> None:
+        self._responder = responder
+        self._limits = limits
+        self._finish = finish
+        self._forbidden = forbidden
+        self._options = options
+        self.history: list[tuple[str, str]] = []
+        self._pictures: list[Image.Image] = []
+        self._max_tiles: list[int | None] = []
+
+    @overload
+    def ask(
+        self,
+        question: str,
+        images: ImageSource | Sequence[ImageSource] | None = None,
+        *,
+        video: VideoSource | None = None,
+        segments: int = 8,
+        bounds: tuple[float, float] | None = None,
+        max_tiles: int | Sequence[int] | None = None,
+        options: GenerationOptions | None = None,
+        stream: Literal[False] = False,
+    ) -> Answer: ...
+
+    @overload
+    def ask(
+        self,
+        question: str,
+        images: ImageSource | Sequence[ImageSource] | None = None,
+        *,
+        video: VideoSource | None = None,
+        segments: int = 8,
+        bounds: tuple[float, float] | None = None,
+        max_tiles: int | Sequence[int] | None = None,
+        options: GenerationOptions | None = None,
+        stream: Literal[True],
+    ) -> Iterator[AnswerEvent]: ...
+
+    def ask(
+        self,
+        question: str,
+        images: ImageSource | Sequence[ImageSource] | None = None,
+        *,
+        video: VideoSource | None = None,
+        segments: int = 8,
+        bounds: tuple[float, float] | None = None,
+        max_tiles: int | Sequence[int] | None = None,
+        options: GenerationOptions | None = None,
+        stream: bool = False,
+    ) -> Answer | Iterator[AnswerEvent]:
+        """The next round.
+
+        Args:
+            question: may place new pictures with `<image>`; otherwise they stand before it, numbered where the
+                conversation has several.
+            images: pictures that are new in this round.
+            video: a video that is new in this round: path, bytes, file object, or a list of frames. `segments` frames
+                are taken, evenly, between `bounds` (start, end) in seconds; each is one tile.
+            max_tiles: most tiles of a new picture; one number, or one for each.
+            options: how this answer is written; the chat's own if None.
+            stream: yield `TextDelta` events and at last an `AnswerDone`.
+
+        Raises:
+            InputError: as for `VisionAgent.ask`; pictures together with a video; a video without frames.
+        """
+        check_request("question", question, None)
+        settings = check_options(options, None) if options is not None else self._options
+        given: list[Any] = list(images) if isinstance(images, list | tuple) else [] if images is None else [images]
+        if video is not None:
+            if given:
+                raise InputError("`images` and `video` exclude each other within one round")
+            frames = sample_frames(video, segments=segments, bounds=bounds, limits=self._limits).images
+            pictures, tiles = list(frames), [1] * len(frames)
+            said = question if PLACEHOLDER in question else frame_prompt(len(frames)) + question
+        else:
+            pictures = [load_image(item, limits=self._limits, name=f"images[{i}]") for i, item in enumerate(given)]
+            tiles = list(check_tiles(max_tiles, len(pictures)))  # type: ignore[arg-type]
+            said = with_placeholders(question, len(pictures), first=len(self._pictures) + 1)
+        conversation = Conversation(
+            turns=(*self.history, (said, None)),
+            pictures=(*self._pictures, *pictures),
+            max_tiles=(*self._max_tiles, *tiles),
+        )
+        if stream:
+            return self._stream(conversation, settings)
+        written, _ = self._responder.write([conversation], settings, self._forbidden())
+        return self._remember(conversation, self._finish(written, settings))
+
+    def _stream(self, conversation: Conversation, options: GenerationOptions) -> Iterator[AnswerEvent]:
+        text = TextStream(self._responder, options.stop)
+        for written, _ in self._responder.stream(conversation, options, self._forbidden()):
+            if new := text.push(written.answers[0]):
+                yield TextDelta(text=new)
+        answer = self._remember(conversation, self._finish(written, options))
+        if rest := text.finish(answer.text):
+            yield TextDelta(text=rest)
+        yield AnswerDone(answer=answer)
+
+    def _remember(self, conversation: Conversation, answer: Answer) -> Answer:
+        self.history.append((conversation.turns[-1][0], answer.text))
+        self._pictures = list(conversation.pictures)
+        self._max_tiles = list(conversation.max_tiles)
+        return answer

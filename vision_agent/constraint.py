@@ -1,0 +1,36 @@
+"""What an answer may say, token by token: grammars plug in here.
+
+A `Constraint` is made once for a tokenizer and may be shared; each answer gets a state of its own from `start`.
+"""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+
+class ConstraintState(ABC):
+    """Where one answer stands in its grammar."""
+
+    @abstractmethod
+    def mask(self, scores_V: Tensor) -> Tensor:
+        """The scores (V,) of the next token, minus infinity where the grammar does not allow it.
+
+        End tokens are allowed exactly where the answer may end, so at least one token always is.
+        """
+
+    @property
+    @abstractmethod
+    def complete(self) -> bool:
+        """Whether the answer may end here."""
+
+    @abstractmethod
+    def accept(self, token: int) -> None:
+        """Go on with `token`, which the mask allowed. Called for every token written, an end token included."""
+
+
+class Constraint(ABC):
+    """A grammar that answers are decoded under."""
+
+    @abstractmethod
+    def start(self) -> ConstraintState:
+        """The state of a new answer."""

@@ -1,0 +1,42 @@
+"""How answers are written: one typed object for all generation settings."""
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class GenerationOptions(BaseModel):
+    """How an answer is written. The defaults are greedy: the same question gets the same answer.
+
+    Attributes:
+        max_new_tokens: most tokens of an answer; an answer that reaches it has `finish_reason="length"`.
+        do_sample: draw tokens at random instead of taking the most probable one.
+        temperature: flattens (above 1) or sharpens the distribution that is drawn from.
+        top_p: draw from the smallest set of tokens that has this probability together.
+        top_k: draw from this many of the most probable tokens; 0 for all.
+        repetition_penalty: divides the scores of tokens that the answer has already (https://arxiv.org/abs/1909.05858).
+        num_beams: beams of beam search; 1 for none.
+        stop: texts at which the answer ends; they are not part of it.
+        seed: of sampling; None draws differently each time.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_new_tokens: int = Field(default=256, ge=1, le=65536)
+    do_sample: bool = False
+    temperature: float = Field(default=1.0, gt=0, le=100)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    repetition_penalty: float = Field(default=1.0, gt=0, le=10)
+    num_beams: int = Field(default=1, ge=1, le=32)
+    stop: tuple[str, ...] = ()
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
+
+    @model_validator(mode="after")
+    def _settings_agree(self) -> "GenerationOptions":
+        if any(not text for text in self.stop):
+            raise ValueError(f"`stop` must not contain an empty text, got {self.stop!r}")
+        drawing = (self.temperature, self.top_p, self.top_k) != (1.0, 1.0, 0) or self.seed is not None
+        if drawing and not self.do_sample:
+            raise ValueError("temperature, top_p, top_k and seed need do_sample=True; greedy answers do not draw")
+        if self.num_beams > 1 and self.do_sample:
+            raise ValueError(f"beam search and sampling exclude each other, got num_beams={self.num_beams!r}")
+        return self

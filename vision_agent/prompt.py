@@ -1,0 +1,190 @@
+"""Prompts: conversations with pictures, as text and as token ids.
+
+A question may say where its pictures go with `<image>`; the placeholders of a conversation are filled from left to
+right. What a user types is text, never a control token: a `<|im_end|>` in a question does not end it.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vision_agent.errors import CheckpointError, InputError
+
+IMAGE_START, IMAGE_END, IMAGE_CONTEXT = "<img>", "</img>", "<IMG_CONTEXT>"
+PLACEHOLDER = "<image>"
+# InternVL's markup for grounding, which its authors document for questions. It controls nothing, so users may type it.
+_MARKUP = frozenset({"<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"})
+# Private-use characters stand for what users wrote while a template is rendered; no template changes them.
+_MARK = "\ue000"
+_MARKED = re.compile(f"{_MARK}(\\d+){_MARK}")
+
+Turn = tuple[str, str | None]
+Render = Callable[[Sequence[Turn]], str]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A conversation ready for its next answer.
+
+    Attributes:
+        text: as the model was taught to read it, picture tokens included.
+        ids: its token ids.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+
+
+def with_placeholders(question: str, pictures: int, *, combine: bool = False, first: int = 1) -> str:
+    """A question with a placeholder for each of its pictures, where it has none of its own.
+
+    One picture stands before the question; several are numbered `Image-1: <image>`, as InternVL was trained, unless
+    they are combined into one placeholder.
+
+    Args:
+        first: number of the first picture, for later rounds of a conversation.
+    """
+    if not pictures or PLACEHOLDER in question:
+        return question
+    if combine or (pictures == 1 and first == 1):
+        return f"{PLACEHOLDER}\n{question}"
+    return "".join(f"Image-{first + index}: {PLACEHOLDER}\n" for index in range(pictures)) + question
+
+
+class PromptWriter:
+    """Writes prompts in a checkpoint's own format.
+
+    Args:
+        tokenizer: of the checkpoint.
+        render: its chat template: rounds of (question, answer), the last answer None, to text.
+        name: of the checkpoint, for errors.
+    """
+
+    def __init__(self, tokenizer: Any, render: Render, name: str) -> None:
+        self._tokenizer = tokenizer
+        self._render = render
+        self._name = name
+        self._context_id = tokenizer.convert_tokens_to_ids(IMAGE_CONTEXT)
+        specials = sorted(set(tokenizer.get_added_vocab()) - _MARKUP - {""}, key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, specials)))
+        # A tokenizer that begins every piece with a space makes the same tokens of a phrase wherever it stands, if it
+        # is read as a piece of its own.
+        self._by_pieces = _adds_prefix_space(tokenizer)
+
+    def write(self, turns: Sequence[Turn], picture_tokens: Sequence[int]) -> Prompt:
+        """The prompt of a conversation.
+
+        Args:
+            turns: rounds of (question, answer); the last answer is None.
+            picture_tokens: how many tokens fill each placeholder, from left to right. Without any, a typed
+                `<image>` is plain text.
+
+        Raises:
+            InputError: placeholders and pictures differ in number.
+        """
+        pieces = self._pieces(turns, bool(picture_tokens))
+        found = sum(piece == IMAGE_CONTEXT and filled for piece, filled in pieces)
+        if found != len(picture_tokens):
+            raise InputError(
+                f"`images` has {len(picture_tokens)} pictures, but the conversation has {found} {PLACEHOLDER} "
+                "placeholders; write one for each picture, or none at all"
+            )
+        counts = iter(picture_tokens)
+        shown = [
+            IMAGE_START + IMAGE_CONTEXT * next(counts) + IMAGE_END if filled and piece == IMAGE_CONTEXT else piece
+            for piece, filled in pieces
+        ]
+        return Prompt("".join(shown), tuple(self._expanded(self._ids(pieces), picture_tokens)))
+
+    def parts(self, picture_tokens: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Ids before and after the text of a first question whose pictures stand before it."""
+        question = f"{PLACEHOLDER}\n" * len(picture_tokens) + f"{_MARK}0{_MARK}"
+        rendered = self._render([(question, None)])
+        before, found, after = rendered.partition(f"{_MARK}0{_MARK}")
+        if not found or before.count(PLACEHOLDER) != len(picture_tokens):
+            raise CheckpointError(f"the chat template of {self._name!r} drops the user's text or a picture")
+        before = before.replace(PLACEHOLDER, IMAGE_START + IMAGE_CONTEXT + IMAGE_END)
+        return self._expanded(self._template_ids(before), picture_tokens), self._template_ids(after)
+
+    def text_ids(self, text: str) -> list[int]:
+        """Token ids of plain text. Special tokens that a user types stay text."""
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return ids
+
+    def _pieces(self, turns: Sequence[Turn], pictures: bool) -> list[tuple[str, bool]]:
+        """(text, is a template's): template text, user text, and one `IMAGE_CONTEXT` for every placeholder."""
+        written: list[str] = []
+        marked: list[Turn] = []
+        for question, answer in turns:
+            marks = []
+            for text in (question, answer):
+                marks.append(None if text is None else f"{_MARK}{len(written)}{_MARK}")
+                written += [] if text is None else [text]
+            marked.append((str(marks[0]), marks[1]))
+        rendered = _MARKED.split(self._render(marked))
+        if [int(number) for number in rendered[1::2]] != list(range(len(written))):
+            raise CheckpointError(f"the chat template of {self._name!r} drops or repeats what was said")
+        pieces: list[tuple[str, bool]] = []
+        for index, piece in enumerate(rendered):
+            if index % 2 == 0:
+                pieces.append((piece, True))
+                continue
+            said = written[int(piece)]
+            for place, part in enumerate(said.split(PLACEHOLDER) if pictures else [said]):
+                if place:
+                    # The line break after a picture is the format's, not the user's.
+                    pieces += [(IMAGE_CONTEXT, True), ("\n" if part.startswith("\n") else "", True)]
+                    part = part.removeprefix("\n")
+                pieces.append((part, False))
+        return [piece for piece in pieces if piece[0]]
+
+    def _ids(self, pieces: Sequence[tuple[str, bool]]) -> list[int]:
+        whole = [
+            IMAGE_START + IMAGE_CONTEXT + IMAGE_END if template and piece == IMAGE_CONTEXT else piece
+            for piece, template in pieces
+        ]
+        harmless = not any(self._special.search(piece) for piece, template in pieces if not template)
+        if harmless and not self._by_pieces:
+            # Words may join across the edge of template and text: only the whole gives the tokens of training.
+            ids: list[int] = self._tokenizer("".join(whole))["input_ids"]
+            return ids
+        ids = []
+        for index, (text, (_, template)) in enumerate(zip(whole, pieces, strict=True)):
+            if template:
+                ids += self._tokenizer(text, add_special_tokens=index == 0)["input_ids"]
+            else:
+                ids += self.text_ids(text)
+        return ids
+
+    def _template_ids(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _expanded(self, ids: Sequence[int], picture_tokens: Sequence[int]) -> list[int]:
+        """Every picture's single context token, as often as the picture has tokens."""
+        counts = iter(picture_tokens)
+        expanded: list[int] = []
+        for token in ids:
+            expanded += [token] * next(counts) if token == self._context_id else [token]
+        return expanded
+
+
+def render_native(tokenizer: Any) -> Render:
+    """The chat template in a native checkpoint's tokenizer files."""
+
+    def render(turns: Sequence[Turn]) -> str:
+        messages = []
+        for question, answer in turns:
+            messages.append({"role": "user", "content": [{"type": "text", "text": question}]})
+            if answer is not None:
+                messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return text
+
+    return render
+
+
+def _adds_prefix_space(tokenizer: Any) -> bool:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return bool(getattr(getattr(backend, "pre_tokenizer", None), "add_prefix_space", False))

@@ -1,0 +1,185 @@
+"""From conversations to written answers: pictures encoded once, prompts read once, one model for all threads.
+
+Shape suffixes: T picture tokens, C hidden size.
+"""
+
+import hashlib
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+
+from vision_agent.backbone import Backbone
+from vision_agent.cache import ImageCache, SeenImage
+from vision_agent.constraint import Constraint
+from vision_agent.generation import Reading, Written, check_context, cut_at_stop, steps
+from vision_agent.options import GenerationOptions
+from vision_agent.prefix import PrefixCache
+from vision_agent.prompt import Turn
+
+_PREFIX_TOKENS = 16384  # keys and values of at most this many tokens are remembered, or of one context
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What is to be answered.
+
+    Attributes:
+        turns: rounds of (question, answer), the last answer None; questions hold a placeholder for each picture.
+        pictures: upright RGB, in the order of the placeholders.
+        max_tiles: most tiles of each picture, None for the checkpoint's bound.
+        combine: all pictures of a question share one placeholder.
+        constraint: the grammar of the answer.
+    """
+
+    turns: tuple[Turn, ...]
+    pictures: tuple[Image.Image, ...] = ()
+    max_tiles: tuple[int | None, ...] = ()
+    combine: bool = False
+    constraint: Constraint | None = None
+
+
+class Responder:
+    """Answers conversations with one backbone. Safe to share between threads.
+
+    Attributes:
+        images: pictures seen lately.
+        prefixes: prompts read lately.
+        lock: held while the model runs.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+        self.images = ImageCache()
+        tokens = min(backbone.context, _PREFIX_TOKENS)
+        self.prefixes = PrefixCache(max(2**25, tokens * _bytes_per_token(backbone)))
+        self.lock = threading.RLock()
+
+    def clear(self) -> None:
+        """Forget all pictures and prompts."""
+        self.images.clear()
+        self.prefixes.clear()
+
+    def see(self, picture: Image.Image, max_tiles: int | None = None) -> SeenImage:
+        """A picture's entry in the cache; encoded if it is not there."""
+        return self.images.get(picture, self.backbone.encode_image, max_tiles)
+
+    def room(self, conversation: Conversation) -> int:
+        """Tokens that the model's context leaves for the answer."""
+        counts = self._picture_tokens(conversation)
+        return self.backbone.context - len(self.backbone.prompt(conversation.turns, counts).ids)
+
+    def write(
+        self,
+        conversations: Sequence[Conversation],
+        options: GenerationOptions,
+        forbidden: Sequence[int] = (),
+    ) -> tuple[Written, list[list[SeenImage]]]:
+        """All answers in one batch, and the pictures each was about."""
+        with self.lock, torch.inference_mode():
+            readings, seen = self._read(conversations, options)
+            (written,) = deque(self._steps(conversations, readings, options, forbidden), maxlen=1)
+        return written, seen
+
+    def stream(
+        self, conversation: Conversation, options: GenerationOptions, forbidden: Sequence[int] = ()
+    ) -> Iterator[tuple[Written, list[SeenImage]]]:
+        """One answer, yielded as it grows. The model is free for others between its tokens."""
+        with self.lock, torch.inference_mode():
+            readings, (seen,) = self._read([conversation], options)
+        growing = self._steps([conversation], readings, options, forbidden)
+        while True:
+            with self.lock:
+                written = next(growing, None)
+            if written is None:
+                return
+            yield written, seen
+
+    def visible_text(self, ids: Sequence[int], stop: Sequence[str]) -> str:
+        """What a reader sees of an answer's tokens."""
+        text = self.backbone.decode_text([i for i in ids if i not in self.backbone.end_ids], skip_special_tokens=True)
+        return cut_at_stop(text, stop).strip()
+
+    def _read(
+        self, conversations: Sequence[Conversation], options: GenerationOptions
+    ) -> tuple[list[Reading], list[list[SeenImage]]]:
+        """Prompts first: what does not fit the context fails before any picture is encoded."""
+        prompts = []
+        for conversation in conversations:
+            counts = self._picture_tokens(conversation)
+            filled = [sum(counts)] if conversation.combine and counts else counts
+            prompt = self.backbone.prompt(conversation.turns, filled)
+            check_context(self.backbone, len(prompt.ids), sum(counts), options)
+            prompts.append(prompt)
+        readings, everything = [], []
+        for conversation, prompt in zip(conversations, prompts, strict=True):
+            seen = [self.see(p, m) for p, m in zip(conversation.pictures, conversation.max_tiles, strict=True)]
+            tokens_TC = torch.cat([entry.encoded.tokens_TC for entry in seen]) if seen else None
+            readings.append(Reading(prompt.ids, tokens_TC, tuple(mark for entry in seen for mark in _marks(entry))))
+            everything.append(seen)
+        return readings, everything
+
+    def _picture_tokens(self, conversation: Conversation) -> list[int]:
+        pairs = zip(conversation.pictures, conversation.max_tiles, strict=True)
+        grids = [self.backbone.grid_for(*picture.size, most) for picture, most in pairs]
+        return [grid.tile_count * self.backbone.tokens_per_tile for grid in grids]
+
+    def _steps(
+        self,
+        conversations: Sequence[Conversation],
+        readings: Sequence[Reading],
+        options: GenerationOptions,
+        forbidden: Sequence[int],
+    ) -> Iterator[Written]:
+        grammars = [conversation.constraint for conversation in conversations]
+        return steps(
+            self.backbone, readings, options, forbidden=forbidden, constraints=grammars, prefixes=self.prefixes
+        )
+
+
+class TextStream:
+    """Turns the growing tokens of an answer into pieces of text that only ever get appended.
+
+    Holds back what the next token may change: half a character, space at the end, the beginning of a stop text.
+    """
+
+    def __init__(self, responder: Responder, stop: Sequence[str]) -> None:
+        self._responder = responder
+        self._stop = tuple(stop)
+        self.sent = ""
+
+    def push(self, ids: Sequence[int]) -> str:
+        """The new text after these tokens (all of the answer so far)."""
+        text = self._responder.visible_text(ids, self._stop).rstrip("\ufffd")
+        for stop in self._stop:
+            held = next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
+            text = text[: len(text) - held].rstrip() if held else text
+        return self._append(text)
+
+    def finish(self, text: str) -> str:
+        """What is still missing of the whole answer."""
+        return self._append(text)
+
+    def _append(self, text: str) -> str:
+        if not text.startswith(self.sent):
+            return ""
+        new = text[len(self.sent) :]
+        self.sent = text
+        return new
+
+
+def _marks(seen: SeenImage) -> range:
+    """A number for each picture token, negative (token ids are not), the same whenever the same picture is seen."""
+    name = int.from_bytes(hashlib.sha256(seen.key.encode()).digest()[:5], "big")
+    return range(-(name << 22) - 2, -(name << 22) - 2 - len(seen.encoded.tokens_TC), -1)
+
+
+def _bytes_per_token(backbone: Backbone) -> int:
+    """Bytes of the keys and values of one token."""
+    text = backbone.model.config.text_config
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return int(2 * text.num_hidden_layers * heads * size * backbone.dtype.itemsize)
