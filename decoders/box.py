@@ -234,7 +234,11 @@ class BoxDecoder(Decoder):
                 giou = _paired_giou(boxes_L4[taken], target.boxes_G4[owner_L[taken]])
                 box_total = box_total + ((1 - giou) * quality_L[taken]).sum()
                 cell_weight = cell_weight + quality_L[taken].sum()
-            trained_L = _trained(target, prepared.centres_L2).amin(dim=0) if len(target.belongs_KG) else torch.ones_like(quality_L)
+            trained_L = (
+                _trained(target, prepared.centres_L2).amin(dim=0)
+                if len(target.belongs_KG)
+                else torch.ones_like(quality_L)
+            )
             # A thing that one phrase must not judge (a car, its colour unknown, for "red car") is a thing all the same.
             judged_L = torch.where(taken, 1.0, trained_L)
             object_total = object_total + (_quality_focal(objectness_L, quality_L) * judged_L).sum()

@@ -170,17 +170,13 @@ def killed(config: TrainConfig, archives: Path, out: Path, step: int) -> None:
         train(config, archives, out, "cpu", on_step=die)
 
 
-# The decoder moves true boxes by torch's global generator, whose state is not saved.
-_drawn_anew = pytest.mark.xfail(strict=True, reason="a resumed run draws other numbers in the loss of boxes")
-
-
 @pytest.mark.parametrize(
     ("step", "save_minutes", "from_checkpoint"),
     [
         pytest.param(1, EVERY_STEP, False, id="text"),
-        pytest.param(4, EVERY_STEP, False, id="second picture stage", marks=_drawn_anew),
-        pytest.param(4, ONLY_AT_THE_END, False, id="end of the first picture stage", marks=_drawn_anew),
-        pytest.param(4, EVERY_STEP, True, id="second picture stage, from a checkpoint", marks=_drawn_anew),
+        pytest.param(4, EVERY_STEP, False, id="second picture stage"),
+        pytest.param(4, ONLY_AT_THE_END, False, id="end of the first picture stage"),
+        pytest.param(4, EVERY_STEP, True, id="second picture stage, from a checkpoint"),
     ],
 )
 def test_a_killed_run_goes_on_exactly(

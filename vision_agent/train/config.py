@@ -106,8 +106,10 @@ def read_config(path: str | Path) -> TrainConfig:
         raise ConfigError(f"the recipe {str(path)!r} is not valid TOML: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"the recipe {str(path)!r}: `{where}`: {first['msg']}, got {first['input']!r}") from error
+        where = ".".join(str(part) for part in first["loc"]) or "stages"
+        # What a rule of ours says names the value already.
+        got = "" if first["type"] == "value_error" else f", got {first['input']!r}"
+        raise ConfigError(f"the recipe {str(path)!r}: `{where}`: {first['msg']}{got}") from error
     if config.init is None:
         return config
     init = (path.parent / config.init).resolve()

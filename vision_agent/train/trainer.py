@@ -77,7 +77,7 @@ class _Run:
         self.route: Route = new_route(self.backbone, DETECT, generator)
         teacher = NameTeacher(self.backbone.hidden_size, names, vectors)
         self.parts = nn.ModuleDict({"model": self.backbone.model, "route": self.route, "teacher": teacher}).to(device)
-        if config.init is not None:
+        if config.init is not None and not (out / "state.pt").exists():
             self._log({"init": str(config.init), "new": _warm_start(self.parts, config.init)})
         self.average = {name: tensor.clone() for name, tensor in self.parts.state_dict().items()}
         self.finished: list[str] = []
@@ -233,11 +233,23 @@ class _Run:
 
 
 def _warm_start(parts: nn.ModuleDict, folder: Path) -> list[str]:
-    """Take all weights of a checkpoint whose name and shape fit; returns the names of those that start anew."""
-    given = {f"model.{name}": tensor for name, tensor in load_file(folder / "model.safetensors").items()}
-    for path in sorted((folder / "adapters").glob("*/adapter.safetensors")):
-        given |= {f"route.{name}": tensor for name, tensor in load_file(path).items()}
+    """Take all weights of a checkpoint whose name and shape fit; returns the names of those that start anew.
+
+    Raises:
+        ConfigError: a folder without weights in one file, or a model of another size.
+    """
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        raise ConfigError(f"`init` names {str(folder)!r}, which has no model.safetensors")
+    given = {f"model.{name}": tensor for name, tensor in load_file(path).items()}
+    adapter = folder / "adapters" / DETECT.name / "adapter.safetensors"
+    if adapter.is_file():
+        given |= {f"route.{name}": tensor for name, tensor in load_file(adapter).items()}
     own = parts.state_dict()
+    for name, tensor in given.items():
+        if name.startswith("model.") and name in own and own[name].shape != tensor.shape:
+            shapes = f"{tuple(own[name].shape)}, but got {tuple(tensor.shape)}"
+            raise ConfigError(f"`init` names {str(folder)!r}, whose {name} must have the shape {shapes}; see `model`")
     fitting = {name: tensor for name, tensor in given.items() if name in own and own[name].shape == tensor.shape}
     parts.load_state_dict(fitting, strict=False)
     tied = {"model.lm_head.weight"} if "model.lm_head.weight" not in given else set()
