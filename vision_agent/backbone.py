@@ -250,7 +250,8 @@ class Backbone:
 
         Args:
             question: may hold `<image>` placeholders; without any, and without history, they are put before it.
-            images: pictures of any kind that `load_image` takes, for the placeholders of history and question from left to right.
+            images: pictures of any kind that `load_image` takes, for the placeholders of history and question from
+                left to right.
             history: earlier rounds, (question, answer).
             max_tiles: most tiles of a picture: one number, or one for each.
             combine: all tiles of all pictures fill one placeholder.
