@@ -161,9 +161,10 @@ def measure(folder: Path) -> dict[str, float]:
 
     pictures = [picture(10 + index, 448, 448) for index in range(8)]
     questions = [QUESTIONS[index % len(QUESTIONS)] for index in range(8)]
-    batch = seconds(lambda: agent.ask(questions, list(pictures), options=options), before=agent.clear_cache)
+    long = GenerationOptions(max_new_tokens=64)
+    batch = seconds(lambda: agent.ask(questions, list(pictures), options=long), before=agent.clear_cache)
     loop = seconds(
-        lambda: [agent.ask(q, p, options=options) for q, p in zip(questions, pictures, strict=True)],
+        lambda: [agent.ask(q, p, options=long) for q, p in zip(questions, pictures, strict=True)],
         before=agent.clear_cache,
     )
 
@@ -182,7 +183,6 @@ def measure(folder: Path) -> dict[str, float]:
                 generation_config=bare_settings,
             )
 
-    long = GenerationOptions(max_new_tokens=64)
     asked_once = seconds(lambda: agent.ask(first, one, options=long), 5, before=agent.clear_cache)
     bare_once = seconds(bare, 5)
     return {

@@ -2,12 +2,14 @@
 
 import asyncio
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, field_validator
 
 from vision_agent import (
     Answer,
@@ -20,6 +22,9 @@ from vision_agent import (
     VisionAgent,
 )
 from vision_agent.generation import Reading, write
+from vision_agent.grammar import choice_constraint
+from vision_agent.prefix import PrefixCache
+from vision_agent.responder import TextStream
 
 SHORT = GenerationOptions(max_new_tokens=12)
 
@@ -332,3 +337,275 @@ def test_what_users_type_is_text(tiny: VisionAgent) -> None:
     ends = [int((ids == tiny.backbone.tokenizer.eos_token_id).sum()) for ids in (plain.input_ids, tricky.input_ids)]
     assert ends[0] == ends[1]
     assert int((tricky.input_ids == tiny.backbone.model.config.image_token_id).sum()) == 0
+
+
+def test_a_padded_batch_is_that_of_generate(tiny: VisionAgent) -> None:
+    from transformers import GenerationConfig
+
+    backbone = tiny.backbone
+    prompts = [backbone.encode(text).input_ids.tolist() for text in ("what is it?", "is there a bus on it?", "hello")]
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    settings = GenerationConfig(max_new_tokens=20, eos_token_id=backbone.end_ids, pad_token_id=0)
+    expected = backbone.model.generate(
+        inputs_embeds=backbone.embed(ids), attention_mask=mask, generation_config=settings
+    ).tolist()
+    written = write(backbone, prompts, GenerationOptions(max_new_tokens=20))
+    assert written.answers == [row[: len(answer)] for row, answer in zip(expected, written.answers, strict=True)]
+
+
+def test_rows_that_end_early_or_follow_a_grammar_leave_the_others_as_they_are(tiny: VisionAgent) -> None:
+    backbone = tiny.backbone
+    shared = backbone.text_ids("a dog and a cat on the grass find each thing where is the red car")
+    prompts = [[*shared, *backbone.text_ids(text)] for text in ("yes", "no no", "is there a bus?")]
+    grammars = [
+        choice_constraint(backbone.tokenizer, choices, backbone.end_ids) if choices else None
+        for choices in (["yes", "no"], None, ["a cat and a dog and a cat"])
+    ]
+    options = GenerationOptions(max_new_tokens=20)
+    alone = [
+        write(backbone, [prompt], options, constraints=[grammar]).answers[0]
+        for prompt, grammar in zip(prompts, grammars, strict=True)
+    ]
+    assert len({len(answer) for answer in alone}) == 3
+    prefixes = PrefixCache()
+    for _ in range(2):
+        readings = [Reading(tuple(prompt)) for prompt in prompts]
+        written = write(backbone, readings, options, constraints=grammars, prefixes=prefixes)
+        assert written.answers == alone
+        assert written.reused_tokens >= len(shared)
+
+
+def test_a_row_that_begins_like_a_remembered_one_still_has_a_token_to_feed(tiny: VisionAgent) -> None:
+    long = tiny.backbone.text_ids("a dog and a cat on the grass find each thing where is the red car")
+    prefixes = PrefixCache()
+    write(tiny.backbone, [Reading(tuple(long))], SHORT, prefixes=prefixes)
+    readings = [Reading(tuple(long)), Reading(tuple(long[:-1]))]
+    alone = [write(tiny.backbone, [reading.ids], SHORT).answers[0] for reading in readings]
+    assert write(tiny.backbone, readings, SHORT, prefixes=prefixes).answers == alone
+
+
+def test_an_answer_costs_one_forward_pass_a_token(tiny: VisionAgent) -> None:
+    passes = 0
+    language_model = tiny.backbone.model.model.language_model
+    original = language_model.forward
+
+    def counted(*args: object, **kwargs: object) -> object:
+        nonlocal passes
+        passes += 1
+        return original(*args, **kwargs)
+
+    language_model.forward = counted
+    for question in ("what is it?", "is there a bus?"):
+        passes = 0
+        assert tiny.ask(question, noise(1), options=SHORT).completion_tokens == passes
+
+
+def test_a_batch_draws_what_single_calls_draw(tiny: VisionAgent) -> None:
+    options = GenerationOptions(do_sample=True, temperature=1.5, top_k=50, seed=3, max_new_tokens=12)
+    questions = ["what is it?", "is there a bus on the grass?", "hello"]
+    together = tiny.ask(questions, noise(1), options=options)
+    assert [a.text for a in together] == [tiny.ask(q, noise(1), options=options).text for q in questions]
+
+
+def test_beams_stop_at_a_stop_text_without_counting_padding(agent: VisionAgent, photo: Path) -> None:
+    options = GenerationOptions(max_new_tokens=12, num_beams=3, stop=("yes", "no"))
+    questions = ["is there a dog?", "describe the picture"]
+    together = agent.ask(questions, photo, options=options)
+    alone = [agent.ask(question, photo, options=options) for question in questions]
+    assert [answer.completion_tokens for answer in together] == [answer.completion_tokens for answer in alone]
+    assert (together[0].text, together[0].finish_reason) == ("", "stop")
+    assert together[0].completion_tokens < together[1].completion_tokens
+
+
+def test_choices_are_written_as_the_model_writes_and_given_as_the_caller_wrote(tiny: VisionAgent) -> None:
+    lower = tiny.ask("is there a bus?", noise(1), choices=["yes", "no"])
+    upper = tiny.ask("is there a bus?", noise(1), choices=["YES", " No "])
+    assert upper.value in ("YES", " No ") and upper.value.strip().lower() == lower.value
+    assert upper.confidence == pytest.approx(lower.confidence)
+    # Choices that the tokenizer alone would not tell apart are still told apart.
+    assert tiny.ask("is there a bus?", noise(1), choices=["Yes", "yes"]).value in ("Yes", "yes")
+    assert tiny.ask("is there a bus?", noise(1), choices=["only"]).value == "only"
+    with pytest.raises(InputError, match="different"):
+        tiny.ask("is there a bus?", noise(1), choices=["yes", "yes"])
+
+
+def test_a_choice_is_whole_or_an_error(tiny: VisionAgent) -> None:
+    tokens = tiny.ask("is there a bus?", noise(1), choices=["yes"]).completion_tokens
+    assert tiny.ask("is there a bus?", noise(1), choices=["yes"], max_new_tokens=tokens - 1).value == "yes"
+    with pytest.raises(AnswerError, match="max_new_tokens") as error:
+        tiny.ask("is there a bus?", noise(1), choices=["yes", "yes please, it is there"], max_new_tokens=tokens - 1)
+    assert "yes please".startswith(error.value.text)
+    with pytest.raises(AnswerError, match="none of the choices"):
+        tiny.ask("is there a bus?", noise(1), choices=["yes"], options=GenerationOptions(stop=("s",)))
+
+
+class Never(BaseModel):
+    red: bool
+
+    @field_validator("red")
+    @classmethod
+    def _refused(cls, value: bool) -> bool:
+        raise ValueError("always wrong")
+
+
+def test_a_rule_that_no_grammar_knows_gives_an_error_with_the_text(tiny: VisionAgent) -> None:
+    pytest.importorskip("llguidance")
+    with pytest.raises(AnswerError, match=r"`red`.*always wrong") as error:
+        tiny.ask("what is it?", noise(1), schema=Never)
+    assert error.value.text in ('{"red": true}', '{"red": false}')
+    with pytest.raises(AnswerError):
+        list(tiny.ask("what is it?", noise(1), schema=Never, stream=True))
+
+
+def test_a_stream_decodes_a_few_tokens_at_a_time(tiny: VisionAgent) -> None:
+    responder = tiny._responder
+    sizes = []
+    decoded = responder.decoded
+    responder.decoded = lambda ids: sizes.append(len(ids)) or decoded(ids)  # type: ignore[method-assign]
+    ids = tiny.backbone.text_ids("a dog and a cat on the grass. " * 30)
+    stream = TextStream(responder, ("never said",))
+    pieces = [stream.push(ids[:size]) for size in range(1, len(ids) + 1)]
+    assert max(sizes) <= 4 < len(ids)
+    whole = responder.visible_text(ids, ())
+    assert "".join(pieces) + stream.finish(whole) == whole
+
+
+def test_swapped_lists_say_so(tiny: VisionAgent) -> None:
+    with pytest.raises(ArgumentTypeError, match="swapped"):
+        tiny.ask([noise(1), noise(2)], "what differs?")  # type: ignore[call-overload]
+    with pytest.raises(ArgumentTypeError, match="swapped"):
+        tiny.detect(noise(1), ["dog", "cat"])  # type: ignore[call-overload]
+    with pytest.raises(ArgumentTypeError, match="swapped"):
+        tiny.count(noise(1), "dog")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentTypeError, match="swapped"):
+        tiny.chat().ask(noise(1), "what is it?")  # type: ignore[call-overload]
+    with pytest.raises(ArgumentTypeError, match="routes"):
+        tiny.run("where?", noise(1), routes="det")
+    with pytest.raises(InputError, match=r"threshold.*True"):
+        tiny.detect("dog", noise(1), threshold=True)
+    with pytest.raises(InputError, match="max_tiles"):
+        tiny.backbone.encode("what?", noise(1), max_tiles=0)
+
+
+def test_a_placeholder_that_the_model_or_an_earlier_round_wrote_is_text(tiny: VisionAgent) -> None:
+    chat = tiny.chat(options=SHORT)
+    chat.ask("what does the tag <image> mean?")
+    chat.history[0] = (chat.history[0][0], "an <image> is a picture")
+    chat.ask("and in this one?", noise(1))
+    chat.ask("compare with <image> now", noise(2))
+    assert len(chat.history) == 3
+    with pytest.raises(InputError, match="placeholders"):
+        chat.ask("and <image>?")
+
+
+def test_a_stream_cannot_end_a_round_after_a_later_one(tiny: VisionAgent) -> None:
+    chat = tiny.chat(options=SHORT)
+    stream = chat.ask("hello", stream=True)
+    next(stream)
+    chat.ask("again")
+    with pytest.raises(InputError, match="went on"):
+        list(stream)
+    assert [question for question, _ in chat.history] == ["again"]
+
+
+def test_settings_of_a_round_that_would_be_ignored_are_refused(tiny: VisionAgent) -> None:
+    chat = tiny.chat(options=SHORT)
+    with pytest.raises(InputError, match="max_tiles"):
+        chat.ask("what happens?", video=[noise(1), noise(2)], max_tiles=2)
+    with pytest.raises(InputError, match="bounds"):
+        chat.ask("what happens?", noise(1), bounds=(0, 1))
+    with pytest.raises(InputError, match="combine"):
+        tiny.ask("a <image>, then <image>?", [noise(1), noise(2)], combine=True)
+
+
+def test_chats_on_one_picture_do_not_mix(tiny: VisionAgent) -> None:
+    def histories(order: tuple[int, ...]) -> list[list[tuple[str, str]]]:
+        tiny.clear_cache()
+        chats = [tiny.chat(options=SHORT), tiny.chat(options=SHORT)]
+        rounds = [iter([("what is it?", noise(1)), ("and a dog?", None)]), iter([("a bus?", noise(1)), ("why?", None)])]
+        for number in order:
+            chats[number].ask(*next(rounds[number]))
+        return [chat.history for chat in chats]
+
+    assert histories((0, 1, 0, 1)) == histories((0, 0, 1, 1))
+
+
+def test_threads_share_an_agent_and_abandoned_streams_block_nobody(tiny: VisionAgent) -> None:
+    abandoned = []
+
+    def job(number: int) -> object:
+        picture = noise(number % 3)
+        match number % 5:
+            case 0:
+                return tiny.ask("what is it?", picture, options=SHORT).text
+            case 1:
+                events = tiny.ask("is there a bus?", picture, options=SHORT, stream=True)
+                return "".join(event.text for event in events if isinstance(event, TextDelta))
+            case 2:
+                return tiny.point("dog", picture).xy.tolist()
+            case 3:
+                chat = tiny.chat(options=SHORT)
+                return [chat.ask("what?", picture).text, chat.ask("and?").text]
+        abandoned.append(tiny.ask("tell me more", picture, max_new_tokens=200, stream=True))
+        return next(abandoned[-1])
+
+    expected = [job(number) for number in range(15)]
+    tiny.clear_cache()
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(job, [*range(15)] * 2)) == expected * 2
+
+
+def test_cancelling_stops_the_model(tiny: VisionAgent) -> None:
+    forward = tiny.backbone.model.model.language_model.forward
+    passes = 0
+
+    def slow(*args: object, **kwargs: object) -> object:
+        nonlocal passes
+        passes += 1
+        time.sleep(0.01)
+        return forward(*args, **kwargs)
+
+    tiny.backbone.model.model.language_model.forward = slow
+
+    async def consumed() -> None:
+        async for _ in await tiny.aio.ask("what is it?", max_new_tokens=5000, stream=True):
+            pass
+
+    async def main() -> None:
+        chat = tiny.aio.chat(options=GenerationOptions(max_new_tokens=5000))
+        for work in (tiny.aio.ask("what is it?", max_new_tokens=5000), consumed(), chat.ask("what is it?")):
+            started = passes
+            task = asyncio.ensure_future(work)
+            while passes < started + 3:
+                await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            # Freed at once, and usable.
+            assert (await tiny.aio.ask("hello", max_new_tokens=2)).completion_tokens <= 2
+        assert chat.history == []
+        stopped = passes
+        await asyncio.sleep(0.1)
+        assert passes == stopped < 500
+
+    asyncio.run(main())
+
+
+def test_a_stop_text_cuts_routed_answers_too(agent: VisionAgent, photo: Path) -> None:
+    whole = agent.run("describe the picture", photo, routes=(), max_new_tokens=12).text
+    stop = whole.split()[2]
+    options = GenerationOptions(max_new_tokens=12, stop=(stop,))
+    assert agent.run("describe the picture", photo, routes=(), options=options).text == whole.split(stop)[0].strip()
+
+
+def test_a_new_adapter_clears_what_was_remembered(agent: VisionAgent, photo: Path) -> None:
+    from vision_agent.agent import DEFAULT_CHECKPOINT
+
+    before = agent.run("where is the dog?", photo)
+    assert agent._responder.prefixes.nbytes > 0
+    assert agent.load_adapter(DEFAULT_CHECKPOINT / "adapters" / "det") == "det"
+    assert agent._responder.prefixes.nbytes == 0
+    again = agent.run("where is the dog?", photo)
+    assert (again.text, len(again.routes)) == (before.text, len(before.routes))

@@ -1,6 +1,6 @@
 """Original-format folders through the public door: prompts, ids, pixels, logits, verbs."""
 
-import subprocess
+import random
 import sys
 from pathlib import Path
 
@@ -12,7 +12,9 @@ from PIL import Image
 from test_original import pixels, write
 
 from vision_agent import CheckpointError, ConfigError, GenerationOptions, VisionAgent
+from vision_agent.cli import main
 from vision_agent.original import convert
+from vision_agent.responder import Responder, TextStream
 from vision_agent.templates import OFFICIAL_TEMPLATES
 
 FAMILIES = ["qwen2", "internlm2", "llama", "yi", "phi3"]
@@ -101,13 +103,41 @@ def test_what_a_checkpoint_asks_for_and_does_not_get(tmp_path: Path) -> None:
     (folder / "config.json").write_text('{"model_type": "florence2", "auto_map": {"AutoModel": "code.Model"}}')
     with pytest.raises(CheckpointError, match=r"'florence2'.*never run"):
         VisionAgent.from_pretrained(folder)
+    (folder / "config.json").write_text("[1, 2]")
+    with pytest.raises(CheckpointError, match=r"config.json .*damaged: expected an object"):
+        VisionAgent.from_pretrained(folder)
 
 
-def test_convert_from_the_command_line(tmp_path: Path) -> None:
+def test_convert_from_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     write(tmp_path / "a", "qwen2")
-    command = [sys.executable, "-c", "from vision_agent.cli import main; main()", "convert"]
-    done = subprocess.run([*command, str(tmp_path / "a"), str(tmp_path / "b")], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(sys, "argv", ["vision-agent", "convert", str(tmp_path / "a"), str(tmp_path / "b")])
+    with pytest.raises(SystemExit) as done:
+        main()
+    assert not done.value.code
     assert VisionAgent.from_pretrained(tmp_path / "b").ask("hello", options=SHORT).text is not None
-    again = subprocess.run([*command, str(tmp_path / "a"), str(tmp_path / "b")], capture_output=True, text=True)
-    assert again.returncode == 2 and len(again.stderr.strip().splitlines()) == 1
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as done:
+        main()
+    assert done.value.code == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_streams_give_the_text_whatever_the_tokens(tmp_path: Path, family: str) -> None:
+    write(tmp_path, family)
+    backbone = VisionAgent.from_pretrained(tmp_path).backbone
+    responder, size = Responder(backbone), len(backbone.tokenizer)
+    said = backbone.text_ids("Hello   world 中文 😀👍🏽 naïve\n\n  a , b . ")
+    single = [i for i in range(size) if str(backbone.tokenizer.convert_ids_to_tokens(i)).startswith("<0x")] or said
+    draw = random.Random(0)
+    for number in range(120):
+        ids = [draw.choice([draw.choice(said), draw.choice(single), draw.randrange(size)]) for _ in range(20)]
+        ids = said[: number + 1] if number < len(said) else ids
+        whole = responder.visible_text(ids, ())
+        stop = () if number % 2 or len(whole) < 4 else (whole[len(whole) // 2 :][:3],)
+        whole = responder.visible_text(ids, stop)
+        stream = TextStream(responder, stop)
+        pieces = [stream.push(ids[:count]) for count in range(1, len(ids) + 1)]
+        assert "".join(pieces) + stream.finish(whole) == whole

@@ -58,6 +58,13 @@ def test_placeholders_and_pictures_must_agree_in_number() -> None:
     with pytest.raises(InputError, match=r"`images` has 1 pictures.*2 <image>"):
         BACKBONE.prompt([("<image> <image>", None)], [4])
     assert CONTEXT not in BACKBONE.prompt([("the tag <image> in html", None)], []).ids
+    turns = [("a tag <image>", "an <image>"), ("<image>\nwhat?", None)]
+    with pytest.raises(InputError, match=r"1 pictures.*2 <image>"):
+        BACKBONE.prompt(turns, [4])
+    prompt = BACKBONE.prompt(turns, [4], plain=1)
+    assert (
+        prompt.ids.count(CONTEXT) == 4 and "a tag <image><|im_end|>\n<|im_start|>assistant\nan <image>" in prompt.text
+    )
 
 
 def test_a_template_that_loses_what_was_said_is_refused() -> None:

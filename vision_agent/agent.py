@@ -202,6 +202,7 @@ class VisionAgent:
             ArgumentTypeError: `phrase` is not one string.
             InputError: as for `detect`.
         """
+        check_phrases(phrase, image)
         if not isinstance(phrase, str):
             raise ArgumentTypeError(bad_argument("phrase", "one string", phrase))
         evidence = self._found(phrase, image, threshold)
@@ -289,7 +290,8 @@ class VisionAgent:
                 `Image-1: <image>` unless the question has `<image>` placeholders of its own. For a list of questions:
                 one picture for all, or a list with what belongs to each.
             schema: a Pydantic model or JSON schema; the answer is JSON that follows it, and `.value` the instance.
-            choices: the answer is one of these.
+            choices: the answer is one of these, as written here in `.value`. `.text` is what the model wrote, in lower
+                case where its tokenizer knows no other.
             combine: the tiles of all pictures form one picture to the model, as InternVL's "combined images" do.
             max_tiles: most tiles of a picture; one number, or one for each picture.
             max_new_tokens: shortcut for `options=GenerationOptions(max_new_tokens=...)`.
@@ -359,15 +361,17 @@ class VisionAgent:
             RouteError: a name in `routes` is not loaded.
             InputError, ArgumentTypeError: as for `ask`.
         """
+        check_request("request", request, image)
+        settings = check_options(options, max_new_tokens)
+        if isinstance(routes, str):
+            raise ArgumentTypeError(bad_argument("routes", "a list of names", routes))
         allowed = tuple(self._routes) if routes is None else tuple(routes)
         for name in allowed:
             self._route(name)
-        settings = check_options(options, max_new_tokens)
-        check_request("request", request, image)
         conversation = self._conversation(request, [load_image(image, limits=self._limits)], None, False, AnswerForm())
         with self._responder.lock:
             written, ((seen,),) = self._responder.write([conversation], settings, self._forbidden(allowed))
-            shown, routed = self._read_routes(written, seen)
+            shown, routed = self._read_routes(written, seen, settings.stop)
         return _answer(self.model, written, 0, shown, routes=tuple(routed))
 
     # Inside ------------------------------------------------------------------------------------------------------
@@ -397,7 +401,7 @@ class VisionAgent:
         if not questions:
             raise InputError(bad_argument("question", "at least one question", questions))
         for index, question in enumerate(questions):
-            check_request(f"question[{index}]", question, None)
+            check_request(f"question[{index}]", question, image)
         if isinstance(image, list | tuple):
             if len(image) != len(questions):
                 expected = f"{len(questions)} pictures (or lists of pictures), one for each question"
@@ -502,7 +506,7 @@ class VisionAgent:
         )
         return found
 
-    def _read_routes(self, written: Written, seen: SeenImage) -> tuple[str, list[RoutedText]]:
+    def _read_routes(self, written: Written, seen: SeenImage, stop: Sequence[str]) -> tuple[str, list[RoutedText]]:
         """The answer's text without its tokens, and the result of each routing token, tied to its phrase in it."""
         by_token = {route.token_id: route for route in self._routes.values()}
         answer = [token for token in written.answers[0] if token not in self._backbone.end_ids]
@@ -529,7 +533,7 @@ class VisionAgent:
                     detections=result if isinstance(result, Detections) else None,
                 )
             )
-        rest = self._responder.visible_text(answer[begin:], ())
+        rest = self._responder.visible_text(answer[begin:], stop)
         return (f"{text} {rest}".strip() if rest else text), routes
 
 

@@ -1,12 +1,16 @@
 """The verbs for asyncio: the same names and arguments, awaited.
 
 The model runs in a worker thread, so the event loop stays free. A stream is an async iterator: its tokens are written
-one by one as they are asked for, and closing it stops the model.
+one by one as they are asked for, and closing it stops the model. So does cancelling: the model is free again after the
+token that it is writing.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from vision_agent.responder import ABANDONED
 
 if TYPE_CHECKING:
     from vision_agent.agent import VisionAgent
@@ -53,17 +57,36 @@ class AsyncChat:
 
 def _awaited(verb: Callable[P, R]) -> Callable[P, Awaitable[Any]]:
     async def call(*args: P.args, **kwargs: P.kwargs) -> Any:
-        result = await asyncio.to_thread(verb, *args, **kwargs)
-        return _stepped(result) if isinstance(result, Iterator) else result
+        abandoned = threading.Event()
+
+        def work() -> R:
+            ABANDONED.set(abandoned)  # in the thread's own copy of the context
+            return verb(*args, **kwargs)
+
+        try:
+            result = await asyncio.to_thread(work)
+        except asyncio.CancelledError:
+            abandoned.set()
+            raise
+        return _stepped(result) if isinstance(result, Generator) else result
 
     return call
 
 
-async def _stepped(events: Iterator[Any]) -> AsyncIterator[Any]:
+async def _stepped(events: Generator[Any, None, None]) -> AsyncIterator[Any]:
+    # A step whose awaiting task was cancelled still runs to its end in its thread; closing waits for it.
+    turn = threading.Lock()
+
+    def step() -> Any:
+        with turn:
+            return next(events, _END)
+
+    def close() -> None:
+        with turn:
+            events.close()
+
     try:
-        while (event := await asyncio.to_thread(next, events, _END)) is not _END:
+        while (event := await asyncio.to_thread(step)) is not _END:
             yield event
     finally:
-        close = getattr(events, "close", None)
-        if close is not None:
-            close()
+        await asyncio.to_thread(close)

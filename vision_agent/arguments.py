@@ -1,5 +1,6 @@
 """Checks what callers pass to verbs, before anything expensive. Needs no torch."""
 
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ def check_threshold(threshold: object) -> None:
     Raises:
         InputError: anything but a number from 0 to 1.
     """
-    if threshold is not None and not (isinstance(threshold, int | float) and 0 <= threshold <= 1):
+    is_number = isinstance(threshold, Real) and not isinstance(threshold, bool)
+    if threshold is not None and not (is_number and 0 <= float(threshold) <= 1):  # type: ignore[arg-type]
         raise InputError(bad_argument("threshold", "a number from 0 to 1", threshold))
 
 
@@ -94,7 +96,8 @@ def _check_text(name: str, text: object, image: object, longest: int) -> None:
 
 
 def _raise_if_swapped(name: str, text: object, image: object) -> None:
-    if isinstance(image, str) and not _is_file(image):
+    items = image if isinstance(image, list | tuple) else [image]
+    if items and all(isinstance(item, str) and not _is_file(item) for item in items):
         _raise_swapped(name, text, image)
 
 

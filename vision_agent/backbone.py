@@ -17,8 +17,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import GenerationConfig
 
+from vision_agent.arguments import check_tiles
 from vision_agent.decoder import DenseFeatures
-from vision_agent.errors import CheckpointError, InputError, bad_argument
+from vision_agent.errors import CheckpointError
 from vision_agent.geometry import TileGrid
 from vision_agent.images import ImageSource, load_image
 from vision_agent.loading import LoadOptions, LoadSettings, input_device
@@ -241,7 +242,7 @@ class Backbone:
     def encode(
         self,
         question: str,
-        images: ImageSource | Sequence[ImageSource] = (),
+        images: ImageSource | Sequence[ImageSource] | None = None,
         history: Sequence[tuple[str, str]] = (),
         max_tiles: int | Sequence[int] | None = None,
         combine: bool = False,
@@ -257,13 +258,12 @@ class Backbone:
             combine: all tiles of all pictures fill one placeholder.
 
         Raises:
-            InputError: pictures and placeholders, or pictures and `max_tiles`, differ in number.
+            InputError: pictures and placeholders, or pictures and `max_tiles`, differ in number; a picture that cannot
+                be read; `max_tiles` outside 1-40.
         """
-        given: list[Any] = list(images) if isinstance(images, list | tuple) else [images]
+        given: list[Any] = list(images) if isinstance(images, list | tuple) else [] if images is None else [images]
         pictures = [load_image(item, name=f"images[{index}]") for index, item in enumerate(given)]
-        bounds = list(max_tiles) if isinstance(max_tiles, Sequence) else [max_tiles] * len(pictures)
-        if len(bounds) != len(pictures):
-            raise InputError(bad_argument("max_tiles", f"one number, or {len(pictures)} of them", max_tiles))
+        bounds = check_tiles(max_tiles, len(pictures))
         grids = [self.grid_for(*picture.size, bound) for picture, bound in zip(pictures, bounds, strict=True)]
         if not history:
             question = with_placeholders(question, len(pictures), combine=combine)
@@ -322,9 +322,9 @@ class Backbone:
         """
         return self.prompts.parts(image_tokens)
 
-    def prompt(self, turns: Sequence[Turn], image_tokens: Sequence[int]) -> Prompt:
+    def prompt(self, turns: Sequence[Turn], image_tokens: Sequence[int], plain: int = 0) -> Prompt:
         """A conversation ready for its next answer; see `PromptWriter.write`."""
-        return self.prompts.write(turns, image_tokens)
+        return self.prompts.write(turns, image_tokens, plain)
 
     def prompt_ids(self, request: str, image_tokens: Sequence[int]) -> list[int]:
         """Ids of a whole first turn, its pictures before the text, ready for the answer."""

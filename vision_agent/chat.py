@@ -6,7 +6,7 @@ from typing import Any, Literal, overload
 from PIL import Image
 
 from vision_agent.arguments import check_options, check_request, check_tiles
-from vision_agent.errors import InputError
+from vision_agent.errors import InputError, bad_argument
 from vision_agent.events import AnswerDone, AnswerEvent, TextDelta
 from vision_agent.generation import Written
 from vision_agent.images import ImageLimits, ImageSource, load_image
@@ -43,6 +43,7 @@ class Chat:
         self.history: list[tuple[str, str]] = []
         self._pictures: list[Image.Image] = []
         self._max_tiles: list[int | None] = []
+        self._plain = 0
 
     @overload
     def ask(
@@ -92,19 +93,25 @@ class Chat:
             images: pictures that are new in this round.
             video: a video that is new in this round: path, bytes, file object, or a list of frames. `segments` frames
                 are taken, evenly, between `bounds` (start, end) in seconds; each is one tile.
-            max_tiles: most tiles of a new picture; one number, or one for each.
+            max_tiles: most tiles of a new picture; one number, or one for each. Not for videos.
             options: how this answer is written; the chat's own if None.
             stream: yield `TextDelta` events and at last an `AnswerDone`.
 
         Raises:
-            InputError: as for `VisionAgent.ask`; pictures together with a video; a video without frames.
+            InputError: as for `VisionAgent.ask`; pictures or `max_tiles` together with a video; `bounds` without one;
+                a video without frames; a stream that is read on after a later round was asked.
         """
-        check_request("question", question, None)
+        check_request("question", question, images)
         settings = check_options(options, None) if options is not None else self._options
         given: list[Any] = list(images) if isinstance(images, list | tuple) else [] if images is None else [images]
+        if video is None and bounds is not None:
+            raise InputError(bad_argument("bounds", "left out where there is no `video`", bounds))
         if video is not None:
             if given:
                 raise InputError("`images` and `video` exclude each other within one round")
+            if max_tiles is not None:
+                expected = "left out where there is a `video`, whose frames are one tile each"
+                raise InputError(bad_argument("max_tiles", expected, max_tiles))
             frames = sample_frames(video, segments=segments, bounds=bounds, limits=self._limits).images
             pictures, tiles = list(frames), [1] * len(frames)
             said = question if PLACEHOLDER in question else frame_prompt(len(frames)) + question
@@ -116,6 +123,7 @@ class Chat:
             turns=(*self.history, (said, None)),
             pictures=(*self._pictures, *pictures),
             max_tiles=(*self._max_tiles, *tiles),
+            plain=self._plain if self._pictures else len(self.history),
         )
         if stream:
             return self._stream(conversation, settings)
@@ -133,7 +141,10 @@ class Chat:
         yield AnswerDone(answer=answer)
 
     def _remember(self, conversation: Conversation, answer: Answer) -> Answer:
+        if conversation.turns[:-1] != tuple(self.history):
+            raise InputError("the chat went on before this stream was read to its end; close a stream to give it up")
         self.history.append((conversation.turns[-1][0], answer.text))
         self._pictures = list(conversation.pictures)
         self._max_tiles = list(conversation.max_tiles)
+        self._plain = conversation.plain
         return answer

@@ -162,7 +162,9 @@ class _CheckpointFiles:
             content = json.loads(path.read_text("utf-8"))
         except ValueError as error:
             raise CheckpointError(f"{name} of {self.source!r} is damaged: {_first_line(error)}") from error
-        return dict(content)
+        if not isinstance(content, dict):
+            raise CheckpointError(f"{name} of {self.source!r} is damaged: expected an object, got {content!r:.80}")
+        return content
 
     def folder(self) -> Path:
         """The folder with all files of the checkpoint, downloaded if need be."""

@@ -169,13 +169,10 @@ def _decode(
     )
     states = [grammar.start() if grammar is not None else None for grammar in grammars]
     filters = _filters(options)
-    generator = None
-    if options.do_sample:
-        generator = torch.Generator(backbone.device)
-        _ = generator.seed() if options.seed is None else generator.manual_seed(options.seed)
+    generators = [_generator(backbone, options) for _ in rows] if options.do_sample else []
     banned = torch.tensor(sorted(forbidden), dtype=torch.long, device=backbone.device)
     ends = torch.tensor(backbone.end_ids, device=backbone.device)
-    tail = StopWatcher(backbone, options.stop, len(readings))
+    tail = StopWatcher(backbone, options.stop)
     is_open = [True for _ in rows]
     feed_BL, tokens_TC = ids_BL, _pictures(rest)
     for _ in range(options.max_new_tokens):
@@ -187,10 +184,11 @@ def _decode(
                     scores_BV[row] = state.mask(scores_BV[row])
             logprobs_BV = scores_BV.log_softmax(dim=-1)
             filtered_BV = filters(cast(torch.LongTensor, written.new_BL), scores_BV) if filters else scores_BV
-            if generator is None:
-                next_B = filtered_BV.argmax(dim=-1)
+            if generators:
+                pairs = zip(filtered_BV.softmax(dim=-1), generators, strict=True)
+                next_B = torch.cat([torch.multinomial(chances_V, 1, generator=own) for chances_V, own in pairs])
             else:
-                next_B = torch.multinomial(filtered_BV.softmax(dim=-1), 1, generator=generator)[:, 0]
+                next_B = filtered_BV.argmax(dim=-1)
             chosen_B = logprobs_BV.gather(1, next_B[:, None])[:, 0]
             open_B = torch.tensor(is_open, device=backbone.device)
             next_B = torch.where(open_B, next_B, ends[0])
@@ -205,7 +203,7 @@ def _decode(
             state = states[row]
             if state is not None:
                 state.accept(token)
-            if end or tail.stops(row, written.answers[row]):
+            if end or tail.stops(written.answers[row]):
                 written.reasons[row] = "stop"
                 is_open[row] = False
         yield written
@@ -221,17 +219,16 @@ class StopWatcher:
 
     Args:
         stop: the texts.
-        rows: number of answers.
     """
 
-    def __init__(self, backbone: Backbone, stop: Sequence[str], rows: int) -> None:
+    def __init__(self, backbone: Backbone, stop: Sequence[str]) -> None:
         self._backbone = backbone
         self._stop = tuple(stop)
         longest = max((len(text.encode()) for text in self._stop), default=0)
         # A token holds at least one byte, so this many tokens hold any stop text that the last one completes.
         self._window = longest + 8
 
-    def stops(self, row: int, answer: Sequence[int]) -> bool:
+    def stops(self, answer: Sequence[int]) -> bool:
         """Whether the answer's last token completed a stop text."""
         if not self._stop:
             return False
@@ -289,7 +286,8 @@ def _search(
             generation_config=settings,
             tokenizer=backbone.tokenizer if options.stop else None,
         )
-        answers = [_until_end(row, backbone.end_ids) for row in new_BL.tolist()]
+        tail = StopWatcher(backbone, options.stop)
+        answers, reasons = zip(*(_until_end(row, backbone.end_ids, tail) for row in new_BL.tolist()), strict=True)
         real_BL = torch.zeros_like(new_BL, dtype=torch.bool)
         for row, answer in enumerate(answers):
             real_BL[row, : len(answer)] = True
@@ -306,12 +304,9 @@ def _search(
         scores_BLV = backbone.model.lm_head(hidden_BLC[:, -count - 1 : -1]).float().log_softmax(dim=-1)
         chosen_BL = scores_BLV.gather(2, new_BL[..., None])[..., 0]
     return Written(
-        answers=answers,
+        answers=list(answers),
         logprobs=[row[: len(answer)] for row, answer in zip(chosen_BL.tolist(), answers, strict=True)],
-        reasons=[
-            "length" if len(answer) == options.max_new_tokens and answer[-1] not in backbone.end_ids else "stop"
-            for answer in answers
-        ],
+        reasons=list(reasons),
         cache=cache,
         mask_BP=full_mask_BL,
         prompt_tokens=tuple(len(reading.ids) for reading in readings),
@@ -342,12 +337,11 @@ def _begin(
     config = backbone.model.config.text_config
     if prefixes is None:
         return DynamicCache(config=config), 0
-    shared = common_beginning(marks)
+    # Every row must have a token of its own left to be fed.
+    shared = min(common_beginning(marks), *(len(row) - 1 for row in marks))
     cache, known = prefixes.take(marks[0][: shared + 1], config)
     if len(readings) == 1:
         return cache, known
-    # Every row must have a token of its own left to be fed.
-    shared = min(shared, *(len(row) - 1 for row in marks))
     if shared < LEAST_SHARED:
         return DynamicCache(config=config), 0
     if known < shared:
@@ -393,9 +387,16 @@ def _filters(options: GenerationOptions) -> LogitsProcessorList:
     return filters
 
 
-def _until_end(ids: Sequence[int], end_ids: Sequence[int]) -> list[int]:
-    """An answer up to and including its end token; what follows is padding."""
-    for index, token in enumerate(ids):
-        if token in end_ids:
-            return list(ids[: index + 1])
-    return list(ids)
+def _generator(backbone: Backbone, options: GenerationOptions) -> torch.Generator:
+    """The chance of one row. Rows do not share it, so that a batch draws what single calls draw."""
+    generator = torch.Generator(backbone.device)
+    _ = generator.seed() if options.seed is None else generator.manual_seed(options.seed)
+    return generator
+
+
+def _until_end(ids: Sequence[int], end_ids: Sequence[int], tail: StopWatcher) -> tuple[list[int], FinishReason]:
+    """An answer up to and including what ended it, and why it ended; what follows is padding."""
+    for size, token in enumerate(ids, start=1):
+        if token in end_ids or tail.stops(ids[:size]):
+            return list(ids[:size]), "stop"
+    return list(ids), "length"

@@ -15,7 +15,7 @@ class GenerationOptions(BaseModel):
         repetition_penalty: divides the scores of tokens that the answer has already (https://arxiv.org/abs/1909.05858).
         num_beams: beams of beam search; 1 for none.
         stop: texts at which the answer ends; they are not part of it.
-        seed: of sampling; None draws differently each time.
+        seed: of sampling; None draws differently each time. In a batch each question draws as it would alone.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vision_agent.errors import CheckpointError, InputError
+from vision_agent.errors import CheckpointError, InputError, bad_argument
 
 IMAGE_START, IMAGE_END, IMAGE_CONTEXT = "<img>", "</img>", "<IMG_CONTEXT>"
 PLACEHOLDER = "<image>"
@@ -44,7 +44,13 @@ def with_placeholders(question: str, pictures: int, *, combine: bool = False, fi
 
     Args:
         first: number of the first picture, for later rounds of a conversation.
+
+    Raises:
+        InputError: several placeholders for combined pictures.
     """
+    if combine and pictures and question.count(PLACEHOLDER) > 1:
+        expected = f"one {PLACEHOLDER} placeholder, where all pictures go together, because of `combine`"
+        raise InputError(bad_argument("question", expected, question))
     if not pictures or PLACEHOLDER in question:
         return question
     if combine or (pictures == 1 and first == 1):
@@ -72,18 +78,19 @@ class PromptWriter:
         # is read as a piece of its own.
         self._by_pieces = _adds_prefix_space(tokenizer)
 
-    def write(self, turns: Sequence[Turn], picture_tokens: Sequence[int]) -> Prompt:
+    def write(self, turns: Sequence[Turn], picture_tokens: Sequence[int], plain: int = 0) -> Prompt:
         """The prompt of a conversation.
 
         Args:
-            turns: rounds of (question, answer); the last answer is None.
+            turns: rounds of (question, answer); the last answer is None. An `<image>` in an answer is plain text.
             picture_tokens: how many tokens fill each placeholder, from left to right. Without any, a typed
                 `<image>` is plain text.
+            plain: how many of the first rounds came before any picture; a typed `<image>` in them is plain text.
 
         Raises:
             InputError: placeholders and pictures differ in number.
         """
-        pieces = self._pieces(turns, bool(picture_tokens))
+        pieces = self._pieces(turns, plain if picture_tokens else len(turns))
         found = sum(piece == IMAGE_CONTEXT and filled for piece, filled in pieces)
         if found != len(picture_tokens):
             raise InputError(
@@ -105,23 +112,23 @@ class PromptWriter:
         if not found or before.count(PLACEHOLDER) != len(picture_tokens):
             raise CheckpointError(f"the chat template of {self._name!r} drops the user's text or a picture")
         before = before.replace(PLACEHOLDER, IMAGE_START + IMAGE_CONTEXT + IMAGE_END)
-        return self._expanded(self._template_ids(before), picture_tokens), self._template_ids(after)
+        before_ids, after_ids = (self._tokenized(text, add_special_tokens=False) for text in (before, after))
+        return self._expanded(before_ids, picture_tokens), after_ids
 
     def text_ids(self, text: str) -> list[int]:
         """Token ids of plain text. Special tokens that a user types stay text."""
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        return ids
+        return self._tokenized(text, add_special_tokens=False, split_special_tokens=True)
 
-    def _pieces(self, turns: Sequence[Turn], pictures: bool) -> list[tuple[str, bool]]:
+    def _pieces(self, turns: Sequence[Turn], plain: int) -> list[tuple[str, bool]]:
         """(text, is a template's): template text, user text, and one `IMAGE_CONTEXT` for every placeholder."""
-        written: list[str] = []
+        written: list[list[str]] = []  # texts, cut at their placeholders
         marked: list[Turn] = []
-        for question, answer in turns:
-            marks = []
-            for text in (question, answer):
-                marks.append(None if text is None else f"{_MARK}{len(written)}{_MARK}")
-                written += [] if text is None else [text]
-            marked.append((str(marks[0]), marks[1]))
+        for index, (question, answer) in enumerate(turns):
+            said = [[question] if index < plain else question.split(PLACEHOLDER)]
+            said += [] if answer is None else [[answer]]
+            marks = [f"{_MARK}{len(written) + number}{_MARK}" for number in range(len(said))]
+            marked.append((marks[0], marks[1] if answer is not None else None))
+            written += said
         rendered = _MARKED.split(self._render(marked))
         if [int(number) for number in rendered[1::2]] != list(range(len(written))):
             raise CheckpointError(f"the chat template of {self._name!r} drops or repeats what was said")
@@ -130,8 +137,7 @@ class PromptWriter:
             if index % 2 == 0:
                 pieces.append((piece, True))
                 continue
-            said = written[int(piece)]
-            for place, part in enumerate(said.split(PLACEHOLDER) if pictures else [said]):
+            for place, part in enumerate(written[int(piece)]):
                 if place:
                     # The line break after a picture is the format's, not the user's.
                     pieces += [(IMAGE_CONTEXT, True), ("\n" if part.startswith("\n") else "", True)]
@@ -147,18 +153,18 @@ class PromptWriter:
         harmless = not any(self._special.search(piece) for piece, template in pieces if not template)
         if harmless and not self._by_pieces:
             # Words may join across the edge of template and text: only the whole gives the tokens of training.
-            ids: list[int] = self._tokenizer("".join(whole))["input_ids"]
-            return ids
-        ids = []
+            return self._tokenized("".join(whole))
+        ids: list[int] = []
         for index, (text, (_, template)) in enumerate(zip(whole, pieces, strict=True)):
             if template:
-                ids += self._tokenizer(text, add_special_tokens=index == 0)["input_ids"]
+                ids += self._tokenized(text, add_special_tokens=index == 0)
             else:
                 ids += self.text_ids(text)
         return ids
 
-    def _template_ids(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+    def _tokenized(self, text: str, **options: bool) -> list[int]:
+        # The context is checked by its true length; transformers would warn of the one in the tokenizer's files.
+        ids: list[int] = self._tokenizer(text, verbose=False, **options)["input_ids"]
         return ids
 
     def _expanded(self, ids: Sequence[int], picture_tokens: Sequence[int]) -> list[int]:

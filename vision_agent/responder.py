@@ -4,9 +4,12 @@ Shape suffixes: T picture tokens, C hidden size.
 """
 
 import hashlib
+import re
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
@@ -18,9 +21,12 @@ from vision_agent.constraint import Constraint
 from vision_agent.generation import Reading, Written, check_context, cut_at_stop, steps
 from vision_agent.options import GenerationOptions
 from vision_agent.prefix import PrefixCache
-from vision_agent.prompt import Turn
+from vision_agent.prompt import Prompt, Turn
 
 _PREFIX_TOKENS = 16384  # keys and values of at most this many tokens are remembered, or of one context
+# An event that is set when nobody waits any longer for the answers written in this context: `write` then stops.
+ABANDONED: ContextVar[threading.Event | None] = ContextVar("ABANDONED", default=None)
+_BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")  # how sentencepiece vocabularies name the token of one byte
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,7 @@ class Conversation:
         pictures: upright RGB, in the order of the placeholders.
         max_tiles: most tiles of each picture, None for the checkpoint's bound.
         combine: all pictures of a question share one placeholder.
+        plain: how many of the first rounds came before any picture; an `<image>` in them is plain text.
         constraint: the grammar of the answer.
     """
 
@@ -39,6 +46,7 @@ class Conversation:
     pictures: tuple[Image.Image, ...] = ()
     max_tiles: tuple[int | None, ...] = ()
     combine: bool = False
+    plain: int = 0
     constraint: Constraint | None = None
 
 
@@ -70,7 +78,7 @@ class Responder:
     def room(self, conversation: Conversation) -> int:
         """Tokens that the model's context leaves for the answer."""
         counts = self._picture_tokens(conversation)
-        return self.backbone.context - len(self.backbone.prompt(conversation.turns, counts).ids)
+        return self.backbone.context - len(self._prompt(conversation, counts).ids)
 
     def write(
         self,
@@ -78,10 +86,17 @@ class Responder:
         options: GenerationOptions,
         forbidden: Sequence[int] = (),
     ) -> tuple[Written, list[list[SeenImage]]]:
-        """All answers in one batch, and the pictures each was about."""
+        """All answers in one batch, and the pictures each was about.
+
+        Raises:
+            CancelledError: the event in `ABANDONED` was set.
+        """
+        abandoned = ABANDONED.get()
         with self.lock, torch.inference_mode():
+            _raise_if_set(abandoned)  # the model may not have been free for long
             readings, seen = self._read(conversations, options)
-            (written,) = deque(self._steps(conversations, readings, options, forbidden), maxlen=1)
+            growing = self._steps(conversations, readings, options, forbidden)
+            (written,) = deque(_while_wanted(growing, abandoned), maxlen=1)
         return written, seen
 
     def stream(
@@ -100,8 +115,11 @@ class Responder:
 
     def visible_text(self, ids: Sequence[int], stop: Sequence[str]) -> str:
         """What a reader sees of an answer's tokens."""
-        text = self.backbone.decode_text([i for i in ids if i not in self.backbone.end_ids], skip_special_tokens=True)
-        return cut_at_stop(text, stop).strip()
+        return cut_at_stop(self.decoded(ids), stop).strip()
+
+    def decoded(self, ids: Sequence[int]) -> str:
+        """The text of tokens, without end tokens and other special ones."""
+        return self.backbone.decode_text([i for i in ids if i not in self.backbone.end_ids], skip_special_tokens=True)
 
     def _read(
         self, conversations: Sequence[Conversation], options: GenerationOptions
@@ -110,8 +128,7 @@ class Responder:
         prompts = []
         for conversation in conversations:
             counts = self._picture_tokens(conversation)
-            filled = [sum(counts)] if conversation.combine and counts else counts
-            prompt = self.backbone.prompt(conversation.turns, filled)
+            prompt = self._prompt(conversation, counts)
             check_context(self.backbone, len(prompt.ids), sum(counts), options)
             prompts.append(prompt)
         readings, everything = [], []
@@ -121,6 +138,10 @@ class Responder:
             readings.append(Reading(prompt.ids, tokens_TC, tuple(mark for entry in seen for mark in _marks(entry))))
             everything.append(seen)
         return readings, everything
+
+    def _prompt(self, conversation: Conversation, counts: Sequence[int]) -> Prompt:
+        filled = [sum(counts)] if conversation.combine and counts else counts
+        return self.backbone.prompt(conversation.turns, filled, conversation.plain)
 
     def _picture_tokens(self, conversation: Conversation) -> list[int]:
         pairs = zip(conversation.pictures, conversation.max_tiles, strict=True)
@@ -141,34 +162,76 @@ class Responder:
 
 
 class TextStream:
-    """Turns the growing tokens of an answer into pieces of text that only ever get appended.
+    """Turns the growing tokens of an answer into pieces of text that, joined, are `Responder.visible_text` of all.
 
-    Holds back what the next token may change: half a character, space at the end, the beginning of a stop text.
+    Holds back what the next token may change: half a character, space at the end, the beginning of a stop text. Each
+    token is decoded with a few before it, never the whole answer again.
     """
 
     def __init__(self, responder: Responder, stop: Sequence[str]) -> None:
         self._responder = responder
         self._stop = tuple(stop)
-        self.sent = ""
+        backbone = responder.backbone
+        self._silent = frozenset([*backbone.tokenizer.all_special_ids, *backbone.end_ids])
+        # Text is taken from the tokens up to `_taken`; it does not depend on those before `_context`.
+        self._context = self._taken = 0
+        self._held = ""
+        self._sent = 0  # characters
 
     def push(self, ids: Sequence[int]) -> str:
         """The new text after these tokens (all of the answer so far)."""
-        text = self._responder.visible_text(ids, self._stop).rstrip("\ufffd")
-        for stop in self._stop:
-            held = next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
-            text = text[: len(text) - held].rstrip() if held else text
-        return self._append(text)
+        self._held += self._settled(ids)
+        ready = cut_at_stop(self._held, self._stop)
+        if len(ready) == len(self._held):
+            ready = ready[: len(ready) - max((_begun(ready, stop) for stop in self._stop), default=0)]
+        ready = ready.rstrip()
+        new = ready if self._sent else ready.lstrip()
+        if new:
+            self._held = self._held[len(ready) :]
+            self._sent += len(new)
+        return new
 
     def finish(self, text: str) -> str:
-        """What is still missing of the whole answer."""
-        return self._append(text)
+        """What is still missing of the whole answer's visible text."""
+        return text[self._sent :]
 
-    def _append(self, text: str) -> str:
-        if not text.startswith(self.sent):
+    def _settled(self, ids: Sequence[int]) -> str:
+        """The text of the tokens since the last call, or nothing while it is not sure."""
+        size = len(ids)
+        while size > self._taken and self._joins(ids[size - 1]):
+            size -= 1
+        known = self._responder.decoded(ids[self._context : self._taken])
+        text = self._responder.decoded(ids[self._context : size])
+        if len(text) <= len(known) or text.endswith("\ufffd"):
             return ""
-        new = text[len(self.sent) :]
-        self.sent = text
-        return new
+        self._context, self._taken = self._taken, size
+        return text[len(known) :]
+
+    def _joins(self, token: int) -> bool:
+        """Whether the next token may change what this one says.
+
+        A run of byte tokens is decoded as a whole: where it turns out to be no UTF-8, none of its bytes is a letter.
+        """
+        if token in self._silent:
+            return True
+        name = self._responder.backbone.tokenizer.convert_ids_to_tokens(token)
+        return _BYTE_TOKEN.fullmatch(str(name)) is not None
+
+
+def _begun(text: str, stop: str) -> int:
+    """How many characters at the end of the text are the beginning of a stop text."""
+    return next((size for size in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:size])), 0)
+
+
+def _while_wanted(growing: Iterator[Written], abandoned: threading.Event | None) -> Iterator[Written]:
+    for written in growing:
+        yield written
+        _raise_if_set(abandoned)
+
+
+def _raise_if_set(abandoned: threading.Event | None) -> None:
+    if abandoned is not None and abandoned.is_set():
+        raise CancelledError
 
 
 def _marks(seen: SeenImage) -> range:
