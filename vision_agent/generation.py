@@ -246,13 +246,15 @@ def _forward(
     backbone: Backbone, ids_BL: Tensor, mask_BP: Tensor, cache: DynamicCache, tokens_TC: Tensor | None
 ) -> Tensor:
     """Feed tokens that follow the cache; the float32 scores (B, V) of what comes next."""
-    new = ids_BL.shape[1]
-    # Without padding no mask is needed, and attention takes its fast path.
-    plain = ids_BL.shape[0] == 1
-    positions_BL = None if plain else (mask_BP.long().cumsum(dim=1) - 1).clamp(min=0)[:, -new:]
+    rows, new = ids_BL.shape
+    # Without padding before or between real tokens no mask is needed, and attention takes its fast path. What an
+    # ended row is fed does not matter.
+    plain = rows == 1 or bool((mask_BP[:, :-1] >= mask_BP[:, 1:]).all())
     if plain:
         start = cache.get_seq_length()
-        positions_BL = torch.arange(start, start + new, device=ids_BL.device)[None]
+        positions_BL = torch.arange(start, start + new, device=ids_BL.device).expand(rows, new)
+    else:
+        positions_BL = (mask_BP.long().cumsum(dim=1) - 1).clamp(min=0)[:, -new:]
     output = backbone.model.model.language_model(
         inputs_embeds=backbone.embed(ids_BL, tokens_TC),
         attention_mask=None if plain else mask_BP.long(),
