@@ -87,7 +87,7 @@ class BoxDecoder(Decoder):
         threshold: float = 0.3,
         temperature: float = 1.0,
         limit: int = 100,
-        nms_iou: float = 0.6,
+        nms_iou: float = 0.4,
     ) -> None:
         super().__init__()
         self.settings: dict[str, Any] = {
