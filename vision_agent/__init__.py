@@ -28,6 +28,7 @@ from vision_agent.images import ImageLimits, load_image
 from vision_agent.options import GenerationOptions
 from vision_agent.points import Count, Point, Points
 from vision_agent.results import Answer, Box, Detection, Detections, RoutedText
+from vision_agent.segments import Mask, Segment, Segmentation
 
 if TYPE_CHECKING:
     from vision_agent.adapter import new_route, save_adapter
@@ -67,12 +68,15 @@ __all__ = [
     "ImageLimits",
     "ImageTooLargeError",
     "InputError",
+    "Mask",
     "MissingExtraError",
     "Point",
     "Points",
     "RouteError",
     "RouteSpec",
     "RoutedText",
+    "Segment",
+    "Segmentation",
     "TextDecoder",
     "TextDelta",
     "UnknownDecoderError",

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, Unpack, overload
 
+import numpy.typing as npt
 import torch
 from PIL import Image
 from pydantic import BaseModel
@@ -26,16 +27,18 @@ from vision_agent.decoder import DecodeRequest, WrittenAnswer
 from vision_agent.errors import ArgumentTypeError, InputError, RouteError, bad_argument
 from vision_agent.events import AnswerDone, AnswerEvent, TextDelta
 from vision_agent.generation import Written
+from vision_agent.geometry import box_area, box_clip
 from vision_agent.images import ImageLimits, ImageSource, load_image
-from vision_agent.loading import LoadSettings
+from vision_agent.loading import LoadSettings, input_device
 from vision_agent.options import GenerationOptions
 from vision_agent.points import Count, Points
 from vision_agent.prompt import with_placeholders
-from vision_agent.registry import load_text_decoder
+from vision_agent.registry import load_segmenter, load_text_decoder
 from vision_agent.responder import Conversation, Responder, TextStream
 from vision_agent.results import Answer, Detections, RoutedText
 from vision_agent.router import Emitted, read_emitted, read_forced
 from vision_agent.routing import emitted_routes
+from vision_agent.segments import Segmentation, Segmenter
 from vision_agent.structured import AnswerForm
 
 DEFAULT_CHECKPOINT = Path(__file__).parent / "checkpoints" / "default"
@@ -111,6 +114,7 @@ class VisionAgent:
         self._limits = limits or ImageLimits()
         self._responder = Responder(backbone)
         self._routes: dict[str, Route] = {}
+        self._segmenters: dict[str, Segmenter] = {}
         for folder in adapters:
             self.load_adapter(folder)
 
@@ -207,6 +211,64 @@ class VisionAgent:
             raise ArgumentTypeError(bad_argument("phrase", "one string", phrase))
         evidence = self._found(phrase, image, threshold)
         return Count(count=len(evidence), phrase=phrase, evidence=evidence)
+
+    def segment(
+        self,
+        phrase: str | Sequence[str] | None = None,
+        image: ImageSource | None = None,
+        *,
+        boxes: npt.ArrayLike | None = None,
+        points: npt.ArrayLike | None = None,
+        point_labels: npt.ArrayLike | None = None,
+        threshold: float | None = None,
+        sam: Segmenter | str | Path,
+    ) -> Segmentation:
+        """Masks of things, by phrase, by boxes or by points.
+
+        A phrase is found by `detect` first; Segment Anything then makes a mask for each box.
+
+        Args:
+            phrase: what to segment, or several phrases; None where boxes or points say it.
+            image: a picture (see `load_image` for the kinds).
+            boxes: (n, 4) xyxy in pixels of the upright original, one object each.
+            points: (n, 2), one point for each object, or (n, k, 2), k points for each; beside `boxes` they refine them.
+            point_labels: 1 for points on the object, 0 for points beside it; all 1 if None.
+            threshold: for a phrase, least score of a box, 0-1; None as for `detect`.
+            sam: a SAM checkpoint (see `SamSegmenter.from_pretrained`), which is loaded once, or anything that segments.
+
+        Returns:
+            one segment for each box found or given, or for each object's points; empty if a phrase finds nothing.
+
+        Raises:
+            InputError: neither or both of a phrase and boxes or points, and what `detect` and
+                `SamSegmenter.segment` refuse.
+            CheckpointError, MissingExtraError: `sam` cannot be loaded.
+            ArgumentTypeError: values of other types, or no picture.
+        """
+        if image is None:
+            raise ArgumentTypeError(bad_argument("image", "a picture", image))
+        if (phrase is None) == (boxes is None and points is None):
+            got = "none of them" if phrase is None else "both"
+            raise InputError(f"either `phrase`, or `boxes` or `points`, must be given, but got {got}")
+        segmenter = self._segmenter(sam)
+        if phrase is None:
+            return segmenter.segment(image, boxes=boxes, points=points, point_labels=point_labels, limits=self._limits)
+        phrases = check_phrases(phrase, image)
+        check_threshold(threshold)
+        picture = load_image(image, limits=self._limits)
+        found = self._detect(phrases, picture, threshold)
+        found = found[box_area(box_clip(found.xyxy, found.image_size)) > 0]
+        if not found:
+            return Segmentation.empty(picture.size, self.model, phrases, decoder=segmenter.name)
+        return segmenter.segment(
+            picture,
+            boxes=[each.box.xyxy for each in found],
+            labels=found.labels,
+            scores=[each.score for each in found],
+            phrases=phrases,
+            model=self.model,
+            limits=self._limits,
+        )
 
     def force(
         self, route: str, phrase: str | Sequence[str], image: ImageSource, *, threshold: float | None = None
@@ -383,6 +445,15 @@ class VisionAgent:
                 "Load an adapter trained on this checkpoint with `load_adapter(folder)`"
             )
         return self._routes[name]
+
+    def _segmenter(self, sam: Segmenter | str | Path) -> Segmenter:
+        if not isinstance(sam, str | Path):
+            return sam
+        key = str(sam)
+        with self._responder.lock:
+            if key not in self._segmenters:
+                self._segmenters[key] = load_segmenter("sam").from_pretrained(sam, input_device(self._backbone.model))
+        return self._segmenters[key]
 
     def _forbidden(self, allowed: Sequence[str] = ()) -> list[int]:
         return [route.token_id for name, route in self._routes.items() if name not in allowed]

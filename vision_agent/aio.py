@@ -32,6 +32,7 @@ class AsyncVisionAgent:
         self.detect = _awaited(agent.detect)
         self.point = _awaited(agent.point)
         self.count = _awaited(agent.count)
+        self.segment = _awaited(agent.segment)
         self.force = _awaited(agent.force)
         self.ask = _awaited(agent.ask)
         self.caption = _awaited(agent.caption)

@@ -8,11 +8,13 @@ variable `VISION_AGENT_DECODERS` (comma-separated names; empty for none) restric
 import os
 import warnings
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 from vision_agent.decoder import Decoder, TextDecoder
 from vision_agent.errors import UnknownDecoderError
 
 GROUP = "vision_agent.decoders"
+SEGMENTER_GROUP = "vision_agent.segmenters"
 RESTRICT_VARIABLE = "VISION_AGENT_DECODERS"
 
 
@@ -44,6 +46,20 @@ def load_text_decoder(name: str) -> type[TextDecoder]:
     if not issubclass(loaded, TextDecoder):
         raise UnknownDecoderError(f"decoder {name!r} reads hidden states; words need a TextDecoder")
     return loaded
+
+
+def load_segmenter(name: str) -> Any:
+    """The segmenter class of that name: `from_pretrained(path, device)` gives a `segments.Segmenter`.
+
+    Raises:
+        UnknownDecoderError: not registered, or its plug-in is broken.
+    """
+    for entry in entry_points(group=SEGMENTER_GROUP, name=name):
+        try:
+            return entry.load()
+        except Exception as error:  # a plug-in may fail in any way while it is imported
+            raise UnknownDecoderError(f"segmenter {name!r} ({entry.value}) cannot be loaded: {error}") from error
+    raise UnknownDecoderError(f"no segmenter {name!r} is registered")
 
 
 def load_all_decoders() -> dict[str, type[Decoder] | type[TextDecoder]]:
