@@ -6,7 +6,7 @@ Boxes are float xyxy in pixels of the upright original picture (frame "image" of
 import html
 from collections.abc import Iterator, Mapping, Sequence
 from operator import index
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, overload
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -120,6 +120,31 @@ class Detection(BaseModel):
     box: Box
 
 
+_Item = TypeVar("_Item", bound=BaseModel)
+
+
+def pick(items: tuple[_Item, ...], key: object) -> _Item | tuple[_Item, ...]:
+    """One item for an int; those that a slice, ints (k,) or bools (n,) pick, in that order.
+
+    Raises IndexError for an int out of range, InputError for bools of another length than `items`, and
+    ArgumentTypeError for anything else.
+    """
+    if isinstance(key, slice):
+        return items[key]
+    try:
+        return items[index(key)]  # type: ignore[arg-type]  # a TypeError is the question asked here
+    except TypeError:
+        pass
+    keys = np.asarray(key)
+    if keys.ndim != 1 or isinstance(key, str) or not (keys.size == 0 or keys.dtype.kind in "biu"):
+        raise ArgumentTypeError(bad_argument("index", "an int, a slice, ints or a mask of bools", key))
+    if keys.dtype.kind == "b":
+        if len(keys) != len(items):
+            raise InputError(bad_argument("index", f"a mask of {len(items)} bools", f"{len(keys)} bools"))
+        keys = np.flatnonzero(keys)
+    return tuple(items[int(row)] for row in keys)
+
+
 class Detections(BaseModel, Sequence[Detection]):
     """What was found in one picture: a sequence of `Detection`, possibly empty.
 
@@ -207,20 +232,8 @@ class Detections(BaseModel, Sequence[Detection]):
         Raises IndexError for an int out of range, InputError for bools of another length than `len(self)`, and
         ArgumentTypeError for anything else.
         """
-        if isinstance(key, slice):
-            return self._with(self.detections[key])
-        try:
-            return self.detections[index(key)]  # type: ignore[arg-type]  # a TypeError is the question asked here
-        except TypeError:
-            pass
-        keys = np.asarray(key)
-        if keys.ndim != 1 or isinstance(key, str) or not (keys.size == 0 or keys.dtype.kind in "biu"):
-            raise ArgumentTypeError(bad_argument("index", "an int, a slice, ints or a mask of bools", key))
-        if keys.dtype.kind == "b":
-            if len(keys) != len(self):
-                raise InputError(bad_argument("index", f"a mask of {len(self)} bools", f"{len(keys)} bools"))
-            keys = np.flatnonzero(keys)
-        return self._with(tuple(self.detections[int(row)] for row in keys))
+        picked = pick(self.detections, key)
+        return self._with(picked) if isinstance(picked, tuple) else picked
 
     def _with(self, detections: tuple[Detection, ...]) -> "Detections":
         return self.model_copy(update={"detections": detections})

@@ -5,7 +5,6 @@ JSON is a few kB. Everything a `Segmentation` shares with boxes it asks of its o
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from operator import index
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self, overload
 
 import numpy as np
@@ -14,7 +13,7 @@ from PIL import Image, ImageFilter
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
 
 from vision_agent import _draw
-from vision_agent.errors import ArgumentTypeError, InputError, bad_argument
+from vision_agent.errors import InputError, bad_argument
 from vision_agent.masks import (
     Bools,
     Ring,
@@ -25,7 +24,7 @@ from vision_agent.masks import (
     mask_union,
     polygons_to_mask,
 )
-from vision_agent.results import Box, Detection, Detections
+from vision_agent.results import Box, Detection, Detections, pick
 
 if TYPE_CHECKING:
     import supervision
@@ -241,20 +240,8 @@ class Segmentation(BaseModel, Sequence[Segment]):
 
         Raises as `Detections` do: IndexError, InputError or ArgumentTypeError.
         """
-        if isinstance(key, slice):
-            return self._with(self.segments[key])
-        try:
-            return self.segments[index(key)]  # type: ignore[arg-type]  # a TypeError is the question asked here
-        except TypeError:
-            pass
-        keys = np.asarray(key)
-        if keys.ndim != 1 or isinstance(key, str) or not (keys.size == 0 or keys.dtype.kind in "biu"):
-            raise ArgumentTypeError(bad_argument("index", "an int, a slice, ints or a mask of bools", key))
-        if keys.dtype.kind == "b":
-            if len(keys) != len(self):
-                raise InputError(bad_argument("index", f"a mask of {len(self)} bools", f"{len(keys)} bools"))
-            keys = np.flatnonzero(keys)
-        return self._with(tuple(self.segments[int(row)] for row in keys))
+        picked = pick(self.segments, key)
+        return self._with(picked) if isinstance(picked, tuple) else picked
 
     def _with(self, segments: tuple[Segment, ...]) -> "Segmentation":
         return self.model_copy(update={"segments": segments})
