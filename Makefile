@@ -7,8 +7,6 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 CHECKED := $(wildcard vision_agent decoders tools tests examples benchmarks)
 
-DEMO_PHRASES := red car
-DEMO_PHOTO := examples/photos/000000142472.jpg
 
 .PHONY: demo test lint types format clean
 # Two pips in one environment would disturb each other.
@@ -16,8 +14,8 @@ DEMO_PHOTO := examples/photos/000000142472.jpg
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo-installed
-	$(BIN)/vision-agent detect "$(DEMO_PHRASES)" $(DEMO_PHOTO) --threshold 0.4 --save demo.png
-	@echo "The picture with its boxes is demo.png."
+	$(BIN)/python examples/tour.py demo.png
+	@echo "The pictures are in demo.png."
 
 test: lint types
 	$(BIN)/python -m pytest

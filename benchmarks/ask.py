@@ -29,7 +29,7 @@ from transformers import (
 
 from vision_agent import GenerationOptions, VisionAgent
 from vision_agent.backbone import Backbone, TilingSettings
-from vision_agent.prompt import IMAGE_CONTEXT, IMAGE_END, IMAGE_START
+from vision_agent.text.prompt import IMAGE_CONTEXT, IMAGE_END, IMAGE_START
 from vision_agent.train.build import save_backbone, train_tokenizer
 
 TOKENS = 16

@@ -19,9 +19,9 @@ import torch
 from PIL import Image
 
 from vision_agent import VisionAgent
-from vision_agent.generation import Reading, write
 from vision_agent.images import load_image
-from vision_agent.options import GenerationOptions
+from vision_agent.text.generation import Reading, write
+from vision_agent.text.options import GenerationOptions
 
 PHOTO = Path(__file__).parents[1] / "examples" / "photos" / "000000423617.jpg"
 PHRASES = ["bus", "car", "taxi", "person", "traffic light", "truck", "road sign", "umbrella", "bicycle", "dog"]

@@ -72,6 +72,10 @@ class BoxDecoder(Decoder):
         embedding: E.
         proposals: most regions of a picture.
         threshold: default least score.
+        presence: least best score at which a phrase counts as there when a question is answered; None for `threshold`.
+        maybe: least best score at which a question that names a thing is answered, with a doubt; None for `presence`.
+        counted: least score of the boxes that are counted; None for `threshold`. Higher where second boxes on one thing
+            are commoner than things that are missed.
         temperature: scores are sigmoid(logit / temperature); fitted on validation pictures after training.
         limit: most boxes a phrase.
         nms_iou: of two boxes of one phrase that overlap more, the better one stays.
@@ -88,6 +92,9 @@ class BoxDecoder(Decoder):
         temperature: float = 1.0,
         limit: int = 100,
         nms_iou: float = 0.4,
+        presence: float | None = None,
+        maybe: float | None = None,
+        counted: float | None = None,
     ) -> None:
         super().__init__()
         self.settings: dict[str, Any] = {
@@ -100,6 +107,9 @@ class BoxDecoder(Decoder):
             "temperature": temperature,
             "limit": limit,
             "nms_iou": nms_iou,
+            "presence": presence,
+            "maybe": maybe,
+            "counted": counted,
         }
         widths = list(feature_widths)
         pyramid_widths = widths[-_LEVELS:] if len(widths) >= _LEVELS else widths[-1:] * _LEVELS

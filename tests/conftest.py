@@ -8,7 +8,7 @@ from transformers import GenerationConfig, InternVLConfig, InternVLForConditiona
 
 from vision_agent import VisionAgent
 from vision_agent.backbone import Backbone, TilingSettings
-from vision_agent.prompt import IMAGE_CONTEXT
+from vision_agent.text.prompt import IMAGE_CONTEXT
 from vision_agent.train.build import save_backbone, train_tokenizer
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"

@@ -104,7 +104,26 @@ def test_the_model_routes_by_itself(agent: VisionAgent) -> None:
     assert answer.routes[0].detections is not None
     plain = agent.run("is there a bus?", BUS)
     assert plain.routes == ()
-    assert plain.text in ("yes", "no")
+    assert plain.text == "yes"
+    assert [look.phrases for look in plain.looked] == [("bus",)]  # what the answer rests on
+    assert len(plain.looked[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("request_", "token", "kind"),
+    [
+        ("draw a red car", "[GEN]", "generated_images"),
+        ("outline the bus", "[SEG]", "segmentation"),
+        ("what does it say?", "[OCR]", "ocr"),
+    ],
+)
+def test_an_answer_ends_with_the_one_route_that_it_needs(
+    agent: VisionAgent, request_: str, token: str, kind: str
+) -> None:
+    result = agent.run(request_, None if token == "[GEN]" else BUS)
+    assert [route.token for route in result.routes] == [token]
+    assert result.routes[0].result.kind == kind
+    assert result.finish_reason == "stop" and result.text == result.routes[0].phrase
 
 
 def test_routed_and_forced_detection_agree(agent: VisionAgent) -> None:
@@ -119,16 +138,17 @@ def test_ask_never_routes(agent: VisionAgent) -> None:
     answer = agent.ask("where is the bus?", BUS)
     assert answer.routes == ()
     assert "[DET]" not in answer.text
+    assert [look.phrases for look in answer.looked] == [("bus",)]
 
 
 def test_routes_can_be_forced_and_forbidden(agent: VisionAgent) -> None:
     assert agent.force("det", "bus", BUS) == agent.detect("bus", BUS)
     assert agent.run("where is the bus?", BUS, routes=()).routes == ()
     assert len(agent.run("where is the bus?", BUS, routes=["det"]).routes) == 1
-    with pytest.raises(RouteError, match=r"no 'seg' route; it has \['det'\]"):
-        agent.force("seg", "bus", BUS)
-    with pytest.raises(RouteError, match="seg"):
-        agent.run("where is the bus?", BUS, routes=["seg"])
+    with pytest.raises(RouteError, match=r"no 'depth' route; it has \['det', 'edit', 'gen', 'ocr', 'seg'\]"):
+        agent.force("depth", "bus", BUS)
+    with pytest.raises(RouteError, match="depth"):
+        agent.run("where is the bus?", BUS, routes=["depth"])
 
 
 def test_a_token_limit_is_reported(agent: VisionAgent) -> None:
@@ -234,17 +254,19 @@ def test_sixteen_threads_get_the_answers_of_one(agent: VisionAgent) -> None:
 
 
 def test_a_thousand_calls_do_not_grow_memory() -> None:
-    """In a process of its own: small pictures, all different, so that the cache turns over."""
+    """In a process of its own: small pictures, a new one at every fourth call, so that the cache turns over."""
     program = """
 import numpy as np, psutil, sys
 from vision_agent import VisionAgent
 agent = VisionAgent()
 rng = np.random.default_rng(0)
-def call():
-    agent.detect("dog", rng.integers(0, 255, (64, 64, 3), dtype=np.uint8))
-for _ in range(200): call()
+def calls(count):
+    for number in range(count):
+        if number % 4 == 0: picture = rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        agent.detect("dog", picture)
+calls(400)
 before = psutil.Process().memory_info().rss
-for _ in range(1000): call()
+calls(1000)
 print(psutil.Process().memory_info().rss / before)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from vision_agent import CheckpointError, ConfigError, VisionAgent
 from vision_agent.backbone import Backbone
-from vision_agent.hardware import choose_dtype
+from vision_agent.loading.hardware import choose_dtype
 from vision_agent.tower import PYRAMID_STRIDES, LiteTower, LiteTowerConfig
 
 

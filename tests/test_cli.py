@@ -9,7 +9,7 @@ import pytest
 from conftest import PHOTOS
 from PIL import Image
 
-from vision_agent import Answer, Detections
+from vision_agent import AgentResult, Detections
 
 BUS = str(PHOTOS / "000000274272.jpg")
 
@@ -44,7 +44,7 @@ def test_nothing_found_is_no_error() -> None:
 
 def test_run_prints_the_answer_and_its_routes() -> None:
     done = cli("run", "where is the bus?", BUS, "--json")
-    assert Answer.model_validate_json(done.stdout).routes[0].phrase == "bus"
+    assert AgentResult.model_validate_json(done.stdout).routes[0].phrase == "bus"
 
 
 def test_info_prints_the_card() -> None:
@@ -72,6 +72,7 @@ def test_info_prints_the_card() -> None:
         (["train", "missing.toml", "--data", ".", "--out", "run"], "missing.toml"),
         (["evaluate", "default", "--data", ".", "--split", "train"], "split"),
         (["evaluate", "default", "--data", "."], "not there"),
+        (["evaluate", "default", "--data", ".", "--suite", "all of it"], "suite"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_two(arguments: list[str], words: str, tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import InternVLForConditionalGeneration
 
-from vision_agent.describe import ModelDescription, describe
 from vision_agent.errors import CheckpointError
-from vision_agent.int8 import quantize_linears
+from vision_agent.loading.describe import ModelDescription, describe
+from vision_agent.loading.int8 import quantize_linears
 
 
 def nbytes(model: nn.Module) -> int:
@@ -60,7 +60,7 @@ def test_no_weights_are_loaded(checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_the_default_comes_with_routes_and_card() -> None:
     found = describe("default")
-    assert [route.token for route in found.routes] == ["[DET]"]
+    assert [route.token for route in found.routes] == ["[DET]", "[EDIT]", "[GEN]", "[OCR]", "[SEG]"]
     text = found.to_text()
     assert "13.4 M (vision 3.1 M" in text
     assert "one tile of 448 px, 196 tokens a tile" in text

@@ -10,7 +10,6 @@ import weakref
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -22,14 +21,14 @@ from pydantic import BaseModel, ConfigDict, Field, HttpUrl, NaiveDatetime, Secre
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from vision_agent import vocabulary as vocabulary_module
-from vision_agent.constraint import Constraint
+from vision_agent.agent import DEFAULT_CHECKPOINT
 from vision_agent.errors import ArgumentTypeError, CheckpointError, InputError, MissingExtraError
-from vision_agent.grammar import choice_constraint, json_constraint
-from vision_agent.vocabulary import Vocabulary, vocabulary_of
+from vision_agent.text.constraint import Constraint
+from vision_agent.text.grammar import choice_constraint, json_constraint
+from vision_agent.text.vocabulary import Vocabulary, vocabulary_of
 
 pytest.importorskip("llguidance")
-DEFAULT = AutoTokenizer.from_pretrained(Path(vocabulary_module.__file__).parent / "checkpoints" / "default")
+DEFAULT = AutoTokenizer.from_pretrained(DEFAULT_CHECKPOINT)
 TINY = tiny_backbone().tokenizer
 Scores = Callable[[list[int]], torch.Tensor]
 

@@ -22,7 +22,7 @@ from vision_agent.decoder import DecodeRequest, WrittenAnswer
 from vision_agent.decoders.grounding import GroundingDecoder
 from vision_agent.errors import CheckpointError, InputError
 from vision_agent.geometry import TileGrid
-from vision_agent.vocabulary import vocabulary_of
+from vision_agent.text.vocabulary import vocabulary_of
 
 MARKS = ("<ref>", "</ref>", "<box>", "</box>")
 Scores = Callable[[list[int]], torch.Tensor]
@@ -154,7 +154,7 @@ def test_boxes_in_the_last_corner_run_out_and_the_list_goes_on(name: str) -> Non
     answer = write(decoder, "red car", random_scores(5, len(pieces) + 9, 0.01, wanted))
     boxes = boxes_in(answer.text)
     assert len({tuple(box) for box in boxes}) == len(boxes) == 7, boxes
-    assert [999, 999, 1000, 1000] in boxes or name == "joining"
+    assert [999, 999, 1000, 1000] in boxes or name in ("joining", "default")  # whose pieces join digits
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from transformers import DynamicCache, InternVLForConditionalGeneration
 from transformers.quantizers.quantizers_utils import should_convert_module
 
-from vision_agent import loading
-from vision_agent.attention import full_masks
 from vision_agent.errors import CheckpointError, ConfigError, MissingExtraError
-from vision_agent.int8 import Int8Linear
-from vision_agent.loading import (
+from vision_agent.loading import loading
+from vision_agent.loading.attention import full_masks
+from vision_agent.loading.int8 import Int8Linear
+from vision_agent.loading.loading import (
     UNQUANTIZED,
     LoadOptions,
     check_load_options,
@@ -28,7 +28,7 @@ from vision_agent.loading import (
     input_device,
     load_arguments,
 )
-from vision_agent.lora import apply_lora
+from vision_agent.loading.lora import apply_lora
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")

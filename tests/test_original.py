@@ -26,7 +26,7 @@ from vision_agent.original.configuration import language_architecture
 from vision_agent.original.sentencepiece_file import read_sentencepiece
 from vision_agent.original.tokenizers import load_tokenizer
 from vision_agent.original.weights import empty_model, load_weights
-from vision_agent.templates import OFFICIAL_TEMPLATES
+from vision_agent.text.templates import OFFICIAL_TEMPLATES
 
 FAMILIES = ["qwen2", "internlm2", "llama", "yi", "phi3"]
 PLACES = "<IMG_CONTEXT>" * 4

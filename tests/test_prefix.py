@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from transformers import DynamicCache
 
 from vision_agent.backbone import Backbone
-from vision_agent.generation import Reading, write
-from vision_agent.options import GenerationOptions
-from vision_agent.prefix import LEAST_SHARED, PrefixCache, common_beginning
+from vision_agent.text.generation import Reading, write
+from vision_agent.text.options import GenerationOptions
+from vision_agent.text.prefix import LEAST_SHARED, PrefixCache, common_beginning
 
 CONFIG = tiny_backbone().model.config.text_config
 

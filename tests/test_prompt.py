@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vision_agent.errors import CheckpointError, InputError
-from vision_agent.prompt import PromptWriter, render_native, with_placeholders
+from vision_agent.text.prompt import PromptWriter, render_native, with_placeholders
 
 BACKBONE = tiny_backbone()
 CONTEXT = BACKBONE.model.config.image_token_id

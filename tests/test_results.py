@@ -475,7 +475,7 @@ def test_a_turned_photo_is_drawn_upright():
 
 
 def test_answer():
-    routed = RoutedText(token="[DET]", phrase="dog", start=4, end=7, detections=some())
+    routed = RoutedText(token="[DET]", phrase="dog", start=4, end=7, result=some())
     answer = Answer(
         text="The dog.",
         finish_reason="stop",

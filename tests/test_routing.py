@@ -13,10 +13,10 @@ from vision_agent import RouteSpec
 from vision_agent.adapter import Route, new_route
 from vision_agent.backbone import Backbone
 from vision_agent.errors import RouteError
-from vision_agent.generation import Written, write
-from vision_agent.options import GenerationOptions
 from vision_agent.router import Emitted, embed_layout, forced_segments, hidden_states, read_emitted, read_forced
 from vision_agent.routing import QueryBank, Segment, arrange, emitted_routes, read_segment, state_columns
+from vision_agent.text.generation import Written, write
+from vision_agent.text.options import GenerationOptions
 
 DET = RouteSpec(token="[DET]", decoder="box", num_queries=4)
 SELF = RouteSpec(token="[SEG]", decoder="box", num_queries=0, read="self")

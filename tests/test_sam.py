@@ -19,7 +19,8 @@ from PIL import Image
 from torch.nn import functional as F
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
-from vision_agent.decoders.sam import Network, SamSegmenter, _OriginalNetwork
+from vision_agent.decoders.sam import Network, SamSegmenter
+from vision_agent.decoders.sam.original_network import OriginalNetwork
 from vision_agent.errors import CheckpointError, ConfigError, InputError, MissingExtraError
 from vision_agent.segments import Segmentation
 
@@ -253,7 +254,7 @@ def test_more_objects_than_one_call_holds(folders: dict[str, Path], monkeypatch:
     image, boxes = picture((80, 50)), [[n, 3, 30 + n, 20 + n] for n in range(7)]
     sam = segmenter_in(folders["sam"])
     whole = sam.segment(image, boxes=boxes)
-    monkeypatch.setattr("vision_agent.decoders.sam._OBJECTS_AT_ONCE", 3)
+    monkeypatch.setattr("vision_agent.decoders.sam.segmenter.OBJECTS_AT_ONCE", 3)
     pieces = sam.segment(image, boxes=boxes)
     assert [each.box for each in pieces] == [each.box for each in whole] and len(pieces) == 7
     assert all(a.mask.iou(b.mask) > 0.995 for a, b in zip(whole, pieces, strict=True))
@@ -324,6 +325,12 @@ class Stencil(Network):
         y, x = torch.meshgrid(torch.arange(self.side) + 0.5, torch.arange(self.side) + 0.5, indexing="ij")
         inside = torch.minimum(torch.minimum(x - x0, x1 - x), torch.minimum(y - y0, y1 - y))
         return inside[:, None], torch.full((len(inside), 1), 0.75)
+
+    token_width = 4
+
+    def masks_of_tokens(self, features: Any, tokens_NKE: Any) -> tuple[Any, Any]:
+        """A token is a box."""
+        return self.masks(features, None, None, tokens_NKE[:, 0], several=False)
 
 
 @settings(max_examples=80, deadline=None)
@@ -596,18 +603,18 @@ def test_original_checkpoints_say_which_they_are_by_their_width(
         monkeypatch.setitem(original.sam_model_registry, kind, lambda kind=kind: built.append(kind) or StrictSam())
     for width in (768, 1024, 1280):
         torch.save({"image_encoder.pos_embed": torch.zeros(1, 2, 2, width)}, tmp_path / "sam.pth")
-        _OriginalNetwork.load(tmp_path / "sam.pth")
+        OriginalNetwork.load(tmp_path / "sam.pth")
     assert built == ["vit_b", "vit_l", "vit_h"]
     torch.save({"image_encoder.pos_embed": torch.zeros(1, 2, 2, 768), "more": torch.ones(1)}, tmp_path / "sam.pth")
     with pytest.raises(CheckpointError, match="do not fit vit_b"):
-        _OriginalNetwork.load(tmp_path / "sam.pth")
+        OriginalNetwork.load(tmp_path / "sam.pth")
     for content in ({"image_encoder.pos_embed": torch.zeros(1, 2, 2, 64)}, {"model": {}}, torch.zeros(3)):
         torch.save(content, tmp_path / "sam.pth")
         with pytest.raises(CheckpointError, match="no checkpoint of segment-anything"):
-            _OriginalNetwork.load(tmp_path / "sam.pth")
+            OriginalNetwork.load(tmp_path / "sam.pth")
     (tmp_path / "sam.pth").write_bytes(b"not a checkpoint")
     with pytest.raises(CheckpointError, match="could not be read"):
-        _OriginalNetwork.load(tmp_path / "sam.pth")
+        OriginalNetwork.load(tmp_path / "sam.pth")
 
 
 class StrictSam:

@@ -4,27 +4,26 @@ import io
 import json
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 
 from vision_agent import ConfigError, VisionAgent
-from vision_agent.train import phrases
-from vision_agent.train.colour import COLOURS, PAINTABLE, colour_of, repainted
+from vision_agent.answers.colour import COLOURS
+from vision_agent.cli import calibrate
+from vision_agent.train.colour import PAINTABLE, colour_of, repainted
 from vision_agent.train.compose import SceneMaker, plain_background
 from vision_agent.train.config import DEFAULT_RECIPE, DataSection, StageSection, TrainConfig, read_config
 from vision_agent.train.mix import TrainingMix
+from vision_agent.train.near_twins import difference_hash, near_twins
 from vision_agent.train.samples import absent_phrases, colour_phrases, make_sample, present_phrases
 from vision_agent.train.scene import Scene, flipped, mosaic, window
-from vision_agent.train.sources import Cutouts, split_of
+from vision_agent.train.sources import Cutouts, split_of, split_of_picture
 from vision_agent.train.trainer import train
 
 SHAPES = {"ball": "ellipse", "box": "rectangle"}
@@ -279,7 +278,7 @@ def test_a_recipe_finds_its_checkpoint_from_where_it_lies(finished: Path, tmp_pa
 
 def test_the_default_recipe_is_valid() -> None:
     config = read_config(DEFAULT_RECIPE)
-    assert [stage.kind for stage in config.stages] == ["text", "pictures", "pictures"]
+    assert [stage.kind for stage in config.stages] == ["text", "pictures", "pictures", "language"]
     assert config.init is None
 
 
@@ -423,67 +422,64 @@ def test_things_of_unknown_colour_are_neither_right_nor_wrong() -> None:
         np.testing.assert_array_equal(np.array(phrase.ignored), scene.boxes[1:2])
 
 
-class Scripted:
-    """Stands in for a random generator: `integers` gives what the script says, then zeros; `random` 0 or almost 1."""
-
-    def __init__(self, script: list[int]) -> None:
-        self.taken: list[int] = []
-        self.limits: list[int] = []
-        self._script = script
-
-    def integers(self, limit: int) -> int:
-        place = len(self.taken)
-        self.taken.append(self._script[place] if place < len(self._script) else 0)
-        self.limits.append(limit)
-        return self.taken[-1]
-
-    def random(self) -> float:
-        return 0.999 * self.integers(2)
-
-
-def every(outcome: Callable[[np.random.Generator], str]) -> Iterator[str]:
-    """All that can come out of a function of a generator, whatever is drawn."""
-    script: list[int] | None = []
-    while script is not None:
-        rng = Scripted(script)
-        yield outcome(cast(np.random.Generator, rng))
-        script, limits = rng.taken, rng.limits
-        while script and script[-1] + 1 == limits[len(script) - 1]:
-            script.pop()
-        script = [*script[:-1], script[-1] + 1] if script else None
-
-
-def bare(request: str) -> str:
-    return request.rstrip("?!. ").lower()
-
-
-def test_no_request_for_places_is_ever_a_held_out_one() -> None:
-    held_out = {bare(wording.format("red car")) for wording in phrases.HELD_OUT_WHERE}
-    made = set(every(lambda rng: phrases.where_request("red car", rng)))
-    assert len(made) > 50_000
-    assert not [request for request in made if bare(request) in held_out]
-    assert {wording.format("red car") for wording in phrases.WHERE} <= made
-
-
-@given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=30), st.integers(0, 2**32))
-def test_requests_for_places_hold_the_phrase_as_it_is(phrase: str, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    made = [phrases.where_request(phrase, rng) for _ in range(20)]
-    assert all(phrase in request for request in made)
-    held_out = {bare(wording.format(phrase)) for wording in phrases.HELD_OUT_WHERE}
-    assert not held_out & {bare(request) for request in made}
-
-
-def test_held_out_wordings_are_in_no_list_of_trained_ones() -> None:
-    lists = (phrases.WHERE, phrases.PRESENCE, phrases.COUNT, phrases.COLOUR, phrases.OF_COLOUR, phrases.CAPTION)
-    trained = {bare(wording.format("red", "car")) for wordings in lists for wording in wordings}
-    trained |= {bare(wording.format("car", "red")) for wordings in lists for wording in wordings}
-    for wording in (*phrases.HELD_OUT_WHERE, *phrases.HELD_OUT_TEXT):
-        assert bare(wording.format("car")) not in trained
-
-
 def test_splits_are_stable_and_of_the_stated_sizes() -> None:
     names = [split_of(number) for number in range(20_000)]
     assert 0.82 < names.count("train") / len(names) < 0.86
     assert 0.07 < names.count("val") / len(names) < 0.09
     assert [split_of(number) for number in (139, 285, 632, 724)] == [split_of(str(n)) for n in (139, 285, 632, 724)]
+
+
+def test_pictures_that_look_alike_are_in_one_split() -> None:
+    rng = np.random.default_rng(0)
+    first, other = (Image.fromarray(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8)).resize((320, 240)) for _ in "ab")
+    again = first.crop((2, 2, 318, 238)).resize((160, 120))
+    hashes = np.stack([difference_hash(picture) for picture in (first, other, again, first)])
+    assert near_twins(hashes, ["train", "test", "val", "train"]) == [2]
+    assert near_twins(hashes, ["test", "train", "test", "test"]) == []
+    assert split_of_picture("animals_256", "ca116.webp", 139) == "train"
+    assert split_of_picture("coco_train_448", "ca116.webp", 139) == split_of(139)
+
+
+def test_calibrating_writes_settings_that_the_model_then_has(
+    archives: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(finished / "model", model)
+    calibrate(model, archives, "cpu")
+    printed = dict(line.split("\t") for line in capsys.readouterr().out.splitlines())
+    assert list(printed) == ["temperature", "threshold", "presence", "maybe", "counted"]
+    settings = VisionAgent.from_pretrained(model).routes["det"].decoder.settings
+    assert {name: str(settings[name]) for name in printed} == printed
+    assert settings["maybe"] <= settings["presence"]
+
+
+def talking(init: Path, **changes: object) -> TrainConfig:
+    """A recipe of one language stage."""
+    talk = {"name": "talk", "kind": "language", "tile": 64, "steps": 3, "batch": 2, "rate": 1e-3, "warm_up": 1}
+    stages = (StageSection.model_validate(talk | changes),)
+    return recipe(init=init, save_minutes=EVERY_STEP).model_copy(update={"stages": stages})
+
+
+def test_a_language_stage_may_have_steps_without_pictures_and_goes_on_exactly(
+    archives: Path, finished: Path, tmp_path: Path
+) -> None:
+    config = talking(finished / "model", steps=5, without_pictures=0.4)
+    train(config, archives, tmp_path / "straight", "cpu")
+    killed(config, archives, tmp_path / "killed", 3)
+    train(config, archives, tmp_path / "killed", "cpu")
+    first, second = weights(tmp_path / "straight"), weights(tmp_path / "killed")
+    assert not [name for name, tensor in first.items() if not torch.equal(tensor, second[name])]
+
+
+def test_a_language_stage_changes_words_and_keeps_what_phrases_mean(archives: Path, tmp_path: Path) -> None:
+    first = train(recipe(), archives, tmp_path / "first", "cpu")
+    second = train(talking(first), archives, tmp_path / "second", "cpu")
+    before, after = load_file(first / "model.safetensors"), load_file(second / "model.safetensors")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any("language_model.layers" in name for name in changed)
+    assert not any("vision_tower" in name or "projector" in name for name in changed)
+    losses = [json.loads(line) for line in (tmp_path / "second" / "log.jsonl").read_text().splitlines()]
+    assert losses[1]["keep"] < 1e-3 and "boxes" not in losses[1]
+    assert {"[DET]", "[SEG]", "[OCR]", "[GEN]", "[EDIT]"} <= set(
+        VisionAgent.from_pretrained(second).backbone.tokenizer.get_vocab()
+    )

@@ -6,7 +6,7 @@ adapter.safetensors   token.input, token.output (when untied), queries.weight, d
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -19,6 +19,9 @@ from vision_agent.decoder import Decoder
 from vision_agent.errors import AdapterMismatchError, CheckpointError, RouteError
 from vision_agent.registry import load_decoder
 from vision_agent.routing import QueryBank, RouteSpec
+
+if TYPE_CHECKING:
+    from vision_agent.original.sa2va import OwnRoute
 
 _FORMAT = 1
 
@@ -71,13 +74,31 @@ def add_token(backbone: Backbone, token: str) -> int:
     return token_id
 
 
-def new_route(backbone: Backbone, spec: RouteSpec, generator: torch.Generator | None = None) -> Route:
-    """An untrained route for this backbone."""
+def new_route(backbone: Backbone, spec: RouteSpec, generator: torch.Generator | None = None, **settings: Any) -> Route:
+    """An untrained route for this backbone. `settings` are those of its decoder's `for_backbone`, if it takes any."""
     token_id = add_token(backbone, spec.token)
     queries = QueryBank(spec.num_queries, backbone.hidden_size)
     queries.initialise(backbone.model.get_input_embeddings().weight.detach(), generator)
-    decoder = load_decoder(spec.decoder).for_backbone(spec, backbone.hidden_size, backbone.feature_widths)
+    decoder = load_decoder(spec.decoder).for_backbone(spec, backbone.hidden_size, backbone.feature_widths, **settings)
     return Route(spec, token_id, queries, decoder)
+
+
+def build_own_route(own: "OwnRoute", backbone: Backbone) -> Route:
+    """A route that came with the weights of its base model, whose vocabulary has its token already.
+
+    Raises:
+        CheckpointError: the route's weights do not fit its decoder.
+        UnknownDecoderError: its decoder is not installed.
+    """
+    decoder = load_decoder(own.spec.decoder)(**own.settings)
+    try:
+        decoder.load_state_dict(own.weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"{backbone.name!r} does not fit the decoder of {own.spec.token!r}: {error}") from error
+    token_id = int(backbone.tokenizer.convert_tokens_to_ids(own.spec.token))
+    queries = QueryBank(own.spec.num_queries, backbone.hidden_size)
+    route = Route(own.spec, token_id, queries.to(backbone.dtype), decoder.float())
+    return route.eval().requires_grad_(False).to(backbone.device)
 
 
 def save_adapter(folder: str | Path, route: Route, backbone: Backbone, dtype: torch.dtype = torch.float16) -> None:

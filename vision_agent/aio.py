@@ -10,11 +10,11 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from vision_agent.responder import ABANDONED
+from vision_agent.answers.responder import ABANDONED
 
 if TYPE_CHECKING:
     from vision_agent.agent import VisionAgent
-    from vision_agent.chat import Chat
+    from vision_agent.answers.chat import Chat
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -33,10 +33,15 @@ class AsyncVisionAgent:
         self.point = _awaited(agent.point)
         self.count = _awaited(agent.count)
         self.segment = _awaited(agent.segment)
+        self.generate = _awaited(agent.generate)
+        self.edit = _awaited(agent.edit)
+        self.segment_video = _awaited(agent.segment_video)
+        self.ocr = _awaited(agent.ocr)
         self.force = _awaited(agent.force)
         self.ask = _awaited(agent.ask)
         self.caption = _awaited(agent.caption)
         self.run = _awaited(agent.run)
+        self.call_tool = _awaited(agent.call_tool)
 
     def chat(self, **settings: Any) -> "AsyncChat":
         """A conversation whose `ask` is awaited. Takes what `VisionAgent.chat` takes."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vision_agent.errors import ArgumentTypeError, InputError, bad_argument
-from vision_agent.options import GenerationOptions
+from vision_agent.text.options import GenerationOptions
 
 LONGEST_PHRASE = 300  # characters
 LONGEST_REQUEST = 100_000

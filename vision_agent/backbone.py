@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from PIL import Image
@@ -22,10 +22,13 @@ from vision_agent.decoder import DenseFeatures
 from vision_agent.errors import CheckpointError
 from vision_agent.geometry import TileGrid
 from vision_agent.images import ImageSource, load_image
-from vision_agent.loading import LoadOptions, LoadSettings, input_device
+from vision_agent.loading.loading import LoadOptions, LoadSettings, input_device
 from vision_agent.preprocess import cut_tiles, normalised
-from vision_agent.prompt import IMAGE_CONTEXT, Prompt, PromptWriter, Render, Turn, render_native, with_placeholders
+from vision_agent.text.prompt import IMAGE_CONTEXT, Prompt, PromptWriter, Render, Turn, render_native, with_placeholders
 from vision_agent.tower import LiteTowerConfig, LiteTowerOutput
+
+if TYPE_CHECKING:
+    from vision_agent.original.sa2va import OwnRoute
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ class Backbone:
         name: folder name or hub name, for results.
         fingerprint: identifies the weights; adapters remember the one they were trained on.
         end_ids: token ids that end an answer.
+        own_routes: routes that came with the weights, to be built by `adapter.build_own_route`.
     """
 
     def __init__(
@@ -107,6 +111,7 @@ class Backbone:
         render: Render | None = None,
         end_ids: Sequence[int] | None = None,
         transposed: bool = False,
+        own_routes: Sequence["OwnRoute"] = (),
     ) -> None:
         """Tie the parts together; `from_pretrained` is the usual way.
 
@@ -114,6 +119,7 @@ class Backbone:
             render: the chat template; None for the one in the tokenizer's files.
             end_ids: None for those in the generation config and the tokenizer's own.
             transposed: the projector was trained on picture tokens in column-major order (`ps_version` v1).
+            own_routes: routes that came with the weights.
         """
         self.model = model
         self.tokenizer = tokenizer
@@ -121,6 +127,7 @@ class Backbone:
         self.name = name
         self.fingerprint = fingerprint
         self.end_ids = sorted(end_ids) if end_ids is not None else _end_ids(model, tokenizer)
+        self.own_routes = tuple(own_routes)
         self._transposed = transposed
         context = tokenizer.convert_tokens_to_ids(IMAGE_CONTEXT)
         if context is None or context != model.config.image_token_id:
@@ -152,7 +159,7 @@ class Backbone:
             ConfigError: a setting that is unknown or that this machine cannot do.
             MissingExtraError: a setting that needs a package which is not installed.
         """
-        from vision_agent.checkpoint import load_backbone  # it makes a Backbone, so it imports this module
+        from vision_agent.loading.checkpoint import load_backbone  # it makes a Backbone, so it imports this module
 
         return load_backbone(str(name_or_path), LoadOptions.of(**settings), cache_dir, local_files_only)
 

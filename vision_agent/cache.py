@@ -12,19 +12,29 @@ from vision_agent.backbone import EncodedImage
 
 
 class SeenImage:
-    """An encoded picture, its key in the cache, and what decoders prepared of it, by route name."""
+    """An encoded picture, its key in the cache, and what decoders prepared of it, by route name.
 
-    def __init__(self, encoded: EncodedImage, key: str) -> None:
+    The picture itself is kept for decoders that look at it.
+    """
+
+    def __init__(self, encoded: EncodedImage, key: str, picture: Image.Image) -> None:
         self.encoded = encoded
         self.key = key
+        self.picture = picture
         self.prepared: dict[str, Any] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the features and as much again for what decoders prepare, and of the picture."""
+        width, height = self.picture.size
+        return 2 * self.encoded.nbytes + width * height * len(self.picture.getbands())
 
 
 class ImageCache:
     """The most recent pictures, by content. Safe to share between threads.
 
     Args:
-        max_bytes: bound on the encoded features kept; decoders' preparations count as as much again.
+        max_bytes: bound on what is kept; see `SeenImage.nbytes`.
     """
 
     def __init__(self, max_bytes: int = 256 * 2**20) -> None:
@@ -45,15 +55,15 @@ class ImageCache:
             if key in self._items:
                 self._items.move_to_end(key)
                 return self._items[key]
-        seen = SeenImage(encode(image, max_tiles), key)
-        size = 2 * seen.encoded.nbytes
+        seen = SeenImage(encode(image, max_tiles), key, image)
+        size = seen.nbytes
         with self._lock:
             if key not in self._items and size <= self._max_bytes:
                 self._items[key] = seen
                 self._bytes += size
                 while self._bytes > self._max_bytes:
                     _, oldest = self._items.popitem(last=False)
-                    self._bytes -= 2 * oldest.encoded.nbytes
+                    self._bytes -= oldest.nbytes
         return seen
 
     def clear(self) -> None:

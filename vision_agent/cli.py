@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from PIL import Image
 
+from vision_agent import cli_documents, cli_pictures
 from vision_agent.arguments import check_length, check_phrases, check_request, check_threshold
 from vision_agent.errors import InputError, VisionAgentError, bad_argument
 from vision_agent.images import ImageLimits, load_image
@@ -92,9 +93,10 @@ def ask(
 
 @app.command()
 def run(
-    request: Annotated[str, typer.Argument(help="Anything; the model decides whether it answers in words or boxes.")],
-    image: ImageArgument,
+    request: Annotated[str, typer.Argument(help="Anything; the model decides how it answers: words, boxes, pictures.")],
+    image: Annotated[str | None, typer.Argument(help="A picture: a path or an address. None to draw one.")] = None,
     as_json: JsonOption = False,
+    save: Annotated[Path | None, typer.Option("--save", help="Write the pictures that are made here.")] = None,
     model: ModelOption = None,
     adapter: AdapterOption = None,
     device: DeviceOption = "auto",
@@ -102,10 +104,17 @@ def run(
     allow_urls: UrlOption = False,
 ) -> None:
     """Let the model choose its route."""
-    check_request("request", request, image)
-    _answer(
-        lambda agent, picture: agent.run(request, picture), image, as_json, model, adapter, device, dtype, allow_urls
-    )
+    if image is not None:
+        check_request("request", request, image)
+    _check_output("save", save)
+    picture = None if image is None else load_image(image, limits=_limits(allow_urls))
+    result = _agent(model, adapter, device, dtype).run(request, picture)
+    print(result.model_dump_json() if as_json else result.told)
+    for number, made in enumerate(result.made, start=1):
+        if save is not None:
+            path = save if number == 1 else save.with_stem(f"{save.stem}-{number}")
+            made.save(path)
+            print(f"saved {path}", file=sys.stderr)
 
 
 @app.command()
@@ -148,7 +157,7 @@ def info(
     as_json: JsonOption = False,
 ) -> None:
     """Print a model's size, memory, context, tiles, routes and card, without loading its weights."""
-    from vision_agent.describe import describe
+    from vision_agent.loading.describe import describe
 
     description = describe(model)
     print(description.model_dump_json() if as_json else description.to_text(), end="\n" if as_json else "")
@@ -182,18 +191,47 @@ def train(
 
 
 @app.command()
+def train_masks(
+    model: Annotated[Path, typer.Argument(help="A checkpoint folder with a [DET] adapter.")],
+    data: Annotated[Path, typer.Option("--data", help="Folder of the training archives.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the run; the [SEG] adapter is written to its seg/.")],
+    only: Annotated[str | None, typer.Option("--only", help="One stage: states or masks.")] = None,
+    start: Annotated[Path | None, typer.Option("--start", help="A [SEG] adapter whose mask network to take.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Of the stage that learns masks.")] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Train a [SEG] adapter for a finished model, which itself stays as it is."""
+    from vision_agent.train.masks import MaskTraining
+    from vision_agent.train.masks import train_masks as run_training
+
+    if only not in (None, "states", "masks"):
+        raise InputError(bad_argument("only", "states or masks", only))
+    if steps is not None and steps < 1:
+        raise InputError(bad_argument("steps", "at least 1", steps))
+    settings = MaskTraining() if steps is None else MaskTraining(mask_steps=steps)
+    print(run_training(model, data, out, settings, only=only, start=start, device=device))  # type: ignore[arg-type]
+
+
+@app.command()
 def calibrate(
     model: Annotated[Path, typer.Argument(help="A checkpoint folder with a [DET] adapter.")],
     data: Annotated[Path, typer.Option("--data", help="Folder of the evaluation archives.")],
     device: DeviceOption = "auto",
 ) -> None:
-    """Set a model's default threshold to the best one on validation photos."""
-    from vision_agent.adapter import change_settings
-    from vision_agent.evaluate.suite import best_threshold
+    """Set how sure a model's boxes say they are, and the scores from which they are shown, believed and counted."""
+    from dataclasses import asdict
 
-    threshold = best_threshold(_agent(str(model), None, device, "auto"), data)
-    change_settings(model / "adapters" / "det", threshold=threshold)
-    print(threshold)
+    from vision_agent.adapter import change_settings
+    from vision_agent.evaluate.calibration import best_thresholds
+
+    agent = _agent(str(model), None, device, "auto")
+    best = asdict(best_thresholds(agent, data))
+    change_settings(model / "adapters" / "det", **best)
+    masks = agent.routes.get("seg")
+    if masks is not None and "finder" in masks.decoder.settings:  # it finds things by a copy of the box decoder
+        change_settings(model / "adapters" / "seg", finder=masks.decoder.settings["finder"] | best)
+    for name, least in best.items():
+        print(f"{name}\t{least}")
 
 
 @app.command()
@@ -202,6 +240,13 @@ def evaluate(
     data: Annotated[Path, typer.Option("--data", help="Folder of the evaluation archives.")],
     split: Annotated[str, typer.Option("--split", help="val or test.")] = "val",
     limit: Annotated[int | None, typer.Option("--limit", help="At most this many pictures a suite.")] = None,
+    suite: Annotated[
+        str,
+        typer.Option(
+            "--suite",
+            help="all, photos, scenes, colours, generated, routing, answers, captions, masks, drawing or documents.",
+        ),
+    ] = "all",
     out: Annotated[Path | None, typer.Option("--out", help="Write the figures as JSON here.")] = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -209,10 +254,53 @@ def evaluate(
     from vision_agent.evaluate.suite import evaluate_agent
 
     _check_output("out", out)
-    figures = evaluate_agent(_agent(None if model == "default" else model, None, device, "auto"), data, split, limit)
+    agent = _agent(None if model == "default" else model, None, device, "auto")
+    figures = evaluate_agent(agent, data, split, limit, suite)
     if out is not None:
         out.write_text(json.dumps(figures.model_dump(), indent=2) + "\n", "utf-8")
     print(figures.to_markdown())
+
+
+@app.command()
+def mcp(
+    root: Annotated[
+        list[Path] | None, typer.Option("--root", help="Folder that clients may read from; may be repeated.")
+    ] = None,
+    http: Annotated[
+        str | None, typer.Option("--http", help="Serve at HOST:PORT (or a port of this machine) and not over stdio.")
+    ] = None,
+    images: Annotated[
+        str, typer.Option("--images", help="New pictures as links, or inline for the model to see.")
+    ] = "links",
+    tool: Annotated[list[str] | None, typer.Option("--tool", help="Offer this tool; may be repeated.")] = None,
+    model: ModelOption = None,
+    adapter: AdapterOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    allow_urls: Annotated[bool, typer.Option("--allow-urls", help="Let clients name https addresses.")] = False,
+) -> None:
+    """Serve the tools to MCP clients: desktop assistants, editors, agents."""
+    from vision_agent.registry import load_toolkit
+    from vision_agent.store import ImageStore
+
+    form = load_toolkit("mcp")
+    if images not in ("links", "inline"):
+        raise InputError(bad_argument("images", "links or inline", images))
+    roots = ImageStore(root or ()).roots
+    listening = None if http is None else form.listen(http)
+    # Before anything heavy is imported: from here on stdout carries the protocol alone.
+    output = form.claim_stdout() if listening is None else None
+    server = form(
+        _agent(model, adapter, device, dtype), tool or None, roots=roots, limits=_limits(allow_urls), images=images
+    )
+    if listening is None:
+        server.run_stdio(output)
+    else:
+        server.run_http(listening)
+
+
+cli_documents.register(app)
+cli_pictures.register(app)
 
 
 def main() -> None:
@@ -241,7 +329,7 @@ def _answer(
         return
     print(answer.text)
     for route in answer.routes:
-        print(f"{route.token} {route.phrase}: {route.detections!r}")
+        print(f"{route.token} {route.phrase}: {route.result!r}")
 
 
 def _agent(model: str | None, adapters: list[Path] | None, device: str, dtype: str) -> "VisionAgent":

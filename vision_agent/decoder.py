@@ -1,15 +1,17 @@
 """What a decoder is: the contract between a route's hidden states and a typed result."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from PIL import Image
 from torch import Tensor, nn
 
-from vision_agent.constraint import Constraint
+from vision_agent.errors import RouteError
 from vision_agent.geometry import TileGrid
 from vision_agent.routing import RouteSpec
+from vision_agent.text.constraint import Constraint
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,15 @@ class DecodeRequest:
         grid: the picture's size and tiling; converts coordinates.
         model: name for the result.
         threshold: least score to return; None for the decoder's own default.
+        scores: how sure the model was of each routing token, 0-1, where it wrote them itself; None where they were
+            forced.
     """
 
     phrases: tuple[str, ...]
     grid: TileGrid
     model: str
     threshold: float | None = None
+    scores: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,21 @@ class BoxTargets:
     ignored_phrase_M: Tensor
 
 
+@dataclass(frozen=True)
+class MaskTargets:
+    """True things of one training picture whose shape is known.
+
+    Attributes:
+        boxes_G4: xyxy, frame "unit".
+        masks_GHW: bool, over the whole picture.
+        phrase_G: which phrase of the picture (in the order of its states) names the thing; -1 for none.
+    """
+
+    boxes_G4: Tensor
+    masks_GHW: Tensor
+    phrase_G: Tensor
+
+
 class Decoder(nn.Module, ABC):
     """Base class of decoders. Subclasses are named by entry points in the group `vision_agent.decoders`.
 
@@ -72,6 +92,8 @@ class Decoder(nn.Module, ABC):
     """
 
     settings: dict[str, Any]
+    # Whether its results need a picture. One that makes pictures from words alone is read without: `prepared` is None.
+    needs_picture: ClassVar[bool] = True
 
     @classmethod
     @abstractmethod
@@ -82,6 +104,27 @@ class Decoder(nn.Module, ABC):
     def prepare(self, features: DenseFeatures) -> Any:
         """The part that depends on the picture alone. Called once per picture; the result is cached."""
 
+    def prepare_picture(self, features: DenseFeatures, picture: Image.Image) -> Any:
+        """`prepare` for a decoder that also looks at the picture itself, upright RGB, as SAM does; others need not."""
+        return self.prepare(features)
+
+    def request(self, phrase: str, *, video: bool = False) -> str | None:
+        """What the model is asked for a phrase, where it was trained to write the routing token itself.
+
+        None where the token is forced after the phrase, which is the rule.
+        """
+        return None
+
+    def track(
+        self, states_KNC: Tensor, frames: Sequence[Image.Image], prompted: int, request: DecodeRequest
+    ) -> Iterator[Any]:
+        """What the phrases stand for in each frame of a video, given states that the first `prompted` frames gave.
+
+        Raises:
+            RouteError: most decoders see pictures alone.
+        """
+        raise RouteError(f"{type(self).__name__} does not follow things through a video")
+
     @abstractmethod
     def decode(self, states_KNC: Tensor, prepared: Any, request: DecodeRequest) -> Any:
         """(phrases, states per token, hidden) states of one picture -> one frozen result model."""
@@ -89,6 +132,19 @@ class Decoder(nn.Module, ABC):
     @abstractmethod
     def loss(self, states_KNC: Tensor, rows_K: Sequence[int], prepared: Any, targets: Sequence[Any]) -> Tensor:
         """Scalar training loss. `rows_K` names each state's picture in the batch; `targets` has one item a picture."""
+
+
+@runtime_checkable
+class PromptedDecoder(Protocol):
+    """What a decoder of masks has beside `decode` if it also takes boxes and points, in pixels of the original."""
+
+    def decode_boxes(self, boxes: Any, prepared: Any, request: DecodeRequest) -> Any:
+        """One segment for each box (n, 4)."""
+        ...
+
+    def decode_points(self, points: Any, prepared: Any, request: DecodeRequest, point_labels: Any = None) -> Any:
+        """One segment for each thing's points, (n, 2) or (n, k, 2)."""
+        ...
 
 
 @dataclass(frozen=True)

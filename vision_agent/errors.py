@@ -2,16 +2,22 @@
 
     VisionAgentError
     ├── InputError (ValueError)            a value that cannot be used
+    │   ├── DocumentError                  a PDF or a file of several pages that cannot be read
+    │   │   └── PasswordError              a document that is locked
     │   ├── ImageError                     a picture that cannot be read
     │   │   ├── ImageTooLargeError         over the pixel, side or byte limit
     │   │   └── UnsupportedImageError      a format that is not allowed
+    │   ├── PathRefusedError               a path outside the folders that may be read
+    │   ├── UnknownImageError              an image id that a session does not have, or no longer
     │   └── UrlRefusedError                an address that is not fetched
     ├── ArgumentTypeError (TypeError)      a value of the wrong type, or swapped arguments
     ├── ConfigError (ValueError)           a training or model setting that makes no sense
     ├── CheckpointError (ValueError)       a model folder that is missing, broken or half-written
     │   └── AdapterMismatchError           an adapter that was trained on another base model
     ├── AnswerError (RuntimeError)         an answer that cannot be turned into what was asked for
+    ├── ExtractionError (RuntimeError)     a document that does not state what the caller's model requires
     ├── RouteError (ValueError)            a routing token used where it cannot be
+    ├── ToolError (RuntimeError)           a tool call that was refused; the message says what to do instead
     ├── UnknownDecoderError (LookupError)  no decoder is registered under that name
     └── MissingExtraError (ImportError)    an optional package is not installed
 
@@ -27,6 +33,14 @@ class InputError(VisionAgentError, ValueError):
     """A value that cannot be used."""
 
 
+class DocumentError(InputError):
+    """A PDF or a file of several pages that cannot be read."""
+
+
+class PasswordError(DocumentError):
+    """A document that is locked: its password is missing or wrong."""
+
+
 class ImageError(InputError):
     """A picture that cannot be read."""
 
@@ -37,6 +51,14 @@ class ImageTooLargeError(ImageError):
 
 class UnsupportedImageError(ImageError):
     """A picture of a format that is not allowed."""
+
+
+class PathRefusedError(InputError):
+    """A path outside the folders that may be read."""
+
+
+class UnknownImageError(InputError, LookupError):
+    """An image id that a session does not have, or no longer."""
 
 
 class UrlRefusedError(InputError):
@@ -71,8 +93,27 @@ class AnswerError(VisionAgentError, RuntimeError):
         self.text = text
 
 
+class ExtractionError(VisionAgentError, RuntimeError):
+    """A document that does not state what the caller's model requires.
+
+    Attributes:
+        partial: the `Extraction` of what was found, with a plain dict as its value.
+        missing: paths of the required values that were not found.
+    """
+
+    def __init__(self, message: str, partial: object, missing: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.partial = partial
+        self.missing = missing
+
+
 class RouteError(VisionAgentError, ValueError):
     """A routing token used where it cannot be."""
+
+
+class ToolError(VisionAgentError, RuntimeError):
+    """A tool call that was refused or failed. The message is for the language model that made the call: it names the
+    argument, what was expected, what came, and what to do instead."""
 
 
 class UnknownDecoderError(VisionAgentError, LookupError):

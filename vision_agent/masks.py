@@ -9,6 +9,7 @@ those of `vision_agent.geometry`: pixel i covers [i, i + 1), so an outline runs 
 exactly the mask.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -78,26 +79,40 @@ class RunLengths:
 
     @classmethod
     def from_logits(
-        cls, logits: npt.NDArray[np.floating[Any]], size: tuple[int, int], *, threshold: float = 0.0
+        cls,
+        logits: npt.NDArray[np.floating[Any]],
+        size: tuple[int, int],
+        *,
+        threshold: float = 0.0,
+        box: Sequence[float] | None = None,
+        within: Sequence[float] | None = None,
     ) -> Self:
         """The mask of `size` that small logits (h, w) stand for.
 
         As if the logits were resized bilinearly (torch's `interpolate` with `align_corners=False`) and compared with
         `threshold`; but the large picture of floats never exists, only some columns of it at a time, and none where
         nothing can be inside.
+
+        Args:
+            box: x0, y0, x1, y1, the pixels that the logits lie over, not necessarily whole ones or inside the picture;
+                the mask is empty outside. The whole picture if None.
+            within: x0, y0, x1, y1 outside which the mask is empty, too; `box` if None.
         """
         height, width = size
+        x0, y0, x1, y1 = (0.0, 0.0, float(width), float(height)) if box is None else box
+        left, top, right, bottom = (x0, y0, x1, y1) if within is None else within
         small = np.ascontiguousarray(logits.T, dtype=np.float32)
-        x, y = _Taps.of(len(small), width), _Taps.of(small.shape[1], height)
+        x = _Taps.of(len(small), width, x0, x1, max(left, x0), min(right, x1))
+        y = _Taps.of(small.shape[1], height, y0, y1, max(top, y0), min(bottom, y1))
         columns, rows = x.reached(small.max(1) > threshold), y.reached(small.max(0) > threshold)
         if columns is None or rows is None:
             return cls(size, np.zeros(0, np.int64))
-        (first, last), (top, bottom) = columns, rows
-        tall = np.ascontiguousarray(y[top:bottom].mix(small.T).T)
-        step = max(1, _PIXELS_AT_ONCE // (bottom - top))
+        (first, last), (highest, lowest) = columns, rows
+        tall = np.ascontiguousarray(y[highest:lowest].mix(small.T).T)
+        step = max(1, _PIXELS_AT_ONCE // (lowest - highest))
         edges = [
-            _edges_of(x[left : min(left + step, last)].mix(tall) > threshold, size, left, top)
-            for left in range(first, last, step)
+            _edges_of(x[at : min(at + step, last)].mix(tall) > threshold, size, x.first + at, y.first + highest)
+            for at in range(first, last, step)
         ]
         return cls(size, _canonical(np.concatenate(edges), height * width))
 
@@ -400,21 +415,24 @@ class _Taps:
     Attributes:
         low, high: int64 (n,), which two.
         weight: float32 (n,), how much of `high`.
+        first: the number of the first of the n new values.
     """
 
     low: Ints
     high: Ints
     weight: npt.NDArray[np.float32]
+    first: int = 0
 
     @classmethod
-    def of(cls, old: int, new: int) -> Self:
-        """From `old` values to `new`; the middles of both rows of pixels span the same length."""
-        place = ((np.arange(new) + 0.5) * (old / new) - 0.5).clip(0)
-        low = np.minimum(place.astype(np.int64), old - 1)
-        return cls(low, np.minimum(low + 1, old - 1), (place - low).astype(np.float32))
+    def of(cls, old: int, new: int, start: float, end: float, low: float, high: float) -> Self:
+        """From `old` values, which span `start` to `end`, to those of `new` whose middles lie from `low` to `high`."""
+        first, last = (min(max(math.ceil(side - 0.5), 0), new) for side in (low, high))
+        place = ((np.arange(first, last) + 0.5 - start) * (old / (end - start)) - 0.5).clip(0)
+        under = np.minimum(place.astype(np.int64), old - 1)
+        return cls(under, np.minimum(under + 1, old - 1), (place - under).astype(np.float32), first)
 
     def __getitem__(self, key: slice) -> "_Taps":
-        return _Taps(self.low[key], self.high[key], self.weight[key])
+        return _Taps(self.low[key], self.high[key], self.weight[key], self.first + (key.start or 0))
 
     def mix(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """(old, m) to (new, m)."""

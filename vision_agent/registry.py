@@ -11,10 +11,13 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from vision_agent.decoder import Decoder, TextDecoder
-from vision_agent.errors import UnknownDecoderError
+from vision_agent.errors import InputError, UnknownDecoderError, bad_argument
+from vision_agent.tool import Tool
 
 GROUP = "vision_agent.decoders"
 SEGMENTER_GROUP = "vision_agent.segmenters"
+TOOL_GROUP = "vision_agent.tools"
+TOOLKIT_GROUP = "vision_agent.toolkits"
 RESTRICT_VARIABLE = "VISION_AGENT_DECODERS"
 
 
@@ -60,6 +63,48 @@ def load_segmenter(name: str) -> Any:
         except Exception as error:  # a plug-in may fail in any way while it is imported
             raise UnknownDecoderError(f"segmenter {name!r} ({entry.value}) cannot be loaded: {error}") from error
     raise UnknownDecoderError(f"no segmenter {name!r} is registered")
+
+
+def load_tools() -> dict[str, Tool]:
+    """All tools of the entry-point group `vision_agent.tools`, by name: built-in ones first, then by entry name.
+
+    A broken plug-in, or a second tool of the same name, is skipped with a warning that names it.
+    """
+    found: dict[str, Tool] = {}
+    for entry in sorted(entry_points(group=TOOL_GROUP), key=lambda each: (not _is_built_in(each), each.name)):
+        source = entry.dist.name if entry.dist else "an unknown distribution"
+        try:
+            tool = entry.load()
+            if not isinstance(tool, Tool):
+                raise TypeError(f"{entry.value} is no vision_agent.Tool")
+        except Exception as error:  # a plug-in may fail in any way while it is imported
+            problem = f"tool {entry.name!r} of {source} is broken and skipped: {error!r}"
+            warnings.warn(problem, RuntimeWarning, stacklevel=2)
+            continue
+        if tool.name in found:
+            if found[tool.name] is not tool:
+                problem = f"tool {tool.name!r} of {source} is skipped: another tool has its name"
+                warnings.warn(problem, RuntimeWarning, stacklevel=2)
+            continue
+        found[tool.name] = tool
+    return found
+
+
+def _is_built_in(entry: EntryPoint) -> bool:
+    return entry.value.startswith("vision_agent.")
+
+
+def load_toolkit(name: str) -> Any:
+    """A form that tools are offered in, by its name in the group `vision_agent.toolkits`, such as "langchain".
+
+    Raises:
+        InputError: not registered.
+        MissingExtraError: it needs a package that is not installed.
+    """
+    for entry in entry_points(group=TOOLKIT_GROUP, name=name):
+        return entry.load()
+    known = sorted({entry.name for entry in entry_points(group=TOOLKIT_GROUP)})
+    raise InputError(bad_argument("form", f"one of {known}", name))
 
 
 def load_all_decoders() -> dict[str, type[Decoder] | type[TextDecoder]]:

@@ -5,6 +5,7 @@ Boxes are float xyxy in pixels of the upright original picture (frame "image" of
 
 import html
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
 from operator import index
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, overload
 
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     FiniteFloat,
@@ -427,6 +429,28 @@ class Detections(BaseModel, Sequence[Detection]):
         return f"<table><caption>{title}</caption>{head}{''.join(rows)}</table>{more}"
 
 
+# Where each kind of result lives, so that JSON becomes the same object again. Imported when it is needed.
+_KINDS = {
+    "detections": "vision_agent.results:Detections",
+    "segmentation": "vision_agent.segments:Segmentation",
+    "video_segmentation": "vision_agent.clips:VideoSegmentation",
+    "points": "vision_agent.points:Points",
+    "count": "vision_agent.points:Count",
+    "answer": "vision_agent.results:Answer",
+    "ocr": "vision_agent.documents.result:OcrResult",
+    "generated_image": "vision_agent.pictures:GeneratedImage",
+    "generated_images": "vision_agent.pictures:GeneratedImages",
+}
+
+
+def revived(value: Any) -> Any:
+    """A result again, from the dict that its JSON holds; anything else, and unknown kinds, as they are."""
+    if not isinstance(value, dict) or value.get("kind") not in _KINDS:
+        return value
+    module, _, name = _KINDS[value["kind"]].partition(":")
+    return getattr(import_module(module), name).model_validate(value)
+
+
 class RoutedText(BaseModel):
     """A routing token in an answer, and what its decoder made of it.
 
@@ -434,7 +458,10 @@ class RoutedText(BaseModel):
         token: the routing token, such as "[DET]".
         phrase: the words it stands for.
         start, end: the characters of `Answer.text` that are the phrase, end excluded.
-        detections: what was found; None where the decoder gives something else.
+        result: what the decoder gave: `Detections`, a `Segmentation`, pictures, words, or a plug-in's own model. None
+            where the route needs a picture and there was none.
+        image: which of the request's pictures it is about, from 0; None for none. A token that names no picture stands
+            once for each of them.
     """
 
     model_config = _FROZEN
@@ -443,13 +470,22 @@ class RoutedText(BaseModel):
     phrase: str
     start: NonNegativeInt
     end: NonNegativeInt
-    detections: Detections | None = None
+    result: Annotated[Any, BeforeValidator(revived)] = None
+    image: NonNegativeInt | None = None
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         if self.end < self.start:
             raise ValueError(f"`end` must be at least `start`, but got {self.start} and {self.end}")
         return self
+
+    @property
+    def detections(self) -> Detections | None:
+        """The result as boxes; None where it has none."""
+        if isinstance(self.result, Detections):
+            return self.result
+        boxes = getattr(self.result, "detections", None)
+        return boxes if isinstance(boxes, Detections) else None
 
 
 class Answer(BaseModel):
@@ -463,12 +499,14 @@ class Answer(BaseModel):
         value: for a `schema` its validated instance, for `choices` the choice, otherwise None.
         model: the model that answered.
         routes: the routing tokens in the answer, in their order.
-        kind: always "answer"; tells results apart in JSON.
+        looked: what was looked for in the picture before the answer in words was given, in order: the phrase is in each
+            one's `phrases`. A model that was not taught to look first looks at nothing.
+        kind: "answer", or the kind of a subclass; tells results apart in JSON.
     """
 
     model_config = _FROZEN
 
-    kind: Literal["answer"] = "answer"
+    kind: Literal["answer", "agent_result", "document_answer"] = "answer"
     text: str
     finish_reason: Literal["stop", "length"]
     prompt_tokens: NonNegativeInt
@@ -477,6 +515,7 @@ class Answer(BaseModel):
     model: str
     value: Any = None
     routes: tuple[RoutedText, ...] = ()
+    looked: tuple[Detections, ...] = ()
 
     def __str__(self) -> str:
         return self.text

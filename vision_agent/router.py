@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from vision_agent.adapter import Route
-from vision_agent.attention import full_masks
 from vision_agent.backbone import Backbone
 from vision_agent.errors import RouteError
+from vision_agent.loading.attention import full_masks
 from vision_agent.routing import Layout, Segment, Span, arrange, read_segment, state_columns
 
 # The request of a forced route. The phrases stand in the answer, so one prompt serves any number of them.

@@ -41,6 +41,10 @@ class RouteSpec(BaseModel):
         num_queries: queries per emitted token; 0 unless `read` is `"queries"`.
         read: which states the decoder gets (see the module's docstring).
         loss_weight: weight of the decoder's loss in training.
+        looks: the language model was taught to take this route before it answers in words, and to go on with what was
+            found (see `evidence`). For routes whose decoder gives boxes.
+        ends: the language model was taught to end its answer with this token: nothing that it would write after it is
+            worth reading.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,6 +54,8 @@ class RouteSpec(BaseModel):
     num_queries: int = Field(default=4, ge=0, le=1024)
     read: Literal["queries", "self", "prev"] = "queries"
     loss_weight: float = Field(default=1.0, ge=0)
+    looks: bool = False
+    ends: bool = False
 
     @model_validator(mode="after")
     def _queries_fit_read(self) -> "RouteSpec":
@@ -134,6 +140,11 @@ class Layout:
         """(B, 1, L, K) mask for attention: 0 where visible, the dtype's minimum elsewhere."""
         mask = torch.zeros(self.visible_BLK.shape, dtype=dtype, device=self.visible_BLK.device)
         return mask.masked_fill_(~self.visible_BLK, torch.finfo(dtype).min).unsqueeze(1)
+
+    def first(self, columns: int) -> "Layout":
+        """The first columns of a layout without cached keys; its spans may reach beyond them."""
+        visible_BLK = self.visible_BLK[:, :columns, :columns]
+        return Layout(self.ids_BL[:, :columns], self.positions_BL[:, :columns], visible_BLK, self.spans)
 
     def to(self, device: torch.device | str) -> "Layout":
         return Layout(self.ids_BL.to(device), self.positions_BL.to(device), self.visible_BLK.to(device), self.spans)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from vision_agent import Decoder, DecodeRequest, DenseFeatures, RouteSpec
+from vision_agent import Decoder, DecodeRequest, DenseFeatures, ImageStore, RouteSpec, Tool, ToolOutput, VisionAgent
 
 
 class Presence(BaseModel):
@@ -119,3 +119,36 @@ class PresenceDecoder(Decoder):
         for row, target in enumerate(targets):
             truth_K[rows == row] = target.present_K.to(truth_K)
         return F.binary_cross_entropy_with_logits(self.logits(states_KNC, prepared[rows]).float(), truth_K)
+
+
+class PresenceArguments(BaseModel):
+    """What a language model says to the tool."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    image: str = Field(description="The picture: an image id such as img_3f9a2c, or a path that was given to you.")
+    phrases: list[str] = Field(min_length=1, max_length=20, description='What to look for, such as ["dog", "bus"].')
+
+
+class PresenceAnswer(BaseModel):
+    """What it reads back."""
+
+    image: str
+    scores: dict[str, float] = Field(description="0 to 1, for each phrase")
+
+
+def _presence(agent: VisionAgent, store: ImageStore, args: PresenceArguments) -> ToolOutput:
+    picture = store.open(args.image)
+    found: Presences = agent.force("here", args.phrases, picture.image)
+    scores = {item.phrase: round(item.score, 3) for item in found.items}
+    return ToolOutput(PresenceAnswer(image=picture.id, scores=scores), found)
+
+
+PRESENCE = Tool(
+    name="presence",
+    description="How sure it is that things are in a picture, without saying where. Use `detect` for places.",
+    arguments=PresenceArguments,
+    result=PresenceAnswer,
+    run=_presence,
+    available=lambda agent: "here" in agent.routes,  # offered once the adapter is loaded
+)

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import InternVLConfig
 
 from vision_agent.errors import CheckpointError
-from vision_agent.templates import OFFICIAL_TEMPLATES, ConversationTemplate
+from vision_agent.text.templates import OFFICIAL_TEMPLATES, ConversationTemplate
 
 # Architecture of the language model -> the transformers model type that computes the same.
 LANGUAGE_MODELS = {

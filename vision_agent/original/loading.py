@@ -1,6 +1,7 @@
 """Loads a folder in InternVL's original format as transformers' native model."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from vision_agent.original.configuration import (
     read_settings,
 )
 from vision_agent.original.tokenizers import IMAGE_TOKENS, load_tokenizer
-from vision_agent.original.weights import empty_model, load_weights
+from vision_agent.original.weights import Rule, empty_model, load_weights
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,13 @@ def read_content(folder: Path) -> dict[str, Any]:
 
 
 def load_original(
-    folder: Path, content: dict[str, Any], *, dtype: torch.dtype, attn_implementation: str
+    folder: Path,
+    content: dict[str, Any],
+    *,
+    dtype: torch.dtype,
+    attn_implementation: str,
+    settings: OriginalSettings | None = None,
+    beside: Sequence[Rule] = (),
 ) -> OriginalCheckpoint:
     """Load a folder in the original format. No code of the checkpoint is run.
 
@@ -60,12 +67,14 @@ def load_original(
         content: the parsed `config.json`.
         dtype: of the model; tensors are converted to it one at a time.
         attn_implementation: as transformers takes it; what `config.json` says of it is not used.
+        settings: None for those that `config.json` says.
+        beside: rules of tensors in the weight files that other models read.
 
     Raises:
         CheckpointError: a missing or damaged file, an unsupported architecture or setting, weights or a tokenizer
             that do not fit. All but damage inside a weight file is found before weights are read.
     """
-    settings = read_settings(content)
+    settings = read_settings(content) if settings is None else settings
     architecture = language_architecture(content)
     tokenizer = load_tokenizer(folder)
     vocabulary = tokenizer.get_vocab()
@@ -80,7 +89,7 @@ def load_original(
         raise CheckpointError(f"the tokenizer in {str(folder)!r} has no {stop!r}, which ends answers in its template")
     tokenizer.chat_template = settings.template.chat_template()
     model = empty_model(config, dtype=dtype, attn_implementation=attn_implementation)
-    load_weights(model, folder, architecture)
+    load_weights(model, folder, architecture, beside)
     model.generation_config = GenerationConfig(
         eos_token_id=vocabulary[stop], pad_token_id=tokenizer.pad_token_id, do_sample=False
     )

@@ -17,14 +17,14 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import interpolate
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 from transformers.initialization import no_init_weights
 
 from vision_agent.errors import CheckpointError
 
-_Split = Callable[[Tensor, InternVLConfig], Sequence[Tensor]]
+_Split = Callable[[Tensor, Any], Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -165,27 +165,41 @@ def use_official_epsilon(model: Any) -> None:
             block.attention.k_norm.variance_epsilon = vision.layer_norm_eps
 
 
-def load_weights(model: Any, folder: Path, architecture: str) -> None:
+def load_weights(model: Any, folder: Path, architecture: str, beside: Sequence[Rule] = ()) -> None:
     """Fill a native model from the weight files of an original folder.
 
     Args:
         model: from `empty_model`.
         folder: holds `model.safetensors`, `pytorch_model.bin` or the index of several such files.
         architecture: the language model's class name, a key of `LANGUAGE_RULES`.
+        beside: rules of tensors that other models read.
 
     Raises:
         CheckpointError: a file that is missing or damaged; an index that disagrees with its files; a tensor that is
             missing, unexpected or of another shape. The message names the file or lists the tensors.
     """
-    files = open_weights(folder)
-    rules = (*VISION_RULES, *LANGUAGE_RULES[architecture])
-    plan = _plan([key for file in files for key in file.keys()], rules, set(model.state_dict()))
-    parameters: dict[str, nn.Parameter] = dict(model.named_parameters())
+    rules = (*VISION_RULES, *LANGUAGE_RULES[architecture], *beside)
+    load_by_rules(dict(model.state_dict()), open_weights(folder), rules, model.config)
+
+
+def load_by_rules(
+    targets: dict[str, Tensor], files: Sequence["WeightFile"], rules: Sequence[Rule], config: Any
+) -> None:
+    """Copy the tensors of weight files to where rules put them. All of `targets` are filled, once.
+
+    Args:
+        targets: native names, and the tensors that are written to.
+        config: what the rules' `split` takes.
+
+    Raises:
+        CheckpointError: see `load_weights`.
+    """
+    plan = _plan([key for file in files for key in file.keys()], rules, set(targets))
     for file in files:
         for key in file.keys():
             rule, names = plan[key]
             if names:
-                _fill(parameters, names, file.tensor(key), rule, model.config, f"{key} in {file.path.name}")
+                _fill(targets, names, file.tensor(key), rule, config, f"{key} in {file.path.name}")
 
 
 def _plan(keys: Sequence[str], rules: Sequence[Rule], wanted: set[str]) -> dict[str, tuple[Rule, tuple[str, ...]]]:
@@ -208,19 +222,14 @@ def _plan(keys: Sequence[str], rules: Sequence[Rule], wanted: set[str]) -> dict[
 
 
 def _fill(
-    parameters: dict[str, nn.Parameter],
-    names: tuple[str, ...],
-    tensor: Tensor,
-    rule: Rule,
-    config: InternVLConfig,
-    where: str,
+    targets: dict[str, Tensor], names: tuple[str, ...], tensor: Tensor, rule: Rule, config: Any, where: str
 ) -> None:
     try:
         pieces = rule.split(tensor, config) if rule.split else [tensor]
     except RuntimeError as error:
         raise CheckpointError(f"{where} has the shape {tuple(tensor.shape)}, which does not fit config.json") from error
     for name, piece in zip(names, pieces, strict=True):
-        target = parameters[name]
+        target = targets[name]
         if target.shape != piece.shape:
             raise CheckpointError(
                 f"{where} has the shape {tuple(tensor.shape)}: {tuple(piece.shape)} for {name}, "

@@ -3,7 +3,7 @@
 Shape suffixes as in `routing`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +15,8 @@ from vision_agent.backbone import Backbone
 from vision_agent.decoder import BoxTargets
 from vision_agent.router import FORCED_REQUEST, forced_segments
 from vision_agent.routing import Layout, Segment, arrange
-from vision_agent.train.samples import Exchange, PhraseTarget, Sample
+from vision_agent.train.exchange import Exchange, PhraseTarget
+from vision_agent.train.samples import Sample
 
 
 @dataclass
@@ -30,6 +31,7 @@ class Batch:
         read_rows: (K,) the row of each.
         read_phrases: (K,) its phrase.
         targets: for each row the boxes of its K phrases, in order.
+        forced_columns: the first columns, in which all forced phrases lie.
     """
 
     layout: Layout
@@ -41,15 +43,23 @@ class Batch:
     read_phrases: list[str]
     targets: list[BoxTargets] = field(default_factory=list)
     pixels_NSS3: Tensor | None = None
+    forced_columns: int = 0
 
 
 class Collator:
-    """Turns samples into a batch for one route. Holds the prompt's parts, which are the same for all."""
+    """Turns samples into a batch. Holds the prompt's parts, which are the same for all.
 
-    def __init__(self, backbone: Backbone, route: Route, image_tokens: int) -> None:
+    Args:
+        route: the route whose states are read, for forced phrases and for its tokens in answers.
+        tokens: ids of all routing tokens that answers may hold, by the routes' names.
+        image_tokens: of each picture; 0 for text alone.
+    """
+
+    def __init__(self, backbone: Backbone, route: Route, tokens: Mapping[str, int], image_tokens: int) -> None:
         pictures = [image_tokens] if image_tokens else []
         self._backbone = backbone
         self._route = route
+        self._tokens = dict(tokens)
         self._before, self._after = backbone.prompt_parts(pictures)
         self._end = backbone.tokenizer.eos_token_id
 
@@ -57,7 +67,7 @@ class Collator:
         """Samples with pictures."""
         batch = self._text([(sample.phrases, sample.exchanges) for sample in samples])
         batch.pixels_NSS3 = torch.stack([sample.pixels for sample in samples])
-        batch.targets = [_targets(sample) for sample in samples]
+        batch.targets = [_targets(sample, self._route.spec.name) for sample in samples]
         return batch
 
     def text_only(self, rows: Sequence[tuple[Sequence[str], Sequence[Exchange]]]) -> Batch:
@@ -66,35 +76,30 @@ class Collator:
 
     def _text(self, samples: Sequence[tuple[Sequence[PhraseTarget], Sequence[Exchange]]]) -> Batch:
         rows: list[list[Segment]] = []
-        labelled: list[list[tuple[int, int]]] = []  # per row: (segment, first labelled token)
+        labelled: list[list[tuple[int, list[int]]]] = []  # per row: (segment, indices of its labelled tokens)
         reads: list[list[tuple[int, str]]] = []  # per row: (segment, phrase)
+        forced_columns = 0
         for targets, exchanges in samples:
             # The prompt of forced routes continues the picture's segment as one of its children.
             segments = [Segment(tokens=tuple(self._before))]
             forced = tuple(self._backbone.text_ids(FORCED_REQUEST) + self._after)
             segments.append(Segment(tokens=forced, parent=0))
             row_reads: list[tuple[int, str]] = []
-            row_labels: list[tuple[int, int]] = []
+            row_labels: list[tuple[int, list[int]]] = []
             for target in targets:
                 (lead, block) = forced_segments(self._backbone, self._route, [target.phrase], parent=1)
                 segments += [lead, Segment(queries=block.queries, route=block.route, parent=len(segments))]
                 row_reads.append((len(segments) - 1, target.phrase))
+            forced_columns = max(forced_columns, sum(map(len, segments)))
             for exchange in exchanges:
-                request = self._backbone.text_ids(exchange.request) + self._after
-                answer = self._backbone.text_ids(exchange.answer)
-                if exchange.route:
-                    answer = [*answer, self._route.token_id]
-                segments.append(Segment(tokens=(*request, *answer, self._end), parent=0))
-                row_labels.append((len(segments) - 1, len(request)))
-                if exchange.route and exchange.target is not None:
-                    block = Segment(
-                        queries=self._route.spec.num_queries,
-                        route=self._route.spec.name,
-                        parent=len(segments) - 1,
-                        cut=len(request) + len(answer),
-                    )
-                    segments.append(block)
-                    row_reads.append((len(segments) - 1, exchange.target.phrase))
+                tokens, learnt, routed = self._conversation(exchange)
+                segments.append(Segment(tokens=tuple(tokens), parent=0))
+                answer = len(segments) - 1
+                row_labels.append((answer, learnt))
+                for end, phrase in routed:
+                    spec = self._route.spec
+                    segments.append(Segment(queries=spec.num_queries, route=spec.name, parent=answer, cut=end))
+                    row_reads.append((len(segments) - 1, phrase))
             rows.append(segments)
             labelled.append(row_labels)
             reads.append(row_reads)
@@ -113,26 +118,45 @@ class Collator:
             read_places=torch.tensor(read_places, dtype=torch.long),
             read_rows=[row for row, row_reads in enumerate(reads) for _ in row_reads],
             read_phrases=[phrase for row_reads in reads for _, phrase in row_reads],
+            forced_columns=forced_columns,
         )
+
+    def _conversation(self, exchange: Exchange) -> tuple[list[int], list[int], list[tuple[int, str]]]:
+        """Tokens of a request and its answer; indices of those to learn; ends and phrases of routes to be read."""
+        tokens = [*self._backbone.text_ids(exchange.request), *self._after]
+        learnt: list[int] = []
+        routed: list[tuple[int, str]] = []
+        for part in exchange.parts:
+            start = len(tokens)
+            tokens += self._backbone.text_ids(part.text)
+            if part.route is not None:
+                tokens.append(self._tokens[part.route])
+                if part.target is not None and part.route == self._route.spec.name:
+                    routed.append((len(tokens), part.target.phrase))
+            if not part.given:
+                learnt += range(start, len(tokens))
+        learnt.append(len(tokens))
+        return [*tokens, self._end], learnt, routed
 
 
 def _labels(
-    rows: Sequence[Sequence[Segment]], layout: Layout, labelled: Sequence[Sequence[tuple[int, int]]]
+    rows: Sequence[Sequence[Segment]], layout: Layout, labelled: Sequence[Sequence[tuple[int, Sequence[int]]]]
 ) -> tuple[list[tuple[int, int]], list[int]]:
     """Places of the states that predict answer tokens, and the tokens."""
     places: list[tuple[int, int]] = []
     labels: list[int] = []
     for row, items in enumerate(labelled):
-        for segment, first in items:
+        for segment, indices in items:
             tokens, start = rows[row][segment].tokens, layout.spans[row][segment].start
-            places += [(row, start + index - 1) for index in range(first, len(tokens))]
-            labels += tokens[first:]
+            places += [(row, start + index - 1) for index in indices]
+            labels += [tokens[index] for index in indices]
     return places, labels
 
 
-def _targets(sample: Sample) -> BoxTargets:
-    """Boxes of the forced phrases, then of the routed exchanges: the order of the batch's reads."""
-    asked = [*sample.phrases, *[e.target for e in sample.exchanges if e.route and e.target is not None]]
+def _targets(sample: Sample, route: str) -> BoxTargets:
+    """Boxes of the forced phrases, then of the phrases in answers: the order of the batch's reads."""
+    routed = [part for exchange in sample.exchanges for part in exchange.parts if part.route == route]
+    asked = [*sample.phrases, *[part.target for part in routed if part.target is not None]]
     belongs = np.zeros((len(asked), len(sample.boxes)), dtype=bool)
     ignored: list[np.ndarray] = []
     ignored_phrase: list[int] = []

@@ -18,9 +18,9 @@ from transformers import (
 )
 
 from vision_agent.backbone import Backbone, TilingSettings
-from vision_agent.checkpoint import weights_fingerprint
 from vision_agent.errors import MissingExtraError
-from vision_agent.prompt import IMAGE_CONTEXT, IMAGE_END, IMAGE_START
+from vision_agent.loading.checkpoint import weights_fingerprint
+from vision_agent.text.prompt import IMAGE_CONTEXT, IMAGE_END, IMAGE_START
 from vision_agent.tower import LiteTower, LiteTowerConfig, folded_efficientnet_state
 from vision_agent.train.config import ModelSection
 

@@ -1,26 +1,18 @@
 """Names the colour of things, and repaints them: the ground truth of colour phrases.
 
-Thresholds are in PIL's HSV (hue, saturation and value 0-255).
+Colours are named as in `vision_agent.answers.colour`, but only where one is clearly ahead.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-# Hue ranges in degrees for saturated pixels; red wraps around.
-_HUES = (
-    ("red", 345, 375),
-    ("orange", 15, 42),
-    ("yellow", 42, 68),
-    ("green", 68, 165),
-    ("blue", 180, 262),
-    ("purple", 262, 300),
-    ("pink", 300, 345),
-)
-# Hue and value scale that make a clear example of a colour.
+from vision_agent.answers.colour import colour_shares
+
+# Hue that makes a clear example of a colour.
 _PAINTS = {"red": 0, "orange": 28, "yellow": 54, "green": 120, "blue": 222, "purple": 280, "pink": 325}
-COLOURS = (*_PAINTS, "brown", "black", "white", "grey")
 _LEAST_SHARE = 0.45
+_MOST_BESIDE = 0.5  # of the first colour's share: a second one this large makes it unclear
 
 
 def colour_of(pixels: NDArray[np.uint8]) -> str | None:
@@ -29,28 +21,9 @@ def colour_of(pixels: NDArray[np.uint8]) -> str | None:
     Args:
         pixels: (n, 3) uint8 RGB of the thing alone.
     """
-    if len(pixels) < 20:
-        return None
-    hsv = np.asarray(Image.fromarray(pixels[None]).convert("HSV"))[0].astype(np.int32)
-    hue, saturation, value = hsv[:, 0] * 360 // 255, hsv[:, 1], hsv[:, 2]
-    votes = np.full(len(pixels), -1)
-    dark = value < 55
-    pale = (saturation < 45) & ~dark
-    votes[dark] = COLOURS.index("black")
-    votes[pale & (value > 190)] = COLOURS.index("white")
-    votes[pale & (value <= 190)] = COLOURS.index("grey")
-    vivid = ~dark & ~pale & (saturation >= 80)
-    for name, low, high in _HUES:
-        inside = vivid & (((hue >= low) & (hue < high)) | ((hue + 360 >= low) & (hue + 360 < high)))
-        votes[inside] = COLOURS.index(name)
-    brown = ~dark & ~pale & (hue >= 8) & (hue < 45) & (value < 150)
-    votes[brown] = COLOURS.index("brown")
-    counts = np.bincount(votes[votes >= 0], minlength=len(COLOURS))
-    order = np.argsort(counts)[::-1]
-    share = counts / len(pixels)
-    if share[order[0]] < _LEAST_SHARE or share[order[1]] > 0.5 * share[order[0]]:
-        return None
-    return str(COLOURS[order[0]])
+    shares = [*colour_shares(pixels).items(), ("", 0.0), ("", 0.0)]
+    (first, share), (_, beside) = shares[:2]
+    return first if share >= _LEAST_SHARE and beside <= _MOST_BESIDE * share else None
 
 
 def repainted(cutout: Image.Image, colour: str) -> Image.Image:

@@ -31,8 +31,11 @@ class SceneMaker:
         self._weight = weight / weight.sum()
         self.names = frozenset(item.name for item in self._items)
 
-    def make(self, background: Scene, rng: np.random.Generator) -> Scene:
-        """Paste things on `background`, whose own boxes stay unless they get covered."""
+    def make(self, background: Scene, rng: np.random.Generator, masks: bool = False) -> Scene:
+        """Paste things on `background`, whose own boxes stay unless they get covered.
+
+        With `masks`, the scene has the mask of what is visible of each thing.
+        """
         picked = [
             self._items[index] for index in rng.choice(len(self._items), rng.integers(*self._size), p=self._weight)
         ]
@@ -48,7 +51,7 @@ class SceneMaker:
             else:
                 pastes.append((item, PAINTABLE[rng.integers(len(PAINTABLE))] if rng.random() < 0.2 else None))
         rng.shuffle(pastes)
-        return self._paste(background, pastes[:11], rng)
+        return self._paste(background, pastes[:11], rng, masks=masks)
 
     def twins(self, background: Scene, colours: tuple[str, str], rng: np.random.Generator) -> Scene:
         """One thing twice, in two colours, apart from each other."""
@@ -61,6 +64,7 @@ class SceneMaker:
         pastes: list[tuple[Cutout, str | None]],
         rng: np.random.Generator,
         apart: bool = False,
+        masks: bool = False,
     ) -> Scene:
         canvas = background.image.copy()
         width, height = canvas.size
@@ -91,6 +95,9 @@ class SceneMaker:
         kept = [i for i in range(len(boxes)) if seen[i] >= (1 - _MOST_COVERED) * areas[i]]
         lost = [(pasted[i], names[i]) for i in range(len(boxes)) if i not in kept]
         old_kept, old_lost = _uncovered(background, owner)
+        shapes: list[NDArray[np.bool_] | None] = []
+        if masks:
+            shapes = [_behind(background, i, owner) for i in old_kept] + [owner == i + 1 for i in kept]
         return Scene(
             image=_weathered(canvas, rng),
             boxes=np.concatenate([background.boxes[old_kept], pasted[kept]]).astype(np.float32),
@@ -98,6 +105,7 @@ class SceneMaker:
             colours=tuple([background.colours[i] for i in old_kept] + [colours[i] for i in kept]),
             crowds=(*background.crowds, *lost, *((background.boxes[i], background.names[i]) for i in old_lost)),
             known_names=background.known_names | self.names,
+            masks=tuple(shapes),
         )
 
 
@@ -159,6 +167,12 @@ def _uncovered(scene: Scene, owner: NDArray[np.int16]) -> tuple[list[int], list[
         part = owner[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
         (kept if part.size and float((part > 0).mean()) < 0.5 else lost).append(index)
     return kept, lost
+
+
+def _behind(scene: Scene, index: int, owner: NDArray[np.int16]) -> NDArray[np.bool_] | None:
+    """What is left of a background thing's mask; None where it is unknown."""
+    mask = scene.masks[index] if scene.masks else None
+    return None if mask is None else mask & (owner == 0)
 
 
 def _weathered(image: Image.Image, rng: np.random.Generator) -> Image.Image:

@@ -5,6 +5,7 @@ that the killed one would have seen.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ from torch.utils.data import Dataset, Sampler
 from vision_agent.train import phrases as words
 from vision_agent.train.compose import SceneMaker, plain_background, without_names
 from vision_agent.train.config import DataSection
+from vision_agent.train.language import LanguageMix
 from vision_agent.train.samples import Sample, make_sample
 from vision_agent.train.scene import Scene, flipped, mosaic, random_frame, window
-from vision_agent.train.sources import CocoPhotos, Cutouts, PictureArchive, split_of
+from vision_agent.train.sources import CocoPhotos, Cutouts, PictureArchive, split_of_picture
 
 
 class Pictures:
@@ -28,7 +30,9 @@ class Pictures:
         self.animal_records = self.animals.pictures(split)
         self._backgrounds = PictureArchive(folder / "backgrounds_320.zip")
         self._background_names = [
-            name for name in self._backgrounds.names() if "/" not in name and split_of(name) == split
+            name
+            for name in self._backgrounds.names()
+            if "/" not in name and split_of_picture("backgrounds_320", name, name) == split
         ]
         self.maker = SceneMaker(Cutouts(folder), cutouts or split)
         # What a background may show without being marked.
@@ -90,6 +94,24 @@ class TrainingMix(Dataset[Sample]):
             elif rng.random() < 0.3:
                 scene = _shrunk(scene, side, rng)
         return flipped(scene) if rng.random() < 0.5 else scene
+
+
+class TalkMix(Dataset[Sample]):
+    """Pictures with many requests: what is asked of the picture, and what could be asked of any picture.
+
+    Args:
+        pictures: draws the samples.
+        talk: draws the requests that do not depend on the picture.
+        phrases: most forced phrases of a sample.
+    """
+
+    def __init__(self, pictures: TrainingMix, talk: LanguageMix, phrases: int = 6) -> None:
+        self._pictures, self._talk, self._phrases = pictures, talk, phrases
+
+    def __getitem__(self, number: int) -> Sample:
+        sample = self._pictures[number]
+        _, exchanges = self._talk.row(number)
+        return replace(sample, phrases=sample.phrases[: self._phrases], exchanges=(*sample.exchanges, *exchanges))
 
 
 class NumberedFrom(Sampler[int]):

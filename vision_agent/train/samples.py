@@ -11,34 +11,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
+from vision_agent.answers.colour import COLOURS
 from vision_agent.train import phrases as words
-from vision_agent.train.colour import COLOURS
+from vision_agent.train import requests
+from vision_agent.train.evidence import scene_question
+from vision_agent.train.exchange import Exchange, PhraseTarget
+from vision_agent.train.language import routed
 from vision_agent.train.scene import Scene
-
-
-@dataclass(frozen=True)
-class PhraseTarget:
-    """A phrase and the boxes it names.
-
-    Attributes:
-        phrase: as asked.
-        owned: indices of the scene's boxes it names; empty for an absent thing.
-        ignored: boxes (xyxy, pixels) where it is neither right nor wrong.
-    """
-
-    phrase: str
-    owned: tuple[int, ...]
-    ignored: tuple[NDArray[np.float32], ...] = ()
-
-
-@dataclass(frozen=True)
-class Exchange:
-    """A request and its answer; `route` names the route whose token ends the answer, with its target."""
-
-    request: str
-    answer: str
-    route: str | None = None
-    target: PhraseTarget | None = None
 
 
 @dataclass(frozen=True)
@@ -139,40 +118,23 @@ def exchanges(
     absent: list[PhraseTarget],
     rng: np.random.Generator,
 ) -> list[Exchange]:
-    """A few requests about the scene: places (routed), presence, counts, colours, a description (text)."""
+    """A few requests about the scene: places and outlines, other routes, questions that need looking, a description."""
     made: list[Exchange] = []
-
-    def one(options: tuple[str, ...]) -> str:
-        return options[rng.integers(len(options))]
-
-    routed = [*present, *[phrase for phrase in colours if phrase.owned]]
-    for _ in range(2):
-        pool = routed if routed and rng.random() < 0.75 else absent
+    known = [*present, *[phrase for phrase in colours if phrase.owned]]
+    for route in ("det", "det", "seg"):
+        pool = known if known and rng.random() < 0.75 else absent
         if pool:
             target = pool[rng.integers(len(pool))]
-            made.append(Exchange(words.where_request(target.phrase, rng), target.phrase, "det", target))
-    if scene.names:
-        name = scene.names[rng.integers(len(scene.names))]
-        if not _regions(scene, {name}):
-            number = scene.names.count(name)
-            if number < len(words.COUNT_WORDS):
-                made.append(Exchange(one(words.COUNT).format(words.plural(name)), words.COUNT_WORDS[number]))
-        only = [index for index, other in enumerate(scene.names) if other == name]
-        if len(only) == 1 and scene.colours[only[0]]:
-            made.append(Exchange(one(words.COLOUR).format(name), str(scene.colours[only[0]])))
-    # Where one of unknown colour is there too, "no" might be wrong.
-    sure = [phrase for phrase in colours if phrase.owned or not phrase.ignored]
-    if sure and rng.random() < 0.5:
-        asked = sure[rng.integers(len(sure))]
-        colour, name = asked.phrase.split(" ", 1)
-        made.append(Exchange(one(words.OF_COLOUR).format(colour, name), "yes" if asked.owned else "no"))
-    if scene.names and absent:
-        # Both answers on every picture: what is trained is to look, not how often the answer is yes.
-        made.append(Exchange(one(words.PRESENCE).format(scene.names[rng.integers(len(scene.names))]), "yes"))
-        made.append(Exchange(one(words.PRESENCE).format(absent[rng.integers(len(absent))].phrase), "no"))
+            made.append(Exchange(requests.ROUTED[route].make(target.phrase, rng), target.phrase, route, target))
+    names = [*(scene.names or ()), *(target.phrase for target in absent)]
+    if names:
+        # What needs no looking is asked of pictures too, so that the other routes are not chosen for want of one.
+        made.append(routed(("ocr", "gen", "edit")[rng.integers(3)], words.Phrases(names, scene.captions), rng))
+    if known or absent:
+        made += [scene_question(scene, known, absent, rng) for _ in range(3)]
     if scene.captions:
         caption = scene.captions[rng.integers(len(scene.captions))].lower().rstrip(". ")
-        made.append(Exchange(one(words.CAPTION), caption))
+        made.append(Exchange(requests.DESCRIBE.make("", rng), caption))
     return made
 
 

@@ -24,6 +24,7 @@ class Scene:
         crowds: regions of many things too small or too many to mark, with their name.
         known_names: names that are marked wherever they occur: only these may be asked for as absent.
         captions: sentences about the whole picture.
+        masks: the pixels of each box's thing, bools (H, W), None where unknown; empty where nobody asked for them.
     """
 
     image: Image.Image
@@ -33,6 +34,7 @@ class Scene:
     crowds: tuple[tuple[NDArray[np.float32], str], ...] = ()
     known_names: frozenset[str] = frozenset()
     captions: tuple[str, ...] = field(default=())
+    masks: tuple[NDArray[np.bool_] | None, ...] = ()
 
 
 def flipped(scene: Scene) -> Scene:
@@ -48,6 +50,7 @@ def flipped(scene: Scene) -> Scene:
         boxes=flip(scene.boxes),
         crowds=tuple((flip(box), name) for box, name in scene.crowds),
         captions=tuple(c for c in scene.captions if "left" not in c and "right" not in c),
+        masks=tuple(None if mask is None else mask[:, ::-1] for mask in scene.masks),
     )
 
 
@@ -91,6 +94,7 @@ def window(scene: Scene, frame: tuple[float, float, float, float], size: tuple[i
         colours=tuple(colour for colour, kept in zip(scene.colours, keep, strict=True) if kept),
         crowds=(*kept_crowds, *lost),
         captions=scene.captions if keep.all() else (),
+        masks=tuple(_seen(mask, frame, size) for mask, kept in zip(scene.masks, keep, strict=False) if kept),
     )
 
 
@@ -127,6 +131,17 @@ def random_frame(
     w, h = min(width, width * scale * stretch), min(height, height * scale / stretch)
     x0, y0 = rng.uniform(0, width - w), rng.uniform(0, height - h)
     return (x0, y0, x0 + w, y0 + h)
+
+
+def _seen(
+    mask: NDArray[np.bool_] | None, frame: tuple[float, float, float, float], size: tuple[int, int]
+) -> NDArray[np.bool_] | None:
+    """The part of a mask inside `frame`, scaled to `size` (w, h); each pixel takes the one that its middle falls on."""
+    if mask is None:
+        return None
+    whole = Image.fromarray(mask.astype(np.uint8))
+    part = whole.transform(size, Image.Transform.EXTENT, data=frame, resample=Image.Resampling.NEAREST, fillcolor=0)
+    return np.asarray(part).astype(np.bool_)
 
 
 def _area(boxes: NDArray[np.float32]) -> NDArray[np.float32]:

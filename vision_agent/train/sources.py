@@ -10,7 +10,7 @@ import json
 import zipfile
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from vision_agent.errors import ConfigError
+from vision_agent.masks import RunLengths, counts_text, polygons_to_mask
 from vision_agent.train.colour import colour_of
 from vision_agent.train.scene import Scene
 
@@ -29,6 +30,20 @@ def split_of(identifier: object) -> str:
     """`"train"` (84 %), `"val"` (8 %) or `"test"` (8 %), by a hash of the picture's id: stable for ever."""
     bucket = int(hashlib.sha256(str(identifier).encode()).hexdigest()[:8], 16) % 100
     return next(name for name, below in _SPLITS if bucket < below)
+
+
+@cache
+def _near_twins() -> dict[str, frozenset[str]]:
+    listed = json.loads((Path(__file__).parent / "near_twins.json").read_text("utf-8"))
+    return {archive: frozenset(files) for archive, files in listed.items()}
+
+
+def split_of_picture(archive: str, file: str, identifier: object) -> str:
+    """The split of a picture of an archive: `split_of`, but "train" for what looks like a picture of another split.
+
+    Those are listed in `near_twins.json`, which `vision_agent.train.near_twins` writes.
+    """
+    return "train" if file in _near_twins().get(archive, ()) else split_of(identifier)
 
 
 class PictureArchive:
@@ -99,16 +114,34 @@ class CocoPhotos:
         return grouped
 
     def all_captions(self, split: str) -> list[str]:
-        return [text for image_id, texts in self._captions.items() if split_of(image_id) == split for text in texts]
+        ids = {picture["id"] for picture in self.pictures(split)}
+        return [text for image_id, texts in self._captions.items() if image_id in ids for text in texts]
 
     def pictures(self, split: str) -> list[dict[str, Any]]:
         """The COCO image records of a split."""
-        return [picture for picture in self._content["images"] if split_of(picture["id"]) == split]
+        return [
+            picture
+            for picture in self._content["images"]
+            if split_of_picture(self.name, picture["file_name"], picture["id"]) == split
+        ]
 
-    def scene(self, picture: dict[str, Any], colours: bool = True) -> Scene:
-        """One photo with its boxes; colours where an outline tells which pixels are the thing's."""
+    def files(self) -> list[tuple[str, object]]:
+        """(file, id) of all pictures."""
+        return [(picture["file_name"], picture["id"]) for picture in self._content["images"]]
+
+    def outlined(self, split: str) -> list[dict[str, Any]]:
+        """The image records of a split on which at least one thing has an outline."""
+        with_outline = {
+            annotation["image_id"]
+            for annotation in self._content["annotations"]
+            if annotation.get("segmentation") and not annotation.get("iscrowd")
+        }
+        return [picture for picture in self.pictures(split) if picture["id"] in with_outline]
+
+    def scene(self, picture: dict[str, Any], colours: bool = True, masks: bool = False) -> Scene:
+        """One photo with its boxes; colours, and masks if asked for, where an outline tells which pixels are whose."""
         image = self._archive.open(picture["file_name"]).convert("RGB")
-        boxes, names, found, crowds = [], [], [], []
+        boxes, names, found, shapes, crowds = [], [], [], [], []
         for annotation in self._annotations[picture["id"]]:
             x, y, w, h = annotation["bbox"]
             box = np.array([x, y, x + w, y + h], dtype=np.float32)
@@ -119,6 +152,8 @@ class CocoPhotos:
             boxes.append(box)
             names.append(name)
             found.append(_outlined_colour(image, annotation) if colours else None)
+            if masks:
+                shapes.append(outline_mask(annotation.get("segmentation"), image.size))
         return Scene(
             image=image,
             boxes=np.array(boxes, dtype=np.float32).reshape(-1, 4),
@@ -127,6 +162,7 @@ class CocoPhotos:
             crowds=tuple(crowds),
             known_names=frozenset(self.names.values()),
             captions=tuple(self._captions[picture["id"]]),
+            masks=tuple(shapes),
         )
 
 
@@ -182,6 +218,19 @@ def read_text_vectors(folder: Path) -> tuple[list[str], NDArray[np.float32]]:
                 names.append(plain)
                 rows.append(vector)
     return names, np.stack(rows)
+
+
+def outline_mask(segmentation: Any, image_size: tuple[int, int]) -> NDArray[np.bool_] | None:
+    """Bools (H, W) of a COCO segmentation: polygons of one thing, which are joined, or run lengths.
+
+    None where there is no outline. `image_size` is (width, height).
+    """
+    if isinstance(segmentation, dict):
+        height, width = segmentation["size"]
+        text = counts_text(segmentation["counts"])
+        return RunLengths.from_text(text, (height, width)).to_mask()
+    rings = [np.reshape(ring, (-1, 2)) for ring in segmentation or () if len(ring) >= 6]
+    return polygons_to_mask([[ring] for ring in rings], (image_size[1], image_size[0])) if rings else None
 
 
 def _outlined_colour(image: Image.Image, annotation: dict[str, Any]) -> str | None:

@@ -1,4 +1,4 @@
-"""Trains a small model from a recipe: stages of text alone, and of pictures, text and boxes together.
+"""Trains a small model from a recipe: stages of text, of requests about pictures, and of pictures with boxes.
 
 All stages run the expansion that inference runs (`routing.arrange`), teacher-forced. A killed run resumes exactly:
 samples follow from their number, and model, optimiser, average and step are saved together.
@@ -8,7 +8,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,21 +21,27 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from vision_agent.adapter import Route, new_route, save_adapter
+from vision_agent.adapter import Route, add_token, new_route, save_adapter
 from vision_agent.decoder import DenseFeatures
 from vision_agent.errors import ConfigError
-from vision_agent.hardware import choose_device
-from vision_agent.prompt import IMAGE_CONTEXT
+from vision_agent.loading.hardware import choose_device
 from vision_agent.router import embed_layout, hidden_states
 from vision_agent.routing import RouteSpec
+from vision_agent.text.prompt import IMAGE_CONTEXT
 from vision_agent.train.batch import Batch, Collator
 from vision_agent.train.build import new_backbone, save_backbone, train_tokenizer
 from vision_agent.train.config import StageSection, TrainConfig
+from vision_agent.train.keep import PhraseKeeper
 from vision_agent.train.language import LanguageMix, NameTeacher, corpus
-from vision_agent.train.mix import NumberedFrom, Pictures, TrainingMix
+from vision_agent.train.mix import NumberedFrom, Pictures, TalkMix, TrainingMix
 from vision_agent.train.sources import read_text_vectors
 
-DETECT = RouteSpec(token="[DET]", decoder="box", num_queries=4)
+DETECT = RouteSpec(token="[DET]", decoder="box", num_queries=4, looks=True)
+# Routes the language model learns to choose. All but `[DET]` get their decoder, and its queries, in later stages of
+# their own, with the language model at rest.
+TOKENS = {"det": DETECT.token, "seg": "[SEG]", "ocr": "[OCR]", "gen": "[GEN]", "edit": "[EDIT]"}
+
+_KEEP_WEIGHT = 5.0
 
 
 def train(
@@ -75,6 +81,8 @@ class _Run:
         self.backbone = new_backbone(self._tokenizer(), config.model)
         generator = torch.Generator().manual_seed(config.seed)
         self.route: Route = new_route(self.backbone, DETECT, generator)
+        self.tokens = {name: add_token(self.backbone, token) for name, token in TOKENS.items()}
+        self.keeper: PhraseKeeper | None = None
         teacher = NameTeacher(self.backbone.hidden_size, names, vectors)
         self.parts = nn.ModuleDict({"model": self.backbone.model, "route": self.route, "teacher": teacher}).to(device)
         if config.init is not None and not (out / "state.pt").exists():
@@ -97,9 +105,12 @@ class _Run:
         optimiser = torch.optim.AdamW(_groups(self.parts, settings), betas=(0.9, 0.99))
         base_rates = [group["lr"] for group in optimiser.param_groups]
         start = 0
+        self.keeper = PhraseKeeper(self.backbone, self.route) if settings.kind == "language" else None
         if self.resumed is not None and self.resumed["stage"] == name:
             optimiser.load_state_dict(self.resumed["optimiser"])
             start = self.resumed["step"]
+            if self.keeper is not None:
+                self.keeper.load_state_dict(self.resumed["kept"])
         else:
             self.average = {key: tensor.clone() for key, tensor in self.parts.state_dict().items()}
         self.parts.train()
@@ -128,6 +139,7 @@ class _Run:
                 self._save(name, step + 1, optimiser)
                 saved = time.monotonic()
             on_step()
+        self.keeper = None
         # The average goes on where the stage ends: the next stage and the export start from it.
         self.parts.load_state_dict(self.average)
         self.finished.append(name)
@@ -156,14 +168,19 @@ class _Run:
             tokens_TC = torch.empty(0, backbone.hidden_size)
             if batch.pixels_NSS3 is not None:
                 pixels = backbone.normalise(batch.pixels_NSS3.to(self.device))
-                tokens_NTC, maps = backbone.see(pixels)
+                with torch.set_grad_enabled(self.keeper is None):
+                    tokens_NTC, maps = backbone.see(pixels)
                 tokens_TC = tokens_NTC.flatten(0, 1)
-                prepared = route.decoder.prepare(DenseFeatures(maps))
+                if self.keeper is None:
+                    prepared = route.decoder.prepare(DenseFeatures(maps))
             embeds_BLC = embed_layout(backbone, {route.spec.name: route}, layout, batch.rows, tokens_TC)
             hidden_BLC = hidden_states(backbone, layout, embeds_BLC)
             places = batch.label_places.to(self.device)
             logits = backbone.model.lm_head(hidden_BLC[places[:, 0], places[:, 1]])
+            kept = None if self.keeper is None else self.keeper.loss(route, hidden_BLC, layout, batch, tokens_TC)
         losses = {"text": F.cross_entropy(logits.float(), batch.labels.to(self.device))}
+        if kept is not None:
+            return {**losses, "keep": _KEEP_WEIGHT * kept}
         reads = batch.read_places.to(self.device)
         states_KNC = hidden_BLC[reads[..., 0], reads[..., 1]].float()
         losses["names"] = 0.5 * teacher(states_KNC, batch.read_phrases)
@@ -174,19 +191,47 @@ class _Run:
 
     def _batches(self, number: int, start: int) -> Iterator[Batch]:
         """What a stage still has to see. Samples differ from stage to stage."""
-        settings, seed = self.config.stages[number], (self.config.seed, number)
+        settings = self.config.stages[number]
+        alone = self._texts(number)
         if settings.kind == "text":
-            collate = Collator(self.backbone, self.route, 0)
-            mix = LanguageMix(seed, self.names, self.captions)
-            for step in range(start, settings.steps):
-                yield collate.text_only([mix.row(step * settings.batch + index) for index in range(settings.batch)])
+            yield from map(alone, range(start, settings.steps))
             return
+        # Which steps have no picture follows from their number.
+        share = settings.without_pictures
+        pictured = [step for step in range(settings.steps) if int((step + 1) * share) == int(step * share)]
+        with_pictures = iter(self._pictured(number, sum(step < start for step in pictured), len(pictured)))
+        wanted = set(pictured)
+        for step in range(start, settings.steps):
+            yield next(with_pictures) if step in wanted else alone(step)
+
+    def _texts(self, number: int) -> Callable[[int], Batch]:
+        """Step -> rows without pictures."""
+        settings = self.config.stages[number]
+        collate = Collator(self.backbone, self.route, self.tokens, 0)
+        # Attention goes with the square of a row's length: a language stage, which need not tell many names apart in a
+        # row, has three short rows in the place of a long one.
+        short = settings.kind == "language"
+        rows = settings.batch * (3 if short else 1)
+        sizes = {"phrases": 2, "exchanges": 4} if short else {}
+        mix = LanguageMix((self.config.seed, number), self.names, self.captions, **sizes)
+
+        def batch(step: int) -> Batch:
+            return collate.text_only([mix.row(step * rows + index) for index in range(rows)])
+
+        return batch
+
+    def _pictured(self, number: int, start: int, end: int) -> Iterable[Batch]:
+        """Batches of pictures, from the `start`-th to the `end`-th."""
+        settings, seed = self.config.stages[number], (self.config.seed, number)
         side = settings.tile or self.config.model.tile
-        collate = Collator(self.backbone, self.route, (side // 32) ** 2)
-        yield from DataLoader(
-            TrainingMix(self.data, self.config.data, side, seed),
+        collate = Collator(self.backbone, self.route, self.tokens, (side // 32) ** 2)
+        pictures = TrainingMix(self.data, self.config.data, side, seed)
+        # Attention goes with the square of a row's length, so rows are kept short.
+        talk = LanguageMix(seed, self.names, self.captions, phrases=1, exchanges=6)
+        return DataLoader(
+            TalkMix(pictures, talk) if settings.kind == "language" else pictures,
             batch_size=settings.batch,
-            sampler=NumberedFrom(start * settings.batch, settings.steps * settings.batch),
+            sampler=NumberedFrom(start * settings.batch, end * settings.batch),
             num_workers=self.config.workers,
             collate_fn=collate.pictures,
             worker_init_fn=_one_thread,
@@ -211,6 +256,7 @@ class _Run:
                 "finished": self.finished,
                 "stage": stage,
                 "step": step,
+                "kept": None if self.keeper is None else self.keeper.state_dict(),
             },
             partial,
         )
@@ -246,6 +292,10 @@ def _warm_start(parts: nn.ModuleDict, folder: Path) -> list[str]:
     if adapter.is_file():
         given |= {f"route.{name}": tensor for name, tensor in load_file(adapter).items()}
     own = parts.state_dict()
+    for name in ("model.model.language_model.embed_tokens.weight", "model.lm_head.weight"):
+        # A model may know more routing tokens than the one it starts from.
+        if name in given and len(given[name]) < len(own[name]):
+            given[name] = torch.cat([given[name], own[name][len(given[name]) :].to(given[name])])
     for name, tensor in given.items():
         if name.startswith("model.") and name in own and own[name].shape != tensor.shape:
             shapes = f"{tuple(own[name].shape)}, but got {tuple(tensor.shape)}"

@@ -1,0 +1,1 @@
+"""Pictures from query states: the default's own small generator, and diffusers pipelines by path."""

@@ -1,0 +1,119 @@
+"""The command `vision-agent-corners`: train, measure, straighten."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from PIL import Image, ImageDraw
+
+from vision_agent import VisionAgent, VisionAgentError, load_image
+from vision_agent.train.adapter import AdapterTraining, train_adapter
+from vision_agent_corners.decoder import ROUTE, Sheets
+from vision_agent_corners.measure import by_contours, by_model, corner_figures, words_read
+from vision_agent_corners.perspective import straighten as straightened
+from vision_agent_corners.samples import list_photos, training_samples
+
+app = typer.Typer(name="vision-agent-corners", help=__doc__, no_args_is_help=True, add_completion=False)
+
+AdapterArgument = Annotated[Path, typer.Argument(help="Folder of the adapter.")]
+PhotosOption = Annotated[Path | None, typer.Option("--photos", help="Folder of photos that pages may lie on.")]
+ModelOption = Annotated[str, typer.Option("--model", help="'default', a folder or a hub name.")]
+
+
+@app.command()
+def train(
+    adapter: AdapterArgument,
+    photos: PhotosOption = None,
+    steps: Annotated[int, typer.Option("--steps", min=1)] = 800,
+    batch: Annotated[int, typer.Option("--batch", min=1)] = 8,
+    workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that draw pages.")] = 1,
+    model: ModelOption = "default",
+) -> None:
+    """Train the adapter, or go on where a run was killed."""
+    agent = VisionAgent.from_pretrained(model)
+
+    def tell(step: int, loss: float) -> None:
+        if step % 20 == 0 or step == steps - 1:
+            print(f"step {step} of {steps}, loss {loss:.3f}", file=sys.stderr, flush=True)
+
+    settings = AdapterTraining(steps=steps, batch=batch, rate=2e-3, workers=workers)
+    print(train_adapter(agent.backbone, ROUTE, training_samples(photos), adapter, settings, on_step=tell))
+
+
+@app.command()
+def measure(
+    adapter: AdapterArgument,
+    photos: PhotosOption = None,
+    count: Annotated[int, typer.Option("--count", min=1, help="Scenes of each kind.")] = 200,
+    pages: Annotated[int, typer.Option("--pages", min=0, help="Pages whose words are read (extra `ocr`).")] = 10,
+    model: ModelOption = "default",
+) -> None:
+    """Print figures over held-out scenes, a line of JSON each; OpenCV's way beside it where OpenCV is installed."""
+    agent = VisionAgent.from_pretrained(model, adapters=[adapter])
+    ways = {"model": by_model(agent)}
+    try:
+        import cv2  # noqa: F401
+    except ImportError:
+        print("OpenCV is not installed, so there is nothing to compare with", file=sys.stderr)
+    else:
+        ways["OpenCV contours"] = by_contours
+    for hard in (False, True):
+        for name, find in ways.items():
+            figures = corner_figures(find, count, hard=hard, photos=list_photos(photos))
+            rounded = {key: round(value, 3) for key, value in figures.items()}
+            print(json.dumps({"scenes": "hard" if hard else "plain", "by": name, **rounded}), flush=True)
+    if pages and (shares := words_read(agent, pages, list_photos(photos))) is not None:
+        print(json.dumps({"words read of": f"{pages} hard pages", **{k: round(v, 3) for k, v in shares.items()}}))
+
+
+@app.command()
+def straighten(
+    adapter: AdapterArgument,
+    picture: Annotated[Path, typer.Argument(help="The photo.")],
+    out: Annotated[Path, typer.Option("--out", help="Where the straightened page goes.")],
+    phrase: Annotated[str, typer.Option("--phrase", help="What to straighten.")] = "sheet of paper",
+    both: Annotated[bool, typer.Option("--both", help="Draw the photo with its corners beside the page.")] = False,
+    model: ModelOption = "default",
+) -> None:
+    """Cut a page out of a photo. Prints its score and corners; exit code 1 where no sheet is seen."""
+    agent = VisionAgent.from_pretrained(model, adapters=[adapter])
+    photo = load_image(picture)
+    found: Sheets = agent.force(ROUTE.name, phrase, photo)
+    if not found.items:
+        print(f"no {phrase} is seen", file=sys.stderr)
+        raise typer.Exit(1)
+    sheet = found.items[0]
+    page = straightened(photo, sheet.corners)
+    (_side_by_side(photo, page, found) if both else page).save(out)
+    print(sheet.model_dump_json())
+
+
+def _side_by_side(photo: Image.Image, page: Image.Image, found: Sheets) -> Image.Image:
+    """The photo with the corners it was straightened by, and the page at the same height."""
+    marked = photo.convert("RGB")
+    draw = ImageDraw.Draw(marked)
+    reach = max(photo.size) / 80
+    for sheet in found.items:
+        draw.polygon(list(sheet.corners), outline="red", width=max(1, round(reach / 3)))
+        for x, y in sheet.corners:
+            draw.ellipse((x - reach, y - reach, x + reach, y + reach), outline="red", width=max(1, round(reach / 3)))
+    fitted = page.resize((max(1, round(page.width * photo.height / page.height)), photo.height))
+    both = Image.new("RGB", (photo.width + fitted.width, photo.height))
+    both.paste(marked, (0, 0))
+    both.paste(fitted, (photo.width, 0))
+    return both
+
+
+def main() -> None:
+    """Entry point: bad input is one line on stderr and exit code 2, as in `vision-agent`."""
+    try:
+        app()
+    except VisionAgentError as error:
+        print(f"vision-agent-corners: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

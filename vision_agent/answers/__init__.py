@@ -1,0 +1,1 @@
+"""From conversations and phrases to answers and results: routes, looks, rounds."""

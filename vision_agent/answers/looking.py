@@ -1,0 +1,158 @@
+"""Answers that look first: the loop between a model that asks to see and the decoder that looks (see `evidence`).
+
+A turn of the model that ends in `phrase[DET] look:` is no answer yet. What is seen of the phrase is appended to the
+answer as if the model had written it, and the model goes on, until a turn ends in plain words. A prompt and an answer
+that were read once are remembered, so each turn costs little more than its own tokens.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from vision_agent.answers.colour import COLOURS
+from vision_agent.answers.evidence import LOOK, UNCLEAR, Comparison, Evidence, Seen, place_of
+from vision_agent.backbone import Backbone
+from vision_agent.results import Box, Detections
+from vision_agent.text.generation import Reading, Written, write
+from vision_agent.text.options import GenerationOptions
+from vision_agent.text.prefix import PrefixCache
+
+MOST_LOOKS = 4
+
+# Finds a phrase, down to a score, in the picture that is asked about.
+Find = Callable[[str, float], Detections]
+# Names the colour of the thing in a box of that picture; None where nobody could tell.
+NameColour = Callable[[Box], str | None]
+
+
+class Looker:
+    """Looks for phrases in one picture; remembers what it saw last, to compare the next with it.
+
+    Args:
+        find: the picture's detector.
+        colour: names the colour of a thing that was found.
+        least: a thing with at least this score counts.
+        surely_one: there is one thing at least where the best score reaches this; None for `least`. Lower than `least`
+            where a detector that counts well would miss too many to say that there are none.
+        maybe_one: there may be one thing where the best score reaches this; None for `surely_one`.
+    """
+
+    def __init__(
+        self,
+        find: Find,
+        colour: NameColour,
+        least: float,
+        surely_one: float | None = None,
+        maybe_one: float | None = None,
+    ) -> None:
+        self._find = find
+        self._colour = colour
+        self._least = least
+        self._surely_one = least if surely_one is None else surely_one
+        self._maybe_one = self._surely_one if maybe_one is None else maybe_one
+        self._before: Seen | None = None
+
+    def __call__(self, phrase: str) -> Evidence:
+        """What is to be seen of a phrase."""
+        found = self._find(phrase, min(self._least, self._surely_one, self._maybe_one))
+        best = max(found, key=lambda each: each.score, default=None)
+        before, self._before = self._before, None
+        if best is None:
+            return Evidence(phrase=phrase, count=0)
+        sure = best.score >= min(self._least, self._surely_one)
+        seen = self._before = Seen(max(1, len(found.filter(min_score=self._least))) if sure else 0, best.box)
+        return Evidence(
+            phrase=phrase,
+            count=seen.count,
+            maybe=not sure,
+            colour=_spoken(phrase) or self._colour(best.box) or UNCLEAR,
+            place=place_of(best.box, found.image_size),
+            beside=Comparison.of(before, seen, found.image_size) if before is not None else None,
+        )
+
+
+@dataclass(frozen=True)
+class Looked:
+    """An answer that looked, or did not need to.
+
+    Attributes:
+        words: what was said after the last look.
+        evidence: what was seen, in order.
+        turns: what the model wrote; the evidence is in none of them.
+    """
+
+    words: str
+    evidence: tuple[Evidence, ...]
+    turns: tuple[Written, ...]
+
+
+def answer_with_evidence(
+    write: Callable[[tuple[int, ...]], Written],
+    look: Callable[[str], Evidence],
+    backbone: Backbone,
+    token_id: int,
+    *,
+    say: bool = True,
+) -> Looked:
+    """Let the model look as often as it asks to, at most `MOST_LOOKS` times, and then answer.
+
+    Args:
+        write: goes on with an answer of one row that begins with these tokens. It has to stop at the text `LOOK`, and
+            `[DET]` is the one route that it may take.
+        look: sees a phrase, such as a `Looker`.
+        token_id: of `[DET]`.
+        say: also look where the model ends with a bare `[DET]`, so that there are words in any case.
+    """
+    begun: tuple[int, ...] = ()
+    evidence: list[Evidence] = []
+    turns: list[Written] = []
+    while True:
+        turn = write(begun)
+        turns.append(turn)
+        ids = [token for token in turn.answers[0] if token not in backbone.end_ids]
+        asked = _asked(backbone, ids, token_id, say)
+        if asked is None or len(evidence) == MOST_LOOKS:
+            words = ids[len(ids) - ids[::-1].index(token_id) :] if token_id in ids else ids
+            return Looked(backbone.decode_text(words).replace(LOOK, "").strip(), tuple(evidence), tuple(turns))
+        phrase, written = asked
+        evidence.append(look(phrase))
+        given = [*backbone.text_ids(LOOK), *backbone.text_ids(evidence[-1].text)]
+        begun = (*begun, *ids[:written], *given)
+
+
+def turns_of(
+    backbone: Backbone,
+    reading: Reading,
+    options: GenerationOptions,
+    forbidden: Sequence[int],
+    prefixes: PrefixCache | None = None,
+) -> Callable[[tuple[int, ...]], Written]:
+    """What `answer_with_evidence` takes as `write`, for one prompt.
+
+    Args:
+        forbidden: token ids that must not be written: those of all routes but `[DET]`.
+        prefixes: remembers what was read, so that each turn reads only what is new.
+    """
+    until_look = options.model_copy(update={"stop": (*options.stop, LOOK)})
+
+    def turn(begun: tuple[int, ...]) -> Written:
+        longer = replace(reading, ids=(*reading.ids, *begun))
+        return write(backbone, [longer], until_look, forbidden=forbidden, prefixes=prefixes)
+
+    return turn
+
+
+def _asked(backbone: Backbone, ids: Sequence[int], token_id: int, say: bool) -> tuple[str, int] | None:
+    """The phrase to look for and how many of the tokens lead up to its routing token; None for plain words."""
+    if token_id not in ids:
+        return None
+    place = ids.index(token_id)
+    phrase = backbone.decode_text(ids[:place]).strip()
+    after = backbone.decode_text(ids[place + 1 :]).strip()
+    wanted = after.startswith(LOOK) or (say and not after)
+    return (phrase, place + 1) if phrase and wanted else None
+
+
+def _spoken(phrase: str) -> str | None:
+    """The colour that the phrase names itself: the detector was asked for it."""
+    first = phrase.split(maxsplit=1)[:1]
+    return first[0] if first and first[0] in COLOURS else None

@@ -1,0 +1,232 @@
+"""What workers do with a file: read it, or extract the caller's own object from it.
+
+A job travels to the workers, so it holds settings and no models; `start` loads them there, once. Neither job needs a
+language model unless one is named: then the engine may be "model".
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast, get_args
+
+from PIL import Image
+from pydantic import BaseModel
+
+from vision_agent.batch.records import Record
+from vision_agent.batch.schema import load_schema
+from vision_agent.documents.reader import load_reader
+from vision_agent.documents.reading import Librarian, TextLayer
+from vision_agent.documents.result import OcrResult
+from vision_agent.documents.source import page_pictures
+from vision_agent.errors import DocumentError, ExtractionError, InputError, bad_argument
+from vision_agent.extract.amounts import DecimalMark
+from vision_agent.extract.dates import DateOrder
+from vision_agent.extract.engine import Engine, Extractor, check_choice
+from vision_agent.extract.outline import outline_of
+from vision_agent.extract.result import Extraction
+
+if TYPE_CHECKING:
+    from vision_agent.agent import VisionAgent
+
+Work = Callable[[str], Record]
+"""A file's path -> its record, without the path: plain JSON. A file that fails raises."""
+
+_READER = "rapidocr"
+
+
+class Job(Protocol):
+    """What a run does with each file. A job is pickled once for each worker."""
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides what records say, as plain JSON; no secrets."""
+        ...
+
+    def start(self, threads: int) -> Work:
+        """Load what is needed, in a worker that may use so many threads."""
+        ...
+
+    def rows(self, record: Record) -> Iterable[Mapping[str, Any]]:
+        """A record as the rows of a table."""
+        ...
+
+
+@dataclass(frozen=True)
+class OcrJob:
+    """Read documents, as `VisionAgent.ocr`. A record has the `text` and, as JSON, the whole `OcrResult` as `result`.
+
+    In tables there is a row for each line of text, with its box; a file without text has one row.
+
+    Attributes:
+        engine: a reader's name, or "model".
+        pages, password, text_layer: as for `VisionAgent.ocr`.
+        model: checkpoint for the engine "model"; None for the default.
+        device: for the model.
+    """
+
+    engine: str = _READER
+    pages: str | None = None
+    password: str | None = None
+    text_layer: TextLayer = "auto"
+    model: str | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        _check_pages(self.pages)
+        check_choice("text_layer", self.text_layer, get_args(TextLayer))
+        if self.model is not None and self.engine != "model":
+            raise InputError(bad_argument("engine", '"model" where a model is named', self.engine))
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            **_common("ocr", self.engine, self.pages, self.model),
+            "text_layer": self.text_layer,
+        }
+
+    def start(self, threads: int) -> Work:
+        options: dict[str, Any] = {"pages": self.pages, "password": self.password, "text_layer": self.text_layer}
+        read: Callable[..., Any]
+        if self.engine == "model":
+            read, options["engine"] = _agent(self.model, self.device, threads).ocr, "model"
+        else:
+            read, options["engine"] = Librarian().read, load_reader(self.engine)(threads)
+
+        def work(file: str) -> Record:
+            result = cast(OcrResult, read(Path(file), **options))
+            return {"text": result.text, "result": result.model_dump(mode="json")}
+
+        return work
+
+    def rows(self, record: Record) -> Iterable[Mapping[str, Any]]:
+        head = _head(record)
+        if record["error"] is not None:
+            return [head]
+        rows = []
+        for page in OcrResult.model_validate(record["result"]).pages:
+            number = 0
+            for place, block in enumerate(page.blocks, start=1):
+                for line in block.lines:
+                    number += 1
+                    rows.append(
+                        head
+                        | {"page": page.number, "block": place, "kind": block.kind, "line": number}
+                        | {"text": line.text, "score": line.score}
+                        | dict(zip(("x0", "y0", "x1", "y1"), line.box.xyxy, strict=True))
+                    )
+        return rows or [head]
+
+
+@dataclass(frozen=True)
+class ExtractJob:
+    """Extract objects, as `VisionAgent.extract`. A record has `value` and `fields`, as an `Extraction` has.
+
+    Where a required value is missing, the record has an error and what was found. In tables a file is one row: its
+    values, then for each single one its confidence, page and box.
+
+    Attributes:
+        schema: a Pydantic model that workers can import, "package.module:Model", or the path of a JSON schema.
+        engine, pages, password, date_order, decimal_mark: as for `VisionAgent.extract`.
+        model: a checkpoint, which then may read; None for none, unless the engine is "model".
+        device: for the model.
+    """
+
+    schema: type[BaseModel] | str
+    engine: Engine = "auto"
+    pages: str | None = None
+    password: str | None = None
+    date_order: DateOrder | None = None
+    decimal_mark: DecimalMark | None = None
+    model: str | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        outline_of(self._model)
+        _check_pages(self.pages)
+        check_choice("engine", self.engine, get_args(Engine))
+        check_choice("date_order", self.date_order, (None, *get_args(DateOrder)))
+        check_choice("decimal_mark", self.decimal_mark, (None, *get_args(DecimalMark)))
+
+    @cached_property
+    def _model(self) -> type[BaseModel]:
+        return load_schema(self.schema) if isinstance(self.schema, str) else self.schema
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A model made from a JSON schema cannot be pickled: workers make their own.
+        return {name: value for name, value in self.__dict__.items() if name != "_model"}
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            **_common("extract", self.engine, self.pages, self.model),
+            "schema": self._model.model_json_schema(),
+            "date_order": self.date_order,
+            "decimal_mark": self.decimal_mark,
+        }
+
+    def start(self, threads: int) -> Work:
+        schema = self._model
+        if self.model is not None or self.engine == "model":
+            extract = _agent(self.model, self.device, threads).extract
+        else:
+            extract = Extractor(partial(Librarian().read, engine=load_reader(_READER)(threads))).extract
+
+        def work(file: str) -> Record:
+            try:
+                found: Extraction[Any] = extract(
+                    Path(file),
+                    schema,
+                    engine=self.engine,
+                    pages=self.pages,
+                    password=self.password,
+                    date_order=self.date_order,
+                    decimal_mark=self.decimal_mark,
+                )
+            except ExtractionError as error:
+                reason = {"type": "ExtractionError", "message": str(error), "missing": list(error.missing)}
+                return {"error": reason, **(_found(error.partial) if isinstance(error.partial, Extraction) else {})}
+            return _found(found)
+
+        return work
+
+    def rows(self, record: Record) -> Iterable[Mapping[str, Any]]:
+        single = {path: field for path, field in record.get("fields", {}).items() if "[" not in path}
+        evidence = {
+            f"{path} ({name})": field["box"] and list(field["box"].values()) if name == "box" else field[name]
+            for path, field in single.items()
+            for name in ("confidence", "page", "box")
+        }
+        return [_head(record) | record.get("value", {}) | evidence]
+
+
+def _found(extraction: Extraction[Any]) -> Record:
+    dumped = extraction.model_dump(mode="json", include={"value", "fields", "engine"}, fallback=str)
+    return {"value": dumped["value"], "fields": dumped["fields"], "engine": dumped["engine"]}
+
+
+def _head(record: Record) -> dict[str, Any]:
+    error = record["error"]
+    return {"file": record["file"], "error": error and f"{error['type']}: {error['message']}"}
+
+
+def _common(job: str, engine: str, pages: str | None, model: str | None) -> dict[str, Any]:
+    from vision_agent import __version__
+
+    return {"job": job, "version": __version__, "engine": engine, "pages": pages, "model": model}
+
+
+def _check_pages(pages: str | None) -> None:
+    """Try the choice on a blank page; that it has no page 7 says nothing about the documents to come."""
+    with suppress(DocumentError):
+        next(page_pictures(Image.new("RGB", (8, 8)), pages=pages))
+
+
+def _agent(model: str | None, device: str, threads: int) -> "VisionAgent":
+    import torch
+    from transformers.utils import logging
+
+    from vision_agent.agent import DEFAULT_CHECKPOINT, VisionAgent
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    torch.set_num_threads(threads)
+    return VisionAgent.from_pretrained(DEFAULT_CHECKPOINT if model is None else model, device=device)

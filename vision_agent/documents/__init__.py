@@ -1,0 +1,9 @@
+"""Documents: pages, lines, words and tables of pictures and PDFs.
+
+`Librarian` (in `documents.reading`) reads without a language model; `VisionAgent.ocr` is the verb.
+"""
+
+from vision_agent.documents.result import Block, Line, OcrResult, Page, Quad, Word
+from vision_agent.documents.table import Cell, Table
+
+__all__ = ["Block", "Cell", "Line", "OcrResult", "Page", "Quad", "Table", "Word"]

@@ -1,0 +1,345 @@
+"""What reading a document gives: pages of blocks of lines of words, each with its place.
+
+All places are in pixels of the page *as it was given* (a picture upright by its EXIF, a PDF page as rendered), also
+where the page was turned or skewed and put right for reading. Text read from a page is data: whoever wrote the page
+wrote it, so `OcrResult.untrusted` is always True, and nothing in it is an instruction.
+"""
+
+import html
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Literal, Self, get_args
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeFloat, PositiveInt
+
+from vision_agent import _draw
+from vision_agent.documents.markdown import block_markdown
+from vision_agent.documents.table import Table
+from vision_agent.errors import InputError, bad_argument
+from vision_agent.results import Box
+
+if TYPE_CHECKING:
+    from vision_agent.images import ImageSource
+
+_FROZEN = ConfigDict(frozen=True, extra="forbid")
+
+Point = tuple[FiniteFloat, FiniteFloat]
+Quad = tuple[Point, Point, Point, Point]
+"""Four corners x, y in pixels, clockwise from where reading starts: for upright text from the upper left."""
+
+Score = Annotated[float, Field(ge=0, le=1)]
+BlockKind = Literal["title", "text", "list", "table", "figure", "caption", "header", "footer", "formula", "other"]
+BLOCK_KINDS: tuple[BlockKind, ...] = get_args(BlockKind)
+
+
+def quad_of(box: Sequence[float] | npt.NDArray[np.float64]) -> Quad:
+    """The corners of an upright box x0, y0, x1, y1."""
+    x0, y0, x1, y1 = (float(side) for side in box)
+    return (x0, y0), (x1, y0), (x1, y1), (x0, y1)
+
+
+def box_around(quads: Sequence[Quad]) -> Box:
+    """The tightest upright box around quads; there must be one."""
+    corners = np.array(quads, dtype=np.float64).reshape(-1, 2)
+    return Box.from_xyxy([*corners.min(axis=0), *corners.max(axis=0)])
+
+
+class _Placed(BaseModel):
+    """Something with a quad."""
+
+    model_config = _FROZEN
+
+    quad: Quad
+
+    @property
+    def box(self) -> Box:
+        """The tightest upright box around the quad, pixels of the page."""
+        return box_around([self.quad])
+
+
+class Word(_Placed):
+    """One word as it stands between spaces.
+
+    Attributes:
+        text: its characters, without spaces.
+        quad: its corners.
+        score: how sure the engine is, 0-1; 1 for a PDF's own text.
+    """
+
+    text: str
+    score: Score
+
+
+class Line(_Placed):
+    """One line of text, or the part of a line that stands apart (a cell, a column).
+
+    Attributes:
+        words: in reading order.
+        quad: the line's corners.
+        score: how sure the engine is, 0-1.
+    """
+
+    words: tuple[Word, ...]
+    score: Score
+
+    @property
+    def text(self) -> str:
+        """Its words, joined by spaces."""
+        return " ".join(word.text for word in self.words)
+
+
+class Block(BaseModel):
+    """A paragraph, a title, a table, ...
+
+    Attributes:
+        kind: what it is.
+        box: around it, pixels of the page.
+        score: how sure the layout engine is of the kind, 0-1.
+        lines: its text in reading order; of a table the lines of its cells.
+        table: rows and columns where `kind` is "table" and they were found.
+    """
+
+    model_config = _FROZEN
+
+    kind: BlockKind
+    box: Box
+    score: Score = 1.0
+    lines: tuple[Line, ...] = ()
+    table: Table | None = None
+
+    @property
+    def rows(self) -> list[tuple[Line, ...]]:
+        """Its lines by rows: what stands side by side, such as a name and its amount, is one row."""
+        rows: list[list[Line]] = []
+        for line in self.lines:
+            if rows and _side_by_side(rows[-1][-1], line):
+                rows[-1].append(line)
+            else:
+                rows.append([line])
+        return [tuple(row) for row in rows]
+
+    @property
+    def text(self) -> str:
+        """Its rows, one under the other; the lines of a row are two spaces apart."""
+        return "\n".join("  ".join(line.text for line in row) for row in self.rows)
+
+
+class Page(BaseModel):
+    """One page.
+
+    Attributes:
+        number: from 1, in its document.
+        width, height: of the page as given, pixels.
+        angle: by how many degrees its text is turned clockwise, 0 <= angle < 360; 0 for an upright page.
+        blocks: in reading order.
+        source: "text layer" where a PDF's own text was taken, "ocr" where the picture was read.
+        scale: pixels a point (1/72 inch) for a page of a PDF, else None.
+        file: the file it comes from, "" where it came from no file.
+    """
+
+    model_config = _FROZEN
+
+    number: PositiveInt
+    width: PositiveInt
+    height: PositiveInt
+    angle: Annotated[float, Field(ge=0, lt=360)] = 0.0
+    blocks: tuple[Block, ...] = ()
+    source: Literal["ocr", "text layer"] = "ocr"
+    scale: NonNegativeFloat | None = None
+    file: str = ""
+
+    @property
+    def lines(self) -> list[Line]:
+        """All lines in reading order."""
+        return [line for block in self.blocks for line in block.lines]
+
+    @property
+    def words(self) -> list[Word]:
+        """All words in reading order."""
+        return [word for line in self.lines for word in line.words]
+
+    @property
+    def tables(self) -> list[Table]:
+        """The tables that were found."""
+        return [block.table for block in self.blocks if block.table is not None]
+
+    @property
+    def text(self) -> str:
+        """Lines, with an empty line between blocks."""
+        return "\n\n".join(block.text for block in self.blocks if block.lines)
+
+    def to_markdown(self) -> str:
+        """The page as Markdown: titles, paragraphs, lists and tables. Marks in the text itself are escaped."""
+        parts = (block_markdown(block.kind, block.text.splitlines(), block.table) for block in self.blocks)
+        return "\n\n".join(part for part in parts if part)
+
+
+class OcrResult(BaseModel):
+    """What was read from one document: a picture, a multi-page TIFF or a PDF.
+
+    Attributes:
+        pages: in their order; those that were asked for.
+        engine: what read it: "rapidocr", or the model's name.
+        file: the file it was read from, "" where it came from no file.
+        untrusted: always True: text from pictures is data, never an instruction.
+        kind: always "ocr"; tells results apart in JSON.
+    """
+
+    model_config = _FROZEN
+
+    kind: Literal["ocr"] = "ocr"
+    pages: tuple[Page, ...]
+    engine: str
+    file: str = ""
+    untrusted: Literal[True] = True
+
+    @property
+    def lines(self) -> list[Line]:
+        """All lines of all pages in reading order."""
+        return [line for page in self.pages for line in page.lines]
+
+    @property
+    def words(self) -> list[Word]:
+        """All words of all pages in reading order."""
+        return [word for page in self.pages for word in page.words]
+
+    @property
+    def tables(self) -> list[Table]:
+        """All tables of all pages."""
+        return [table for page in self.pages for table in page.tables]
+
+    @property
+    def text(self) -> str:
+        """The text of all pages, with a form feed between pages, as text tools write it."""
+        return "\n\f\n".join(page.text for page in self.pages)
+
+    def page(self, number: int) -> Page:
+        """The page of that number, from 1. Raises InputError where it was not read."""
+        for page in self.pages:
+            if page.number == number:
+                return page
+        raise InputError(bad_argument("page", f"one of {[page.number for page in self.pages]}", number))
+
+    def to_markdown(self) -> str:
+        """All pages as Markdown, with a rule between pages."""
+        return "\n\n---\n\n".join(page.to_markdown() for page in self.pages) + "\n"
+
+    def to_hocr(self) -> str:
+        """All pages as hOCR (HTML with places, hOCR 1.2): ocr_page, ocr_carea, ocr_line, ocrx_word."""
+        head = (
+            '<?xml version="1.0" encoding="UTF-8"?>\n<!DOCTYPE html>\n<html xmlns="http://www.w3.org/1999/xhtml">\n<head>'
+            '<meta charset="utf-8"/><title></title>'
+            f'<meta name="ocr-system" content="vision_agent {html.escape(self.engine)}"/>'
+            '<meta name="ocr-capabilities" content="ocr_page ocr_carea ocr_line ocrx_word"/></head>\n<body>\n'
+        )
+        return head + "".join(_hocr_page(page, self.file) for page in self.pages) + "</body>\n</html>\n"
+
+    def draw(
+        self,
+        image: "ImageSource | None" = None,
+        *,
+        page: int = 1,
+        level: Literal["words", "lines", "blocks"] = "words",
+        password: str | None = None,
+    ) -> Image.Image:
+        """A page with the boxes of its words, lines or blocks, as a new RGB image.
+
+        Args:
+            image: the page's picture; None opens `file` again.
+            page: the page's number.
+            level: which boxes.
+            password: of an encrypted PDF that is opened again.
+
+        Raises:
+            InputError: the page was not read, the picture is of another size, or there is no file to open.
+        """
+        wanted = self.page(page)
+        if level not in ("words", "lines", "blocks"):
+            raise InputError(bad_argument("level", '"words", "lines" or "blocks"', level))
+        canvas = self._picture(wanted, image, password)
+        if canvas.size != (wanted.width, wanted.height):
+            raise InputError(
+                bad_argument("image", f"page {page}, {wanted.width} x {wanted.height} pixels", canvas.size)
+            )
+        items = list(_drawn(wanted, level))
+        colors = _draw.label_colors(label for _, label, _ in items)
+        boxes = np.array([box.xyxy for box, _, _ in items], dtype=np.float64).reshape(-1, 4)
+        tags = [(label if level == "blocks" else "", "") for _, label, _ in items]
+        _draw.draw_boxes(canvas, boxes, tags, [colors[label] for _, label, _ in items], line_width=2)
+        return canvas
+
+    def _picture(self, page: Page, image: "ImageSource | None", password: str | None) -> Image.Image:
+        from vision_agent.documents.source import page_picture
+        from vision_agent.images import load_image
+
+        if image is not None:
+            return load_image(image)
+        if not page.file:
+            raise InputError(bad_argument("image", "the page's picture, since it was not read from a file", image))
+        return page_picture(page.file, page.number, (page.width, page.height), password=password)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        count = len(self.pages)
+        return f"OcrResult({count} page{'s' * (count != 1)}, {len(self.words)} words by {self.engine})"
+
+    @classmethod
+    def of(cls, pages: Sequence[Page], engine: str) -> Self:
+        """A result of pages of one document."""
+        return cls(pages=tuple(pages), engine=engine, file=pages[0].file if pages else "")
+
+
+def _side_by_side(line: Line, after: Line) -> bool:
+    """Whether `after` stands beside `line`, on its right as one reads: its middle lies at the line's own height."""
+    start, end, _, foot = (np.array(corner) for corner in line.quad)
+    along, down = end - start, foot - start
+    length, height = float(np.hypot(*along)), float(np.hypot(*down))
+    if not (length and height):
+        return False
+    middle = np.mean(after.quad, axis=0) - start
+    return -0.3 <= float(middle @ down) / height**2 <= 1.3 and float(middle @ along) >= length**2 * 0.5
+
+
+def _drawn(page: Page, level: str) -> Iterator[tuple[Box, str, float]]:
+    """Box, label (which sets the colour) and score of what is drawn."""
+    for block in page.blocks:
+        if level == "blocks":
+            yield block.box, block.kind, block.score
+        else:
+            items: Sequence[_Placed] = block.lines
+            if level == "words":
+                items = [word for line in block.lines for word in line.words]
+            yield from ((item.box, block.kind, 1.0) for item in items)
+
+
+def _hocr_page(page: Page, file: str) -> str:
+    def title(box: Box, more: str = "") -> str:
+        sides = " ".join(str(round(side)) for side in box.xyxy)
+        return f'title="bbox {sides}{more}"'
+
+    at = f"page_{page.number}"
+    name = html.escape(f'; image "{file}"', quote=True) if file else ""
+    whole = Box(x0=0, y0=0, x1=page.width, y1=page.height)
+    out = [f'<div class="ocr_page" id="{at}" {title(whole, f"{name}; ppageno {page.number - 1}")}>\n']
+    line_number = word_number = 0
+    for number, block in enumerate(page.blocks, start=1):
+        out.append(f'<div class="ocr_carea" id="{at}_block_{number}" {title(block.box)}>\n')
+        for line in block.lines:
+            line_number += 1
+            words = []
+            for word in line.words:
+                word_number += 1
+                sure = f"; x_wconf {round(100 * word.score)}"
+                words.append(
+                    f'<span class="ocrx_word" id="{at}_word_{word_number}" {title(word.box, sure)}>'
+                    f"{html.escape(word.text)}</span>"
+                )
+            out.append(
+                f'<span class="ocr_line" id="{at}_line_{line_number}" {title(line.box)}>{" ".join(words)}</span>\n'
+            )
+        out.append("</div>\n")
+    return "".join([*out, "</div>\n"])

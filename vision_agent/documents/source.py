@@ -1,0 +1,229 @@
+"""Documents of any kind, opened page by page: pictures, TIFFs of many pages, PDFs, folders and lists of them.
+
+Pages come lazily, so that a file of 500 pages takes the memory of one.
+"""
+
+import io
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, TypeAlias
+
+from PIL import Image, TiffImagePlugin
+
+from vision_agent.documents.pdf import Layer, PdfFile
+from vision_agent.errors import ArgumentTypeError, DocumentError, ImageError, InputError, bad_argument
+from vision_agent.images import ImageLimits, ImageSource, load_image
+
+DocumentSource: TypeAlias = ImageSource
+"""What a document may come from: all that `load_image` takes; a file may also be a PDF or a TIFF of many pages."""
+
+PageChoice: TypeAlias = int | str | Sequence[int] | None
+"""Pages from 1: one, several, a text such as "1-3,7" or "5-", or None for all."""
+
+SUFFIXES = frozenset(".pdf .jpg .jpeg .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm".split())
+"""Files of a folder that are documents."""
+
+_MOST_BYTES = 2 * 1024**3  # of a PDF or TIFF in a file object, which is read into memory
+_TIFF = re.compile(rb"II[*+]\x00|MM\x00[*+]")
+_PDF_WITHIN = 1024  # bytes at the start in which readers look for a PDF's mark
+
+
+@dataclass(frozen=True)
+class PagePicture:
+    """A page to read.
+
+    Attributes:
+        image: upright RGB.
+        number: from 1.
+        file: the file it comes from, "" for none.
+        scale: pixels a point, for a PDF.
+        layer: a PDF's own text, in pixels of `image`.
+    """
+
+    image: Image.Image
+    number: int = 1
+    file: str = ""
+    scale: float | None = None
+    layer: Layer | None = None
+
+
+def documents_in(source: Any) -> list[Any] | None:
+    """The documents of a list or a folder (its documents by name, not those of folders in it); None for one document.
+
+    Raises:
+        InputError: an empty list, or a folder without documents.
+    """
+    if isinstance(source, list | tuple):
+        if not source:
+            raise InputError(bad_argument("source", "at least one document", source))
+        return list(source)
+    if isinstance(source, str | os.PathLike) and not _is_address(source):
+        folder = Path(source)
+        if len(str(folder)) < 4096 and folder.is_dir():
+            files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+            if not files:
+                raise InputError(
+                    bad_argument("source", f"a folder with documents ({', '.join(sorted(SUFFIXES))})", source)
+                )
+            return list(files)
+    return None
+
+
+def page_pictures(
+    source: DocumentSource,
+    *,
+    pages: PageChoice = None,
+    password: str | None = None,
+    limits: ImageLimits | None = None,
+    with_layer: bool = True,
+    name: str = "source",
+) -> Iterator[PagePicture]:
+    """The pages of one document, one at a time. The file is open while the iterator lives.
+
+    Args:
+        source: see `DocumentSource`.
+        pages: which, from 1.
+        password: of an encrypted PDF.
+        limits: what pictures are accepted.
+        with_layer: also read a PDF's own text.
+        name: what the caller calls `source`, for messages.
+
+    Raises:
+        DocumentError: a PDF or TIFF that is broken, empty or locked, or a page that it does not have.
+        ImageError: a picture that cannot be read.
+        ArgumentTypeError: `source` is no document.
+    """
+    limits = limits or ImageLimits()
+    chosen = _Chosen(pages)
+    file = os.fspath(source) if isinstance(source, str | os.PathLike) and not _is_address(source) else ""
+    if isinstance(source, Image.Image) and getattr(source, "n_frames", 1) > 1 and source.format == "TIFF":
+        yield from _frames(source, "", chosen, limits, name)
+        return
+    head, opened = _begin(source, file)
+    if b"%PDF-" in head:
+        yield from _pdf_pages(opened, str(file), chosen, password, with_layer, name)
+    elif _TIFF.match(head):
+        with _tiff(opened, name) as image:
+            yield from _frames(image, str(file), chosen, limits, name)
+    else:
+        chosen.of(1, name)
+        yield PagePicture(load_image(opened, limits=limits, name=name), file=str(file))
+
+
+def page_picture(file: str, number: int, size: tuple[int, int], *, password: str | None = None) -> Image.Image:
+    """One page of a file again, at the (width, height) it was read at. Raises as `page_pictures`."""
+    for page in page_pictures(file, pages=number, password=password, with_layer=False, name="file"):
+        return page.image if page.image.size == size else page.image.resize(size)
+    raise DocumentError(bad_argument("page", "a page of the document", number))
+
+
+class _Chosen:
+    """The pages that were asked for."""
+
+    def __init__(self, pages: PageChoice) -> None:
+        self._asked = pages
+        self._ranges = None if pages is None else _ranges(pages)
+
+    def of(self, count: int, name: str) -> Iterator[int]:
+        """Their numbers, from 1, of a document of `count` pages. Raises DocumentError for a page that is not there."""
+        ranges = [(1, count)] if self._ranges is None else self._ranges
+        for first, last in ranges:
+            if first > count or (last is not None and last > count):
+                have = f"{count} page{'s' * (count != 1)}"
+                raise DocumentError(bad_argument("pages", f"of `{name}`, which has {have}", self._asked))
+        return (number for first, last in ranges for number in range(first, (last or count) + 1))
+
+
+def _ranges(pages: PageChoice) -> list[tuple[int, int | None]]:
+    expected = 'a page from 1, a list of pages, or a text such as "1-3,7"'
+    if isinstance(pages, bool):
+        raise ArgumentTypeError(bad_argument("pages", expected, pages))
+    found: list[tuple[int, int | None]] = []
+    if isinstance(pages, int):
+        found = [(pages, pages)]
+    elif isinstance(pages, str):
+        for part in pages.split(","):
+            match = re.fullmatch(r"\s*(\d{1,7})\s*(-\s*(\d{1,7})?\s*)?", part)
+            if match is None:
+                raise InputError(bad_argument("pages", expected, pages))
+            first, dash, last = int(match[1]), match[2], match[3]
+            found.append((first, first if dash is None else None if last is None else int(last)))
+    elif isinstance(pages, Sequence) and all(type(each) is int for each in pages):
+        found = [(int(each), int(each)) for each in pages]
+    else:
+        raise ArgumentTypeError(bad_argument("pages", expected, pages))
+    if not found or any(first < 1 or (last is not None and last < first) for first, last in found):
+        raise InputError(bad_argument("pages", expected, pages))
+    return found
+
+
+def _is_address(source: Any) -> bool:
+    return isinstance(source, str) and re.match(r"data:|[a-z][a-z0-9+.-]*://", source, re.IGNORECASE) is not None
+
+
+def _begin(source: Any, file: Any) -> tuple[bytes, Any]:
+    """The first bytes of a file, and what to open it by: a file object can be read only once."""
+    if file:
+        try:
+            with open(file, "rb") as opened:
+                return opened.read(_PDF_WITHIN), source
+        except (OSError, ValueError):
+            return b"", source  # `load_image` has the words for what is wrong with a path
+    if isinstance(source, bytes | bytearray | memoryview):
+        return bytes(memoryview(source).cast("B")[:_PDF_WITHIN]), source
+    read = getattr(source, "read", None)
+    if callable(read) and not isinstance(source, Image.Image):
+        data = read(_MOST_BYTES + 1)
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise ImageError(bad_argument("source", "a file object opened in binary mode", source))
+        if len(data) > _MOST_BYTES:
+            raise DocumentError(
+                bad_argument("source", f"a file of at most {_MOST_BYTES} bytes", f"a {type(source).__name__}")
+            )
+        return bytes(data[:_PDF_WITHIN]), bytes(data)
+    return b"", source
+
+
+def _pdf_pages(
+    source: Any, file: str, chosen: _Chosen, password: str | None, with_layer: bool, name: str
+) -> Iterator[PagePicture]:
+    with PdfFile(source, password=password, name=name) as pdf:
+        for number in chosen.of(len(pdf), name):
+            page = pdf.page(number, with_layer=with_layer)
+            yield PagePicture(page.image, number, file, page.scale, page.layer)
+
+
+@contextmanager
+def _tiff(source: Any, name: str) -> Iterator[Image.Image]:
+    stream: IO[bytes]
+    if isinstance(source, bytes | bytearray | memoryview):
+        stream = io.BytesIO(source)
+    else:
+        stream = open(source, "rb")
+    with stream:
+        try:
+            opened = TiffImagePlugin.TiffImageFile(stream)
+        except Exception as error:  # the plug-in lets nearly everything through when it reads a broken file
+            raise DocumentError(f"`{name}` must be a complete TIFF, but got one that is broken ({error})") from error
+        with opened as image:
+            yield image
+
+
+def _frames(image: Image.Image, file: str, chosen: _Chosen, limits: ImageLimits, name: str) -> Iterator[PagePicture]:
+    try:
+        count = int(getattr(image, "n_frames", 1))
+    except Exception as error:  # as above: the chain of pages is read here
+        raise DocumentError(f"`{name}` must be a complete TIFF, but got one that is broken ({error})") from error
+    for number in chosen.of(count, name):
+        try:
+            image.seek(number - 1)
+        except Exception as error:
+            raise DocumentError(
+                f"`{name}` must be a complete TIFF, but its page {number} is broken ({error})"
+            ) from error
+        # `load_image` checks the size before it decodes, and applies the page's orientation.
+        yield PagePicture(load_image(image, limits=limits, name=f"{name}, page {number}"), number, file)

@@ -1,0 +1,210 @@
+"""Figures of short answers: presence, counts, colours and relations, asked in words and answered in words.
+
+Presence is asked as POPE does (https://arxiv.org/abs/2305.10355): for each photo as many things that are there as are
+not, the absent ones drawn at random, among the most frequent names, and among those that most often come with what is
+there. Accuracy is balanced: the mean of how often "yes" and how often "no" is right.
+
+Colours and relations are asked of composed scenes, where they are known by rule.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from vision_agent.agent import VisionAgent
+from vision_agent.answers.colour import COLOURS
+from vision_agent.answers.evidence import COUNT_WORDS, Comparison, Seen
+from vision_agent.evaluate.figures import Figure
+from vision_agent.results import Box
+from vision_agent.train.mix import Pictures
+from vision_agent.train.phrases import plural, with_article
+from vision_agent.train.questions import RELATION_WORDS
+from vision_agent.train.scene import Scene
+
+ASKED_A_PHOTO = 3  # things there, and things not there of each kind, a photo
+ABSENT_STYLES = ("random", "popular", "adversarial")
+_MOST_COUNTED = 5
+_ANSWER_TOKENS = 48
+
+
+def answer_figures(agent: VisionAgent, data: Path, split: str, limit: int | None = None) -> Iterable[Figure]:
+    """All figures of this module.
+
+    Args:
+        data: folder of the archives.
+        limit: at most this many photos, and scenes.
+    """
+    pictures = Pictures(data, split, cutouts="val")
+    photos = [pictures.photos.scene(record, colours=False) for record in pictures.photo_records[:limit]]
+    yield from presence_figures(agent, photos)
+    yield count_figure(agent, photos)
+    scenes = [pictures.composed(np.random.default_rng((19, number))) for number in range(limit or 150)]
+    yield from colour_figures(agent, scenes)
+    yield relation_figure(agent, scenes, "composed scenes, new pictures of names pasted in training")
+    pasted = Pictures(data, split, cutouts="train")
+    scenes = [pasted.composed(np.random.default_rng((19, number))) for number in range(limit or 150)]
+    yield relation_figure(agent, scenes, "composed scenes, things pasted in training")
+
+
+def presence_figures(agent: VisionAgent, photos: Sequence[Scene]) -> Iterator[Figure]:
+    """Balanced accuracy of yes and no over all questions and for each way to draw what is absent; F1 of "yes"."""
+    said_of_present: list[bool] = []
+    said_of_absent: dict[str, list[bool]] = {style: [] for style in ABSENT_STYLES}
+    absent = AbsentNames(photos)
+    for number, scene in enumerate(tqdm(photos, desc="presence")):
+        rng = np.random.default_rng((23, number))
+        there = sorted(set(scene.names))
+        rng.shuffle(there)
+        said_of_present += [_says_yes(agent, name, scene) for name in there[:ASKED_A_PHOTO]]
+        asked: dict[str, bool] = {}
+        for style in ABSENT_STYLES:
+            for name in absent.of(scene, style, len(there[:ASKED_A_PHOTO]), rng):
+                asked.setdefault(name, _says_yes(agent, name, scene))
+                said_of_absent[style].append(asked[name])
+    hits = float(np.mean(said_of_present))
+    everything = [said for style in ABSENT_STYLES for said in said_of_absent[style]]
+    count = len(said_of_present) + len(everything)
+    of = f"questions on {len(photos)} COCO photos"
+    yield Figure(name="yes/no presence, balanced accuracy", value=_balanced(hits, everything), count=count, of=of)
+    for style, said in said_of_absent.items():
+        name = f"... absent things: {style}"
+        yield Figure(name=name, value=_balanced(hits, said), count=len(said_of_present) + len(said), of=of)
+    # As many of both, so that F1 can be read beside others' POPE figures.
+    false = float(np.mean(everything))
+    yield Figure(name='... F1 of "yes" at equal shares', value=2 * hits / (1 + hits + false), count=count, of=of)
+
+
+def count_figure(agent: VisionAgent, photos: Sequence[Scene]) -> Figure:
+    """How often the number of up to five things is exactly right."""
+    right: list[bool] = []
+    for scene in tqdm(photos, desc="counts"):
+        crowds = {name for _, name in scene.crowds}
+        for name, number in sorted(Counter(scene.names).items()):
+            if name not in crowds and number <= _MOST_COUNTED:
+                said = _ask(agent, f"how many {plural(name)} are there in the picture?", scene)
+                right.append(number_in(said) == number)
+    of = f"questions on {len(photos)} COCO photos"
+    return Figure(name="count, exact, up to 5 things", value=_mean(right), count=len(right), of=of)
+
+
+def colour_figures(agent: VisionAgent, scenes: Sequence[Scene]) -> Iterator[Figure]:
+    """How often the colour of the one thing of its name is right: over all questions, and as the mean over colours."""
+    right: dict[str, list[bool]] = {}
+    for scene in tqdm(scenes, desc="colours"):
+        for name, index in _single(scene):
+            colour = scene.colours[index]
+            if colour is not None:
+                said = _ask(agent, f"what colour is the {name}?", scene)
+                right.setdefault(colour, []).append(colour_in(said) == colour)
+    everything = [hit for hits in right.values() for hit in hits]
+    of = f"questions on {len(scenes)} composed scenes"
+    yield Figure(
+        name=f"colour of a named thing, {len(COLOURS)} colours",
+        value=_mean(everything),
+        count=len(everything),
+        of=of,
+    )
+    each = [_mean(hits) for hits in right.values()]
+    yield Figure(name=f"... mean over {len(right)} colours", value=_mean(each), count=len(everything), of=of)
+
+
+def relation_figure(agent: VisionAgent, scenes: Sequence[Scene], kind: str = "scenes") -> Figure:
+    """How often yes and no are right for "is the dog left of the chair?", as often true as not."""
+    right: list[bool] = []
+    for number, scene in enumerate(tqdm(scenes, desc="relations")):
+        rng = np.random.default_rng((29, number))
+        single = _single(scene)
+        pairs = list(permutations(single, 2))
+        for place in rng.permutation(len(pairs))[:2]:
+            (first, one), (second, other) = pairs[place]
+            one_seen, other_seen = (Seen(1, Box.from_xyxy(scene.boxes[index])) for index in (one, other))
+            beside = Comparison.of(one_seen, other_seen, scene.image.size)
+            opposites = {"left": "right", "above": "below", "right": "left", "below": "above"}
+            true = [word for word in (beside.side, beside.height) if word in opposites]
+            if not true:
+                continue
+            word = true[rng.integers(len(true))]
+            holds = bool(rng.random() < 0.5)
+            words = RELATION_WORDS[word if holds else opposites[word]][0]
+            said = _ask(agent, f"is the {first} {words} the {second}?", scene)
+            right.append(yes_or_no(said) == holds)
+    of = f"questions on {len(scenes)} scenes"
+    return Figure(name=f"relations of two things, yes or no, {kind}", value=_mean(right), count=len(right), of=of)
+
+
+class AbsentNames:
+    """Draws names of things that are not in a photo, as POPE does.
+
+    Args:
+        photos: what is frequent, and what comes together, is counted in these.
+    """
+
+    def __init__(self, photos: Sequence[Scene]) -> None:
+        self._often = Counter(name for scene in photos for name in set(scene.names))
+        self._together: dict[str, Counter[str]] = {}
+        for scene in photos:
+            for name, other in permutations(set(scene.names), 2):
+                self._together.setdefault(name, Counter())[other] += 1
+
+    def of(self, scene: Scene, style: str, count: int, rng: np.random.Generator) -> list[str]:
+        """`count` names (fewer where there are no more). `style`: "random", "popular" or "adversarial"."""
+        gone = sorted(scene.known_names - set(scene.names) - {name for _, name in scene.crowds})
+        if style == "random":
+            return [gone[index] for index in rng.permutation(len(gone))[:count]]
+        weight = self._often
+        if style == "adversarial":
+            weight = Counter()
+            for name in set(scene.names):
+                weight.update(self._together.get(name, Counter()))
+        return sorted(gone, key=lambda name: (-weight[name], name))[:count]
+
+
+def yes_or_no(answer: str) -> bool | None:
+    """True for an answer that begins with yes, False with no, None for neither."""
+    first = (re.findall(r"[a-z]+", answer.lower()) or [""])[0]
+    return {"yes": True, "no": False}.get(first)
+
+
+def number_in(answer: str) -> int | None:
+    """The first number of an answer, in digits or words; None without one."""
+    numbers = {word: number for number, word in enumerate(COUNT_WORDS)} | {"no": 0, "zero": 0}
+    for word in re.findall(r"[a-z]+|\d+", answer.lower()):
+        if word.isdigit():
+            return int(word)
+        if word in numbers:
+            return numbers[word]
+    return None
+
+
+def colour_in(answer: str) -> str | None:
+    """The first colour word of an answer; None without one."""
+    words = re.findall(r"[a-z]+", answer.lower().replace("gray", "grey"))
+    return next((word for word in words if word in COLOURS), None)
+
+
+def _says_yes(agent: VisionAgent, name: str, scene: Scene) -> bool:
+    return yes_or_no(_ask(agent, f"is there {with_article(name)} in the picture?", scene)) is True
+
+
+def _ask(agent: VisionAgent, question: str, scene: Scene) -> str:
+    return agent.ask(question, scene.image, max_new_tokens=_ANSWER_TOKENS).text
+
+
+def _single(scene: Scene) -> list[tuple[str, int]]:
+    """(name, index) of the things that are the only ones of their name."""
+    crowds = {name for _, name in scene.crowds}
+    often = Counter(scene.names)
+    return [(name, index) for index, name in enumerate(scene.names) if often[name] == 1 and name not in crowds]
+
+
+def _balanced(hits: float, said_of_absent: Sequence[bool]) -> float:
+    return (hits + 1 - float(np.mean(said_of_absent))) / 2
+
+
+def _mean(values: Sequence[float | bool]) -> float:
+    return float(np.mean(values)) if values else float("nan")

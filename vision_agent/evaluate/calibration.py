@@ -1,0 +1,140 @@
+"""The scores from which a `[DET]` route's boxes are shown, believed and counted: chosen on validation photos.
+
+They differ: `detect` may show a doubtful box, a "no" needs that nothing at all is likely, a question about a thing's
+colour takes the thing for granted, and a number is right only where no thing has two boxes. Before all that, the scores
+themselves get the temperature at which they say best how often a box is right.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from vision_agent.agent import VisionAgent
+from vision_agent.errors import ConfigError, bad_argument
+from vision_agent.evaluate.answers import ABSENT_STYLES, ASKED_A_PHOTO, AbsentNames
+from vision_agent.evaluate.asking import ABSENT_A_PHOTO, ask, each, f1
+from vision_agent.evaluate.average_precision import Question
+from vision_agent.evaluate.reliability import log_loss, right_boxes
+from vision_agent.results import Detections
+from vision_agent.train.mix import Pictures
+from vision_agent.train.phrases import plural
+from vision_agent.train.scene import Scene
+
+_TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0)
+_CANDIDATES = tuple(round(0.05 + 0.01 * step, 2) for step in range(80))
+_MOST_FALSE = 0.10  # share of absent phrases that may get a box at the default threshold
+_LEVEL = 0.97  # of the best F1: as good as level
+_MOST_COUNTED = 5
+_GRANTED = 0.7  # of the questions about a thing's colour or place are taken to be about one that is there
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Settings of a decoder: the temperature of its scores, and least scores.
+
+    Attributes:
+        temperature: least log loss of the surest boxes' scores as probabilities that the box is right.
+        threshold: of the boxes that `detect` gives: best F1. Scores at which more than a tenth of the absent phrases
+            get a box are left out: an agent that sees things which are not there is worse than one that misses some.
+            Where F1 is as good as level, the lowest score is taken, which misses fewest.
+        presence: of the best box, for a "yes": best balanced accuracy over things that are there and things that are
+            not (random, frequent, and likely ones, see `evaluate.answers`).
+        maybe: of the best box, for an answer with a doubt to a question that names a thing: best accuracy where seven
+            of ten such things are there; at most `presence`.
+        counted: of the boxes that are counted: best share of exact numbers, each number up to five weighing the same.
+    """
+
+    temperature: float
+    threshold: float
+    presence: float
+    maybe: float
+    counted: float
+
+
+def best_thresholds(agent: VisionAgent, data: Path, limit: int | None = None) -> Thresholds:
+    """What suits a model, measured on the validation split's photos. The agent's decoder is left with that temperature.
+
+    Args:
+        data: folder of the archives.
+        limit: at most this many photos.
+
+    Raises:
+        ConfigError: a limit below 1, or data that is not there.
+    """
+    if limit is not None and limit < 1:
+        raise ConfigError(bad_argument("limit", "at least 1", limit))
+    pictures = Pictures(data, "val", cutouts="val")
+    questions: list[Question] = []
+    counted: list[tuple[int, Detections]] = []
+    photos = [pictures.photos.scene(record, colours=False) for record in pictures.photo_records[:limit]]
+    temperature = agent.routes["det"].decoder.settings["temperature"] = _best_temperature(agent, photos)
+    there, not_there = _surest_of_names(agent, photos)
+    for number, scene in enumerate(tqdm(photos, desc="thresholds")):
+        asked, _ = ask(agent, scene, number, np.random.default_rng(number), ABSENT_A_PHOTO)
+        questions += asked
+        crowds = {name for _, name in scene.crowds}
+        numbers = {name: number for name, number in Counter(scene.names).items() if name not in crowds}
+        found = each(agent, list(map(plural, numbers)), scene)
+        counted += zip(numbers.values(), found, strict=True)
+    absent = np.array([question.found.scores.max(initial=0.0) for question in questions if not len(question.truth)])
+    quiet = [least for least in _CANDIDATES if np.mean(absent >= least) <= _MOST_FALSE]
+    quality = {least: f1(questions, agent, least) for least in quiet or _CANDIDATES[-1:]}
+    level = _LEVEL * max(quality.values())
+    presence = _best(lambda least: float(np.mean(there >= least) + np.mean(not_there < least)))
+    maybe = _best(lambda least: float(_GRANTED * np.mean(there >= least) + (1 - _GRANTED) * np.mean(not_there < least)))
+    return Thresholds(
+        temperature=temperature,
+        threshold=min(least for least, value in quality.items() if value >= level),
+        presence=presence,
+        maybe=min(maybe, presence),
+        counted=_best(lambda least: _exact(counted, least)),
+    )
+
+
+def _best(quality: Callable[[float], float]) -> float:
+    return max(_CANDIDATES, key=quality)
+
+
+def _best_temperature(agent: VisionAgent, photos: Sequence[Scene]) -> float:
+    """By the surest box of each question: what people see of an answer first, and as many at all temperatures."""
+    settings = agent.routes["det"].decoder.settings
+    losses: dict[float, list[float]] = {temperature: [] for temperature in _TEMPERATURES}
+    for number, scene in enumerate(tqdm(photos, desc="temperature")):
+        for temperature, each_loss in losses.items():
+            settings["temperature"] = temperature
+            asked, _ = ask(agent, scene, number, np.random.default_rng(number), ABSENT_A_PHOTO)
+            boxes = [right_boxes([question]) for question in asked]
+            each_loss += [log_loss(scores[:1], right[:1]) for scores, right in boxes if len(scores)]
+    return min(_TEMPERATURES, key=lambda temperature: float(np.mean(losses[temperature])))
+
+
+def _surest_of_names(agent: VisionAgent, photos: Sequence[Scene]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Best scores of things that are in the photos, and of as many of each kind that are not."""
+    absent = AbsentNames(photos)
+    there: list[float] = []
+    not_there: list[float] = []
+    for number, scene in enumerate(tqdm(photos, desc="presence")):
+        rng = np.random.default_rng((23, number))
+        present = sorted(set(scene.names))
+        rng.shuffle(present)
+        present = present[:ASKED_A_PHOTO]
+        missing = [name for style in ABSENT_STYLES for name in absent.of(scene, style, len(present), rng)]
+        names = [*present, *missing]
+        scores = [float(found.scores.max(initial=0.0)) for found in each(agent, names, scene)]
+        there += scores[: len(present)]
+        not_there += scores[len(present) :]
+    return np.array(there), np.array(not_there)
+
+
+def _exact(counted: Sequence[tuple[int, Detections]], least: float) -> float:
+    """Mean over the numbers of how often it is right; what is asked for is there, so the least number is one."""
+    right: dict[int, list[bool]] = {}
+    for number, found in counted:
+        if number <= _MOST_COUNTED:
+            right.setdefault(number, []).append(max(1, int((found.scores >= least).sum())) == number)
+    return float(np.mean([np.mean(hits) for hits in right.values()])) if right else 0.0

@@ -1,0 +1,1 @@
+"""Reading prompts and writing answers, token by token and under a grammar."""

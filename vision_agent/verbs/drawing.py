@@ -1,0 +1,108 @@
+"""Verbs that make pictures: `generate` and `edit`."""
+
+from typing import TypedDict, Unpack, overload
+
+from vision_agent.arguments import (
+    check_request,
+)
+from vision_agent.drawing import MaskSource, check_progress, check_prompts, read_mask
+from vision_agent.images import ImageSource, load_image
+from vision_agent.pictures import GeneratedImage, GeneratedImages, PictureOptions, Progress
+from vision_agent.verbs.parts import Parts
+
+
+class DrawSettings(TypedDict, total=False):
+    """The settings of `generate`; see there."""
+
+    seed: int | None
+    steps: int | None
+    size: int | tuple[int, int] | None
+    guidance: float | None
+    negative_prompt: str | None
+    progress: Progress | None
+
+
+class DrawingVerbs(Parts):
+    """Pictures from words."""
+
+    @overload
+    def generate(self, prompt: str, **settings: Unpack[DrawSettings]) -> GeneratedImage: ...
+
+    @overload
+    def generate(self, prompt: list[str], **settings: Unpack[DrawSettings]) -> GeneratedImages: ...
+
+    def generate(
+        self,
+        prompt: str | list[str],
+        *,
+        seed: int | None = None,
+        steps: int | None = None,
+        size: int | tuple[int, int] | None = None,
+        guidance: float | None = None,
+        negative_prompt: str | None = None,
+        progress: Progress | None = None,
+    ) -> GeneratedImage | GeneratedImages:
+        """Make a picture from words, by the `[GEN]` route.
+
+        Args:
+            prompt: what it shows, such as `"two red apples"`; or a list, which gives as many pictures.
+            seed: the same seed gives the same picture; None draws one, which the result tells. Picture k of a list
+                takes `seed + k`.
+            steps: steps from noise to picture, None for the decoder's own number.
+            size: a side, or (width, height), in pixels; None for the decoder's own. The default's small generator draws
+                at one size and enlarges.
+            guidance: from 1; how strictly the words are followed.
+            negative_prompt: what to keep away from.
+            progress: called as `progress(step, steps, preview)` after every step.
+
+        Returns:
+            the picture, with `.unknown_words` that the decoder was never taught.
+
+        Raises:
+            RouteError: the model has no `[GEN]` route.
+            InputError: an empty prompt, a number out of range.
+            ArgumentTypeError: values of other types.
+        """
+        prompts = check_prompts("prompt", prompt)
+        away = None if negative_prompt is None else check_prompts("negative_prompt", negative_prompt)[0]
+        decoder = self._drawer.decoder("gen")
+        options = PictureOptions.of(seed, steps, size, guidance, decoder.largest_side)
+        check_progress(progress)
+        made = self._drawer.draw("gen", prompts, options, away, progress)
+        return made[0] if isinstance(prompt, str) else made
+
+    def edit(
+        self,
+        prompt: str,
+        image: ImageSource,
+        *,
+        mask: MaskSource | None = None,
+        seed: int | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        progress: Progress | None = None,
+    ) -> GeneratedImage:
+        """Change a picture by words, such as `"make the car blue"`, by the `[EDIT]` route.
+
+        Args:
+            prompt: the change.
+            image: a picture (see `load_image` for the kinds).
+            mask: where it may change: a `Mask`, a picture (white may) or an array (height, width); None for everywhere.
+            seed, steps, guidance, progress: as for `generate`.
+
+        Returns:
+            a picture of the same size.
+
+        Raises:
+            RouteError: the model has no `[EDIT]` route.
+            InputError: an empty prompt, a number out of range, a mask of another shape or without any place to change.
+            ArgumentTypeError: swapped arguments, or values of other types.
+        """
+        check_request("prompt", prompt, image)
+        check_prompts("prompt", prompt)
+        decoder = self._drawer.decoder("edit")
+        options = PictureOptions.of(seed, steps, None, guidance, decoder.largest_side)
+        check_progress(progress)
+        picture = load_image(image, limits=self._limits)
+        allowed = read_mask(mask, picture.size)
+        return self._drawer.draw("edit", (prompt,), options, None, progress, picture, allowed)[0]
