@@ -160,8 +160,11 @@ def test_ctrl_c_stops_workers_and_keeps_what_is_done(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     command = [sys.executable, str(program), str(tmp_path / "in"), str(out), str(tmp_path / "notes")]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
-    # A session of its own: the signal goes to the whole group, as from a terminal.
+    # A session of its own: the signal goes to the whole group, as from a terminal. What a shell runs in the background
+    # ignores interrupts, and its children inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     running = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (out.exists() and out.read_bytes().count(b"\n") >= 3):
         time.sleep(0.01)

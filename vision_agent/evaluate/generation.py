@@ -28,7 +28,7 @@ _NAMES = (
 _PLACES = ("on the left", "on the right", "at the top", "at the bottom")
 _RELATIONS = ("left of", "right of", "above", "below")
 _LEAST_DIFFERENCE = 36  # of one of the three channels, 0-255: more belongs to the thing
-_LOW = 0.05  # a box of this score is good enough to look for a colour in it
+_LOW = 0.01  # a box of this score is good enough to look for a colour in
 _BATCH = 8
 
 
