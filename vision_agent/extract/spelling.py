@@ -23,6 +23,7 @@ _WORD = re.compile(r"[^\s,;/()]+")
 def respelled(text: str, kind: Literal["party", "address"]) -> str:
     """A name or an address as it was most likely printed."""
     text = _ZERO.sub("O", text)
+    text = _torn_apart(text, kind)
     text = _WORD.sub(lambda match: _set_right(match[0], kind), text)
     return _phrases(text) if kind == "party" else text
 
@@ -52,6 +53,19 @@ def _set_right(written: str, kind: str) -> str:
         if len(wrong) <= max(1, len(word) // 5) and all(_alike(a, b) for a, b in wrong):
             return written.replace(core, _cased(word, core))
     return written
+
+
+def _torn_apart(text: str, kind: str) -> str:
+    """Joins neighbours that are a word of the vocabulary only together: "HEAL THCARE"."""
+    known = _lexicon(kind)
+    words = list(_WORD.finditer(text))
+    for one, two in pairwise(words):
+        both = folded(one[0] + two[0])
+        parts = (folded(one[0]), folded(two[0]))
+        apart = any(part in known.get(len(part), ()) for part in parts)
+        if text[one.end() : two.start()] == " " and both in known.get(len(both), ()) and not apart:
+            return _torn_apart(f"{text[: one.end()]}{text[two.start() :]}", kind)
+    return text
 
 
 def _halves(plain: str, known: Mapping[int, Iterable[str]]) -> int:
