@@ -94,3 +94,10 @@ def test_a_half_written_checkpoint_is_one_line(tmp_path: Path) -> None:
 
 def test_decoders_are_listed() -> None:
     assert "box\tvision_agent.decoders.box.BoxDecoder" in cli("decoders").stdout
+
+
+def test_the_help_names_every_suite() -> None:
+    from vision_agent.evaluate.suite import SUITES
+
+    told = cli("evaluate", "--help").stdout
+    assert [name for name in SUITES if name not in told] == []

@@ -99,8 +99,7 @@ class VisionAgent(FindingVerbs, DrawingVerbs, ReadingVerbs, AnsweringVerbs):
         self._session: ImageStore | None = None
         self._runner = RequestRunner(self._answerer, self._decide, self._toolkit, self._limits)
         self._librarian = Librarian(self._limits, self.ask, self.model)
-        parameters = sum(weight.numel() for weight in backbone.model.parameters())
-        self._extractor = Extractor(self._librarian.read, self.ask, parameters, self._limits)
+        self._extractor = Extractor(self._librarian.read, self.ask, self._answerer.parameters, self._limits)
         for own in backbone.own_routes:
             self._routes[own.spec.name] = build_own_route(own, backbone)
         for folder in adapters:

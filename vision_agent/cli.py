@@ -222,10 +222,10 @@ def calibrate(
     from dataclasses import asdict
 
     from vision_agent.adapter import change_settings
-    from vision_agent.evaluate.calibration import best_thresholds
+    from vision_agent.evaluate.calibration import best_settings
 
     agent = _agent(str(model), None, device, "auto")
-    best = asdict(best_thresholds(agent, data))
+    best = asdict(best_settings(agent, data))
     change_settings(model / "adapters" / "det", **best)
     masks = agent.routes.get("seg")
     if masks is not None and "finder" in masks.decoder.settings:  # it finds things by a copy of the box decoder
@@ -251,9 +251,10 @@ def evaluate(
     device: DeviceOption = "auto",
 ) -> None:
     """Measure a model on held-out pictures; prints a Markdown table."""
-    from vision_agent.evaluate.suite import evaluate_agent
+    from vision_agent.evaluate.suite import check_evaluation, evaluate_agent
 
     _check_output("out", out)
+    check_evaluation(split, limit, suite)  # before a model is loaded
     agent = _agent(None if model == "default" else model, None, device, "auto")
     figures = evaluate_agent(agent, data, split, limit, suite)
     if out is not None:

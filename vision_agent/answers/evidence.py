@@ -8,8 +8,8 @@ there are, and the colour and place of the clearest; the model then says what th
     dog[DET] look: one, brown, left.  chair[DET] look: one, red, right; first left, above, bigger, even.  yes
 
 The underlying mechanism is the tool call of ReAct (https://arxiv.org/abs/2210.03629) with the routed decoder as the
-tool. The words after a `;` compare the clearest thing of the phrase before with this one. They are simple enough to be
-learned from text alone, so what the answers can be trusted for is the detector's accuracy, not the language model's.
+tool. The words after a `;` compare the clearest thing of the phrase before with this one. Reading evidence is learned
+from text alone; how well, and so what an answer of each kind can be trusted for, is in the model card.
 
 Where nothing is sure enough to be there, but something might be, `maybe` stands in the place of the number: a question
 about its colour, place or number presupposes it, so that is still answered, with "i think"; to "is there" the answer

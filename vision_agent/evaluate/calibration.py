@@ -1,4 +1,6 @@
-"""The scores from which a `[DET]` route's boxes are shown, believed and counted: chosen on validation photos.
+"""How a `[DET]` route scores its boxes, and from which scores they are shown, believed and counted.
+
+All is chosen on validation photos.
 
 They differ: `detect` may show a doubtful box, a "no" needs that nothing at all is likely, a question about a thing's
 colour takes the thing for granted, and a number is right only where no thing has two boxes. Before all that, the scores
@@ -34,7 +36,7 @@ _GRANTED = 0.7  # of the questions about a thing's colour or place are taken to 
 
 
 @dataclass(frozen=True)
-class Thresholds:
+class ScoreSettings:
     """Settings of a decoder: the temperature of its scores, and least scores.
 
     Attributes:
@@ -56,7 +58,7 @@ class Thresholds:
     counted: float
 
 
-def best_thresholds(agent: VisionAgent, data: Path, limit: int | None = None) -> Thresholds:
+def best_settings(agent: VisionAgent, data: Path, limit: int | None = None) -> ScoreSettings:
     """What suits a model, measured on the validation split's photos. The agent's decoder is left with that temperature.
 
     Args:
@@ -87,7 +89,7 @@ def best_thresholds(agent: VisionAgent, data: Path, limit: int | None = None) ->
     level = _LEVEL * max(quality.values())
     presence = _best(lambda least: float(np.mean(there >= least) + np.mean(not_there < least)))
     maybe = _best(lambda least: float(_GRANTED * np.mean(there >= least) + (1 - _GRANTED) * np.mean(not_there < least)))
-    return Thresholds(
+    return ScoreSettings(
         temperature=temperature,
         threshold=min(least for least, value in quality.items() if value >= level),
         presence=presence,

@@ -47,18 +47,23 @@ def evaluate_agent(
     Raises:
         ConfigError: an unknown split or suite, or data that is not there.
     """
-    if suite != "all" and suite not in SUITES:
-        raise ConfigError(bad_argument("suite", f"all, {', '.join(SUITES)}", suite))
-    if split not in ("val", "test"):
-        raise ConfigError(bad_argument("split", "'val' or 'test'", split))
-    if limit is not None and limit < 1:
-        raise ConfigError(bad_argument("limit", "at least 1", limit))
+    check_evaluation(split, limit, suite)
     figures = []
     suites = SUITES.values() if suite == "all" else (SUITES[suite],)
     for figure in chain.from_iterable(run(agent, data, split, limit) for run in suites):
         tqdm.write(f"{figure.name}: {figure.value:.3f}", file=sys.stderr)  # nothing is lost if a later suite fails
         figures.append(figure)
     return Figures(model=agent.model, split=split, figures=tuple(figures))
+
+
+def check_evaluation(split: str, limit: int | None, suite: str) -> None:
+    """Raises ConfigError for what `evaluate_agent` does not take."""
+    if suite != "all" and suite not in SUITES:
+        raise ConfigError(bad_argument("suite", f"all, {', '.join(SUITES)}", suite))
+    if split not in ("val", "test"):
+        raise ConfigError(bad_argument("split", "'val' or 'test'", split))
+    if limit is not None and limit < 1:
+        raise ConfigError(bad_argument("limit", "at least 1", limit))
 
 
 def _photos(agent: VisionAgent, data: Path, split: str, limit: int | None) -> Iterable[Figure]:
