@@ -268,6 +268,19 @@ def test_a_name_in_wide_spaces_and_over_two_lines() -> None:
     assert extract(wide, Shop).value.company == "SWC ENTERPRISE LTD"
     two = [(60, 40, "TSH POWER HARDWARE"), (60, 64, "TRADING"), (60, 120, "12 High Street")]
     assert extract(two, Shop).value.company == "TSH POWER HARDWARE TRADING"
+    both = [(60, 40, "POPULAR BOOK"), (60, 64, "CO."), (130, 64, "(M) SDN BHD"), (60, 120, "12 High Street")]
+    assert extract(both, Shop).value.company == "POPULAR BOOK CO. (M) SDN BHD"
+
+
+def test_a_name_with_a_legal_form_wins_over_a_mart_above_it_and_not_from_further_down() -> None:
+    class Shop(BaseModel):
+        company: str
+
+    head = [(60, 40, "FamilyMart"), (60, 90, "Harbour Resources Sdn Bhd"), (60, 130, "12 High Street")]
+    assert extract(head, Shop).value.company == "Harbour Resources Sdn Bhd"
+    lines = ["Zheng Hui Trading", "12 High Street", "4021 Easton", "Tel 555-0199", "Receipt 7", "Cashier 1", "Table 3"]
+    far = [(60, 40 + 40 * row, text) for row, text in enumerate([*lines, "Pencils", "Paper", "Big Engineering Ltd"])]
+    assert extract([(x, y, text) for x, y, text in far], Shop).value.company == "Zheng Hui Trading"
 
 
 def test_the_amount_to_pay_is_the_one_that_rounding_gives() -> None:

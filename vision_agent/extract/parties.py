@@ -43,7 +43,8 @@ _REGISTRATION = re.compile(
 _TORN = re.compile(r"\s*[(\[{][^)\]}]{0,3}$")  # what is left of a number in brackets
 _OWNER = re.compile(r"\s*[^\W\d]{3,12}(?:\s[^\W\d]{2,8})?\s?:\s*(?=[^\W\d]{2})")  # "Owned by: ..."
 _NUMBER_LINE = re.compile(r"\W*(?:[A-Z]{2,4}\W*)?No\b\W*[A-Z]{0,3}\d{5,}(?:-[A-Z0-9]+)?\W*", re.IGNORECASE)
-_LEGAL = 2.8  # log-odds that a legal form adds
+_LEGAL = 3.6  # log-odds that a legal form adds
+_ROW = 0.3  # that each row further down takes
 _COLUMN_NAMES = frozenset(folded(label) for concept in ITEM_CONCEPTS for label in concept.labels)
 _MOST_LINES = 8  # of an address
 _HEAD_ROWS = 14  # rows of the first page that may name the seller
@@ -65,9 +66,10 @@ def sellers(view: View, avoid: Sequence[Piece] = ()) -> list[Candidate]:
         for other in sheet.below(piece, rows=1):
             second = _name_in(other)
             if second is not None and _goes_on(place, second):
-                text = f"{place.text} {second.text}"
-                legal = _LEGAL if _forms(second) and not _forms(place) else 0.0
-                found.append(Candidate(text, (place, second), max(score, 0.3 - 0.22 * piece.row) + legal + 0.6))
+                places = (place, second, *_legal_rest(sheet, second))
+                text = " ".join(part.text for part in places)
+                legal = _LEGAL if any(map(_forms, places[1:])) and not _forms(place) else 0.0
+                found.append(Candidate(text, places, max(score, 0.3 - _ROW * piece.row) + legal + 0.6))
     return sorted(found, key=lambda candidate: -candidate.score)
 
 
@@ -89,6 +91,19 @@ def _along_row(view: View, sheet: Sheet, first: Excerpt) -> list[Candidate]:
     return [Candidate(" ".join(place.text for place in places), tuple(places), best + legal + 0.6)]
 
 
+def _legal_rest(sheet: Sheet, first: Excerpt) -> list[Excerpt]:
+    """What follows on a row and is of a legal form alone: "CO" "(M) SDN BHD"."""
+    places: list[Excerpt] = []
+    for piece in sheet.right_of(first.piece):
+        last, place = (places or [first])[-1].piece, _name_in(piece)
+        if place is None or piece.x0 - last.x1 > 2.5 * last.height or not _forms(place):
+            break
+        if any(word not in _LEGAL_FORMS and len(word) > 1 for word in words_of(place.text)):
+            break
+        places.append(place)
+    return places
+
+
 def _name_in(piece: Piece) -> Excerpt | None:
     """A line without the registration number behind a name."""
     start, end = 0, len(piece.text)
@@ -105,7 +120,7 @@ def _forms(place: Excerpt) -> set[str]:
     """The legal forms among a line's words."""
     words = words_of(respelled(place.text, "party"))
     forms = set(words) & _LEGAL_FORMS
-    return forms | ({"s/b"} if re.search(r"\bS/B\b", place.text) else set())
+    return forms | ({"s/b"} if re.search(r"\bS/B\b", respelled(place.text, "party")) else set())
 
 
 def _head(sheet: Sheet) -> list[Piece]:
@@ -138,7 +153,7 @@ def _name_score(view: View, sheet: Sheet, place: Excerpt) -> float:
     digits = sum(character.isdigit() for character in place.text)
     if letters < 3:
         return -6.0
-    score = 0.4 - 0.22 * piece.row
+    score = 0.4 - _ROW * piece.row
     own = [word for word in words if word not in _LEGAL_FORMS and len(word) > 1]
     plain = [word for word in own if word not in _NO_NAME | _SMALL]
     score += _LEGAL if forms and plain else 1.5 if set(words) & _TRADES else 0.0

@@ -10,12 +10,13 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
-from vision_agent.extract.fold import folded
+from vision_agent.extract.fold import folded, likeness
 from vision_agent.extract.vocabulary import words_for
 
-_ALIKE = ("o0dq", "il1jt!|:", "s5", "b83", "g69", "z2", "nmhw", "uv")  # no vowels for vowels: those are other words
+_ALIKE = ("o0dq", "il1jt!|:", "s5", "b83", "g69", "z2", "nmhw", "bh", "uv")  # no vowels: those make other words
 _LEAST = 5  # letters of a word that may be set right
 _PHRASES = (("sdn", "bhd"), ("pte", "ltd"), ("pvt", "ltd"))
+_SLASHED = re.compile(r"(?<= )S[/7|][B8963](?=$| ?[(\[{]| [A-Z]{0,2}\d{4})")  # "S/B", which is "SDN BHD"
 _ZERO = re.compile(r"(?<=[A-Z])0(?=[A-Z]{2})|(?<=[A-Z]{2})0(?=[A-Z])")
 _WORD = re.compile(r"[^\s,;/()]+")
 
@@ -24,6 +25,8 @@ def respelled(text: str, kind: Literal["party", "address"]) -> str:
     """A name or an address as it was most likely printed."""
     text = _ZERO.sub("O", text)
     text = _torn_apart(text, kind)
+    if kind == "party":
+        text = _SLASHED.sub("S/B", text)
     text = _WORD.sub(lambda match: _set_right(match[0], kind), text)
     return _phrases(text) if kind == "party" else text
 
@@ -79,13 +82,15 @@ def _halves(plain: str, known: Mapping[int, Iterable[str]]) -> int:
 def _phrases(text: str) -> str:
     """Legal forms of two words, of which one alone would be too short to be sure of."""
     words = list(re.finditer(r"[^\s,()]+", text))
+    for word in words:
+        for phrase in _PHRASES:
+            if folded(word[0]) == "".join(phrase):
+                right = " ".join(_cased(part, word[0]) for part in phrase)
+                return f"{text[: word.start()]}{right}{text[word.end() :]}"
     for one, two in pairwise(words):
         read = (one[0].strip("."), two[0].strip("."))
         for phrase in _PHRASES:
-            if tuple(map(len, read)) != tuple(map(len, phrase)):
-                continue
-            wrong = sum(a != b for a, b in zip("".join(read).casefold(), "".join(phrase), strict=True))
-            if 0 < wrong <= 2:
+            if all(read) and _reads_like(read, phrase):
                 right = [
                     each[0].replace(part, _cased(word, part))
                     for each, part, word in zip((one, two), read, phrase, strict=True)
@@ -93,6 +98,15 @@ def _phrases(text: str) -> str:
                 between = text[one.end() : two.start()]
                 return f"{text[: one.start()]}{right[0]}{between}{right[1]}{text[two.end() :]}"
     return text
+
+
+def _reads_like(read: tuple[str, str], phrase: tuple[str, str]) -> bool:
+    """Whether two words are a phrase with up to two wrong letters, or with one that is missing or too many."""
+    letters, right = "".join(read).casefold(), "".join(phrase)
+    if tuple(map(len, read)) == tuple(map(len, phrase)):
+        return 0 < sum(a != b for a, b in zip(letters, right, strict=True)) <= 2
+    one_word_right = any(part.casefold() == word for part, word in zip(read, phrase, strict=True))
+    return one_word_right and abs(len(letters) - len(right)) == 1 and likeness(letters, right) > 0.8
 
 
 def _alike(first: str, second: str) -> bool:
