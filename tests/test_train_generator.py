@@ -173,7 +173,7 @@ class TestCommands:
             '[names]\nball = ["ball.webp"]\nbox = ["box.webp"]\n'
         )
         save_backbone(tiny_backbone(), tmp_path / "tiny", torch.float32)
-        short = DrawingTraining(prompts=2, steps=2, noise_steps=1, batch=2)
+        short = DrawingTraining(noise_steps=1, batch=2)
         monkeypatch.setattr("vision_agent.train.drawing.DrawingTraining", lambda: short)
         common = ["--data", str(data), "--device", "cpu"]
         made = CliRunner().invoke(app, ["train-generator", str(recipe), *common, "--out", str(tmp_path / "run")])
@@ -181,6 +181,7 @@ class TestCommands:
         generator = made.stdout.strip().splitlines()[-1]
         assert generator == str(tmp_path / "run" / "generator")
         arguments = ["train-drawing", str(tmp_path / "tiny"), generator, *common, "--recipe", str(recipe)]
+        arguments += ["--prompts", "2", "--steps", "2"]
         drawn = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "adapters")])
         assert drawn.exit_code == 0, drawn.output
         folders = [Path(line) for line in drawn.stdout.strip().splitlines()[-2:]]
@@ -189,3 +190,5 @@ class TestCommands:
         assert agent.generate("two balls", seed=0, steps=1).size == (32, 32)
         wrong = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "none"), "--only", "seg"])
         assert isinstance(wrong.exception, InputError) and not (tmp_path / "none").exists()
+        wrong = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "none"), "--steps", "0"])
+        assert isinstance(wrong.exception, InputError) and "0" in str(wrong.exception)

@@ -38,17 +38,24 @@ def train_drawing(
     out: Annotated[Path, typer.Option("--out", help="The adapters are written to its gen/ and edit/.")],
     recipe: Annotated[Path, typer.Option("--recipe", help=RECIPE_HELP)] = Path("default"),
     only: Annotated[str | None, typer.Option("--only", help="One route: gen or edit.")] = None,
+    prompts: Annotated[int | None, typer.Option("--prompts", help="How many prompts to learn from.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Of each route.")] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Train a model's [GEN] and [EDIT] adapters, which draw with a trained generator."""
     from vision_agent.backbone import Backbone
-    from vision_agent.train.drawing import EDIT, GENERATE, train_drawing
+    from vision_agent.train.drawing import EDIT, GENERATE, DrawingTraining, train_drawing
     from vision_agent.train.generator import read_generator_config
 
     routes = {"gen": (GENERATE,), "edit": (EDIT,), None: (GENERATE, EDIT)}
     if only not in routes:
         raise InputError(bad_argument("only", "gen or edit", only))
+    given = {name: value for name, value in (("prompts", prompts), ("steps", steps)) if value is not None}
+    for name, value in given.items():
+        if value < 1:
+            raise InputError(bad_argument(name, "at least 1", value))
     config = read_generator_config(None if str(recipe) == "default" else recipe)
     backbone = Backbone.from_pretrained(model, device=device, local_files_only=True)
-    for folder in train_drawing(backbone, generator, data, out, config, routes=routes[only]):
+    training = DrawingTraining().model_copy(update=given)
+    for folder in train_drawing(backbone, generator, data, out, config, training, routes=routes[only]):
         print(folder)

@@ -42,7 +42,7 @@ def answer_figures(agent: VisionAgent, data: Path, split: str, limit: int | None
     pictures = Pictures(data, split, cutouts="val")
     photos = [pictures.photos.scene(record, colours=False) for record in pictures.photo_records[:limit]]
     yield from presence_figures(agent, photos)
-    yield count_figure(agent, photos)
+    yield from count_figures(agent, photos)
     scenes = [pictures.composed(np.random.default_rng((19, number))) for number in range(limit or 150)]
     yield from colour_figures(agent, scenes)
     yield relation_figure(agent, scenes, "composed scenes, new pictures of names pasted in training")
@@ -79,17 +79,23 @@ def presence_figures(agent: VisionAgent, photos: Sequence[Scene]) -> Iterator[Fi
     yield Figure(name='... F1 of "yes" at equal shares', value=2 * hits / (1 + hits + false), count=count, of=of)
 
 
-def count_figure(agent: VisionAgent, photos: Sequence[Scene]) -> Figure:
-    """How often the number of up to five things is exactly right."""
-    right: list[bool] = []
+def count_figures(agent: VisionAgent, photos: Sequence[Scene]) -> Iterator[Figure]:
+    """How often the number of up to five things is exactly right: over all questions, as the mean over the numbers, and
+    by saying "one" to all of them."""
+    right: dict[int, list[bool]] = {}
     for scene in tqdm(photos, desc="counts"):
         crowds = {name for _, name in scene.crowds}
         for name, number in sorted(Counter(scene.names).items()):
             if name not in crowds and number <= _MOST_COUNTED:
                 said = _ask(agent, f"how many {plural(name)} are there in the picture?", scene)
-                right.append(number_in(said) == number)
-    of = f"questions on {len(photos)} COCO photos"
-    return Figure(name="count, exact, up to 5 things", value=_mean(right), count=len(right), of=of)
+                right.setdefault(number, []).append(number_in(said) == number)
+    everything = [hit for hits in right.values() for hit in hits]
+    count, of = len(everything), f"questions on {len(photos)} COCO photos"
+    yield Figure(name="count, exact, up to 5 things", value=_mean(everything), count=count, of=of)
+    each = [_mean(hits) for hits in right.values()]
+    yield Figure(name="... mean over the numbers", value=_mean(each), count=count, of=of)
+    ones = len(right.get(1, ())) / max(1, count)
+    yield Figure(name='... of who always says "one"', value=ones, count=count, of=of)
 
 
 def colour_figures(agent: VisionAgent, scenes: Sequence[Scene]) -> Iterator[Figure]:

@@ -48,7 +48,8 @@ class ScoreSettings:
             not (random, frequent, and likely ones, see `evaluate.answers`).
         maybe: of the best box, for an answer with a doubt to a question that names a thing: best accuracy where seven
             of ten such things are there; at most `presence`.
-        counted: of the boxes that are counted: best share of exact numbers, each number up to five weighing the same.
+        counted: of the boxes that are counted: best share of exact numbers, of the scores at which that share, each
+            number up to five weighing the same, is as good as level with the best.
     """
 
     temperature: float
@@ -94,7 +95,7 @@ def best_settings(agent: VisionAgent, data: Path, limit: int | None = None) -> S
         threshold=min(least for least, value in quality.items() if value >= level),
         presence=presence,
         maybe=min(maybe, presence),
-        counted=_best(lambda least: _exact(counted, least)),
+        counted=_best_for_numbers(counted),
     )
 
 
@@ -133,10 +134,23 @@ def _surest_of_names(agent: VisionAgent, photos: Sequence[Scene]) -> tuple[NDArr
     return np.array(there), np.array(not_there)
 
 
-def _exact(counted: Sequence[tuple[int, Detections]], least: float) -> float:
-    """Mean over the numbers of how often it is right; what is asked for is there, so the least number is one."""
+def _best_for_numbers(counted: Sequence[tuple[int, Detections]]) -> float:
+    """Most things are one of their kind, so the plain share alone would be best by never counting further."""
+    shares = {least: _exact(counted, least) for least in _CANDIDATES}
+    level = _LEVEL * max(even for _, even in shares.values())
+    return max((least for least, (_, even) in shares.items() if even >= level), key=lambda least: shares[least][0])
+
+
+def _exact(counted: Sequence[tuple[int, Detections]], least: float) -> tuple[float, float]:
+    """How often the number is right: over all questions, and as the mean over the numbers up to five.
+
+    What is asked for is there, so the least number is one.
+    """
     right: dict[int, list[bool]] = {}
     for number, found in counted:
         if number <= _MOST_COUNTED:
             right.setdefault(number, []).append(max(1, int((found.scores >= least).sum())) == number)
-    return float(np.mean([np.mean(hits) for hits in right.values()])) if right else 0.0
+    if not right:
+        return 0.0, 0.0
+    each = list(right.values())
+    return float(np.mean([hit for hits in each for hit in hits])), float(np.mean([np.mean(hits) for hits in each]))
