@@ -44,8 +44,8 @@ def main(out: str = "demo.png") -> None:
     things = agent.segment(["dog", "frisbee"], PARK)
     show(things.draw(PARK), 'agent.segment(["dog", "frisbee"], park)', ", ".join(thing.label for thing in things))
 
-    umbrellas = agent.count("umbrella", RAIN, threshold=0.35)
-    show(umbrellas.evidence.draw(RAIN), 'agent.count("umbrella", rain, threshold=0.35)', str(umbrellas.count))
+    women = agent.count("person", RAIN)
+    show(women.evidence.draw(RAIN), 'agent.count("person", rain)', str(women.count))
 
     colour = agent.ask("what colour is the bus?", COACH)
     (bus,) = colour.looked  # what the answer rests on

@@ -106,7 +106,7 @@ def test_the_model_routes_by_itself(agent: VisionAgent) -> None:
     assert plain.routes == ()
     assert plain.text == "yes"
     assert [look.phrases for look in plain.looked] == [("bus",)]  # what the answer rests on
-    assert len(plain.looked[0]) == 1
+    assert len(plain.looked[0]) >= 1
 
 
 @pytest.mark.parametrize(

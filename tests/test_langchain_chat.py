@@ -78,11 +78,6 @@ class TestStandard(_OfTheDefault, ChatModelIntegrationTests):
         await super().test_tool_calling_async(model)
 
     @pytest.mark.xfail(reason=TOO_SMALL, raises=AssertionError)
-    @pytest.mark.parametrize("model", [{}, {"output_version": "v1"}], indirect=True)
-    def test_agent_loop(self, model: BaseChatModel) -> None:
-        super().test_agent_loop(model)
-
-    @pytest.mark.xfail(reason=TOO_SMALL, raises=AssertionError)
     def test_unicode_tool_call_integration(self, model: BaseChatModel, **settings: Any) -> None:
         super().test_unicode_tool_call_integration(model, **settings)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from vision_agent import Box, Detections, GenerationOptions
 from vision_agent.adapter import new_route
 from vision_agent.answers.colour import COLOURS
-from vision_agent.answers.evidence import LOOK, PLACES, UNCLEAR, Comparison, Evidence, Seen, place_of
+from vision_agent.answers.evidence import LOOK, PLACES, RELATIONS, UNCLEAR, Comparison, Evidence, Seen, place_of
 from vision_agent.answers.looking import MOST_LOOKS, Looked, Looker, answer_with_evidence, turns_of
 from vision_agent.backbone import Backbone
 from vision_agent.router import embed_layout, hidden_states
@@ -23,20 +23,13 @@ from vision_agent.train.batch import Collator
 from vision_agent.train.exchange import Exchange, Part
 from vision_agent.train.trainer import DETECT
 
-COMPARISONS = st.builds(
-    Comparison,
-    side=st.sampled_from(["left", "right", "even"]),
-    height=st.sampled_from(["above", "below", "even"]),
-    size=st.sampled_from(["bigger", "smaller", "even"]),
-    number=st.sampled_from(["more", "fewer", "even"]),
-)
 SEEN = st.builds(
     Evidence,
     phrase=st.just("dog"),
     count=st.integers(1, 11),
     colour=st.sampled_from([*COLOURS, UNCLEAR]),
     place=st.sampled_from(PLACES),
-    beside=st.none() | COMPARISONS,
+    verdict=st.sampled_from([None, "yes", "no", "even"]),
 )
 
 
@@ -49,9 +42,8 @@ def test_evidence_survives_its_text(evidence: Evidence) -> None:
 
 
 def test_evidence_reads_as_documented() -> None:
-    beside = Comparison(side="left", height="above", size="bigger", number="even")
-    seen = Evidence(phrase="dog", count=2, colour="red", place="top left", beside=beside)
-    assert seen.text == "two, red, top left; first left, above, bigger, even."
+    seen = Evidence(phrase="dog", count=2, colour="red", place="top left", verdict="even")
+    assert seen.text == "two, red, top left; even."
     assert Evidence(phrase="dog", count=0).text == "none."
     assert Evidence(phrase="dog", count=0, maybe=True, colour="red", place="left").text == "maybe, red, left."
     assert Evidence(phrase="dog", count=40, colour="red", place="middle").text == "many, red, middle."
@@ -71,6 +63,10 @@ def test_a_comparison_and_its_opposite_agree() -> None:
     assert Comparison.of(small, large, (100, 100)).words == ("left", "below", "smaller", "more")
     assert Comparison.of(large, small, (100, 100)).words == ("right", "above", "bigger", "fewer")
     assert set(Comparison.of(small, small, (100, 100)).words) == {"even"}
+    assert [Comparison.of(small, large, (100, 100)).verdict(each) for each in ("left", "right", "fewer")] == [
+        *("yes", "no", "no")
+    ]
+    assert {Comparison.of(small, small, (100, 100)).verdict(each) for each in RELATIONS} == {"even"}
 
 
 def found(*things: tuple[str, float, tuple[float, float, float, float]]) -> Detections:
@@ -115,16 +111,16 @@ def test_what_may_be_there_is_told_as_such_and_compared() -> None:
     assert looker(0.4, 0.3, 0.26)("cat").text == "none."
     look = looker(0.4, 0.3, 0.2)
     assert look("cat").text == "maybe, unclear, bottom right."
-    beside = look("dog").beside
-    assert beside is not None and beside.words == ("right", "below", "bigger", "fewer")
+    assert look("dog", "below").text == "two, blue, top left; yes."
 
 
 def test_the_second_look_compares_with_the_first() -> None:
     look = looker(0.2)
-    assert look("dog").beside is None
-    beside = look("cat").beside
-    assert beside is not None and beside.words == ("left", "above", "smaller", "more")
-    assert look("zebra").text == "none." and look("dog").beside is None
+    assert look("dog", "left").verdict is None
+    for relation, verdict in (("left", "yes"), ("below", "no"), ("smaller", "yes"), ("more", "yes"), ("fewer", "no")):
+        look("dog")
+        assert look("cat", relation).verdict == verdict
+    assert look("zebra", "left").text == "none." and look("dog", "left").verdict is None
 
 
 QUESTION = "is there a red car?"
@@ -169,7 +165,9 @@ def answered(trained: tuple[Backbone, int], request: str, *seen: str, say: bool 
     reading = Reading(tuple(backbone.prompt_ids(request, [])))
     write = turns_of(backbone, reading, GenerationOptions(max_new_tokens=24), [], PrefixCache())
     texts = iter(seen)
-    return answer_with_evidence(write, lambda phrase: Evidence.parse(phrase, next(texts)), backbone, token, say=say)
+    return answer_with_evidence(
+        write, lambda phrase, relation: Evidence.parse(phrase, next(texts)), backbone, token, say=say
+    )
 
 
 @pytest.mark.parametrize(("seen", "words"), SEEN_TEXTS.items())
@@ -199,7 +197,9 @@ def test_looking_ends(trained: tuple[Backbone, int]) -> None:
     backbone, token = trained
     reading = Reading(tuple(backbone.prompt_ids(QUESTION, [])))
     first = turns_of(backbone, reading, GenerationOptions(max_new_tokens=24), [])(())
-    answer = answer_with_evidence(lambda begun: first, lambda phrase: Evidence(phrase=phrase, count=0), backbone, token)
+    answer = answer_with_evidence(
+        lambda begun: first, lambda phrase, relation: Evidence(phrase=phrase, count=0), backbone, token
+    )
     assert len(answer.evidence) == MOST_LOOKS and answer.words == ""
 
 

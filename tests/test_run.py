@@ -74,7 +74,7 @@ def test_the_largest_of_what_was_counted_is_outlined(tiny: VisionAgent) -> None:
 
 
 def test_each_thing_is_looked_at_within_its_own_box(agent: VisionAgent) -> None:
-    result = agent.run("find every traffic light and crop each", BUS)
+    result = agent.run("find every car and crop each", BUS)
     found = result.steps[0].result
     assert result.done and len(found) >= 2
     assert tools(result) == ["detect"] + ["crop"] * len(found)

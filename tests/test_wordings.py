@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vision_agent.answers.colour import COLOURS
-from vision_agent.answers.evidence import COUNT_WORDS, LOOK, Evidence
+from vision_agent.answers.evidence import COUNT_WORDS, LOOKS, Evidence
 from vision_agent.train import questions, requests
 from vision_agent.train.evidence import random_question, scene_question
 from vision_agent.train.exchange import Exchange, Part, PhraseTarget
@@ -116,7 +116,7 @@ def told(exchange: Exchange) -> tuple[list[Evidence], str]:
     """The evidence of an exchange and what is said in the end."""
     evidence, before = [], Part("")
     for part in exchange.parts:
-        if part.given and part.text != LOOK:
+        if part.given and part.text not in LOOKS:
             evidence.append(Evidence.parse(before.text, part.text))
         elif part.route is not None:
             before = part
@@ -153,7 +153,7 @@ def test_questions_are_answered_by_what_the_evidence_says() -> None:
             assert words.split()[-1] in str(first.place)
         elif words in ("on the left", "on the right"):
             kinds.add("side of")
-            assert evidence[1].beside is not None and words.endswith(evidence[1].beside.side)
+            assert words == {"yes": "on the left", "no": "on the right"}[str(evidence[1].verdict)]
     assert kinds == {"refused", "count", "colour", "unsure", "yes", "which", "side", "side of"}
 
 
@@ -186,9 +186,11 @@ def test_questions_about_a_scene_follow_its_boxes() -> None:
             assert (each.count, each.colour, each.place) == expected
         if any(each.maybe for each in evidence):
             continue
-        if len(evidence) == 2 and evidence[1].beside and evidence[0].phrase.startswith("dog"):
-            assert evidence[1].beside.words == ("left", "above", "smaller", "more")
-    assert seen == {"dog", "bus", "cat", "maybe"}
+        if len(evidence) == 2 and evidence[1].verdict and evidence[0].phrase.startswith("dog"):
+            relation = exchange.parts[-3].text.removeprefix("look ").removesuffix(":")
+            assert (evidence[1].verdict == "yes") == (relation in ("left", "above", "smaller", "more"))
+            seen.add("compared")
+    assert seen == {"dog", "bus", "cat", "maybe", "compared"}
 
 
 def test_a_training_picture_is_asked_in_all_ways() -> None:

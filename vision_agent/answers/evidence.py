@@ -5,11 +5,12 @@ routing token and `LOOK`, which ends its turn. The agent runs the decoder and wr
 there are, and the colour and place of the clearest; the model then says what that means for the question:
 
     is the dog left of the chair?
-    dog[DET] look: one, brown, left.  chair[DET] look: one, red, right; first left, above, bigger, even.  yes
+    dog[DET] look: one, brown, left.  chair[DET] look left: one, red, right; yes.  yes
 
 The underlying mechanism is the tool call of ReAct (https://arxiv.org/abs/2210.03629) with the routed decoder as the
-tool. The words after a `;` compare the clearest thing of the phrase before with this one. Reading evidence is learned
-from text alone; how well, and so what an answer of each kind can be trusted for, is in the model card.
+tool. A look may ask for a relation: whether the clearest thing of the phrase before stands so to this one. The model
+has to ask, which is learned from text alone; the answer need not be worked out then but only be read. What answers of
+each kind can be trusted for is in the model card.
 
 Where nothing is sure enough to be there, but something might be, `maybe` stands in the place of the number: a question
 about its colour, place or number presupposes it, so that is still answered, with "i think"; to "is there" the answer
@@ -21,20 +22,30 @@ Boxes are in pixels of the upright picture; places are by the middle of the box.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from vision_agent.answers.colour import COLOURS
 from vision_agent.results import Box
 
-# What ends a turn of the model that waits for evidence.
-LOOK = "look:"
+# What the thing of the phrase before may be to this one.
+RELATIONS = ("left", "right", "above", "below", "bigger", "smaller", "more", "fewer")
+
+
+def look_for(relation: str | None = None) -> str:
+    """What ends a turn of the model that waits for evidence: `"look:"`, or `"look left:"`."""
+    return f"look {relation}:" if relation else "look:"
+
+
+LOOK = look_for()
+LOOKS = (LOOK, *map(look_for, RELATIONS))
 COUNT_WORDS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 MANY = "many"  # more than the words reach
 MAYBE = "maybe"  # in the place of the number, of what is not sure enough to be there
 UNCLEAR = "unclear"  # in the place of a colour that nobody could tell
-EVEN = "even"  # neither the one nor the other
+Verdict = Literal["yes", "no", "even"]
+EVEN: Final = "even"  # neither the one nor the other
 _COLUMNS, _ROWS = ("left", "", "right"), ("top", "", "bottom")
 MIDDLE = "middle"
 PLACES = tuple(f"{row} {column}".strip() or MIDDLE for row in _ROWS for column in _COLUMNS)
@@ -76,8 +87,13 @@ class Comparison(BaseModel):
 
     @property
     def words(self) -> tuple[str, str, str, str]:
-        """In the order in which they are written."""
+        """All four."""
         return self.side, self.height, self.size, self.number
+
+    def verdict(self, relation: str) -> "Verdict":
+        """Whether the first thing is `relation`, one of `RELATIONS`, to the second; `"even"` where neither is."""
+        said = self.words[RELATIONS.index(relation) // 2]
+        return EVEN if said == EVEN else "yes" if said == relation else "no"
 
 
 @dataclass(frozen=True)
@@ -97,7 +113,7 @@ class Evidence(BaseModel):
         maybe: there is none that is sure enough, and one that might be.
         colour: of the clearest one, one of `COLOURS` or `UNCLEAR`; None where nothing was seen.
         place: where the clearest one is, one of `PLACES`; None where nothing was seen.
-        beside: the phrase before compared with this one; None for the first phrase, or where one of them is missing.
+        verdict: on the relation that was asked for; None where none was, or where one of the things is missing.
     """
 
     model_config = _FROZEN
@@ -107,15 +123,15 @@ class Evidence(BaseModel):
     maybe: bool = False
     colour: str | None = None
     place: str | None = None
-    beside: Comparison | None = None
+    verdict: Verdict | None = None
 
     @property
     def text(self) -> str:
-        """As the model reads it: `"two, red, top left; first left, above, bigger, even."`, or `"none."`."""
+        """As the model reads it: `"two, red, top left."`, `"two, red, top left; yes."`, or `"none."`."""
         if not self.count and not self.maybe:
             return f"{COUNT_WORDS[0]}."
         told = f"{MAYBE if self.maybe else count_word(self.count)}, {self.colour or UNCLEAR}, {self.place or MIDDLE}"
-        return told + (f"; first {', '.join(self.beside.words)}." if self.beside else ".")
+        return told + (f"; {self.verdict}." if self.verdict else ".")
 
     @classmethod
     def parse(cls, phrase: str, text: str) -> Self:
@@ -132,11 +148,16 @@ class Evidence(BaseModel):
         number = found["count"]
         maybe = number == MAYBE
         count = 0 if maybe else len(COUNT_WORDS) if number == MANY else COUNT_WORDS.index(number)
-        beside = None
-        if found["side"]:
-            names = ("side", "height", "size", "number")
-            beside = Comparison.model_validate({name: found[name] for name in names})
-        return cls(phrase=phrase, count=count, maybe=maybe, colour=found["colour"], place=found["place"], beside=beside)
+        return cls.model_validate(
+            {
+                "phrase": phrase,
+                "count": count,
+                "maybe": maybe,
+                "colour": found["colour"],
+                "place": found["place"],
+                "verdict": found["verdict"],
+            }
+        )
 
 
 def count_word(count: int) -> str:
@@ -169,6 +190,5 @@ _FORM = re.compile(
     rf"(?P<none>{COUNT_WORDS[0]}\.)"
     rf"|(?P<count>{_any((*COUNT_WORDS[1:], MANY, MAYBE))}), (?P<colour>{_any((*COLOURS, UNCLEAR))}), "
     rf"(?P<place>{_any(sorted(PLACES, key=len, reverse=True))})"
-    r"(?:; first (?P<side>left|right|even), (?P<height>above|below|even), (?P<size>bigger|smaller|even), "
-    r"(?P<number>more|fewer|even))?\."
+    r"(?:; (?P<verdict>yes|no|even))?\."
 )

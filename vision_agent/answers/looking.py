@@ -1,15 +1,16 @@
 """Answers that look first: the loop between a model that asks to see and the decoder that looks (see `evidence`).
 
-A turn of the model that ends in `phrase[DET] look:` is no answer yet. What is seen of the phrase is appended to the
-answer as if the model had written it, and the model goes on, until a turn ends in plain words. A prompt and an answer
-that were read once are remembered, so each turn costs little more than its own tokens.
+A turn of the model that ends in `phrase[DET] look:` or `phrase[DET] look left:` is no answer yet. What is seen of the
+phrase is appended to the answer as if the model had written it, and the model goes on, until a turn ends in words.
+A prompt and an answer that were read once are remembered, so each turn costs little more than its own tokens.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from vision_agent.answers.colour import COLOURS
-from vision_agent.answers.evidence import LOOK, UNCLEAR, Comparison, Evidence, Seen, place_of
+from vision_agent.answers.evidence import LOOKS, RELATIONS, UNCLEAR, Comparison, Evidence, Seen, look_for, place_of
 from vision_agent.backbone import Backbone
 from vision_agent.results import Box, Detections
 from vision_agent.text.generation import Reading, Written, write
@@ -17,6 +18,7 @@ from vision_agent.text.options import GenerationOptions
 from vision_agent.text.prefix import PrefixCache
 
 MOST_LOOKS = 4
+_LOOKS = re.compile(rf"look(?: (?P<relation>{'|'.join(RELATIONS)}))?:")
 
 # Finds a phrase, down to a score, in the picture that is asked about.
 Find = Callable[[str, float], Detections]
@@ -51,8 +53,8 @@ class Looker:
         self._maybe_one = self._surely_one if maybe_one is None else maybe_one
         self._before: Seen | None = None
 
-    def __call__(self, phrase: str) -> Evidence:
-        """What is to be seen of a phrase."""
+    def __call__(self, phrase: str, relation: str | None = None) -> Evidence:
+        """What is to be seen of a phrase, and whether what was seen before stands in that relation to it."""
         found = self._find(phrase, min(self._least, self._surely_one, self._maybe_one))
         best = max(found, key=lambda each: each.score, default=None)
         before, self._before = self._before, None
@@ -66,7 +68,7 @@ class Looker:
             maybe=not sure,
             colour=_spoken(phrase) or self._colour(best.box) or UNCLEAR,
             place=place_of(best.box, found.image_size),
-            beside=Comparison.of(before, seen, found.image_size) if before is not None else None,
+            verdict=Comparison.of(before, seen, found.image_size).verdict(relation) if relation and before else None,
         )
 
 
@@ -87,7 +89,7 @@ class Looked:
 
 def answer_with_evidence(
     write: Callable[[tuple[int, ...]], Written],
-    look: Callable[[str], Evidence],
+    look: Callable[[str, str | None], Evidence],
     backbone: Backbone,
     token_id: int,
     *,
@@ -96,9 +98,9 @@ def answer_with_evidence(
     """Let the model look as often as it asks to, at most `MOST_LOOKS` times, and then answer.
 
     Args:
-        write: goes on with an answer of one row that begins with these tokens. It has to stop at the text `LOOK`, and
+        write: goes on with an answer of one row that begins with these tokens. It has to stop at the texts `LOOKS`, and
             `[DET]` is the one route that it may take.
-        look: sees a phrase, such as a `Looker`.
+        look: sees a phrase, and compares, such as a `Looker`.
         token_id: of `[DET]`.
         say: also look where the model ends with a bare `[DET]`, so that there are words in any case.
     """
@@ -112,10 +114,10 @@ def answer_with_evidence(
         asked = _asked(backbone, ids, token_id, say)
         if asked is None or len(evidence) == MOST_LOOKS:
             words = ids[len(ids) - ids[::-1].index(token_id) :] if token_id in ids else ids
-            return Looked(backbone.decode_text(words).replace(LOOK, "").strip(), tuple(evidence), tuple(turns))
-        phrase, written = asked
-        evidence.append(look(phrase))
-        given = [*backbone.text_ids(LOOK), *backbone.text_ids(evidence[-1].text)]
+            return Looked(_LOOKS.sub("", backbone.decode_text(words)).strip(), tuple(evidence), tuple(turns))
+        phrase, relation, written = asked
+        evidence.append(look(phrase, relation))
+        given = [*backbone.text_ids(look_for(relation)), *backbone.text_ids(evidence[-1].text)]
         begun = (*begun, *ids[:written], *given)
 
 
@@ -132,7 +134,7 @@ def turns_of(
         forbidden: token ids that must not be written: those of all routes but `[DET]`.
         prefixes: remembers what was read, so that each turn reads only what is new.
     """
-    until_look = options.model_copy(update={"stop": (*options.stop, LOOK)})
+    until_look = options.model_copy(update={"stop": (*options.stop, *LOOKS)})
 
     def turn(begun: tuple[int, ...]) -> Written:
         longer = replace(reading, ids=(*reading.ids, *begun))
@@ -141,15 +143,17 @@ def turns_of(
     return turn
 
 
-def _asked(backbone: Backbone, ids: Sequence[int], token_id: int, say: bool) -> tuple[str, int] | None:
-    """The phrase to look for and how many of the tokens lead up to its routing token; None for plain words."""
+def _asked(backbone: Backbone, ids: Sequence[int], token_id: int, say: bool) -> tuple[str, str | None, int] | None:
+    """What to look for, the relation, and how many of the tokens lead up to the routing token; None for plain words."""
     if token_id not in ids:
         return None
     place = ids.index(token_id)
     phrase = backbone.decode_text(ids[:place]).strip()
     after = backbone.decode_text(ids[place + 1 :]).strip()
-    wanted = after.startswith(LOOK) or (say and not after)
-    return (phrase, place + 1) if phrase and wanted else None
+    look = _LOOKS.match(after)
+    if not phrase or (look is None and (after or not say)):
+        return None
+    return phrase, look["relation"] if look else None, place + 1
 
 
 def _spoken(phrase: str) -> str | None:

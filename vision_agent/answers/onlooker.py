@@ -10,7 +10,7 @@ from PIL import Image
 
 from vision_agent.adapter import Route
 from vision_agent.answers.colour import colour_shares
-from vision_agent.answers.evidence import LOOK
+from vision_agent.answers.evidence import LOOKS
 from vision_agent.answers.finding import Finder, counted_from
 from vision_agent.answers.looking import Looked, Looker, NameColour, answer_with_evidence, turns_of
 from vision_agent.answers.responder import Conversation, Responder
@@ -57,7 +57,7 @@ class Onlooker:
         if route is None or not route.spec.looks or route.token_id not in ids:
             return False
         after = ids[ids.index(route.token_id) + 1 :]
-        return self._backbone.decode_text(after).strip().startswith(LOOK)
+        return self._backbone.decode_text(after).strip().startswith(LOOKS)
 
     def answer(self, conversation: Conversation, options: GenerationOptions) -> Sighting:
         """Words, and the boxes that they rest on.

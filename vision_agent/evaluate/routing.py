@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from vision_agent.agent import VisionAgent
-from vision_agent.answers.evidence import LOOK
+from vision_agent.answers.evidence import LOOKS
 from vision_agent.backbone import Backbone
 from vision_agent.evaluate.figures import Figure
 from vision_agent.text.generation import Reading, write
@@ -58,7 +58,7 @@ def free_route(backbone: Backbone, request: str, picture: Image.Image, longest: 
     """
     seen = backbone.encode_image(picture)
     prompt = backbone.prompt(((with_placeholders(request, 1), None),), [len(seen.tokens_TC)])
-    options = GenerationOptions(max_new_tokens=longest, stop=(LOOK,))
+    options = GenerationOptions(max_new_tokens=longest, stop=LOOKS)
     answer = write(backbone, [Reading(prompt.ids, seen.tokens_TC)], options).answers[0]
     tokens = {number: text for text, number in backbone.tokenizer.get_added_vocab().items() if _TOKEN.fullmatch(text)}
     words = [token for token in answer if token not in backbone.end_ids]
@@ -66,7 +66,7 @@ def free_route(backbone: Backbone, request: str, picture: Image.Image, longest: 
     place = next((place for place, token in enumerate(words) if token in tokens), None)
     if place is None:
         return FreeRoute("text", "", written)
-    looks = backbone.decode_text(words[place + 1 :]).strip().startswith(LOOK)
+    looks = backbone.decode_text(words[place + 1 :]).strip().startswith(LOOKS)
     route = "text" if looks else tokens[words[place]].strip("[]").lower()
     return FreeRoute(route, backbone.decode_text(words[:place]).strip(), written)
 

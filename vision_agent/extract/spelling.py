@@ -85,8 +85,8 @@ def _phrases(text: str) -> str:
     for word in words:
         for phrase in _PHRASES:
             if folded(word[0]) == "".join(phrase):
-                right = " ".join(_cased(part, word[0]) for part in phrase)
-                return f"{text[: word.start()]}{right}{text[word.end() :]}"
+                apart = " ".join(_cased(part, word[0]) for part in phrase)
+                return f"{text[: word.start()]}{apart}{text[word.end() :]}"
     for one, two in pairwise(words):
         read = (one[0].strip("."), two[0].strip("."))
         for phrase in _PHRASES:

@@ -1,11 +1,11 @@
 """Questions that need looking, answered from evidence (see `vision_agent.answers.evidence`).
 
-An answer is the phrase with its routing token, `LOOK`, the evidence, and what it means for the question. Evidence is
+An answer is the phrase with its routing token, a look, the evidence, and what it means for the question. Evidence is
 random in rows of text, and follows the scene's boxes beside pictures; the answer follows the evidence in both. So what
 is trained is to look and to believe what was seen, and no answer can be guessed from how often it is right.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,7 +22,9 @@ from vision_agent.answers.evidence import (
     Comparison,
     Evidence,
     Seen,
+    Verdict,
     count_word,
+    look_for,
     place_of,
 )
 from vision_agent.results import Box
@@ -59,10 +61,23 @@ _UNCLEAR = 0.06
 
 @dataclass(frozen=True)
 class Look:
-    """What is looked for and what is seen; `target` are its boxes in the training picture, where there is one."""
+    """What is looked for and what is seen.
+
+    Attributes:
+        target: its boxes in the training picture, where there is one.
+        beside: what was seen before compared with it; None where one of them is missing.
+        relation: asked for.
+    """
 
     evidence: Evidence
     target: PhraseTarget | None = None
+    beside: Comparison | None = None
+    relation: str | None = None
+
+    def asked(self, relation: str) -> "Look":
+        """The same look, with a relation asked for."""
+        verdict = self.beside.verdict(relation) if self.beside else None
+        return replace(self, relation=relation, evidence=self.evidence.model_copy(update={"verdict": verdict}))
 
     @property
     def phrase(self) -> str:
@@ -90,7 +105,9 @@ def random_question(phrases: Phrases, rng: np.random.Generator) -> Exchange:
             phrase = phrases.thing(rng)
         else:
             phrase = plural(one(phrases.names, rng)) if many else phrases.name(rng)
-        return Look(random_evidence(phrase, rng, before.evidence if before else None))
+        evidence = random_evidence(phrase, rng)
+        seen = before is not None and not before.missing and (evidence.count or evidence.maybe)
+        return Look(evidence, beside=_random_comparison(rng) if seen else None)
 
     return question(look, rng)
 
@@ -123,9 +140,8 @@ def scene_question(
             maybe=maybe,
             colour=colour,
             place=place_of(mine.box, scene.image.size),
-            beside=Comparison.of(other, mine, scene.image.size) if other else None,
         )
-        return Look(evidence, target)
+        return Look(evidence, target, Comparison.of(other, mine, scene.image.size) if other else None)
 
     return question(look, rng)
 
@@ -137,16 +153,10 @@ def place_answer(phrase: str, evidence: Evidence, request: str, target: PhraseTa
     return Exchange(request, phrase, "det", target, given)
 
 
-def random_evidence(phrase: str, rng: np.random.Generator, before: Evidence | None = None) -> Evidence:
+def random_evidence(phrase: str, rng: np.random.Generator) -> Evidence:
     """Evidence of any content, every answer as likely as any other."""
     if rng.random() < _ABSENT:
         return Evidence(phrase=phrase, count=0)
-    beside = None
-    if before is not None and (before.count or before.maybe):
-        words = (("left", "right"), ("above", "below"), ("bigger", "smaller"), ("more", "fewer"))
-        drawn = [one((*pair, *pair, EVEN), rng) for pair in words]
-        names = ("side", "height", "size", "number")
-        beside = Comparison.model_validate(dict(zip(names, drawn, strict=True)))
     maybe = bool(rng.random() < _MAYBE)
     return Evidence(
         phrase=phrase,
@@ -154,8 +164,13 @@ def random_evidence(phrase: str, rng: np.random.Generator, before: Evidence | No
         maybe=maybe,
         colour=_random_colour(rng),
         place=one(PLACES, rng),
-        beside=beside,
     )
+
+
+def _random_comparison(rng: np.random.Generator) -> Comparison:
+    words = (("left", "right"), ("above", "below"), ("bigger", "smaller"), ("more", "fewer"))
+    drawn = [one((*pair, *pair, EVEN), rng) for pair in words]
+    return Comparison.model_validate(dict(zip(("side", "height", "size", "number"), drawn, strict=True)))
 
 
 def question(look: Looker, rng: np.random.Generator) -> Exchange:
@@ -258,37 +273,26 @@ def _relation(look: Looker, rng: np.random.Generator) -> Exchange:
     first = look(False, None)
     second = look(False, first)
     # More often true than not, as a missing thing makes for a "no" too.
-    true = [word for word in (second.evidence.beside or _NOTHING).words if word in RELATION_WORDS]
-    wanted = one(true, rng) if true and rng.random() < 0.6 else one(tuple(RELATION_WORDS), rng)
-    words = one(RELATION_WORDS[wanted], rng)
-    request = _about_two(RELATION.make("#", rng).replace("@", words), first, second)
-    return _compared(request, first, second, lambda beside: "yes" if wanted in beside.words else "no", no="no, ")
+    true = [word for word in (second.beside or _NOTHING).words if word in RELATION_WORDS]
+    wanted = one(true, rng) if true and rng.random() < 0.5 else one(tuple(RELATION_WORDS), rng)
+    request = _about_two(RELATION.make("#", rng).replace("@", one(RELATION_WORDS[wanted], rng)), first, second)
+    return _compared(request, first, second.asked(wanted), {"yes": "yes", "no": "no", EVEN: "no"}, "no, ")
 
 
 def _side_of(look: Looker, rng: np.random.Generator) -> Exchange:
     first = look(False, None)
-    second = look(False, first)
+    second = look(False, first).asked("left")
     request = _about_two(SIDE_OF.make("#", rng), first, second)
-    return _compared(
-        request, first, second, lambda beside: CANNOT_TELL if beside.side == EVEN else f"on the {beside.side}"
-    )
+    return _compared(request, first, second, {"yes": "on the left", "no": "on the right", EVEN: CANNOT_TELL})
 
 
 def _which(look: Looker, rng: np.random.Generator) -> Exchange:
     first = look(False, None)
     second = look(False, first)
     wanted = one(tuple(WHICH_WORDS), rng)
-    field, value, other = WHICH_WORDS[wanted]
     request = _about_two(WHICH.make("#", rng).replace("@", wanted), first, second)
-
-    def answer(beside: Comparison) -> str:
-        found = getattr(beside, field)
-        if found == EVEN:
-            return CANNOT_TELL
-        assert found in (value, other)
-        return f"the {(first if found == value else second).phrase}"
-
-    return _compared(request, first, second, answer)
+    answers: dict[Verdict, str] = {"yes": f"the {first.phrase}", "no": f"the {second.phrase}", EVEN: CANNOT_TELL}
+    return _compared(request, first, second.asked(WHICH_WORDS[wanted]), answers)
 
 
 def _more(look: Looker, rng: np.random.Generator) -> Exchange:
@@ -296,10 +300,7 @@ def _more(look: Looker, rng: np.random.Generator) -> Exchange:
     second = look(True, first)
     wanted = one(("more", "fewer"), rng)
     request = _about_two(MORE.make("#", rng).replace("@", wanted), first, second)
-    missing = next((each for each in (first, second) if not each.there), None)
-    if missing is not None:
-        return _told(request, f"no, {_unseen(missing)}", *((first,) if missing is first else (first, second)))
-    return _compared(request, first, second, lambda beside: "yes" if beside.number == wanted else "no")
+    return _compared(request, first, second.asked(wanted), {"yes": "yes", "no": "no", EVEN: "no"}, "no, ")
 
 
 # How answers are written --------------------------------------------------------------------------------------------
@@ -309,18 +310,19 @@ def _told(request: str, words: str, *looks: Look) -> Exchange:
     """The exchange in which these looks are taken and these words said."""
     parts: list[Part] = []
     for look in looks:
-        parts += [Part(look.phrase, "det", look.target), Part(LOOK), Part(look.evidence.text, given=True)]
+        seen = Part(look.evidence.text, given=True)
+        parts += [Part(look.phrase, "det", look.target), Part(look_for(look.relation)), seen]
     return Exchange(request, parts[0].text, "det", parts[0].target, (*parts[1:], Part(words)))
 
 
-def _compared(request: str, first: Look, second: Look, answer: Callable[[Comparison], str], no: str = "") -> Exchange:
-    """Two looks, or one where the first thing is not there."""
+def _compared(request: str, first: Look, second: Look, answers: Mapping[Verdict, str], no: str = "") -> Exchange:
+    """Two looks and the answer to the verdict, or one look where the first thing is not there."""
     if first.missing:
         return _told(request, no + _unseen(first), first)
-    beside = second.evidence.beside
-    if second.missing or beside is None:
+    verdict = second.evidence.verdict
+    if verdict is None:
         return _told(request, no + _unseen(second), first, second)
-    return _told(request, _hedged(answer(beside), first, second), first, second)
+    return _told(request, _hedged(answers[verdict], first, second), first, second)
 
 
 def _about_two(request: str, first: Look, second: Look) -> str:

@@ -256,18 +256,19 @@ SIDE_OF = Wordings(
     },
 )
 # What is asked, the field of `Comparison` that tells, and its value for the first and for the second thing.
-WHICH_WORDS: dict[str, tuple[str, str, str]] = {
-    "bigger": ("size", "bigger", "smaller"),
-    "larger": ("size", "bigger", "smaller"),
-    "smaller": ("size", "smaller", "bigger"),
-    "further left": ("side", "left", "right"),
-    "further right": ("side", "right", "left"),
-    "more to the left": ("side", "left", "right"),
-    "more to the right": ("side", "right", "left"),
-    "higher": ("height", "above", "below"),
-    "higher up": ("height", "above", "below"),
-    "lower": ("height", "below", "above"),
-    "further down": ("height", "below", "above"),
+# The relation that each asks for.
+WHICH_WORDS: dict[str, str] = {
+    "bigger": "bigger",
+    "larger": "bigger",
+    "smaller": "smaller",
+    "further left": "left",
+    "further right": "right",
+    "more to the left": "left",
+    "more to the right": "right",
+    "higher": "above",
+    "higher up": "above",
+    "lower": "below",
+    "further down": "below",
 }
 WHICH = Wordings(
     (
