@@ -101,12 +101,18 @@ def _phrases(text: str) -> str:
 
 
 def _reads_like(read: tuple[str, str], phrase: tuple[str, str]) -> bool:
-    """Whether two words are a phrase with up to two wrong letters, or with one that is missing or too many."""
+    """Whether two words are a phrase with up to two wrong letters, or with one that is missing or too many.
+
+    Before "ltd" stands any word ("ACE LTD"), so there the wrong letters have to look alike.
+    """
     letters, right = "".join(read).casefold(), "".join(phrase)
     if tuple(map(len, read)) == tuple(map(len, phrase)):
-        return 0 < sum(a != b for a, b in zip(letters, right, strict=True)) <= 2
+        wrong = [(a, b) for a, b in zip(letters, right, strict=True) if a != b]
+        return 0 < len(wrong) <= 2 and (phrase[1] != "ltd" or all(_alike(a, b) for a, b in wrong))
     one_word_right = any(part.casefold() == word for part, word in zip(read, phrase, strict=True))
-    return one_word_right and abs(len(letters) - len(right)) == 1 and likeness(letters, right) > 0.8
+    return (
+        phrase[1] != "ltd" and one_word_right and abs(len(letters) - len(right)) == 1 and likeness(letters, right) > 0.8
+    )
 
 
 def _alike(first: str, second: str) -> bool:
