@@ -110,6 +110,23 @@ def test_the_model_routes_by_itself(agent: VisionAgent) -> None:
 
 
 @pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("is the frisbee below the dog?", "yes"),
+        ("is the frisbee above the dog?", "no"),
+        ("is the dog left of the frisbee?", "yes"),
+        ("is the dog right of the frisbee?", "no"),
+        ("which is bigger, the dog or the frisbee?", "the dog"),
+    ],
+)
+def test_relations_are_answered_by_two_looks(agent: VisionAgent, question: str, answer: str) -> None:
+    said = agent.ask(question, DOG)
+    assert said.text == answer
+    first, second = said.looked
+    assert {*first.phrases, *second.phrases} == {"dog", "frisbee"} and len(first) and len(second)
+
+
+@pytest.mark.parametrize(
     ("request_", "token", "kind"),
     [
         ("draw a red car", "[GEN]", "generated_images"),
