@@ -6,7 +6,6 @@ Of the photos of a split that may be shown (licences without "non-commercial" an
 their id that show each kind of failure, at most one a photo: white is what was annotated, colour what was found.
 """
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -19,6 +18,7 @@ from tqdm import tqdm
 
 from vision_agent.agent import VisionAgent
 from vision_agent.evaluate.asking import ABSENT_A_PHOTO, default_threshold, each
+from vision_agent.evaluate.command import read_command
 from vision_agent.geometry import box_area, box_iou
 from vision_agent.results import Detections
 from vision_agent.train.samples import absent_phrases, present_phrases
@@ -134,14 +134,8 @@ def _drawn(failure: Failure) -> Image.Image:
 
 def main() -> None:
     """Draw the sheet."""
-    parser = argparse.ArgumentParser(description="Draw a sheet of failures.")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--model", default="default")
-    parser.add_argument("--split", choices=("val", "test"), default="test")
-    options = parser.parse_args()
-    agent = VisionAgent() if options.model == "default" else VisionAgent.from_pretrained(options.model)
-    draw_failures(first_failures(agent, options.folder, options.split)).save(options.out, quality=85)
+    command = read_command("Draw a sheet of failures.")
+    draw_failures(first_failures(command.agent, command.folder, command.split)).save(command.out, quality=85)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ figure is the expected calibration error (https://arxiv.org/abs/1706.04599) over
 draws it for a model on the COCO photos of a split.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from vision_agent.agent import VisionAgent
 from vision_agent.evaluate.asking import ABSENT_A_PHOTO, ask
 from vision_agent.evaluate.average_precision import Question
+from vision_agent.evaluate.command import read_command
 from vision_agent.geometry import box_iou
 from vision_agent.train.sources import CocoPhotos
 
@@ -88,19 +87,13 @@ def draw_reliability(scores: NDArray[np.float64], right: NDArray[np.bool_], path
 
 def main() -> None:
     """Draw the reliability of a model's scores."""
-    parser = argparse.ArgumentParser(description="Draw how often boxes of each score are right.")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--model", default="default")
-    parser.add_argument("--split", choices=("val", "test"), default="test")
-    options = parser.parse_args()
-    agent = VisionAgent() if options.model == "default" else VisionAgent.from_pretrained(options.model)
-    photos = CocoPhotos(options.folder, "coco_train_448")
+    command = read_command("Draw how often boxes of each score are right.")
+    photos = CocoPhotos(command.folder, "coco_train_448")
     questions: list[Question] = []
-    for number, record in enumerate(tqdm(photos.pictures(options.split))):
+    for number, record in enumerate(tqdm(photos.pictures(command.split))):
         scene = photos.scene(record, colours=False)
-        questions += ask(agent, scene, number, np.random.default_rng(number), ABSENT_A_PHOTO)[0]
-    draw_reliability(*right_boxes(questions), options.out)
+        questions += ask(command.agent, scene, number, np.random.default_rng(number), ABSENT_A_PHOTO)[0]
+    draw_reliability(*right_boxes(questions), command.out)
 
 
 if __name__ == "__main__":

@@ -85,9 +85,8 @@ def _along_row(view: View, sheet: Sheet, first: Excerpt) -> list[Candidate]:
     if len(places) == 1 or view.labels_in(first.piece):
         return []
     best = max(_name_score(view, sheet, place) for place in places)
-    legal = (
-        _LEGAL if any(map(_forms, places)) and not any(_forms(p) for p in places if len(words_of(p.text)) > 1) else 0.0
-    )
+    said_whole = any(_forms(place) for place in places if len(words_of(place.text)) > 1)
+    legal = _LEGAL if any(map(_forms, places)) and not said_whole else 0.0
     return [Candidate(" ".join(place.text for place in places), tuple(places), best + legal + 0.6)]
 
 
@@ -118,9 +117,9 @@ def _name_in(piece: Piece) -> Excerpt | None:
 
 def _forms(place: Excerpt) -> set[str]:
     """The legal forms among a line's words."""
-    words = words_of(respelled(place.text, "party"))
-    forms = set(words) & _LEGAL_FORMS
-    return forms | ({"s/b"} if re.search(r"\bS/B\b", respelled(place.text, "party")) else set())
+    text = respelled(place.text, "party")
+    forms = set(words_of(text)) & _LEGAL_FORMS
+    return forms | ({"s/b"} if re.search(r"\bS/B\b", text) else set())
 
 
 def _head(sheet: Sheet) -> list[Piece]:
