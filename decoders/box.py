@@ -5,7 +5,9 @@ for every cell of strides 8, 16 and 32, of which the best that do not overlap mu
 by what all feature maps hold at a grid of points inside it (Fast R-CNN's region features,
 https://arxiv.org/abs/1504.08083, sampled bilinearly as in https://arxiv.org/abs/1703.06870). The phrase side turns the
 query states of a routing token into one vector. A score compares the two, so phrases cost next to nothing, several
-boxes may come back, and an absent phrase gets none.
+boxes may come back, and an absent phrase gets none. What a region is called says little of how well it fits; how much
+of a thing it is says more, so that joins the score (as detectors of unknown things do,
+https://arxiv.org/abs/2108.06753), measured against the picture's other regions.
 
 Training assigns cells to boxes by task alignment (TOOD, https://arxiv.org/abs/2108.07755), with soft targets, and
 regresses boxes with generalised IoU (https://arxiv.org/abs/1902.09630). Regions are taught the phrases of the true box
@@ -45,6 +47,7 @@ class PreparedBoxes:
         regions_BN4: proposed boxes, xyxy in the frame "unit" (0-1 of the picture), best first.
         embeddings_BNE: their descriptions.
         proposed_BN: bool, False at the padding of pictures with fewer proposals.
+        prominence_BN: objectness logits of the regions, less their mean over the picture's.
         objectness_BL: logits of all cells.
         boxes_BL4: boxes of all cells, frame "unit".
         centres_L2, strides_L2: cell centres and cell sizes in the frame "unit".
@@ -54,6 +57,7 @@ class PreparedBoxes:
     regions_BN4: Tensor
     embeddings_BNE: Tensor
     proposed_BN: Tensor
+    prominence_BN: Tensor
     objectness_BL: Tensor
     boxes_BL4: Tensor
     centres_L2: Tensor
@@ -76,7 +80,9 @@ class BoxDecoder(Decoder):
         maybe: least best score at which a question that names a thing is answered, with a doubt; None for `presence`.
         counted: least score of the boxes that are counted; None for `threshold`. Higher where second boxes on one thing
             are commoner than things that are missed.
-        temperature: scores are sigmoid(logit / temperature); fitted on validation pictures after training.
+        temperature: scores are sigmoid((logit + prominence weight * prominence) / temperature); fitted on validation
+            pictures after training.
+        prominence: weight of how much a region looks like a thing, beside what it is called.
         limit: most boxes a phrase.
         nms_iou: of two boxes of one phrase that overlap more, the better one stays.
     """
@@ -90,6 +96,7 @@ class BoxDecoder(Decoder):
         proposals: int = 150,
         threshold: float = 0.3,
         temperature: float = 1.0,
+        prominence: float = 0.0,
         limit: int = 100,
         nms_iou: float = 0.4,
         presence: float | None = None,
@@ -105,6 +112,7 @@ class BoxDecoder(Decoder):
             "proposals": proposals,
             "threshold": threshold,
             "temperature": temperature,
+            "prominence": prominence,
             "limit": limit,
             "nms_iou": nms_iou,
             "presence": presence,
@@ -160,11 +168,12 @@ class BoxDecoder(Decoder):
             strides.append(cell.expand_as(centre_L2))
         objectness_BL, boxes_BL4 = torch.cat(objectness, dim=1), torch.cat(boxes, dim=1)
         sampled = self.describe.reduced(features)
-        regions_BN4, proposed_BN = self._propose(objectness_BL.detach(), boxes_BL4.detach())
+        regions_BN4, proposed_BN, prominence_BN = self._propose(objectness_BL.detach(), boxes_BL4.detach())
         return PreparedBoxes(
             regions_BN4=regions_BN4,
             embeddings_BNE=self.describe(sampled, regions_BN4),
             proposed_BN=proposed_BN,
+            prominence_BN=prominence_BN,
             objectness_BL=objectness_BL,
             boxes_BL4=boxes_BL4,
             centres_L2=torch.cat(centres),
@@ -193,6 +202,7 @@ class BoxDecoder(Decoder):
         """
         threshold = self.settings["threshold"] if request.threshold is None else request.threshold
         logits_KN = self.logits(*self.phrase_vectors(states_KNC), prepared.embeddings_BNE[0])
+        logits_KN += self.settings["prominence"] * prepared.prominence_BN[0]
         scores_KN = torch.sigmoid(logits_KN / self.settings["temperature"]) * prepared.proposed_BN[0]
         scores_KT, regions_KT = scores_KN.sort(dim=1, descending=True, stable=True)
         boxes_KT4 = prepared.regions_BN4[0][regions_KT]
@@ -266,14 +276,18 @@ class BoxDecoder(Decoder):
         return object_total / cells + 2.0 * box_total / cells + 2.0 * class_total / regions
 
     @torch.no_grad()
-    def _propose(self, objectness_BL: Tensor, boxes_BL4: Tensor) -> tuple[Tensor, Tensor]:
-        """The best boxes that do not overlap much (B, N, 4), and which of them are real (B, N)."""
+    def _propose(self, objectness_BL: Tensor, boxes_BL4: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The best boxes that do not overlap much (B, N, 4), which of them are real (B, N), and their prominence."""
         wanted = min(self.settings["proposals"], objectness_BL.shape[1])
         scores_BT, cells_BT = objectness_BL.topk(min(4 * wanted, objectness_BL.shape[1]), dim=1)
         boxes_BT4 = boxes_BL4.gather(1, cells_BT[..., None].expand(-1, -1, 4)).clamp(0, 1)
         keep_BT = _non_maximum(boxes_BT4, torch.ones_like(scores_BT, dtype=torch.bool), _PROPOSAL_NMS_IOU)
         _, first_BN = torch.where(keep_BT, scores_BT, -torch.inf).topk(wanted, dim=1)
-        return boxes_BT4.gather(1, first_BN[..., None].expand(-1, -1, 4)), keep_BT.gather(1, first_BN)
+        proposed_BN, objectness_BN = keep_BT.gather(1, first_BN), scores_BT.gather(1, first_BN)
+        # The best box always stays, so no picture is without a proposal.
+        mean_B1 = (objectness_BN * proposed_BN).sum(dim=1, keepdim=True) / proposed_BN.sum(dim=1, keepdim=True)
+        prominence_BN = (objectness_BN - mean_B1) * proposed_BN
+        return boxes_BT4.gather(1, first_BN[..., None].expand(-1, -1, 4)), proposed_BN, prominence_BN
 
     def _true_regions(self, prepared: PreparedBoxes, targets: Sequence[BoxTargets]) -> tuple[Tensor, Tensor]:
         """Slightly moved true boxes (B, G, 4), padded, and their descriptions (B, G, E).

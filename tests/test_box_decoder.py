@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from vision_agent import BoxTargets, DecodeRequest, DenseFeatures, Detections
 from vision_agent.decoders.box import BoxDecoder, PreparedBoxes, _named, _non_maximum, _pairwise_iou
@@ -52,7 +53,7 @@ def targets(
 
 def picked(prepared: PreparedBoxes, rows: Sequence[int]) -> PreparedBoxes:
     """A batch of some pictures of a batch, in another order or repeated."""
-    names = ("regions_BN4", "embeddings_BNE", "proposed_BN", "objectness_BL", "boxes_BL4")
+    names = ("regions_BN4", "embeddings_BNE", "proposed_BN", "prominence_BN", "objectness_BL", "boxes_BL4")
     changed = {name: getattr(prepared, name)[list(rows)] for name in names}
     return replace(prepared, **changed, sampled=tuple(map_BCHW[list(rows)] for map_BCHW in prepared.sampled or ()))
 
@@ -102,6 +103,43 @@ def test_proposals_are_the_best_cells_that_do_not_overlap_much() -> None:
         assert torch.equal(regions, cells[best[torch.from_numpy(chosen)]])
 
 
+def test_prominence_is_objectness_against_the_other_proposals_of_the_picture() -> None:
+    with torch.no_grad():
+        prepared = decoder().prepare(features(rows=2))
+    for objectness, cells, regions, prominence in zip(
+        prepared.objectness_BL,
+        prepared.boxes_BL4.clamp(0, 1),
+        prepared.regions_BN4,
+        prepared.prominence_BN,
+        strict=True,
+    ):
+        own = objectness[(regions[:, None] == cells[None]).all(-1).float().argmax(dim=1)]
+        torch.testing.assert_close(prominence, own - own.mean())
+
+
+def test_prominence_joins_the_score_by_its_weight() -> None:
+    plain, weighted = decoder(nms_iou=1.0), decoder(nms_iou=1.0, prominence=0.5)
+    with torch.no_grad():
+        prepared = plain.prepare(features())
+    spread = replace(prepared, prominence_BN=torch.linspace(-3, 3, 30)[None])
+    before, after = (decoded(model, states(1), spread, 0.0) for model in (plain, weighted))
+    assert len(before) == len(after) == 30
+    prominent = np.linspace(-3, 3, 30)[[_row_of(box, spread) for box in after.xyxy]]
+    unweighted = dict(zip(map(tuple, before.xyxy), before.scores, strict=True))
+    plain_scores = np.array([unweighted[tuple(box)] for box in after.xyxy])
+    np.testing.assert_allclose(_logit(after.scores) - _logit(plain_scores), 0.5 * prominent, atol=1e-3)
+
+
+def _row_of(box: NDArray[np.float32], prepared: PreparedBoxes) -> int:
+    regions = GRID.convert(prepared.regions_BN4[0].double().numpy(), "unit", "image")
+    return int(np.abs(regions - box).sum(axis=1).argmin())
+
+
+def _logit(scores: NDArray[np.float32]) -> NDArray[np.float64]:
+    inside = scores.astype(np.float64)
+    return np.log(inside / (1 - inside))
+
+
 def one_proposal_only() -> BoxDecoder:
     """Every cell's box is the whole picture, so all but one are suppressed."""
     model = decoder()
@@ -123,7 +161,8 @@ def test_what_fills_up_missing_proposals_suppresses_nothing() -> None:
         prepared = model.prepare(features())
     every_second = torch.arange(30) % 2 == 1
     masked = decoded(model, states(2), replace(prepared, proposed_BN=every_second[None]), 0.0)
-    kept = {name: getattr(prepared, name)[:, every_second] for name in ("regions_BN4", "embeddings_BNE", "proposed_BN")}
+    names = ("regions_BN4", "embeddings_BNE", "proposed_BN", "prominence_BN")
+    kept = {name: getattr(prepared, name)[:, every_second] for name in names}
     fewer = decoded(model, states(2), replace(prepared, **kept), 0.0)
     assert len(fewer) > 5
     assert masked.labels == fewer.labels

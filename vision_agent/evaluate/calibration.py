@@ -4,7 +4,8 @@ All is chosen on validation photos.
 
 They differ: `detect` may show a doubtful box, a "no" needs that nothing at all is likely, a question about a thing's
 colour takes the thing for granted, and a number is right only where no thing has two boxes. Before all that, the scores
-themselves get the temperature at which they say best how often a box is right.
+themselves get the weight of a region's prominence that ranks boxes best, and the temperature at which they say best how
+often a box is right.
 """
 
 from collections import Counter
@@ -20,13 +21,14 @@ from vision_agent.agent import VisionAgent
 from vision_agent.errors import ConfigError, bad_argument
 from vision_agent.evaluate.answers import ABSENT_STYLES, ASKED_A_PHOTO, AbsentNames
 from vision_agent.evaluate.asking import ABSENT_A_PHOTO, ask, each, f1
-from vision_agent.evaluate.average_precision import Question
+from vision_agent.evaluate.average_precision import Question, average_precision
 from vision_agent.evaluate.reliability import log_loss, right_boxes
 from vision_agent.results import Detections
 from vision_agent.train.mix import Pictures
 from vision_agent.train.phrases import plural
 from vision_agent.train.scene import Scene
 
+_PROMINENCES = (0.0, 0.15, 0.3, 0.45)
 _TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0)
 _CANDIDATES = tuple(round(0.05 + 0.01 * step, 2) for step in range(80))
 _MOST_FALSE = 0.10  # share of absent phrases that may get a box at the default threshold
@@ -37,9 +39,10 @@ _GRANTED = 0.7  # of the questions about a thing's colour or place are taken to 
 
 @dataclass(frozen=True)
 class ScoreSettings:
-    """Settings of a decoder: the temperature of its scores, and least scores.
+    """Settings of a decoder: what makes its scores, and least scores.
 
     Attributes:
+        prominence: weight of how much a box looks like a thing at all: best AP50 by questions.
         temperature: least log loss of the surest boxes' scores as probabilities that the box is right.
         threshold: of the boxes that `detect` gives: best F1. Scores at which more than a tenth of the absent phrases
             get a box are left out: an agent that sees things which are not there is worse than one that misses some.
@@ -52,6 +55,7 @@ class ScoreSettings:
             number up to five weighing the same, is as good as level with the best.
     """
 
+    prominence: float
     temperature: float
     threshold: float
     presence: float
@@ -60,7 +64,7 @@ class ScoreSettings:
 
 
 def best_settings(agent: VisionAgent, data: Path, limit: int | None = None) -> ScoreSettings:
-    """What suits a model, measured on the validation split's photos. The agent's decoder is left with that temperature.
+    """What suits a model, measured on the validation split's photos. The agent's decoder is left with those scores.
 
     Args:
         data: folder of the archives.
@@ -68,14 +72,17 @@ def best_settings(agent: VisionAgent, data: Path, limit: int | None = None) -> S
 
     Raises:
         ConfigError: a limit below 1, or data that is not there.
+        MissingExtraError: the extra `train` is not installed.
     """
     if limit is not None and limit < 1:
         raise ConfigError(bad_argument("limit", "at least 1", limit))
+    average_precision([])  # a missing extra is said now, not after minutes
     pictures = Pictures(data, "val", cutouts="val")
     questions: list[Question] = []
     counted: list[tuple[int, Detections]] = []
     photos = [pictures.photos.scene(record, colours=False) for record in pictures.photo_records[:limit]]
-    temperature = agent.routes["det"].decoder.settings["temperature"] = _best_temperature(agent, photos)
+    prominence, temperature = _best_scores(agent, photos)
+    agent.routes["det"].decoder.settings.update(prominence=prominence, temperature=temperature)
     there, not_there = _surest_of_names(agent, photos)
     for number, scene in enumerate(tqdm(photos, desc="thresholds")):
         asked, _ = ask(agent, scene, number, np.random.default_rng(number), ABSENT_A_PHOTO)
@@ -91,6 +98,7 @@ def best_settings(agent: VisionAgent, data: Path, limit: int | None = None) -> S
     presence = _best(lambda least: float(np.mean(there >= least) + np.mean(not_there < least)))
     maybe = _best(lambda least: float(_GRANTED * np.mean(there >= least) + (1 - _GRANTED) * np.mean(not_there < least)))
     return ScoreSettings(
+        prominence=prominence,
         temperature=temperature,
         threshold=min(least for least, value in quality.items() if value >= level),
         presence=presence,
@@ -103,17 +111,25 @@ def _best(quality: Callable[[float], float]) -> float:
     return max(_CANDIDATES, key=quality)
 
 
-def _best_temperature(agent: VisionAgent, photos: Sequence[Scene]) -> float:
-    """By the surest box of each question: what people see of an answer first, and as many at all temperatures."""
+def _best_scores(agent: VisionAgent, photos: Sequence[Scene]) -> tuple[float, float]:
+    """The weight of prominence, and then the temperature, which changes no order.
+
+    The temperature is fitted to the surest box of each question: what people see of an answer first.
+    """
     settings = agent.routes["det"].decoder.settings
-    losses: dict[float, list[float]] = {temperature: [] for temperature in _TEMPERATURES}
-    for number, scene in enumerate(tqdm(photos, desc="temperature")):
-        for temperature, each_loss in losses.items():
-            settings["temperature"] = temperature
-            asked, _ = ask(agent, scene, number, np.random.default_rng(number), ABSENT_A_PHOTO)
-            boxes = [right_boxes([question]) for question in asked]
-            each_loss += [log_loss(scores[:1], right[:1]) for scores, right in boxes if len(scores)]
-    return min(_TEMPERATURES, key=lambda temperature: float(np.mean(losses[temperature])))
+    settings["temperature"] = 1.0
+    asked: dict[float, list[Question]] = {weight: [] for weight in _PROMINENCES}
+    for number, scene in enumerate(tqdm(photos, desc="scores")):
+        for weight, questions in asked.items():
+            settings["prominence"] = weight
+            questions += ask(agent, scene, number, np.random.default_rng(number), ABSENT_A_PHOTO)[0]
+    prominence = max(asked, key=lambda weight: average_precision(asked[weight])[0])
+    found = [right_boxes([question]) for question in asked[prominence]]
+    scores = np.concatenate([scores[:1] for scores, _ in found]).clip(1e-6, 1 - 1e-6)
+    right = np.concatenate([right[:1] for _, right in found])
+    logits = np.log(scores / (1 - scores))
+    losses = {each: log_loss(1 / (1 + np.exp(-logits / each)), right) for each in _TEMPERATURES}
+    return prominence, min(losses, key=lambda each: losses[each])
 
 
 def _surest_of_names(agent: VisionAgent, photos: Sequence[Scene]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
