@@ -42,10 +42,10 @@ def test_absent_things_give_an_empty_result(agent: VisionAgent) -> None:
     found = agent.detect("giraffe", BUS)
     assert len(found) == 0
     assert found.phrases == ("giraffe",)
-    # The card states how often a small model is wrong about this; here it may be for one phrase in ten.
+    # The card states how often a small model is wrong about this; here it may be for two phrases in ten.
     names = ["zebra", "toilet", "bed", "laptop", "sheep", "oven", "surfboard", "keyboard", "banana", "elephant"]
     wrong = [name for name in names if len(agent.detect(name, BUS))]
-    assert len(wrong) <= 1, wrong
+    assert len(wrong) <= 2, wrong
 
 
 def test_a_list_of_phrases_equals_single_calls(agent: VisionAgent) -> None:

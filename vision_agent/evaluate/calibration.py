@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +43,8 @@ class ScoreSettings:
     """Settings of a decoder: what makes its scores, and least scores.
 
     Attributes:
-        prominence: weight of how much a box looks like a thing at all: best AP50 by questions.
+        prominence: weight of how much a box looks like a thing at all: best AP by questions, over all overlaps, for it
+            is the fit of the boxes that it says something of.
         temperature: least log loss of the surest boxes' scores as probabilities that the box is right.
         threshold: of the boxes that `detect` gives: best F1. Scores at which more than a tenth of the absent phrases
             get a box are left out: an agent that sees things which are not there is worse than one that misses some.
@@ -52,7 +54,7 @@ class ScoreSettings:
         maybe: of the best box, for an answer with a doubt to a question that names a thing: best accuracy where seven
             of ten such things are there; at most `presence`.
         counted: of the boxes that are counted: best share of exact numbers, of the scores at which that share, each
-            number up to five weighing the same, is as good as level with the best.
+            number up to five weighing the same, is within one standard error of the best.
     """
 
     prominence: float
@@ -123,7 +125,7 @@ def _best_scores(agent: VisionAgent, photos: Sequence[Scene]) -> tuple[float, fl
         for weight, questions in asked.items():
             settings["prominence"] = weight
             questions += ask(agent, scene, number, np.random.default_rng(number), ABSENT_A_PHOTO)[0]
-    prominence = max(asked, key=lambda weight: average_precision(asked[weight])[0])
+    prominence = max(asked, key=lambda weight: average_precision(asked[weight])[1])
     found = [right_boxes([question]) for question in asked[prominence]]
     scores = np.concatenate([scores[:1] for scores, _ in found]).clip(1e-6, 1 - 1e-6)
     right = np.concatenate([right[:1] for _, right in found])
@@ -151,22 +153,35 @@ def _surest_of_names(agent: VisionAgent, photos: Sequence[Scene]) -> tuple[NDArr
 
 
 def _best_for_numbers(counted: Sequence[tuple[int, Detections]]) -> float:
-    """Most things are one of their kind, so the plain share alone would be best by never counting further."""
-    shares = {least: _exact(counted, least) for least in _CANDIDATES}
-    level = _LEVEL * max(even for _, even in shares.values())
-    return max((least for least, (_, even) in shares.items() if even >= level), key=lambda least: shares[least][0])
+    """Most things are one of their kind, so the plain share alone would be best by never counting further.
 
-
-def _exact(counted: Sequence[tuple[int, Detections]], least: float) -> tuple[float, float]:
-    """How often the number is right: over all questions, and as the mean over the numbers up to five.
-
-    What is asked for is there, so the least number is one.
+    There are few of the larger numbers; a difference smaller than the standard error of their mean says nothing.
     """
+    shares = {least: _exact(counted, least) for least in _CANDIDATES}
+    best = max(shares.values(), key=lambda share: share.even)
+    level = [least for least, share in shares.items() if share.even >= best.even - best.error]
+    return max(level, key=lambda least: shares[least].plain)
+
+
+class _Exact(NamedTuple):
+    """How often a number is right: over all questions, and as the mean over the numbers, with its standard error."""
+
+    plain: float
+    even: float
+    error: float
+
+
+def _exact(counted: Sequence[tuple[int, Detections]], least: float) -> _Exact:
+    """Of numbers up to five. What is asked for is there, so the least number is one."""
     right: dict[int, list[bool]] = {}
     for number, found in counted:
         if number <= _MOST_COUNTED:
             right.setdefault(number, []).append(max(1, int((found.scores >= least).sum())) == number)
     if not right:
-        return 0.0, 0.0
+        return _Exact(0.0, 0.0, 0.0)
     each = list(right.values())
-    return float(np.mean([hit for hits in each for hit in hits])), float(np.mean([np.mean(hits) for hits in each]))
+    return _Exact(
+        plain=float(np.mean([hit for hits in each for hit in hits])),
+        even=float(np.mean([np.mean(hits) for hits in each])),
+        error=float(np.sqrt(sum(np.var(hits) / len(hits) for hits in each)) / len(each)),
+    )

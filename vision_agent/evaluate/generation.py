@@ -28,7 +28,6 @@ _NAMES = (
 _PLACES = ("on the left", "on the right", "at the top", "at the bottom")
 _RELATIONS = ("left of", "right of", "above", "below")
 _LEAST_DIFFERENCE = 36  # of one of the three channels, 0-255: more belongs to the thing
-_LOW = 0.01  # a box of this score is good enough to look for a colour in
 _BATCH = 8
 
 
@@ -111,8 +110,9 @@ def generation_figures(
 def judge(agent: VisionAgent, picture: Image.Image, wanted: Wanted) -> Verdict:
     """Whether a picture shows what was wanted.
 
-    Objects: each name found. Colour: that of the best box, or false where there is none. Count: boxes found are as
-    many as asked for. Place: the middle of the best box lies on the side, or on the right side of the other's.
+    Objects: each name found. Colour: that of the best box, however unsure, so that what is not recognised in an odd
+    colour fails as an object alone. Count: boxes found are as many as asked for. Place: the middle of the best box lies
+    on the side, or on the right side of the other's.
     """
     found = [agent.detect(name, picture) for name in wanted.names]
     best = [_best(agent, name, picture) for name in wanted.names]
@@ -172,7 +172,7 @@ def contact_sheet(
 
 
 def _best(agent: VisionAgent, name: str, picture: Image.Image) -> Detection | None:
-    found = agent.detect(name, picture, threshold=_LOW)
+    found = agent.detect(name, picture, threshold=0.0)
     return max(found, key=lambda each: each.score, default=None)
 
 
