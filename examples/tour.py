@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from vision_agent import VisionAgent
 
 PHOTOS = Path(__file__).parent / "photos"
-STREET, PARK, RAIN, COACH, BOAT = (PHOTOS / f"000000{n}.jpg" for n in (142472, 139872, 281759, 284725, 190140))
+STREET, PARK, SKATERS, COACH, BOAT = (PHOTOS / f"000000{n}.jpg" for n in (142472, 139872, 278705, 284725, 190140))
 PANEL, STRIP = (480, 360), 46
 
 
@@ -44,8 +44,8 @@ def main(out: str = "demo.png") -> None:
     things = agent.segment(["dog", "frisbee"], PARK)
     show(things.draw(PARK), 'agent.segment(["dog", "frisbee"], park)', ", ".join(thing.label for thing in things))
 
-    women = agent.count("person", RAIN)
-    show(women.evidence.draw(RAIN), 'agent.count("person", rain)', str(women.count))
+    people = agent.count("person", SKATERS)
+    show(people.evidence.draw(SKATERS), 'agent.count("person", skaters)', str(people.count))
 
     colour = agent.ask("what colour is the bus?", COACH)
     (bus,) = colour.looked  # what the answer rests on

@@ -15,6 +15,7 @@ def test_the_tour_prints_each_answer_and_draws_them_all(tmp_path: Path, capsys: 
     assert len(told) == 6
     assert told['agent.detect("red car", street, threshold=0.4)'].startswith("1 found")
     assert told['agent.segment(["dog", "frisbee"], park)'] == "dog, frisbee"
+    assert told['agent.count("person", skaters)'] == "2"
     assert told['agent.ask("what colour is the bus?", coach)'] == "red"
     picture = Image.open(tmp_path / "tour.png")
     assert picture.size == (1440, 812)
