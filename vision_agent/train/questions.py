@@ -255,8 +255,7 @@ SIDE_OF = Wordings(
         "on": ("on the", "the"),
     },
 )
-# What is asked, the field of `Comparison` that tells, and its value for the first and for the second thing.
-# The relation that each asks for.
+# What is asked, and the relation of the first thing to the second that it asks for.
 WHICH_WORDS: dict[str, str] = {
     "bigger": "bigger",
     "larger": "bigger",
