@@ -28,9 +28,9 @@ from transformers import (
 )
 
 from vision_agent import GenerationOptions, VisionAgent
-from vision_agent.backbone import Backbone, TilingSettings
-from vision_agent.text.prompt import IMAGE_CONTEXT, IMAGE_END, IMAGE_START
-from vision_agent.train.build import save_backbone, train_tokenizer
+from vision_agent.model.backbone import Backbone, TilingSettings
+from vision_agent.model.prompt import IMAGE_CONTEXT, IMAGE_END, IMAGE_START
+from vision_agent.train.new_model import save_backbone, train_tokenizer
 
 TOKENS = 16
 QUESTIONS = ["what is it?", "how many are there?", "what colour is the car?", "is there a dog on the grass?"]

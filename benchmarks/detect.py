@@ -19,9 +19,9 @@ import torch
 from PIL import Image
 
 from vision_agent import VisionAgent
-from vision_agent.images import load_image
-from vision_agent.text.generation import Reading, write
-from vision_agent.text.options import GenerationOptions
+from vision_agent.generation.decoding import Reading, write
+from vision_agent.generation.options import GenerationOptions
+from vision_agent.images.loading import load_image
 
 PHOTO = Path(__file__).parents[1] / "examples" / "photos" / "000000423617.jpg"
 PHRASES = ["bus", "car", "taxi", "person", "traffic light", "truck", "road sign", "umbrella", "bicycle", "dog"]

@@ -28,9 +28,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from rapidocr import RapidOCR
 
-from vision_agent.decoders.ocr import RapidReader
-from vision_agent.documents import spacing
-from vision_agent.documents.reading import Librarian
+from vision_agent.decoders.ocr import word_spacing as spacing
+from vision_agent.decoders.ocr.rapidocr import RapidReader
+from vision_agent.documents.reader import Librarian
 from vision_agent.documents.result import OcrResult
 from vision_agent.evaluate.words import AnnotatedPage, PlacedText, receipts, word_figures
 

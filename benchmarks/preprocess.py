@@ -22,9 +22,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vision_agent.geometry import TileGrid
-from vision_agent.images import load_image
-from vision_agent.preprocess import cut_tiles, normalised
+from vision_agent.geometry.frames import TileGrid
+from vision_agent.images.loading import load_image
+from vision_agent.model.preprocess import cut_tiles, normalised
 
 PHOTO = Path(__file__).parents[1] / "examples" / "photos" / "000000423617.jpg"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -23,9 +23,9 @@ from transformers import Sam2Config, Sam2Model
 
 from vision_agent import DecodeRequest, DenseFeatures
 from vision_agent.decoders.sam import SamDecoder
-from vision_agent.geometry import TileGrid
-from vision_agent.images import load_image
-from vision_agent.masks import RunLengths
+from vision_agent.geometry.frames import TileGrid
+from vision_agent.geometry.rle import RunLengths
+from vision_agent.images.loading import load_image
 
 PHOTO = Path(__file__).parents[1] / "examples" / "photos" / "000000423617.jpg"
 OBJECTS = 8

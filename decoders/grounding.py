@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from vision_agent.decoder import DecodeRequest, TextDecoder, WrittenAnswer
 from vision_agent.errors import CheckpointError, InputError, bad_argument
-from vision_agent.results import Detections
-from vision_agent.text.constraint import Constraint, ConstraintState
-from vision_agent.text.grammar import keep_only
-from vision_agent.text.vocabulary import Vocabulary, vocabulary_of
+from vision_agent.generation.grammar import keep_only
+from vision_agent.generation.vocabulary import Vocabulary, vocabulary_of
+from vision_agent.plugins.constraint import Constraint, ConstraintState
+from vision_agent.plugins.decoder import DecodeRequest, TextDecoder, WrittenAnswer
+from vision_agent.results.detections import Detections
 
 Numbers = tuple[int, int, int, int]
 

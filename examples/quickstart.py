@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vision_agent import AnswerDone, GenerationOptions, TextDelta, VisionAgent
-from vision_agent.video import VideoSource
+from vision_agent.images.video import VideoSource
 
 PHOTOS = [Path(__file__).parent / "photos" / name for name in ("000000139872.jpg", "000000423617.jpg")]
 SHORT = GenerationOptions(max_new_tokens=48)

@@ -7,9 +7,9 @@ import torch
 from transformers import GenerationConfig, InternVLConfig, InternVLForConditionalGeneration
 
 from vision_agent import VisionAgent
-from vision_agent.backbone import Backbone, TilingSettings
-from vision_agent.text.prompt import IMAGE_CONTEXT
-from vision_agent.train.build import save_backbone, train_tokenizer
+from vision_agent.model.backbone import Backbone, TilingSettings
+from vision_agent.model.prompt import IMAGE_CONTEXT
+from vision_agent.train.new_model import save_backbone, train_tokenizer
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
 

@@ -1,6 +1,6 @@
 """InternVL's original checkpoint format, written and computed here a second time, in plain torch, for the tests.
 
-Nothing is shared with `vision_agent.original` or transformers: the forward pass works on the tensors of the file under
+Nothing is shared with `vision_agent.model.original` or transformers: the forward pass works on the tensors of the file under
 their original names, and the tokenizers follow the official slow ones step by step. What agrees with this is right, or
 wrong twice.
 

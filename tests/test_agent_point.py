@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from vision_agent import Count, Detections, Mask, Points, Segmentation
-from vision_agent.masks import Bools
-from vision_agent.points import inscribed_centre
+from vision_agent.geometry.rle import Bools
+from vision_agent.results.points import inscribed_centre
 
 
 def ring() -> Bools:

@@ -21,10 +21,10 @@ from vision_agent import (
     TextDelta,
     VisionAgent,
 )
-from vision_agent.answers.responder import TextStream
-from vision_agent.text.generation import Reading, write
-from vision_agent.text.grammar import choice_constraint
-from vision_agent.text.prefix import PrefixCache
+from vision_agent.generation.decoding import Reading, write
+from vision_agent.generation.grammar import choice_constraint
+from vision_agent.generation.prefix_cache import PrefixCache
+from vision_agent.inference.engine import TextStream
 
 SHORT = GenerationOptions(max_new_tokens=12)
 
@@ -76,7 +76,7 @@ def test_the_second_question_reads_the_picture_from_memory_and_answers_the_same(
     responder = tiny._responder
     prompt = tiny.backbone.encode("where is the dog?", picture)
     seen = responder.see(picture)
-    from vision_agent.answers.responder import _marks
+    from vision_agent.inference.engine import _marks
 
     reading = Reading(tuple(prompt.input_ids.tolist()), seen.encoded.tokens_TC, tuple(_marks(seen)))
     written = write(tiny.backbone, [reading], SHORT, prefixes=responder.prefixes)

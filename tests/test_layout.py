@@ -63,9 +63,7 @@ def test_the_rule_catches(source: str) -> None:
 
 
 def test_the_rule_lets_others_pass() -> None:
-    source = (
-        "from vision_agent.decoder import Decoder\nfrom ..routing import RouteSpec\nfrom tokenizers import decoders"
-    )
+    source = "from vision_agent.plugins.decoder import Decoder\nfrom ..routing import RouteSpec\nfrom tokenizers import decoders"
     assert not any(breaks_the_rule(name) for name in imported_names(source, "vision_agent.train"))
 
 
@@ -116,9 +114,7 @@ def test_the_namesake_is_warned_of_once_by_name(tmp_path: Path) -> None:
     info = tmp_path / "site" / "vision_agent-1.2.3.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: vision-agent\nVersion: 1.2.3\n", "utf-8")
-    code = (
-        "import warnings; warnings.simplefilter('always'); import vision_agent, vision_agent.geometry, vision_agent.cli"
-    )
+    code = "import warnings; warnings.simplefilter('always'); import vision_agent, vision_agent.geometry.frames, vision_agent.cli.main"
     warned = python(code, tmp_path, tmp_path / "site").stderr
     assert warned.count("RuntimeWarning") == 1
     assert "'vision-agent' 1.2.3" in warned and "'internvl-vision-agent'" in warned

@@ -37,11 +37,11 @@ from vision_agent import (
     new_route,
     save_adapter,
 )
-from vision_agent.adapter import add_token
-from vision_agent.answers.mentions import named_pictures
-from vision_agent.answers.responder import Responder
-from vision_agent.answers.routed import AnswerReader, Opened
-from vision_agent.train.build import save_backbone
+from vision_agent.inference.engine import Responder
+from vision_agent.inference.image_refs import named_pictures
+from vision_agent.inference.streaming import AnswerReader, Opened
+from vision_agent.routing.adapter import add_token
+from vision_agent.train.new_model import save_backbone
 
 REQUESTS = ["a dog", "where is the red car?", "is there a bus", "cat on the grass yes"]
 TOKENS = GenerationOptions(max_new_tokens=12)

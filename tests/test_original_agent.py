@@ -12,10 +12,10 @@ from PIL import Image
 from test_original import pixels, write
 
 from vision_agent import CheckpointError, ConfigError, GenerationOptions, VisionAgent
-from vision_agent.answers.responder import Responder, TextStream
-from vision_agent.cli import main
-from vision_agent.original import convert
-from vision_agent.text.templates import OFFICIAL_TEMPLATES
+from vision_agent.cli.main import main
+from vision_agent.inference.engine import Responder, TextStream
+from vision_agent.model.chat_templates import OFFICIAL_TEMPLATES
+from vision_agent.model.original import convert
 
 FAMILIES = ["qwen2", "internlm2", "llama", "yi", "phi3"]
 SHORT = GenerationOptions(max_new_tokens=6)

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel
 
 from vision_agent.errors import InputError, bad_argument
-from vision_agent.tool import Tool
+from vision_agent.plugins.tool import Tool
 
 Style = Literal["openai", "openai-responses", "anthropic"]
 _KEPT_TITLES = ("properties", "$defs")  # below these, "title" is a name and not an annotation

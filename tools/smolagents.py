@@ -7,7 +7,7 @@ raise `ToolError`, whose message smolagents shows to its model.
 from typing import Any
 
 from vision_agent.errors import MissingExtraError
-from vision_agent.tool import Tool
+from vision_agent.plugins.tool import Tool
 
 from .definitions import flat_schema
 from .toolkit import Toolkit

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from vision_agent.errors import ArgumentTypeError, InputError, ToolError, VisionAgentError, bad_argument
-from vision_agent.registry import load_tools
-from vision_agent.store import ImageStore
-from vision_agent.tool import Tool, ToolResult
+from vision_agent.images.store import ImageStore
+from vision_agent.plugins.registry import load_tools
+from vision_agent.plugins.tool import Tool, ToolResult
 
 from .definitions import definition
 from .sizing import MAX_BYTES, fit, to_text

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from vision_agent.store import ImageStore, StoredImage
+from vision_agent.images.store import ImageStore, StoredImage
 
 try:
     from opentelemetry import trace

@@ -7,16 +7,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from vision_agent._distribution import warn_of_namesake
-from vision_agent.answers.events import (
-    AgentEvent,
-    AnswerDone,
-    AnswerEvent,
-    ResultReady,
-    RouteOpened,
-    StepDone,
-    TextDelta,
-)
-from vision_agent.clips import VideoSegmentation
 from vision_agent.documents import Block, Cell, Line, OcrResult, Page, Table, Word
 from vision_agent.errors import (
     AdapterMismatchError,
@@ -40,27 +30,44 @@ from vision_agent.errors import (
     UrlRefusedError,
     VisionAgentError,
 )
-from vision_agent.images import ImageLimits, load_image
-from vision_agent.pictures import GeneratedImage, GeneratedImages
-from vision_agent.plans.outcome import AgentResult, AgentStep
-from vision_agent.plans.plan import Plan, PlannedStep
-from vision_agent.points import Count, Point, Points
-from vision_agent.results import Answer, Box, Detection, Detections, RoutedText
-from vision_agent.segments import Mask, Segment, Segmentation
-from vision_agent.store import ImageStore
-from vision_agent.text.options import GenerationOptions
-from vision_agent.tool import Tool, ToolOutput, ToolResult
+from vision_agent.generation.options import GenerationOptions
+from vision_agent.images.loading import ImageLimits, load_image
+from vision_agent.images.store import ImageStore
+from vision_agent.planning.plan import Plan, PlannedStep
+from vision_agent.planning.result import AgentResult, AgentStep
+from vision_agent.plugins.tool import Tool, ToolOutput, ToolResult
+from vision_agent.results.detections import Answer, Box, Detection, Detections, RoutedText
+from vision_agent.results.events import (
+    AgentEvent,
+    AnswerDone,
+    AnswerEvent,
+    ResultReady,
+    RouteOpened,
+    StepDone,
+    TextDelta,
+)
+from vision_agent.results.generated import GeneratedImage, GeneratedImages
+from vision_agent.results.points import Count, Point, Points
+from vision_agent.results.segmentation import Mask, Segment, Segmentation
+from vision_agent.results.video_segmentation import VideoSegmentation
 
 if TYPE_CHECKING:
-    from vision_agent.adapter import new_route, save_adapter
     from vision_agent.agent import VisionAgent
     from vision_agent.aio import AsyncChat, AsyncVisionAgent
-    from vision_agent.answers.chat import Chat
-    from vision_agent.decoder import BoxTargets, Decoder, DecodeRequest, DenseFeatures, TextDecoder, WrittenAnswer
-    from vision_agent.routing import RouteSpec
-    from vision_agent.text.constraint import Constraint, ConstraintState
+    from vision_agent.inference.chat import Chat
+    from vision_agent.plugins.constraint import Constraint, ConstraintState
+    from vision_agent.plugins.decoder import (
+        BoxTargets,
+        Decoder,
+        DecodeRequest,
+        DenseFeatures,
+        TextDecoder,
+        WrittenAnswer,
+    )
+    from vision_agent.routing.adapter import new_route, save_adapter
+    from vision_agent.routing.layout import RouteSpec
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AdapterMismatchError",
@@ -143,19 +150,19 @@ __all__ = [
 _LAZY = {
     "AsyncChat": "vision_agent.aio",
     "AsyncVisionAgent": "vision_agent.aio",
-    "BoxTargets": "vision_agent.decoder",
-    "Chat": "vision_agent.answers.chat",
-    "Constraint": "vision_agent.text.constraint",
-    "ConstraintState": "vision_agent.text.constraint",
-    "DecodeRequest": "vision_agent.decoder",
-    "Decoder": "vision_agent.decoder",
-    "DenseFeatures": "vision_agent.decoder",
-    "RouteSpec": "vision_agent.routing",
-    "TextDecoder": "vision_agent.decoder",
+    "BoxTargets": "vision_agent.plugins.decoder",
+    "Chat": "vision_agent.inference.chat",
+    "Constraint": "vision_agent.plugins.constraint",
+    "ConstraintState": "vision_agent.plugins.constraint",
+    "DecodeRequest": "vision_agent.plugins.decoder",
+    "Decoder": "vision_agent.plugins.decoder",
+    "DenseFeatures": "vision_agent.plugins.decoder",
+    "RouteSpec": "vision_agent.routing.layout",
+    "TextDecoder": "vision_agent.plugins.decoder",
     "VisionAgent": "vision_agent.agent",
-    "WrittenAnswer": "vision_agent.decoder",
-    "new_route": "vision_agent.adapter",
-    "save_adapter": "vision_agent.adapter",
+    "WrittenAnswer": "vision_agent.plugins.decoder",
+    "new_route": "vision_agent.routing.adapter",
+    "save_adapter": "vision_agent.routing.adapter",
 }
 
 warn_of_namesake()

@@ -4,23 +4,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, Unpack
 
-from vision_agent.adapter import Route, build_own_route, load_adapter
 from vision_agent.aio import AsyncVisionAgent
-from vision_agent.answers.answering import Answerer
-from vision_agent.answers.finding import Finder
-from vision_agent.answers.onlooker import Onlooker
-from vision_agent.answers.responder import Responder
-from vision_agent.backbone import Backbone
-from vision_agent.documents.reading import Librarian
-from vision_agent.drawing import Drawer, link_lenders
-from vision_agent.extract.engine import Extractor
-from vision_agent.images import ImageLimits
-from vision_agent.loading.loading import LoadSettings
-from vision_agent.plans.running import RequestRunner
-from vision_agent.registry import load_toolkit
-from vision_agent.results import Answer
-from vision_agent.store import ImageStore
-from vision_agent.tool import Tool, ToolResult
+from vision_agent.documents.reader import Librarian
+from vision_agent.extract.extractor import Extractor
+from vision_agent.images.loading import ImageLimits
+from vision_agent.images.store import ImageStore
+from vision_agent.inference.answering import Answerer
+from vision_agent.inference.engine import Responder
+from vision_agent.inference.image_generation import Drawer, link_lenders
+from vision_agent.inference.onlooker import Onlooker
+from vision_agent.inference.predictor import Finder
+from vision_agent.model.backbone import Backbone
+from vision_agent.model.load_options import LoadSettings
+from vision_agent.planning.runner import RequestRunner
+from vision_agent.plugins.registry import load_toolkit
+from vision_agent.plugins.tool import Tool, ToolResult
+from vision_agent.results.detections import Answer
+from vision_agent.routing.adapter import Route, build_own_route, load_adapter
 from vision_agent.verbs.answering import AnsweringVerbs
 from vision_agent.verbs.drawing import DrawingVerbs
 from vision_agent.verbs.finding import FindingVerbs

@@ -10,11 +10,11 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from vision_agent.answers.responder import ABANDONED
+from vision_agent.inference.engine import ABANDONED
 
 if TYPE_CHECKING:
     from vision_agent.agent import VisionAgent
-    from vision_agent.answers.chat import Chat
+    from vision_agent.inference.chat import Chat
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -22,11 +22,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from vision_agent.decoder import DecodeRequest, DenseFeatures
-from vision_agent.drawing import PictureDecoder, PictureRequest, finished
 from vision_agent.errors import CheckpointError, ConfigError, MissingExtraError, RouteError
-from vision_agent.pictures import GeneratedImages
-from vision_agent.routing import RouteSpec
+from vision_agent.inference.image_generation import PictureDecoder, PictureRequest, finished
+from vision_agent.plugins.decoder import DecodeRequest, DenseFeatures
+from vision_agent.results.generated import GeneratedImages
+from vision_agent.routing.layout import RouteSpec
 
 from .mapper import DISTILLATION, ConditionMapper
 

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from vision_agent.decoder import Decoder, DecodeRequest, DenseFeatures
-from vision_agent.drawing import PictureDecoder, PictureRequest, finished
 from vision_agent.errors import RouteError
-from vision_agent.pictures import GeneratedImages, Progress
-from vision_agent.routing import RouteSpec
+from vision_agent.inference.image_generation import PictureDecoder, PictureRequest, finished
+from vision_agent.plugins.decoder import Decoder, DecodeRequest, DenseFeatures
+from vision_agent.results.generated import GeneratedImages, Progress
+from vision_agent.routing.layout import RouteSpec
 
 from .mapper import DISTILLATION, PlacedMapper
 from .model import Generator, TaughtGenerator

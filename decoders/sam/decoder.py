@@ -18,12 +18,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from vision_agent.decoder import Decoder, DecodeRequest, DenseFeatures
 from vision_agent.errors import AdapterMismatchError, ConfigError, InputError, RouteError, bad_argument
-from vision_agent.loading.hardware import choose_dtype
-from vision_agent.masks import RunLengths
-from vision_agent.routing import RouteSpec
-from vision_agent.segments import Mask, Segmentation
+from vision_agent.geometry.rle import RunLengths
+from vision_agent.model.devices import choose_dtype
+from vision_agent.plugins.decoder import Decoder, DecodeRequest, DenseFeatures
+from vision_agent.results.segmentation import Mask, Segmentation
+from vision_agent.routing.layout import RouteSpec
 
 from .loading import fingerprint, load_network
 from .loss import mask_loss

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from vision_agent.errors import CheckpointError
-from vision_agent.loading.checkpoint import weights_fingerprint
-from vision_agent.original.sa2va import is_sa2va
+from vision_agent.model.checkpoint import weights_fingerprint
+from vision_agent.model.original.sa2va import is_sa2va
 
 from .files import read_json
 from .network import Network

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vision_agent.errors import InputError, RouteError, bad_argument
-from vision_agent.masks import RunLengths
+from vision_agent.geometry.rle import RunLengths
 
 from .network import Network
 from .transformers_network import TransformersNetwork

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from vision_agent.masks import RunLengths
+from vision_agent.geometry.rle import RunLengths
 
 from .prompts import Floats, Prompts
 

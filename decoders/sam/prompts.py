@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vision_agent.errors import InputError, bad_argument
-from vision_agent.geometry import box_area, box_clip
-from vision_agent.segments import Mask
+from vision_agent.geometry.frames import box_area, box_clip
+from vision_agent.results.segmentation import Mask
 
 Floats = npt.NDArray[np.float64]
 

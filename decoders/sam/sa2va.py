@@ -5,7 +5,7 @@ from typing import Self
 
 from PIL import Image
 
-from vision_agent.original.sa2va_sam2 import load_sam2
+from vision_agent.model.original.sa2va_sam2 import load_sam2
 
 from .files import IMAGENET
 from .transformers_network import TransformersNetwork

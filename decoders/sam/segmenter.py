@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from vision_agent.errors import InputError, bad_argument
-from vision_agent.images import ImageLimits, ImageSource, load_image
-from vision_agent.loading.hardware import choose_device, choose_dtype
-from vision_agent.segments import Mask, Segmentation, Segmenter
+from vision_agent.images.loading import ImageLimits, ImageSource, load_image
+from vision_agent.model.devices import choose_device, choose_dtype
+from vision_agent.results.segmentation import Mask, Segmentation, Segmenter
 
 from .loading import load_network
 from .network import OBJECTS_AT_ONCE, Network

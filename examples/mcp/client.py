@@ -27,7 +27,7 @@ PHOTO = Path(__file__).parents[1] / "photos" / "000000139872.jpg"
 
 def stdio_server(folder: Path) -> AbstractAsyncContextManager[Any]:
     """A server of one's own, that may read one folder; `sys.executable` finds it in this environment."""
-    words = ["-c", "from vision_agent.cli import main; main()", "mcp", "--root", str(folder)]
+    words = ["-c", "from vision_agent.cli.main import main; main()", "mcp", "--root", str(folder)]
     return stdio_client(StdioServerParameters(command=sys.executable, args=words))
 
 

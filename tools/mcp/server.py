@@ -22,9 +22,9 @@ from PIL import Image
 
 from vision_agent._distribution import DISTRIBUTION
 from vision_agent.errors import InputError, ToolError, UnknownImageError, bad_argument
-from vision_agent.images import ImageLimits
-from vision_agent.store import ImageStore, StoredImage
-from vision_agent.tool import Tool, ToolResult
+from vision_agent.images.loading import ImageLimits
+from vision_agent.images.store import ImageStore, StoredImage
+from vision_agent.plugins.tool import Tool, ToolResult
 
 from ..definitions import flat_schema
 from ..threads import in_thread

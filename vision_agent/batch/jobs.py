@@ -16,16 +16,16 @@ from pydantic import BaseModel
 
 from vision_agent.batch.records import Record
 from vision_agent.batch.schema import load_schema
-from vision_agent.documents.reader import load_reader
-from vision_agent.documents.reading import Librarian, TextLayer
+from vision_agent.documents.page_reader import load_reader
+from vision_agent.documents.reader import Librarian, TextLayer
 from vision_agent.documents.result import OcrResult
 from vision_agent.documents.source import page_pictures
 from vision_agent.errors import DocumentError, ExtractionError, InputError, bad_argument
-from vision_agent.extract.amounts import DecimalMark
-from vision_agent.extract.dates import DateOrder
-from vision_agent.extract.engine import Engine, Extractor, check_choice
-from vision_agent.extract.outline import outline_of
+from vision_agent.extract.extractor import Engine, Extractor, check_choice
 from vision_agent.extract.result import Extraction
+from vision_agent.extract.target import outline_of
+from vision_agent.extract.values.amounts import DecimalMark
+from vision_agent.extract.values.dates import DateOrder
 
 if TYPE_CHECKING:
     from vision_agent.agent import VisionAgent

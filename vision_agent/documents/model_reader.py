@@ -9,8 +9,8 @@ from PIL import Image
 
 from vision_agent.documents.result import Block, Line, Page, Word, quad_of
 from vision_agent.documents.source import PagePicture
-from vision_agent.results import Answer, Box
-from vision_agent.text.options import GenerationOptions
+from vision_agent.generation.options import GenerationOptions
+from vision_agent.results.detections import Answer, Box
 
 REQUEST = (
     "Read all text in the image, line by line, exactly as it is written, from top to bottom. "

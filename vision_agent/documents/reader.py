@@ -1,53 +1,185 @@
-"""What reads one picture: the contract of the plug-ins of the group `vision_agent.readers`.
+"""Reading documents: sources in, pages with blocks in reading order out, as they are asked for, some side by side."""
 
-A reader knows lines and words. Files, PDFs, reading order and blocks are the same for all readers and not its business.
-The shipped one is `rapidocr` (decoders/ocr.py).
-"""
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import groupby
+from typing import Any, Literal, TypeVar
 
-from importlib.metadata import entry_points
-from typing import Any, Protocol
+from vision_agent.documents.model_reader import Ask, ModelReader
+from vision_agent.documents.page_reader import PageReader, load_reader
+from vision_agent.documents.pdf_text import trusted_lines
+from vision_agent.documents.reading_order import blocks_of
+from vision_agent.documents.result import Line, OcrResult, Page
+from vision_agent.documents.source import DocumentSource, PageChoice, PagePicture, documents_in, page_pictures
+from vision_agent.documents.table_detection import with_tables
+from vision_agent.errors import ArgumentTypeError, InputError, bad_argument
+from vision_agent.images.loading import ImageLimits
 
-import numpy as np
-import numpy.typing as npt
-from PIL import Image
+TextLayer = Literal["auto", "never"]
+Documents = DocumentSource | Sequence[DocumentSource]
 
-from vision_agent.documents.result import Line
-from vision_agent.errors import MissingExtraError, UnknownDecoderError
-
-READER_GROUP = "vision_agent.readers"
-
-
-class PageReader(Protocol):
-    """What reads one picture. Safe to use from several threads at once."""
-
-    name: str
-
-    def read(self, picture: Image.Image) -> list[Line]:
-        """All lines of an RGB picture, turned or skewed, in any order. Their quads start where reading does."""
-        ...
-
-    def find(self, picture: Image.Image) -> npt.NDArray[np.float64]:
-        """Quads (n, 4, 2) in pixels where lines are, without reading them."""
-        ...
-
-    def recognise(self, picture: Image.Image, quads: npt.NDArray[np.float64]) -> list[Line | None]:
-        """The line in each quad (n, 4, 2), whose first side is its upper edge; None where there is none."""
-        ...
+T = TypeVar("T")
+R = TypeVar("R")
 
 
-def load_reader(name: str) -> Any:
-    """The reader class of that name: `cls(threads)` gives a `documents.reader.PageReader`.
+class Librarian:
+    """Reads documents for an agent, or on its own: `Librarian().read("scan.pdf")` needs no language model.
 
-    Raises:
-        UnknownDecoderError: not registered, or its plug-in is broken.
-        MissingExtraError: it needs a package that is not installed.
+    Readers are loaded once and kept. One librarian may be shared by threads.
+
+    Args:
+        limits: what pictures are accepted.
+        ask: the model's `ask`, for `engine="model"`.
+        model: the model's name.
     """
-    for entry in entry_points(group=READER_GROUP, name=name):
-        try:
-            return entry.load()
-        except MissingExtraError:
-            raise
-        except Exception as error:  # a plug-in may fail in any way while it is imported
-            raise UnknownDecoderError(f"reader {name!r} ({entry.value}) cannot be loaded: {error}") from error
-    known = sorted({entry.name for entry in entry_points(group=READER_GROUP)})
-    raise UnknownDecoderError(f"no reader {name!r} is registered; there are {known}")
+
+    def __init__(self, limits: ImageLimits | None = None, ask: Ask | None = None, model: str = "") -> None:
+        self._limits = limits or ImageLimits()
+        self._ask = ask
+        self._model = model
+        self._readers: dict[tuple[str, int | None], PageReader] = {}
+        self._lock = threading.Lock()
+
+    def read(
+        self,
+        source: Documents,
+        *,
+        pages: PageChoice = None,
+        password: str | None = None,
+        engine: str | PageReader = "rapidocr",
+        workers: int = 1,
+        text_layer: TextLayer = "auto",
+        progress: bool = False,
+    ) -> OcrResult | list[OcrResult]:
+        """All pages; see `VisionAgent.ocr`."""
+        many = documents_in(source)
+        documents = [source] if many is None else many
+        name = engine if isinstance(engine, str) else engine.name
+        found = self._read_all(documents, many is not None, pages, password, engine, workers, text_layer, progress)
+        results = [
+            OcrResult.of([page for _, page in group], self._model if name == "model" else name)
+            for _, group in groupby(found, key=lambda item: item[0])
+        ]
+        return results[0] if many is None else results
+
+    def pages(
+        self,
+        source: Documents,
+        *,
+        pages: PageChoice = None,
+        password: str | None = None,
+        engine: str | PageReader = "rapidocr",
+        workers: int = 1,
+        text_layer: TextLayer = "auto",
+        progress: bool = False,
+    ) -> Iterator[Page]:
+        """Pages one by one, read as they are asked for; see `VisionAgent.ocr_pages`."""
+        many = documents_in(source)
+        documents = [source] if many is None else many
+        found = self._read_all(documents, many is not None, pages, password, engine, workers, text_layer, progress)
+        return (page for _, page in found)
+
+    def _read_all(
+        self,
+        documents: Sequence[Any],
+        several: bool,
+        pages: PageChoice,
+        password: str | None,
+        engine: str | PageReader,
+        workers: int,
+        text_layer: TextLayer,
+        progress: bool,
+    ) -> Iterator[tuple[int, Page]]:
+        """Number of the document and page, in order."""
+        _check(workers, text_layer)
+        if password is not None and not isinstance(password, str):
+            raise ArgumentTypeError(bad_argument("password", "a string", type(password).__name__))
+        reader = self._reader(engine, workers)
+
+        def pictures() -> Iterator[tuple[int, PagePicture]]:
+            for number, document in enumerate(documents):
+                with_layer = text_layer == "auto" and not isinstance(reader, ModelReader)
+                for picture in page_pictures(
+                    document,
+                    pages=pages,
+                    password=password,
+                    limits=self._limits,
+                    with_layer=with_layer,
+                    name=f"source[{number}]" if several else "source",
+                ):
+                    yield number, picture
+
+        def work(item: tuple[int, PagePicture]) -> tuple[int, Page]:
+            return item[0], read_page(item[1], reader)
+
+        found = map(work, pictures()) if workers == 1 else side_by_side(work, pictures(), workers)
+        return _with_bar(found) if progress else iter(found)
+
+    def _reader(self, engine: str | PageReader, workers: int) -> "PageReader | ModelReader":
+        if not isinstance(engine, str):
+            return engine
+        if engine == "model":
+            if self._ask is None:
+                raise InputError(bad_argument("engine", "the name of a reader where there is no model", engine))
+            return ModelReader(self._ask)
+        # Pages read side by side share the cores; a page that is read alone has them all.
+        threads = None if workers == 1 else max(1, (os.cpu_count() or 1) // workers)
+        with self._lock:
+            if (engine, threads) not in self._readers:
+                self._readers[engine, threads] = load_reader(engine)(threads)
+            return self._readers[engine, threads]
+
+
+def read_page(picture: PagePicture, reader: "PageReader | ModelReader") -> Page:
+    """One page, read. A PDF's own text is taken where it agrees with what the page shows (see `textlayer`)."""
+    if isinstance(reader, ModelReader):
+        return reader.page(picture)
+    lines: Sequence[Line] | None = None
+    if picture.layer is not None:
+        lines = trusted_lines(picture.layer, picture.image, reader)
+    source: Literal["ocr", "text layer"] = "ocr" if lines is None else "text layer"
+    if lines is None:
+        lines = reader.read(picture.image)
+    layout = blocks_of(lines, picture.image.size)
+    page = Page(
+        number=picture.number,
+        width=picture.image.width,
+        height=picture.image.height,
+        angle=layout.angle,
+        blocks=layout.blocks,
+        source=source,
+        scale=picture.scale,
+        file=picture.file,
+    )
+    return with_tables(page, picture.image)
+
+
+def side_by_side(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
+    """`map` by threads, in order and lazily: at most `workers` + 1 items are taken and not yet given back."""
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="read")
+    waiting: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _with_bar(found: Iterable[T]) -> Iterator[T]:
+    from tqdm import tqdm
+
+    yield from tqdm(found, unit=" page")
+
+
+def _check(workers: Any, text_layer: Any) -> None:
+    if isinstance(workers, bool) or not isinstance(workers, int) or not 1 <= workers <= 256:
+        raise InputError(bad_argument("workers", "a whole number from 1 to 256", workers))
+    if text_layer not in ("auto", "never"):
+        raise InputError(bad_argument("text_layer", '"auto" or "never"', text_layer))

@@ -14,14 +14,14 @@ import numpy.typing as npt
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeFloat, PositiveInt
 
-from vision_agent import _draw
 from vision_agent.documents.markdown import block_markdown
 from vision_agent.documents.table import Table
 from vision_agent.errors import InputError, bad_argument
-from vision_agent.results import Box
+from vision_agent.results import annotate as _draw
+from vision_agent.results.detections import Box
 
 if TYPE_CHECKING:
-    from vision_agent.images import ImageSource
+    from vision_agent.images.loading import ImageSource
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
 
@@ -272,7 +272,7 @@ class OcrResult(BaseModel):
 
     def _picture(self, page: Page, image: "ImageSource | None", password: str | None) -> Image.Image:
         from vision_agent.documents.source import page_picture
-        from vision_agent.images import load_image
+        from vision_agent.images.loading import load_image
 
         if image is not None:
             return load_image(image)

@@ -16,7 +16,7 @@ from PIL import Image, TiffImagePlugin
 
 from vision_agent.documents.pdf import Layer, PdfFile
 from vision_agent.errors import ArgumentTypeError, DocumentError, ImageError, InputError, bad_argument
-from vision_agent.images import ImageLimits, ImageSource, load_image
+from vision_agent.images.loading import ImageLimits, ImageSource, load_image
 
 DocumentSource: TypeAlias = ImageSource
 """What a document may come from: all that `load_image` takes; a file may also be a PDF or a TIFF of many pages."""

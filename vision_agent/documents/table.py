@@ -1,7 +1,7 @@
 """Tables: cells with spans, and the forms that people take them away in.
 
 A table is a grid of `rows` x `columns`. A cell covers a rectangle of it; a place of the grid that no cell covers is
-empty. How tables are found in a page is in `vision_agent.documents.ruling`.
+empty. How tables are found in a page is in `vision_agent.documents.table_detection`.
 """
 
 import html
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_validator
 
 from vision_agent.errors import MissingExtraError
-from vision_agent.results import Box
+from vision_agent.results.detections import Box
 
 if TYPE_CHECKING:
     import pandas

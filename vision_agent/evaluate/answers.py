@@ -17,14 +17,14 @@ import numpy as np
 from tqdm import tqdm
 
 from vision_agent.agent import VisionAgent
-from vision_agent.answers.colour import COLOURS
-from vision_agent.answers.evidence import COUNT_WORDS, Comparison, Seen
+from vision_agent.data.dataset import Pictures
+from vision_agent.data.scene import Scene
+from vision_agent.data.text.phrases import plural, with_article
+from vision_agent.data.text.question_templates import RELATION_WORDS
 from vision_agent.evaluate.figures import Figure
-from vision_agent.results import Box
-from vision_agent.train.mix import Pictures
-from vision_agent.train.phrases import plural, with_article
-from vision_agent.train.questions import RELATION_WORDS
-from vision_agent.train.scene import Scene
+from vision_agent.inference.colors import COLOURS
+from vision_agent.inference.evidence import COUNT_WORDS, Comparison, Seen
+from vision_agent.results.detections import Box
 
 ASKED_A_PHOTO = 3  # things there, and things not there of each kind, a photo
 ABSENT_STYLES = ("random", "popular", "adversarial")

@@ -3,11 +3,11 @@
 import numpy as np
 
 from vision_agent.agent import VisionAgent
+from vision_agent.data.samples import absent_phrases, present_phrases
+from vision_agent.data.scene import Scene
 from vision_agent.evaluate.average_precision import Question
-from vision_agent.geometry import box_iou
-from vision_agent.results import Detections
-from vision_agent.train.samples import absent_phrases, present_phrases
-from vision_agent.train.scene import Scene
+from vision_agent.geometry.frames import box_iou
+from vision_agent.results.detections import Detections
 
 ABSENT_A_PHOTO = 6
 _LOW = 0.01  # scores down to here count for average precision

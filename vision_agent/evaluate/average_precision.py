@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vision_agent.errors import MissingExtraError
-from vision_agent.results import Detections
+from vision_agent.results.detections import Detections
 
 
 @dataclass(frozen=True)

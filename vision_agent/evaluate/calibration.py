@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from vision_agent.agent import VisionAgent
+from vision_agent.data.dataset import Pictures
+from vision_agent.data.scene import Scene
+from vision_agent.data.text.phrases import plural
 from vision_agent.errors import ConfigError, bad_argument
 from vision_agent.evaluate.answers import ABSENT_STYLES, ASKED_A_PHOTO, AbsentNames
 from vision_agent.evaluate.asking import ABSENT_A_PHOTO, ask, each, f1
 from vision_agent.evaluate.average_precision import Question, average_precision
 from vision_agent.evaluate.reliability import log_loss, right_boxes
-from vision_agent.results import Detections
-from vision_agent.train.mix import Pictures
-from vision_agent.train.phrases import plural
-from vision_agent.train.scene import Scene
+from vision_agent.results.detections import Detections
 
 _PROMINENCES = (0.0, 0.15, 0.3, 0.45)
 _TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0)

@@ -8,9 +8,9 @@ from sacrebleu import corpus_bleu, corpus_chrf
 from tqdm import tqdm
 
 from vision_agent.agent import VisionAgent
+from vision_agent.data.scene import Scene
+from vision_agent.data.sources import CocoPhotos
 from vision_agent.evaluate.figures import Figure
-from vision_agent.train.scene import Scene
-from vision_agent.train.sources import CocoPhotos
 
 _PHOTOS = 100
 

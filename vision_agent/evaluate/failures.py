@@ -17,13 +17,13 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from vision_agent.agent import VisionAgent
+from vision_agent.data.samples import absent_phrases, present_phrases
+from vision_agent.data.scene import Scene
+from vision_agent.data.sources import CocoPhotos
 from vision_agent.evaluate.asking import ABSENT_A_PHOTO, default_threshold, each
 from vision_agent.evaluate.command import read_command
-from vision_agent.geometry import box_area, box_iou
-from vision_agent.results import Detections
-from vision_agent.train.samples import absent_phrases, present_phrases
-from vision_agent.train.scene import Scene
-from vision_agent.train.sources import CocoPhotos
+from vision_agent.geometry.frames import box_area, box_iou
+from vision_agent.results.detections import Detections
 
 KINDS = ("missed", "seen though absent", "in another place", "too many boxes")
 _SHOWABLE = (4, 5, 7, 8)  # licence numbers of COCO: attribution, share-alike, no known restrictions, US government

@@ -22,11 +22,11 @@ from typing import Any
 from PIL import Image
 from pydantic import BaseModel
 
-from vision_agent.documents.reading import Librarian
+from vision_agent.documents.reader import Librarian
 from vision_agent.documents.result import Block, Line, OcrResult, Page, Word, box_around, quad_of
-from vision_agent.extract.dates import find_dates
-from vision_agent.extract.engine import Extractor
+from vision_agent.extract.extractor import Extractor
 from vision_agent.extract.result import Extraction
+from vision_agent.extract.values.dates import find_dates
 
 SPLITS = ("build", "report")
 FIELDS = ("company", "date", "address", "total")

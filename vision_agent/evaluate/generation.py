@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from vision_agent.agent import VisionAgent
-from vision_agent.answers.colour import COLOURS
+from vision_agent.data.recolor import colour_of
+from vision_agent.decoders.image.scenes import NUMBERS, plural
 from vision_agent.evaluate.figures import Figure
-from vision_agent.pictures import GeneratedImage
-from vision_agent.results import Box, Detection
-from vision_agent.train.colour import colour_of
-from vision_agent.train.generator_scenes import NUMBERS, plural
+from vision_agent.inference.colors import COLOURS
+from vision_agent.results.detections import Box, Detection
+from vision_agent.results.generated import GeneratedImage
 
 _NAMES = (
     "airplane apple banana bear book bus butterfly camera car carrot cat chair cow cup dog duck elephant flower horse "

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from vision_agent.agent import VisionAgent
+from vision_agent.data.mask_samples import MaskPictures
+from vision_agent.data.scene import Scene
 from vision_agent.evaluate.figures import Figure
-from vision_agent.geometry import box_iou
-from vision_agent.segments import Segmentation
-from vision_agent.train.masks_data import MaskPictures
-from vision_agent.train.scene import Scene
+from vision_agent.geometry.frames import box_iou
+from vision_agent.results.segmentation import Segmentation
 
 _FOUND = 0.5  # least overlap of a box with the true one for its thing to count as found
 

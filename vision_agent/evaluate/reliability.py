@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from vision_agent.data.sources import CocoPhotos
 from vision_agent.evaluate.asking import ABSENT_A_PHOTO, ask
 from vision_agent.evaluate.average_precision import Question
 from vision_agent.evaluate.command import read_command
-from vision_agent.geometry import box_iou
-from vision_agent.train.sources import CocoPhotos
+from vision_agent.geometry.frames import box_iou
 
 _BINS = 10
 _LEAST_SCORE = 0.05  # of the boxes that are looked at: below are hundreds of thousands that nobody sees

@@ -15,14 +15,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from vision_agent.agent import VisionAgent
-from vision_agent.answers.evidence import LOOKS
-from vision_agent.backbone import Backbone
+from vision_agent.data.dataset import Pictures
+from vision_agent.data.text.held_out import HELD_OUT
 from vision_agent.evaluate.figures import Figure
-from vision_agent.text.generation import Reading, write
-from vision_agent.text.options import GenerationOptions
-from vision_agent.text.prompt import with_placeholders
-from vision_agent.train.held_out import HELD_OUT
-from vision_agent.train.mix import Pictures
+from vision_agent.generation.decoding import Reading, write
+from vision_agent.generation.options import GenerationOptions
+from vision_agent.inference.evidence import LOOKS
+from vision_agent.model.backbone import Backbone
+from vision_agent.model.prompt import with_placeholders
 
 _TOKEN = re.compile(r"\[[A-Z][A-Z0-9_]*\]")
 _KINDS = {

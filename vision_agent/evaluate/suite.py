@@ -12,6 +12,9 @@ import numpy as np
 from tqdm import tqdm
 
 from vision_agent.agent import VisionAgent
+from vision_agent.data.dataset import Pictures
+from vision_agent.data.samples import present_phrases
+from vision_agent.data.text.held_out import HELD_OUT
 from vision_agent.errors import ConfigError, bad_argument
 from vision_agent.evaluate.answers import answer_figures
 from vision_agent.evaluate.asking import ABSENT_A_PHOTO, ask, each, f1
@@ -24,11 +27,8 @@ from vision_agent.evaluate.masks import mask_figures
 from vision_agent.evaluate.reliability import calibration_error, right_boxes
 from vision_agent.evaluate.routing import routing_figures
 from vision_agent.evaluate.words import PlacedText, receipts, word_figures
-from vision_agent.geometry import box_iou
-from vision_agent.results import Detections
-from vision_agent.train.held_out import HELD_OUT
-from vision_agent.train.mix import Pictures
-from vision_agent.train.samples import present_phrases
+from vision_agent.geometry.frames import box_iou
+from vision_agent.results.detections import Detections
 
 _PAIRS = ("red", "blue"), ("green", "red"), ("yellow", "blue"), ("purple", "green")
 

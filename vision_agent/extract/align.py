@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from vision_agent.extract.amounts import find_numbers
-from vision_agent.extract.fold import fold, folded, likeness
-from vision_agent.extract.parties import columns_of
-from vision_agent.extract.sheet import Excerpt, Piece
-from vision_agent.extract.spans import View
+from vision_agent.documents.sheet import Excerpt, Piece
+from vision_agent.documents.text_match import fold, folded, likeness
+from vision_agent.extract.rules.parties import columns_of
+from vision_agent.extract.values.amounts import find_numbers
+from vision_agent.extract.values.spans import View
 
 _LEAST = 0.8  # share of letters that must agree
 _LONGEST = 400  # letters that are compared

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vision_agent.extract.items import Rows
-from vision_agent.extract.outline import Group, Leaf, Many
+from vision_agent.documents.sheet import Excerpt, box_of
 from vision_agent.extract.result import FieldValue
-from vision_agent.extract.sheet import Excerpt, box_of
+from vision_agent.extract.rules.line_items import Rows
+from vision_agent.extract.target import Group, Leaf, Many
 
 
 @dataclass(frozen=True)

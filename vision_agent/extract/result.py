@@ -6,13 +6,13 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-from vision_agent import _draw
 from vision_agent.documents.result import OcrResult, Quad
 from vision_agent.errors import InputError, bad_argument
-from vision_agent.results import Box
+from vision_agent.results import annotate as _draw
+from vision_agent.results.detections import Box
 
 if TYPE_CHECKING:
-    from vision_agent.images import ImageSource
+    from vision_agent.images.loading import ImageSource
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
 
@@ -83,7 +83,7 @@ class Extraction(BaseModel, Generic[T]):
             InputError: the page was not read, the picture is of another size, or there is no file to open.
         """
         from vision_agent.documents.source import page_picture
-        from vision_agent.images import load_image
+        from vision_agent.images.loading import load_image
 
         if self.document is None:
             raise InputError("this extraction came without its document; draw the one that `agent.extract` returned")

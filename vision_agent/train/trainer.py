@@ -21,20 +21,20 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from vision_agent.adapter import Route, add_token, new_route, save_adapter
-from vision_agent.decoder import DenseFeatures
+from vision_agent.data.dataset import NumberedFrom, Pictures, TalkMix, TrainingMix
+from vision_agent.data.sources import read_text_vectors
+from vision_agent.data.text.language_mix import LanguageMix, NameTeacher, corpus
 from vision_agent.errors import ConfigError
-from vision_agent.loading.hardware import choose_device
-from vision_agent.router import embed_layout, hidden_states
-from vision_agent.routing import RouteSpec
-from vision_agent.text.prompt import IMAGE_CONTEXT
-from vision_agent.train.batch import Batch, Collator
-from vision_agent.train.build import new_backbone, save_backbone, train_tokenizer
+from vision_agent.model.devices import choose_device
+from vision_agent.model.prompt import IMAGE_CONTEXT
+from vision_agent.plugins.decoder import DenseFeatures
+from vision_agent.routing.adapter import Route, add_token, new_route, save_adapter
+from vision_agent.routing.layout import RouteSpec
+from vision_agent.routing.states import embed_layout, hidden_states
+from vision_agent.train.collate import Batch, Collator
 from vision_agent.train.config import StageSection, TrainConfig
-from vision_agent.train.keep import PhraseKeeper
-from vision_agent.train.language import LanguageMix, NameTeacher, corpus
-from vision_agent.train.mix import NumberedFrom, Pictures, TalkMix, TrainingMix
-from vision_agent.train.sources import read_text_vectors
+from vision_agent.train.distillation import PhraseKeeper
+from vision_agent.train.new_model import new_backbone, save_backbone, train_tokenizer
 
 DETECT = RouteSpec(token="[DET]", decoder="box", num_queries=4, looks=True)
 # Routes the language model learns to choose. All but `[DET]` get their decoder, and its queries, in later stages of

@@ -6,27 +6,22 @@ from typing import Any, Literal, TypedDict, Unpack, overload
 from PIL import Image
 from pydantic import BaseModel
 
-from vision_agent.answers.chat import Chat
-from vision_agent.answers.events import AgentEvent, AnswerEvent
-from vision_agent.answers.responder import Conversation
-from vision_agent.answers.route_rule import RouteChoice
-from vision_agent.arguments import (
-    check_length,
-    check_options,
-    check_request,
-    check_tiles,
-)
 from vision_agent.documents.result import OcrResult
 from vision_agent.errors import InputError, bad_argument
-from vision_agent.extract.questions import DocumentAnswer, ask_document, is_document
-from vision_agent.images import ImageSource, load_image
-from vision_agent.plans.outcome import AgentResult
-from vision_agent.plans.running import Planner, RunSettings, check_planning
-from vision_agent.results import Answer
-from vision_agent.store import ImageStore
-from vision_agent.text.options import GenerationOptions
-from vision_agent.text.prompt import with_placeholders
-from vision_agent.text.structured import AnswerForm
+from vision_agent.extract.question_answering import DocumentAnswer, ask_document, is_document
+from vision_agent.generation.options import GenerationOptions
+from vision_agent.generation.structured import AnswerForm
+from vision_agent.images.loading import ImageSource, load_image
+from vision_agent.images.store import ImageStore
+from vision_agent.inference.chat import Chat
+from vision_agent.inference.engine import Conversation
+from vision_agent.model.prompt import with_placeholders
+from vision_agent.planning.result import AgentResult
+from vision_agent.planning.runner import Planner, RunSettings, check_planning
+from vision_agent.results.detections import Answer
+from vision_agent.results.events import AgentEvent, AnswerEvent
+from vision_agent.routing.policy import RouteChoice
+from vision_agent.validation import check_length, check_options, check_request, check_tiles
 from vision_agent.verbs.parts import Parts
 
 Pictures = ImageSource | Sequence[ImageSource] | None

@@ -2,12 +2,10 @@
 
 from typing import TypedDict, Unpack, overload
 
-from vision_agent.arguments import (
-    check_request,
-)
-from vision_agent.drawing import MaskSource, check_progress, check_prompts, read_mask
-from vision_agent.images import ImageSource, load_image
-from vision_agent.pictures import GeneratedImage, GeneratedImages, PictureOptions, Progress
+from vision_agent.images.loading import ImageSource, load_image
+from vision_agent.inference.image_generation import MaskSource, check_progress, check_prompts, read_mask
+from vision_agent.results.generated import GeneratedImage, GeneratedImages, PictureOptions, Progress
+from vision_agent.validation import check_request
 from vision_agent.verbs.parts import Parts
 
 

@@ -6,19 +6,16 @@ from typing import Any, overload
 
 import numpy.typing as npt
 
-from vision_agent.answers.following import segment_clip
-from vision_agent.arguments import (
-    check_phrases,
-    check_threshold,
-)
-from vision_agent.clips import VideoSegmentation
 from vision_agent.errors import ArgumentTypeError, InputError, RouteError, bad_argument
-from vision_agent.images import ImageSource, load_image
-from vision_agent.points import Count, Points
-from vision_agent.results import Detections
-from vision_agent.segments import Segmentation, Segmenter
+from vision_agent.images.loading import ImageSource, load_image
+from vision_agent.images.video import VideoSource, sample_frames
+from vision_agent.inference.tracking import segment_clip
+from vision_agent.results.detections import Detections
+from vision_agent.results.points import Count, Points
+from vision_agent.results.segmentation import Segmentation, Segmenter
+from vision_agent.results.video_segmentation import VideoSegmentation
+from vision_agent.validation import check_phrases, check_threshold
 from vision_agent.verbs.parts import Parts
-from vision_agent.video import VideoSource, sample_frames
 
 
 class FindingVerbs(Parts):

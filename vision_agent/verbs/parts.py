@@ -1,15 +1,15 @@
 """What the verbs of an agent have in common: the parts that `VisionAgent` is put together from."""
 
-from vision_agent.adapter import Route
-from vision_agent.answers.answering import Answerer
-from vision_agent.answers.finding import Finder
-from vision_agent.answers.responder import Responder
-from vision_agent.backbone import Backbone
-from vision_agent.documents.reading import Librarian
-from vision_agent.drawing import Drawer
-from vision_agent.extract.engine import Extractor
-from vision_agent.images import ImageLimits
-from vision_agent.plans.running import RequestRunner
+from vision_agent.documents.reader import Librarian
+from vision_agent.extract.extractor import Extractor
+from vision_agent.images.loading import ImageLimits
+from vision_agent.inference.answering import Answerer
+from vision_agent.inference.engine import Responder
+from vision_agent.inference.image_generation import Drawer
+from vision_agent.inference.predictor import Finder
+from vision_agent.model.backbone import Backbone
+from vision_agent.planning.runner import RequestRunner
+from vision_agent.routing.adapter import Route
 
 
 class Parts:

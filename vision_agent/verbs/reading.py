@@ -5,14 +5,14 @@ from typing import TypedDict, TypeVar, Unpack, overload
 
 from pydantic import BaseModel
 
-from vision_agent.documents.reader import PageReader
-from vision_agent.documents.reading import Documents, TextLayer
+from vision_agent.documents.page_reader import PageReader
+from vision_agent.documents.reader import Documents, TextLayer
 from vision_agent.documents.result import OcrResult, Page
 from vision_agent.documents.source import DocumentSource, PageChoice
-from vision_agent.extract.amounts import DecimalMark
-from vision_agent.extract.dates import DateOrder
-from vision_agent.extract.engine import Engine
+from vision_agent.extract.extractor import Engine
 from vision_agent.extract.result import Extraction
+from vision_agent.extract.values.amounts import DecimalMark
+from vision_agent.extract.values.dates import DateOrder
 from vision_agent.verbs.parts import Parts
 
 T = TypeVar("T", bound=BaseModel)

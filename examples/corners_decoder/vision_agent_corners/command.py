@@ -9,7 +9,7 @@ import typer
 from PIL import Image, ImageDraw
 
 from vision_agent import VisionAgent, VisionAgentError, load_image
-from vision_agent.train.adapter import AdapterTraining, train_adapter
+from vision_agent.train.adapter_training import AdapterTraining, train_adapter
 from vision_agent_corners.decoder import ROUTE, Sheets
 from vision_agent_corners.measure import by_contours, by_model, corner_figures, words_read
 from vision_agent_corners.perspective import straighten as straightened

@@ -1,0 +1,1 @@
+"""Masks from the `[SEG]` route, and their training."""

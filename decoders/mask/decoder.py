@@ -1,0 +1,334 @@
+"""Masks from the `[SEG]` route: boxes first, then the shape inside each box.
+
+The route's query states find boxes as `[DET]` does: the decoder holds a box decoder of its own, the `finder`. A small
+network then looks at each box, grown a little, through all feature maps sampled on a grid (RoIAlign's bilinear points,
+https://arxiv.org/abs/1703.06870), knows the phrase's vector and where the box's edges are, and gives the logits of a
+mask of 56 x 56 points with the IoU it expects of it (mask scoring, https://arxiv.org/abs/1903.00241). So every mask
+belongs to one box and one phrase; the mask of all there is of a phrase, such as "grass", is `Segmentation.union()`.
+
+Logits are enlarged inside their box alone and kept as run lengths: no picture-sized mask of floats ever exists.
+
+Shape suffixes: B pictures, N boxes of a picture, M masks, K phrases, C channels, E phrase vector, G true things,
+S side of a grid of points.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vision_agent.geometry.frames import box_clip, box_iou
+from vision_agent.geometry.rle import RunLengths
+from vision_agent.plugins.decoder import Decoder, DecodeRequest, DenseFeatures, MaskTargets
+from vision_agent.results.segmentation import Mask, Segmentation
+from vision_agent.routing.layout import RouteSpec
+
+from ..box import BoxDecoder, PreparedBoxes
+from ..sam.prompts import Prompts
+from .head import FINE, MaskHead, grid_points
+
+_AT_ONCE = 32  # masks in one pass
+_CANDIDATES = 12  # boxes tried for the points of a thing
+_FALLBACK_SIDE = 0.25  # of the picture: the box tried around a point that no proposal holds
+
+
+@dataclass(frozen=True)
+class PreparedMasks:
+    """The picture side of the mask decoder.
+
+    Attributes:
+        boxes: the finder's own preparation.
+        maps: the feature maps (B, C, H, W) with fewer channels, finest first, to be sampled; fp32.
+    """
+
+    boxes: PreparedBoxes
+    maps: tuple[Tensor, ...]
+
+
+class MaskDecoder(Decoder):
+    """Open-vocabulary masks. See the module's docstring.
+
+    Args:
+        finder: settings of the box decoder inside, as `BoxDecoder` takes them.
+        width: channels of the mask network.
+        margin: how far a box is grown on each side before its mask is made, as a share of its side.
+    """
+
+    def __init__(self, finder: dict[str, Any], width: int = 64, margin: float = 0.15) -> None:
+        super().__init__()
+        self.finder = BoxDecoder(**finder)
+        self.settings: dict[str, Any] = {"finder": self.finder.settings, "width": width, "margin": margin}
+        self.head = MaskHead(self.finder.settings["feature_widths"], self.finder.settings["embedding"], width, margin)
+
+    @classmethod
+    def for_backbone(cls, route: RouteSpec, hidden_size: int, feature_widths: tuple[int, ...]) -> "MaskDecoder":
+        return cls({"hidden_size": hidden_size, "feature_widths": list(feature_widths)})
+
+    def prepare(self, features: DenseFeatures) -> PreparedMasks:
+        """Feature maps (B, C, H, W), finest first -> proposals, and maps to look at."""
+        return PreparedMasks(self.finder.prepare(features), self.head.reduced(features))
+
+    @torch.no_grad()
+    def decode(self, states_KNC: Tensor, prepared: PreparedMasks, request: DecodeRequest) -> Segmentation:
+        """A mask for each box that the phrases find in one picture, best first within each phrase.
+
+        Returns an empty result where nothing is found. Boxes and masks are in pixels of the upright original.
+        """
+        found = self.finder.decode(states_KNC, prepared.boxes, request)
+        unit_KE, _ = self.finder.phrase_vectors(states_KNC)
+        phrase_of = {phrase: number for number, phrase in enumerate(request.phrases)}
+        phrases_ME = unit_KE[[phrase_of[label] for label in found.labels]]
+        boxes = found.xyxy.astype(np.float64)
+        return self._segmented(boxes, boxes, phrases_ME, prepared, request, found.labels, found.scores)
+
+    @torch.no_grad()
+    def decode_boxes(
+        self,
+        boxes: npt.ArrayLike,
+        prepared: PreparedMasks,
+        request: DecodeRequest,
+        labels: Sequence[str] | None = None,
+        scores: Sequence[float] | None = None,
+    ) -> Segmentation:
+        """One segment for each box, inside it: who gives a box knows where the thing ends.
+
+        Args:
+            boxes: (n, 4) xyxy in pixels of the upright original; what reaches over the edge of the picture is cut off.
+            request: its phrases are for the result alone.
+            labels: what the n things are; "object" if None.
+            scores: how sure it is that they are there; None for the IoU expected of each mask.
+
+        Raises:
+            InputError: another shape, a box without area in the picture, lists of other lengths.
+        """
+        prompts = Prompts.check(boxes, None, None, _size(request))
+        assert prompts.given is not None and prompts.boxes is not None
+        return self._segmented(prompts.given, prompts.boxes, None, prepared, request, labels, scores, exact=True)
+
+    @torch.no_grad()
+    def decode_points(
+        self,
+        points: npt.ArrayLike,
+        prepared: PreparedMasks,
+        request: DecodeRequest,
+        point_labels: npt.ArrayLike | None = None,
+        labels: Sequence[str] | None = None,
+    ) -> Segmentation:
+        """One segment for each thing that points lie on.
+
+        Points choose among the boxes proposed around them: the one is taken whose mask agrees with most of the points,
+        and of equals that of which the best mask is expected.
+
+        Args:
+            points: (n, 2), or (n, k, 2) for k points of each thing; pixels of the upright original.
+            request: its phrases are for the result alone.
+            point_labels: (n, k) or (n,), 1 for points on the thing, 0 for points beside it; all 1 if None.
+            labels: what the n things are; "object" if None.
+
+        Raises:
+            InputError: another shape, a point outside the picture, labels that do not fit.
+        """
+        prompts = Prompts.check(None, points, point_labels, _size(request))
+        chosen = self._chosen(prompts, prepared, request)
+        return self._segmented(None, chosen, None, prepared, request, labels, None)
+
+    def loss(
+        self, states_KNC: Tensor, rows_K: Sequence[int], prepared: PreparedMasks, targets: Sequence[MaskTargets]
+    ) -> Tensor:
+        """Cross-entropy and dice of the masks, and the error of their expected IoU; see `losses`."""
+        return torch.stack(list(self.losses(states_KNC, rows_K, prepared, targets).values())).sum()
+
+    def losses(
+        self,
+        states_KNC: Tensor,
+        rows_K: Sequence[int],
+        prepared: PreparedMasks,
+        targets: Sequence[MaskTargets],
+        count: int = 6,
+    ) -> dict[str, Tensor]:
+        """The losses by name, each averaged over the masks.
+
+        Every picture gives `count` boxes: true ones, moved by up to a tenth of their sides, and proposals that overlap
+        a true one by at least half.
+
+        Args:
+            states_KNC: of all phrases of all pictures; `rows_K` names the picture of each.
+            targets: `MaskTargets`, one a picture. Pictures without true things are left out; 0 if all are.
+        """
+        unit_KE, _ = self.finder.phrase_vectors(states_KNC)
+        boxes_BN4, owner_BN = _training_boxes(prepared.boxes, targets, count)
+        rows = torch.as_tensor(rows_K, device=unit_KE.device)
+        phrases_BNE = unit_KE.new_zeros(*owner_BN.shape, self.finder.settings["embedding"])
+        for row, target in enumerate(targets):
+            if len(target.boxes_G4):
+                phrase_N = target.phrase_G[owner_BN[row]]
+                known_N = phrase_N >= 0
+                phrases_BNE[row, known_N] = unit_KE[rows == row][phrase_N[known_N]]
+        real_B = torch.tensor([len(target.boxes_G4) > 0 for target in targets], device=boxes_BN4.device)
+        real_M = real_B.repeat_interleave(count)
+        logits_MSS, rating_M = self.head(prepared.maps, boxes_BN4, phrases_BNE)
+        logits_MSS, rating_M = logits_MSS[real_M].float(), rating_M[real_M].float()
+        if not len(logits_MSS):
+            nothing = logits_MSS.sum()
+            return {"mask": nothing, "dice": nothing, "rating": nothing}
+        truth_MSS = _sampled_truth(targets, owner_BN, self.head.grown(boxes_BN4))[real_M]
+        shown_MSS = torch.sigmoid(logits_MSS)
+        shared_M = (shown_MSS * truth_MSS).sum((1, 2))
+        dice_M = 1 - (2 * shared_M + 1) / (shown_MSS.sum((1, 2)) + truth_MSS.sum((1, 2)) + 1)
+        with torch.no_grad():
+            inside, true = logits_MSS > 0, truth_MSS > 0.5
+            iou_M = (inside & true).sum((1, 2)) / (inside | true).sum((1, 2)).clamp(min=1)
+        return {
+            "mask": F.binary_cross_entropy_with_logits(logits_MSS, truth_MSS),
+            "dice": dice_M.mean(),
+            "rating": F.mse_loss(torch.sigmoid(rating_M), iou_M),
+        }
+
+    def _segmented(
+        self,
+        shown: npt.NDArray[np.floating[Any]] | None,
+        xyxy: npt.NDArray[np.float64],
+        phrases_ME: Tensor | None,
+        prepared: PreparedMasks,
+        request: DecodeRequest,
+        labels: Sequence[str] | None,
+        scores: npt.ArrayLike | None,
+        *,
+        exact: bool = False,
+    ) -> Segmentation:
+        """Masks of boxes in pixels of one picture; the result has the boxes `shown`, or the tightest if None.
+
+        With `exact`, nothing of a mask lies outside its box.
+        """
+        masks: list[Mask] = []
+        ratings: list[float] = []
+        size = _size(request)
+        for first in range(0, len(xyxy), _AT_ONCE):
+            some = slice(first, first + _AT_ONCE)
+            told = None if phrases_ME is None else phrases_ME[some]
+            logits_MSS, rating_M = self._logits(xyxy[some], told, prepared, request)
+            grown_M4 = self._grown(xyxy[some])
+            limits_M4 = xyxy[some] if exact else grown_M4
+            for logits_SS, grown, limit in zip(logits_MSS, grown_M4.tolist(), limits_M4.tolist(), strict=True):
+                runs = RunLengths.from_logits(logits_SS, size[::-1], box=grown, within=limit)
+                masks.append(Mask.from_runs(runs))
+            ratings += rating_M.tolist()
+        return Segmentation.from_masks(
+            masks,
+            ratings if scores is None else scores,
+            ["object"] * len(masks) if labels is None else labels,
+            xyxy=shown,
+            mask_scores=ratings,
+            image_size=size,
+            model=request.model,
+            phrases=request.phrases,
+            decoder="mask",
+        )
+
+    def _chosen(self, prompts: Prompts, prepared: PreparedMasks, request: DecodeRequest) -> npt.NDArray[np.float64]:
+        """The box (n, 4) of each thing that points were given of."""
+        assert prompts.points is not None and prompts.labels is not None
+        proposed_N4 = prepared.boxes.regions_BN4[0][prepared.boxes.proposed_BN[0]]
+        regions = request.grid.convert(proposed_N4.double().cpu().numpy(), "unit", "image")
+        chosen = np.zeros((len(prompts), 4))
+        for number, (points, on_it) in enumerate(zip(prompts.points, prompts.labels == 1, strict=True)):
+            candidates = _around(points[on_it], regions, _size(request))
+            logits_MSS, rating_M = self._logits(candidates, None, prepared, request)
+            agrees_MK = _at_points(logits_MSS, self._grown(candidates), points) == on_it
+            # A rating is at most 1, so that a point more outweighs it.
+            chosen[number] = candidates[int((agrees_MK.sum(axis=1) + rating_M).argmax())]
+        return chosen
+
+    def _logits(
+        self,
+        xyxy: npt.NDArray[np.float64],
+        phrases_ME: Tensor | None,
+        prepared: PreparedMasks,
+        request: DecodeRequest,
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Logits (M, S, S) over the grown boxes, and expected IoUs (M,), of boxes in pixels of one picture."""
+        like = prepared.maps[0]
+        if phrases_ME is None:
+            phrases_ME = like.new_zeros(len(xyxy), self.finder.settings["embedding"])
+        unit_M4 = torch.from_numpy(request.grid.convert(xyxy, "image", "unit")).to(like)
+        logits_MSS, rating_M = self.head(prepared.maps, unit_M4[None], phrases_ME[None])
+        return logits_MSS.float().cpu().numpy(), torch.sigmoid(rating_M.float()).cpu().numpy()
+
+    def _grown(self, xyxy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        grown: npt.NDArray[np.float64] = self.head.grown(torch.from_numpy(xyxy)).numpy()
+        return grown
+
+
+def _size(request: DecodeRequest) -> tuple[int, int]:
+    """(width, height) of the picture."""
+    return request.grid.image_width, request.grid.image_height
+
+
+@torch.no_grad()
+def _training_boxes(prepared: PreparedBoxes, targets: Sequence[MaskTargets], count: int) -> tuple[Tensor, Tensor]:
+    """Boxes (B, count, 4) to make masks of in training, and the index of each one's true thing (B, count)."""
+    like = prepared.regions_BN4
+    boxes_BN4 = like.new_tensor([0.0, 0.0, 1.0, 1.0]).repeat(len(targets), count, 1)
+    owner_BN = torch.zeros(len(targets), count, dtype=torch.long, device=like.device)
+    for row, target in enumerate(targets):
+        things = len(target.boxes_G4)
+        if not things:
+            continue
+        owner_N = torch.randperm(things, device=like.device).repeat(-(-count // things))[:count]
+        true_N4 = target.boxes_G4[owner_N]
+        sides_N4 = (true_N4[:, 2:] - true_N4[:, :2]).repeat(1, 2)
+        moved_N4 = true_N4 + 0.05 * sides_N4 * torch.randn_like(sides_N4).clamp(-2, 2)
+        proposed_P4 = like[row][prepared.proposed_BN[row]]
+        overlap = torch.from_numpy(box_iou(true_N4.cpu().numpy(), proposed_P4.cpu().numpy())).to(like)
+        for place in range(1, count, 2):
+            good = (overlap[place] >= 0.5).nonzero().flatten()
+            if len(good):
+                moved_N4[place] = proposed_P4[good[torch.randint(len(good), ())]]
+        boxes_BN4[row], owner_BN[row] = moved_N4.clamp(0, 1), owner_N
+    return boxes_BN4, owner_BN
+
+
+@torch.no_grad()
+def _sampled_truth(targets: Sequence[MaskTargets], owner_BN: Tensor, grown_BN4: Tensor) -> Tensor:
+    """True masks at the points of the fine grid (B * N, S, S), 0-1; beyond the picture as at its edge."""
+    grids = grid_points(grown_BN4, FINE).reshape(*grown_BN4.shape[:2], FINE, FINE, 2) * 2 - 1
+    truth = []
+    for target, owner_N, grid_NSS2 in zip(targets, owner_BN, grids, strict=True):
+        if not len(target.masks_GHW):
+            truth.append(grid_NSS2.new_zeros(grid_NSS2.shape[:3]))
+            continue
+        mine = target.masks_GHW[owner_N][:, None].to(grid_NSS2)
+        truth.append(F.grid_sample(mine, grid_NSS2, padding_mode="border", align_corners=False)[:, 0])
+    return torch.cat(truth)
+
+
+def _around(
+    points: npt.NDArray[np.float64], regions: npt.NDArray[np.float64], size: tuple[int, int]
+) -> npt.NDArray[np.float64]:
+    """The best proposals that hold all of a thing's points (n, 2); a box of the picture's shape where none does."""
+    holds = ((points[:, None] >= regions[:, :2]) & (points[:, None] <= regions[:, 2:])).all(axis=(0, 2))
+    held = regions[holds][:_CANDIDATES]
+    if len(held):
+        return held
+    low, high = points.min(axis=0), points.max(axis=0)
+    reach = np.asarray(size) * _FALLBACK_SIDE / 2
+    box = np.concatenate([low - reach, high + reach])[None]
+    clipped: npt.NDArray[np.float64] = box_clip(box, size)
+    return clipped
+
+
+def _at_points(
+    logits_MSS: npt.NDArray[np.float32], boxes_M4: npt.NDArray[np.float64], points: npt.NDArray[np.float64]
+) -> npt.NDArray[np.bool_]:
+    """Whether each mask (M) covers each point (k): bools (M, k)."""
+    low, size = boxes_M4[:, None, :2], boxes_M4[:, None, 2:] - boxes_M4[:, None, :2]
+    cells = np.floor((points[None] - low) / size * FINE).astype(np.int64)
+    inside = ((cells >= 0) & (cells < FINE)).all(-1)
+    x, y = np.moveaxis(cells.clip(0, FINE - 1), -1, 0)
+    covered: npt.NDArray[np.bool_] = inside & (logits_MSS[np.arange(len(logits_MSS))[:, None], y, x] > 0)
+    return covered

@@ -1,0 +1,1 @@
+"""Words: RapidOCR, and the `[OCR]` route that reads with it."""

@@ -1,0 +1,61 @@
+"""The decoder of the `[OCR]` route: what the model's token asks for, a reader of the picture itself does.
+
+It has nothing to learn: the whole picture is read, whatever the states say. The reader is loaded when it is first
+needed, so that a model with the route loads without the packages.
+"""
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from vision_agent.documents.page_reader import PageReader, load_reader
+from vision_agent.documents.reader import read_page
+from vision_agent.documents.result import OcrResult, Page
+from vision_agent.documents.source import PagePicture
+from vision_agent.errors import RouteError
+from vision_agent.plugins.decoder import Decoder, DecodeRequest, DenseFeatures
+from vision_agent.routing.layout import RouteSpec
+
+READ = RouteSpec(token="[OCR]", decoder="ocr", num_queries=0, read="self", ends=True)
+"""The route: one state, the token's own."""
+
+
+class ReadingDecoder(Decoder):
+    """Reads the picture; see the module's docstring.
+
+    Args:
+        reader: name of a reader in the group `vision_agent.readers`.
+    """
+
+    def __init__(self, reader: str = "rapidocr") -> None:
+        super().__init__()
+        self.settings = {"reader": reader}
+        self._reader: PageReader | None = None
+        self._loading = threading.Lock()
+
+    @classmethod
+    def for_backbone(cls, route: RouteSpec, hidden_size: int, feature_widths: tuple[int, ...]) -> "ReadingDecoder":
+        """The same for every backbone."""
+        return cls()
+
+    def prepare(self, features: DenseFeatures) -> Any:
+        """Raises RouteError: features are not enough to read."""
+        raise RouteError("the decoder of '[OCR]' reads the picture itself, not its features")
+
+    def prepare_picture(self, features: DenseFeatures, picture: Image.Image) -> Page:
+        """The page, read once for a picture."""
+        with self._loading:
+            if self._reader is None:
+                self._reader = load_reader(self.settings["reader"])(None)
+        return read_page(PagePicture(picture), self._reader)
+
+    def decode(self, states_KNC: Tensor, prepared: Page, request: DecodeRequest) -> OcrResult:
+        """The page that `prepare_picture` has read, as a document of one page."""
+        return OcrResult.of([prepared], self.settings["reader"])
+
+    def loss(self, states_KNC: Tensor, rows_K: Sequence[int], prepared: Any, targets: Sequence[Any]) -> Tensor:
+        """Nothing to learn: zero, with a gradient of zero."""
+        return states_KNC.sum() * 0.0

@@ -1,0 +1,259 @@
+"""Routing: layouts, and the parity of teacher-forced and generated reading."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_backbone
+from PIL import Image
+from pydantic import ValidationError
+from torch import Tensor
+
+from vision_agent import RouteSpec
+from vision_agent.errors import RouteError
+from vision_agent.generation.decoding import Written, write
+from vision_agent.generation.options import GenerationOptions
+from vision_agent.model.backbone import Backbone
+from vision_agent.routing.adapter import Route, new_route
+from vision_agent.routing.layout import QueryBank, Segment, arrange, emitted_routes, read_segment, state_columns
+from vision_agent.routing.states import Emitted, embed_layout, forced_segments, hidden_states, read_emitted, read_forced
+
+DET = RouteSpec(token="[DET]", decoder="box", num_queries=4)
+SELF = RouteSpec(token="[SEG]", decoder="box", num_queries=0, read="self")
+PREV = RouteSpec(token="[LISA]", decoder="box", num_queries=0, read="prev")
+NO_PICTURES = torch.empty(0, 64)
+
+
+@pytest.fixture
+def routes(backbone: Backbone) -> dict[str, Route]:
+    made = {spec.name: new_route(backbone, spec, torch.Generator().manual_seed(3)) for spec in (DET, SELF, PREV)}
+    made["det"].queries.weight.requires_grad_(False).mul_(20)
+    return made
+
+
+def one_pass(
+    backbone: Backbone, routes: dict[str, Route], sequence: list[int], answer_start: int, index: int, name: str
+) -> Tensor:
+    """The training way: the whole sequence and the block in one pass, no cache, no padding."""
+    spec = routes[name].spec
+    text = Segment(tokens=tuple(sequence))
+    read = read_segment(spec, answer_start, index, sequence[answer_start:])
+    rows = [[text, Segment(read.tokens, read.queries, read.route, parent=0, cut=read.cut)]]
+    layout = arrange(rows)
+    hidden = hidden_states(backbone, layout, embed_layout(backbone, routes, layout, rows, NO_PICTURES))
+    return hidden[0, state_columns(spec, layout.spans[0][1])]
+
+
+def generated(backbone: Backbone, texts: list[str], tokens: int = 6) -> tuple[list[list[int]], Written]:
+    prompts = [backbone.prompt_ids(text, []) for text in texts]
+    written = write(backbone, prompts, GenerationOptions(max_new_tokens=tokens), forbidden=backbone.end_ids)
+    written.complete(backbone)
+    return prompts, written
+
+
+def use_token(backbone: Backbone, route: Route, token_id: int) -> None:
+    """Make a token that a random model happens to write the route's token."""
+    route.token_id = token_id
+
+
+@pytest.mark.parametrize("name", ["det", "seg", "lisa"])
+@pytest.mark.parametrize(
+    "texts",
+    [["where is the red car?"], ["a dog", "where is the red car? and the bus?", "is there", "cat on the grass yes"]],
+    ids=["single", "left-padded batch"],
+)
+def test_generated_reading_equals_one_pass(
+    backbone: Backbone, routes: dict[str, Route], texts: list[str], name: str
+) -> None:
+    prompts, written = generated(backbone, texts)
+    for index in (1, 3, 5):  # the last one is the very last token, which generation sampled but did not feed
+        for row, answer in enumerate(written.answers):
+            use_token(backbone, routes[name], answer[index])
+            (states,) = read_emitted(
+                backbone, routes, written.cache, written.mask_BP, written.answers, [Emitted(row, index, name)]
+            )
+            expected = one_pass(backbone, routes, prompts[row] + list(answer), len(prompts[row]), index, name)
+            assert states.shape == (routes[name].spec.states_per_token, 64)
+            torch.testing.assert_close(states, expected, atol=1e-4, rtol=0)
+            assert expected.std() > 0.1  # states that are all alike would agree for no reason
+
+
+def test_mixed_rows_and_routes_are_read_in_one_forward(backbone: Backbone, routes: dict[str, Route]) -> None:
+    prompts, written = generated(backbone, ["a dog", "where is the red car?", "is there a bus", "cat"], tokens=8)
+    emitted = [Emitted(0, 2, "det"), Emitted(0, 3, "det"), Emitted(2, 7, "det"), Emitted(3, 1, "det")]
+    tokens = {written.answers[item.row][item.index] for item in emitted}
+    calls = []
+    hook = backbone.model.model.language_model.register_forward_hook(lambda *_: calls.append(1))
+    states = []
+    for token in tokens:  # the fixture's model writes whatever it writes: read each token's group at once
+        use_token(backbone, routes["det"], token)
+        group = [item for item in emitted if written.answers[item.row][item.index] == token]
+        calls.clear()
+        states += list(
+            zip(
+                group,
+                read_emitted(backbone, routes, written.cache, written.mask_BP, written.answers, group),
+                strict=True,
+            )
+        )
+        assert len(calls) == 1
+    hook.remove()
+    assert len(states) == len(emitted)
+    for item, state in states:
+        start = len(prompts[item.row])
+        sequence = prompts[item.row] + list(written.answers[item.row])
+        torch.testing.assert_close(
+            state, one_pass(backbone, routes, sequence, start, item.index, "det"), atol=1e-4, rtol=0
+        )
+
+
+def test_reading_leaves_the_cache_as_it_was(backbone: Backbone, routes: dict[str, Route]) -> None:
+    _, written = generated(backbone, ["a dog", "where is the red car?"])
+    before = [layer.keys.clone() for layer in written.cache.layers]
+    use_token(backbone, routes["det"], written.answers[1][2])
+    read_emitted(backbone, routes, written.cache, written.mask_BP, written.answers, [Emitted(1, 2, "det")])
+    for layer, keys in zip(written.cache.layers, before, strict=True):
+        assert torch.equal(layer.keys, keys)
+
+
+def test_a_route_in_the_history_does_not_move_later_ones(backbone: Backbone, routes: dict[str, Route]) -> None:
+    """Reading one routing token gives the same states whether or not an earlier one is read beside it."""
+    _, written = generated(backbone, ["where is the red car?"], tokens=8)
+    answer = written.answers[0]
+    pair = (2, 5)
+    use_token(backbone, routes["det"], answer[pair[1]])
+    use_token(backbone, routes["seg"], answer[pair[0]])
+    alone = read_emitted(
+        backbone, routes, written.cache, written.mask_BP, written.answers, [Emitted(0, pair[1], "det")]
+    )
+    both = read_emitted(
+        backbone,
+        routes,
+        written.cache,
+        written.mask_BP,
+        written.answers,
+        [Emitted(0, pair[0], "seg"), Emitted(0, pair[1], "det")],
+    )
+    torch.testing.assert_close(alone[0], both[1], atol=1e-5, rtol=0)
+
+
+def test_blocks_do_not_change_the_text(backbone: Backbone, routes: dict[str, Route]) -> None:
+    """Hidden states of the text are the same with and without blocks hanging off it."""
+    text = Segment(tokens=tuple(backbone.prompt_ids("where is the red car?", [])))
+    plain = arrange([[text]])
+    rows = [[text, Segment(queries=4, route="det", parent=0, cut=5), Segment(queries=4, route="det", parent=0)]]
+    layout = arrange(rows)
+    alone = hidden_states(backbone, plain, embed_layout(backbone, routes, plain, [[text]], NO_PICTURES))
+    beside = hidden_states(backbone, layout, embed_layout(backbone, routes, layout, rows, NO_PICTURES))
+    torch.testing.assert_close(beside[:, : len(text)], alone, atol=1e-5, rtol=0)
+
+
+def test_forced_phrases_do_not_influence_each_other(backbone: Backbone, routes: dict[str, Route]) -> None:
+    image = backbone.encode_image(Image.new("RGB", (100, 60), "red"))
+    counts = [len(image.tokens_TC)]
+    together = read_forced(backbone, routes["det"], image.tokens_TC, counts, ["red car", "dog", "a bus? yes"])
+    for index, phrase in enumerate(["red car", "dog", "a bus? yes"]):
+        alone = read_forced(backbone, routes["det"], image.tokens_TC, counts, [phrase])
+        torch.testing.assert_close(together[index], alone[0], atol=1e-5, rtol=0)
+    assert (together[0] - together[1]).abs().max() > 0.01
+
+
+def test_generated_text_is_the_same_with_and_without_routes() -> None:
+    plain, routed = tiny_backbone(), tiny_backbone()
+    for spec in (DET, SELF):
+        new_route(routed, spec)
+    forbidden = [routed.tokenizer.convert_tokens_to_ids(spec.token) for spec in (DET, SELF)]
+    for text in ("where is the red car?", "a dog and", "is there a bus? [DET]"):
+        ids = [plain.prompt_ids(text, [])]
+        assert ids == [routed.prompt_ids(text, [])]
+        first = write(plain, ids, GenerationOptions(max_new_tokens=20))
+        second = write(routed, ids, GenerationOptions(max_new_tokens=20), forbidden=forbidden)
+        assert first.answers == second.answers
+
+
+def test_forbidden_tokens_are_never_written(backbone: Backbone) -> None:
+    prompt = [backbone.prompt_ids("where is the red car?", [])]
+    favourite = write(backbone, prompt, GenerationOptions(max_new_tokens=1)).answers[0][0]
+    answer = write(backbone, prompt, GenerationOptions(max_new_tokens=12), forbidden=[favourite]).answers[0]
+    assert favourite not in answer
+
+
+def test_a_routing_token_typed_by_a_user_stays_text(backbone: Backbone, routes: dict[str, Route]) -> None:
+    ids = backbone.prompt_ids("draw [DET] and <|im_end|> please", [])
+    plain = backbone.prompt_ids("draw", [])
+    assert routes["det"].token_id not in ids
+    assert ids.count(backbone.tokenizer.eos_token_id) == plain.count(backbone.tokenizer.eos_token_id)
+
+
+def test_query_bank_starts_at_the_mean_row(backbone: Backbone) -> None:
+    rows = backbone.model.get_input_embeddings().weight
+    bank = QueryBank(8, rows.shape[1])
+    bank.initialise(rows, torch.Generator().manual_seed(0))
+    offset = bank.weight.detach() - rows.mean(dim=0)
+    assert 0.015 < float(offset.std()) < 0.025
+
+
+def test_new_token_row_is_the_mean_of_the_others(backbone: Backbone) -> None:
+    before = backbone.model.get_input_embeddings().weight.clone()
+    route = new_route(backbone, DET)
+    after = backbone.model.get_input_embeddings().weight
+    torch.testing.assert_close(after[route.token_id], before.mean(dim=0))
+    torch.testing.assert_close(after[: len(before)], before)
+
+
+def test_layout_of_a_tree_is_what_the_definitions_say() -> None:
+    #  0: text of 3;  1: text of 2 after the first two tokens of 0;  2: queries of 2 after the first token of 1
+    rows = [
+        [
+            Segment(tokens=(7, 8, 9)),
+            Segment(tokens=(5, 6), parent=0, cut=2),
+            Segment(queries=2, route="det", parent=1, cut=1),
+        ]
+    ]
+    layout = arrange(rows)
+    assert layout.positions_BL.tolist() == [[0, 1, 2, 2, 3, 3, 4]]
+    seen = ["".join("x" if v else "." for v in row) for row in layout.visible_BLK[0].tolist()]
+    assert seen == ["x......", "xx.....", "xxx....", "xx.x...", "xx.xx..", "xx.x.xx", "xx.x.xx"]
+
+
+def test_layout_skips_left_padding_of_a_cached_prefix() -> None:
+    mask = torch.tensor([[False, True, True], [True, True, True]])
+    layout = arrange([[Segment(queries=1, cut=1)], [Segment(queries=1), Segment(queries=1, cut=2)]], mask)
+    assert layout.positions_BL.tolist() == [[1, 0], [3, 2]]
+    seen = [["".join("x" if v else "." for v in row) for row in rows] for rows in layout.visible_BLK.tolist()]
+    assert seen == [[".x.x.", "....x"], ["xxxx.", "xx..x"]]
+
+
+@pytest.mark.parametrize(
+    "segments",
+    [[Segment(tokens=(1,), parent=0)], [Segment(tokens=(1,)), Segment(queries=1, parent=0, cut=2)]],
+    ids=["parent after child", "cut beyond parent"],
+)
+def test_impossible_trees_are_refused(segments: list[Segment]) -> None:
+    with pytest.raises(RouteError, match="segment"):
+        arrange([segments])
+
+
+def test_reading_a_token_that_is_not_there_is_refused(backbone: Backbone, routes: dict[str, Route]) -> None:
+    _, written = generated(backbone, ["a dog"])
+    with pytest.raises(RouteError, match=r"is not '\[DET\]'"):
+        read_emitted(backbone, routes, written.cache, written.mask_BP, written.answers, [Emitted(0, 0, "det")])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"token": "DET"}, {"token": "[det]"}, {"num_queries": 0}, {"read": "self"}, {"decoder": ""}, {"loss_weight": -1}],
+)
+def test_route_specs_that_make_no_sense_are_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        RouteSpec(**({"token": "[DET]", "decoder": "box", "num_queries": 4} | settings))
+
+
+def test_emitted_routes_come_in_order() -> None:
+    assert emitted_routes([5, 9, 5, 7], {5: DET, 7: SELF}) == [(0, DET), (2, DET), (3, SELF)]
+
+
+def test_forced_text_is_phrase_and_token(backbone: Backbone, routes: dict[str, Route], tmp_path: Path) -> None:
+    lead, block = forced_segments(backbone, routes["det"], ["red car"], parent=0)
+    assert lead.tokens == (*backbone.text_ids("red car"), routes["det"].token_id)
+    assert (block.parent, block.queries) == (1, 4)

@@ -1,0 +1,210 @@
+"""Tools that find things: detect, point, count and segment."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from vision_agent.images.store import ImageStore, StoredImage
+from vision_agent.plugins.tool import Tool, ToolOutput
+from vision_agent.results.detections import Box, Detection
+from vision_agent.results.segmentation import Segmentation, Segmenter
+
+from .schemas import (
+    NOTHING,
+    CountArguments,
+    CountResult,
+    DetectArguments,
+    DetectResult,
+    Found,
+    FoundPoint,
+    FoundSegment,
+    PointResult,
+    SegmentArguments,
+    SegmentResult,
+)
+
+if TYPE_CHECKING:
+    from vision_agent.agent import VisionAgent
+
+
+def sides(box: Box) -> list[float]:
+    """A box as tools show it: pixels, to a tenth."""
+    return [round(side, 1) for side in box.xyxy]
+
+
+def next_offset(offset: int, limit: int, total: int) -> int | None:
+    """Where the next page begins; None on the last one."""
+    return offset + limit if offset + limit < total else None
+
+
+def page_note(offset: int, total: int) -> str | None:
+    """What a page without items means; None for one with items."""
+    if total == 0:
+        return NOTHING
+    return f"There are {total} items; `offset` {offset} is beyond the last." if offset >= total else None
+
+
+def _found(item: Detection) -> Found:
+    return Found(label=item.label, score=round(item.score, 3), box=sides(item.box))
+
+
+def _detect(agent: "VisionAgent", store: ImageStore, args: DetectArguments) -> ToolOutput:
+    picture = store.open(args.image)
+    found = agent.detect(args.phrases, picture.image, threshold=args.threshold)
+    labels = found.labels
+    content = DetectResult(
+        image=picture.id,
+        image_size=picture.size,
+        total=len(found),
+        counts={phrase: labels.count(phrase) for phrase in args.phrases},
+        offset=args.offset,
+        next_offset=next_offset(args.offset, args.limit, len(found)),
+        note=page_note(args.offset, len(found)),
+        items=[_found(item) for item in found[args.offset : args.offset + args.limit]],
+    )
+    return ToolOutput(content, found)
+
+
+def _point(agent: "VisionAgent", store: ImageStore, args: DetectArguments) -> ToolOutput:
+    picture = store.open(args.image)
+    points = agent.point(args.phrases, picture.image, threshold=args.threshold)
+    content = PointResult(
+        image=picture.id,
+        image_size=picture.size,
+        total=len(points),
+        offset=args.offset,
+        next_offset=next_offset(args.offset, args.limit, len(points)),
+        note=page_note(args.offset, len(points)),
+        items=[
+            FoundPoint(label=each.label, score=round(each.score, 3), x=round(each.x, 1), y=round(each.y, 1))
+            for each in points.points[args.offset : args.offset + args.limit]
+        ],
+    )
+    return ToolOutput(content, points)
+
+
+_SHOWN_COUNTED = 50
+
+
+def _count(agent: "VisionAgent", store: ImageStore, args: CountArguments) -> ToolOutput:
+    picture = store.open(args.image)
+    counted = agent.count(args.phrase, picture.image, threshold=args.threshold)
+    evidence = counted.evidence
+    content = CountResult(
+        image=picture.id,
+        image_size=picture.size,
+        phrase=args.phrase,
+        count=counted.count,
+        items=[_found(item) for item in evidence[:_SHOWN_COUNTED]],
+        note=NOTHING if counted.count == 0 else None,
+    )
+    return ToolOutput(content, counted)
+
+
+def _segment(agent: "VisionAgent", store: ImageStore, args: SegmentArguments) -> ToolOutput:
+    picture = store.open(args.image)
+    result = agent.segment(args.phrases, picture.image, threshold=args.threshold)
+    return _segmented(result, picture, store, args)
+
+
+def _segmented(result: Segmentation, picture: StoredImage, store: ImageStore, args: SegmentArguments) -> ToolOutput:
+    """What `segment` tells of a segmentation; the pictures asked for go into the store."""
+    shown = result[args.offset : args.offset + args.limit]
+    made = _made(shown, picture, store, args.make)
+    each_has_one = args.make in ("masks", "cutouts")
+    content = SegmentResult(
+        image=picture.id,
+        image_size=picture.size,
+        total=len(result),
+        offset=args.offset,
+        next_offset=next_offset(args.offset, args.limit, len(result)),
+        note=page_note(args.offset, len(result)),
+        items=[
+            FoundSegment(
+                label=each.label,
+                score=round(each.score, 3),
+                box=sides(each.box),
+                area=each.mask.area,
+                image=made[index] if each_has_one else None,
+            )
+            for index, each in enumerate(shown)
+        ],
+        images=list(made),
+    )
+    return ToolOutput(content, result, made)
+
+
+def _made(shown: Segmentation, picture: StoredImage, store: ImageStore, make: str) -> tuple[str, ...]:
+    if make == "drawing" and len(shown):
+        return (store.add(shown.draw(picture.image, limits=store.limits), origin=f"a drawing on {picture.id}"),)
+    if make == "masks":
+        masks = (Image.fromarray(each.mask.to_array()) for each in shown)
+        return tuple(store.add(mask, origin=f"a mask of {picture.id}") for mask in masks)
+    if make == "cutouts":
+        cuts = (shown.cutout(picture.image, index, limits=store.limits) for index in range(len(shown)))
+        return tuple(store.add(_padded(cut, store), origin=f"a cut-out of {picture.id}") for cut in cuts)
+    return ()
+
+
+def _padded(cut: Image.Image, store: ImageStore) -> Image.Image:
+    """A cut-out on white, at least as large as pictures must be."""
+    least = store.limits.min_side
+    canvas = Image.new("RGB", (max(cut.width, least), max(cut.height, least)), "white")
+    canvas.paste(cut, mask=cut.getchannel("A"))
+    return canvas
+
+
+def _segments(agent: "VisionAgent") -> bool:
+    return "seg" in agent.routes
+
+
+DETECT = Tool(
+    name="detect",
+    description="Find things in a picture and get a box and a score for each. Use it to locate or check for things; "
+    "ask for several kinds at once with several phrases. An empty list means that nothing matching is there.",
+    arguments=DetectArguments,
+    result=DetectResult,
+    run=_detect,
+)
+POINT = Tool(
+    name="point",
+    description="Get one point (x, y in pixels) on each thing that matches, for clicking or marking. Use `detect` "
+    "where the extent matters. An empty list means that nothing matching is there.",
+    arguments=DetectArguments,
+    result=PointResult,
+    run=_point,
+)
+COUNT = Tool(
+    name="count",
+    description="Count one kind of thing in a picture. Gives the number and a box for each thing counted. Zero means "
+    "that nothing matching is there.",
+    arguments=CountArguments,
+    result=CountResult,
+    run=_count,
+)
+SEGMENT = Tool(
+    name="segment",
+    description="Outline things exactly, pixel by pixel. Gives box, area and the id of a new picture (mask or cut-out) "
+    "for each. Use `detect` where boxes are enough: it is faster. An empty list means that nothing matching is there.",
+    arguments=SegmentArguments,
+    result=SegmentResult,
+    run=_segment,
+    available=_segments,
+)
+
+
+def segment_tool(sam: Segmenter | str | Path) -> Tool:
+    """`segment` for agents without a `[SEG]` route: `agent.tools(names=[..., segment_tool("sam_vit_b.pth")])`.
+
+    Args:
+        sam: as for `VisionAgent.segment`.
+    """
+
+    def run(agent: "VisionAgent", store: ImageStore, args: SegmentArguments) -> ToolOutput:
+        picture = store.open(args.image)
+        result = agent.segment(args.phrases, picture.image, threshold=args.threshold, sam=sam)
+        return _segmented(result, picture, store, args)
+
+    return replace(SEGMENT, run=run, available=lambda agent: True)

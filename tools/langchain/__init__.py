@@ -1,0 +1,1 @@
+"""LangChain tools, chat model, loaders and messages."""

@@ -1,0 +1,357 @@
+"""What `vision-agent info MODEL` prints: size, memory, context, tiles and routes, without loading weights.
+
+Parameters are counted on a model without storage (torch's meta device). Of the weight files only the headers are read,
+which also shows a truncated or missing one.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import InternVLForConditionalGeneration
+from transformers.utils.hub import cached_file
+
+from vision_agent.agent import DEFAULT_CHECKPOINT
+from vision_agent.errors import CheckpointError
+from vision_agent.model.checkpoint import model_config, tiling_settings
+from vision_agent.model.original.configuration import is_original, native_config, read_settings
+from vision_agent.model.original.sa2va import is_sa2va, sa2va_settings
+from vision_agent.routing.adapter import AdapterInfo
+from vision_agent.routing.layout import RouteSpec
+
+_GIB, _MIB = 2**30, 2**20
+# NF4 has 4 bits a weight, an 8-bit scale for each 64 of them, and a 32-bit one for each 256 of those.
+_NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+_INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
+
+
+class Parameters(BaseModel):
+    """Numbers of parameters by part. `language` has the token tables; tied ones count once."""
+
+    model_config = ConfigDict(frozen=True)
+
+    vision: int
+    projector: int
+    language: int
+
+    @property
+    def total(self) -> int:
+        return self.vision + self.projector + self.language
+
+
+class Memory(BaseModel):
+    """GiB of the weights by format. `int8` and `int4` concern the language model's linear layers, all else is bf16."""
+
+    model_config = ConfigDict(frozen=True)
+
+    fp32: float
+    bf16: float
+    int8: float
+    int4: float
+
+
+class Tiles(BaseModel):
+    """How pictures become tokens.
+
+    Attributes:
+        size: tile side in pixels.
+        max_tiles: most tiles of a picture, without its thumbnail.
+        thumbnail: whether the whole picture is added as one more tile when there are several.
+        tokens_per_tile: picture tokens of a tile.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    size: int
+    max_tiles: int
+    thumbnail: bool
+    tokens_per_tile: int
+
+    @property
+    def most_tokens(self) -> int:
+        """Picture tokens of a picture that is cut as finely as it gets."""
+        extra = 1 if self.thumbnail and self.max_tiles > 1 else 0
+        return (self.max_tiles + extra) * self.tokens_per_tile
+
+
+class ModelDescription(BaseModel):
+    """A checkpoint, described.
+
+    Attributes:
+        name: folder name or hub name.
+        format: `"native"` (transformers' own) or `"original"` (`InternVLChatModel`, converted while loading).
+        vision, language: model types of the two halves.
+        parameters, memory, tiles: see their classes.
+        context: most tokens of a prompt and its answer together.
+        cache_mib: MiB of bf16 keys and values for 1000 tokens of a conversation.
+        stored: number formats of the weight files, None where the files are not here.
+        disk_bytes: bytes of all files here, adapters included.
+        routes: of the adapters in the folder.
+        licence: as the files name it: a licence file, or the `license:` of a README.
+        card: the text of CARD.md.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    format: Literal["native", "original"]
+    vision: str
+    language: str
+    parameters: Parameters
+    memory: Memory
+    tiles: Tiles
+    context: int
+    cache_mib: float
+    stored: tuple[str, ...] | None
+    disk_bytes: int
+    routes: tuple[RouteSpec, ...]
+    licence: str | None
+    card: str | None
+
+    def to_text(self) -> str:
+        """Lines for people, then the card."""
+        count, memory, tiles = self.parameters, self.memory, self.tiles
+        thumbnail = " and a thumbnail" if tiles.thumbnail and tiles.max_tiles > 1 else ""
+        routes = ", ".join(f"{route.token} -> {route.decoder}" for route in self.routes)
+        rows = {
+            "model": f"{self.name} ({self.format} format; {self.vision} + {self.language})",
+            "parameters": (
+                f"{_short(count.total)} (vision {_short(count.vision)}, projector {_short(count.projector)}, "
+                f"language {_short(count.language)})"
+            ),
+            "memory": (
+                f"fp32 {_bytes(memory.fp32)}, bf16 or fp16 {_bytes(memory.bf16)}, "
+                f"int8 {_bytes(memory.int8)}, 4bit {_bytes(memory.int4)}"
+            ),
+            "context": f"{self.context} tokens; {self.cache_mib:.1f} MiB of cache for each 1000 (bf16)",
+            "pictures": (
+                f"{'one tile' if tiles.max_tiles == 1 else f'up to {tiles.max_tiles} tiles'} of {tiles.size} px"
+                f"{thumbnail}, {tiles.tokens_per_tile} tokens a tile: at most {tiles.most_tokens} tokens"
+            ),
+            "routes": routes or "none",
+            "licence": self.licence or "no licence file",
+            "on disk": _bytes(self.disk_bytes / _GIB)
+            + (f" ({', '.join(self.stored)})" if self.stored else ", the weights are not here"),
+        }
+        text = "".join(f"{name:<11} {value}\n" for name, value in rows.items())
+        return f"{text}\n{self.card}" if self.card else text
+
+
+def describe(
+    name_or_path: str | Path, *, cache_dir: str | Path | None = None, local_files_only: bool = False
+) -> ModelDescription:
+    """Describe a checkpoint without loading its weights. Of a hub name only the configuration is downloaded.
+
+    Args:
+        name_or_path: a folder or hub name, native or original; `"default"` is the model inside the package.
+        cache_dir: folder for downloads.
+        local_files_only: never touch the network.
+
+    Raises:
+        CheckpointError: no such folder or name, missing, damaged or truncated files, another architecture.
+    """
+    source = str(DEFAULT_CHECKPOINT if name_or_path == "default" else name_or_path)
+    local = Path(source).exists()
+    folder = Path(source) if local else _cached_folder(source, cache_dir, local_files_only)
+    content = _read_json(folder, "config.json", source)
+    config, kind, tiling = _configuration(folder, content, source)
+    try:
+        with torch.device("meta"):
+            model: Any = InternVLForConditionalGeneration(config)
+    except Exception as error:  # transformers raises many kinds for settings that contradict each other
+        raise CheckpointError(f"config.json of {source!r} makes no sense: {_last_line(error)}") from error
+    stored = _stored_formats(folder, source)
+    if local and stored is None:
+        raise CheckpointError(f"the folder {source!r} has no weights: neither {_SINGLE} nor {_INDEX}")
+    text = config.text_config
+    card = folder / "CARD.md"
+    return ModelDescription(
+        name=folder.name if local else source,
+        format=kind,
+        vision=config.vision_config.model_type,
+        language=text.model_type,
+        parameters=_parameters(model),
+        memory=_memory(model),
+        tiles=tiling,
+        context=int(text.max_position_embeddings),
+        cache_mib=_cache_bytes(text) * 1000 / _MIB,
+        stored=stored,
+        disk_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+        routes=_routes(folder),
+        licence=_licence(folder),
+        card=card.read_text("utf-8") if card.is_file() else None,
+    )
+
+
+def _cached_folder(source: str, cache_dir: str | Path | None, local_files_only: bool) -> Path:
+    """The hub cache's folder of a name, with its configuration files. What is there is not asked for again."""
+
+    def find(name: str, *, required: bool, local_files_only: bool) -> str | None:
+        found: str | None = cached_file(
+            source,
+            name,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            _raise_exceptions_for_missing_entries=required,
+        )
+        return found
+
+    try:
+        config = find("config.json", required=False, local_files_only=True)
+        config = config or find("config.json", required=True, local_files_only=local_files_only)
+        folder = Path(str(config)).parent
+        if not (folder / "preprocessor_config.json").is_file():
+            # Original folders have none.
+            find("preprocessor_config.json", required=False, local_files_only=local_files_only)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"the checkpoint {source!r} is neither a folder nor a hub name that can be reached: {_first_line(error)}"
+        ) from error
+    return folder
+
+
+def _configuration(
+    folder: Path, content: dict[str, Any], source: str
+) -> tuple[Any, Literal["native", "original"], Tiles]:
+    """The transformers configuration, the format, and how pictures are cut."""
+    sa2va = is_sa2va(content)
+    kind: Literal["native", "original"] = "original" if sa2va or is_original(content) else "native"
+    if kind == "native" and content.get("model_type") != "internvl":
+        raise CheckpointError(
+            f"the checkpoint {source!r} is a {content.get('model_type')!r} model; "
+            "expected 'internvl' (native) or 'internvl_chat' (original)"
+        )
+    config: Any
+    try:
+        if kind == "original":
+            config, settings = native_config(content), (sa2va_settings if sa2va else read_settings)(content)
+            size, most, thumbnail = settings.tile_size, settings.max_tiles, settings.thumbnail
+        else:
+            config = model_config(content)
+            tiling = tiling_settings(_read_json(folder, "preprocessor_config.json", source), config)
+            size, most, thumbnail = tiling.size, tiling.max_tiles, tiling.thumbnail
+        cells = int(config.vision_config.image_size[0]) // int(config.vision_config.patch_size[0])
+        tokens = int(cells * config.downsample_ratio) ** 2
+        return config, kind, Tiles(size=size, max_tiles=most, thumbnail=thumbnail, tokens_per_tile=tokens)
+    except CheckpointError:
+        raise
+    except Exception as error:  # transformers raises many kinds for settings that contradict each other
+        raise CheckpointError(f"config.json of {source!r} makes no sense: {_last_line(error)}") from error
+
+
+def _parameters(model: Any) -> Parameters:
+    vision, projector = _count(model.model.vision_tower), _count(model.model.multi_modal_projector)
+    return Parameters(vision=vision, projector=projector, language=_count(model) - vision - projector)
+
+
+def _memory(model: Any) -> Memory:
+    """Weights only; what a run needs beside them depends on the pictures and the length of the conversation."""
+    total = _count(model)
+    linears = [module for module in model.model.language_model.modules() if isinstance(module, nn.Linear)]
+    rounded = sum(linear.weight.numel() for linear in linears)
+    scales = sum(linear.out_features for linear in linears)
+    rest = 2 * (total - rounded)
+    return Memory(
+        fp32=4 * total / _GIB,
+        bf16=2 * total / _GIB,
+        int8=(rest + rounded + 2 * scales) / _GIB,
+        int4=(rest + _NF4_BYTES * rounded) / _GIB,
+    )
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _cache_bytes(text: Any) -> int:
+    """bf16 keys and values of one token."""
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    return int(2 * 2 * text.num_hidden_layers * heads * head)
+
+
+def _stored_formats(folder: Path, source: str) -> tuple[str, ...] | None:
+    """Number formats in the weight files, most frequent first; None if no weights are here."""
+    if (folder / _INDEX).is_file():
+        index = _read_json(folder, _INDEX, source).get("weight_map")
+        if not isinstance(index, dict) or not index:
+            raise CheckpointError(f"{_INDEX} of {source!r} is damaged: it names no weights")
+        names = sorted(set(index.values()))
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            raise CheckpointError(f"the checkpoint {source!r} lacks {len(missing)} of its files: {missing[0]}")
+    elif (folder / _SINGLE).is_file():
+        names = [_SINGLE]
+    else:
+        return None
+    elements: dict[str, int] = {}
+    for name in names:
+        try:
+            with safe_open(folder / name, "pt") as file:  # checks the header against the file's size
+                for key in file.keys():
+                    tensor = file.get_slice(key)
+                    elements[tensor.get_dtype()] = elements.get(tensor.get_dtype(), 0) + math.prod(tensor.get_shape())
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{name} of {source!r} is damaged or cut short: {_first_line(error)}") from error
+    return tuple(sorted(elements, key=lambda kind: -elements[kind]))
+
+
+def _routes(folder: Path) -> tuple[RouteSpec, ...]:
+    routes = []
+    for path in sorted(folder.glob("adapters/*/adapter.json")):
+        try:
+            routes.append(AdapterInfo.model_validate_json(path.read_text("utf-8")).route)
+        except (ValidationError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"the adapter {str(path.parent)!r} is damaged: {_first_line(error)}") from error
+    return tuple(routes)
+
+
+def _licence(folder: Path) -> str | None:
+    for path in sorted(folder.iterdir()):
+        if path.stem.upper() in ("LICENSE", "LICENCE", "COPYING"):
+            return path.name
+    readme = folder / "README.md"
+    # A hub README starts with settings between two lines of dashes.
+    if readme.is_file():
+        for line in readme.read_text("utf-8", "replace").split("\n---", 1)[0].splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "license" and value.strip():
+                return f"{value.strip()} (README.md)"
+    return None
+
+
+def _read_json(folder: Path, name: str, source: str) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise CheckpointError(f"the checkpoint {source!r} is a file; expected a folder or a hub name")
+    try:
+        content = json.loads((folder / name).read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"the checkpoint {source!r} has no {name}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{name} of {source!r} is damaged: {_first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{name} of {source!r} is damaged: it is no JSON object")
+    return content
+
+
+def _short(number: int) -> str:
+    """12345678 -> `12.3 M`."""
+    unit, size = ("B", 1e9) if number >= 1e9 else ("M", 1e6)
+    return f"{number / size:.1f} {unit}"
+
+
+def _bytes(gib: float) -> str:
+    return f"{gib:.2f} GiB" if gib >= 1 else f"{gib * 1024:.1f} MiB"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _last_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()

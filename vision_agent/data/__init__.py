@@ -1,0 +1,1 @@
+"""Training samples: the archives, and the scenes and sentences made of them."""

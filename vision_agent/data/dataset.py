@@ -1,0 +1,135 @@
+"""The stream of training samples: which picture comes next, by its number alone.
+
+Sample `i` is drawn with a generator seeded by (seed, stage, i), so a resumed run continues with exactly the samples
+that the killed one would have seen.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from torch.utils.data import Dataset, Sampler
+
+from vision_agent.data.copy_paste import SceneMaker, plain_background, without_names
+from vision_agent.data.samples import Sample, make_sample
+from vision_agent.data.scene import Scene, flipped, mosaic, random_frame, window
+from vision_agent.data.sources import CocoPhotos, Cutouts, PictureArchive, split_of_picture
+from vision_agent.data.text import phrases as words
+from vision_agent.data.text.language_mix import LanguageMix
+from vision_agent.train.config import DataSection
+
+
+class Pictures:
+    """All picture sources of one split ("train", "val" or "test"), from one folder of archives."""
+
+    def __init__(self, folder: Path, split: str, cutouts: str | None = None) -> None:
+        self.photos = CocoPhotos(folder, "coco_train_448")
+        self.photo_records = self.photos.pictures(split)
+        self.animals = CocoPhotos(folder, "animals_256")
+        self.animal_records = self.animals.pictures(split)
+        self._backgrounds = PictureArchive(folder / "backgrounds_320.zip")
+        self._background_names = [
+            name
+            for name in self._backgrounds.names()
+            if "/" not in name and split_of_picture("backgrounds_320", name, name) == split
+        ]
+        self.maker = SceneMaker(Cutouts(folder), cutouts or split)
+        # What a background may show without being marked.
+        everyday = set(self.photos.names.values()) | {word for many in words.SYNONYMS.values() for word in many}
+        self._doubtful = frozenset(everyday | {"man", "woman", "tree", "house", "flower", "street", "building"})
+
+    def photo(self, rng: np.random.Generator) -> Scene:
+        return self.photos.scene(self.photo_records[rng.integers(len(self.photo_records))])
+
+    def animal(self, rng: np.random.Generator) -> Scene:
+        return self.animals.scene(self.animal_records[rng.integers(len(self.animal_records))], colours=False)
+
+    def background(self, rng: np.random.Generator) -> Scene:
+        name = self._background_names[rng.integers(len(self._background_names))]
+        return plain_background(self._backgrounds.open(name).convert("RGB"))
+
+    def composed(self, rng: np.random.Generator) -> Scene:
+        return without_names(self.maker.make(self.background(rng), rng), self._doubtful)
+
+
+class TrainingMix(Dataset[Sample]):
+    """Sample number -> sample.
+
+    Args:
+        shares: how often each kind of picture is drawn.
+        side: of the samples, in pixels.
+        seed: the samples follow from it and their number.
+    """
+
+    def __init__(self, folder: Path, shares: DataSection, side: int, seed: tuple[int, ...]) -> None:
+        self._pictures = Pictures(folder, "train")
+        self._side, self._seed, self._phrases = side, seed, shares.phrases
+        self._kinds = {
+            "photo": shares.photos,
+            "mosaic": shares.mosaics,
+            "composed": shares.composed,
+            "composed_on_photo": shares.composed_on_photos,
+            "animal": shares.animals,
+        }
+
+    def __getitem__(self, number: int) -> Sample:
+        rng = np.random.default_rng((*self._seed, number))
+        shares = np.array(list(self._kinds.values()))
+        kind = list(self._kinds)[rng.choice(len(shares), p=shares / shares.sum())]
+        return make_sample(self._scene(kind, self._side, rng), self._side, rng, self._phrases)
+
+    def _scene(self, kind: str, side: int, rng: np.random.Generator) -> Scene:
+        pictures = self._pictures
+        if kind == "mosaic":
+            return mosaic([pictures.photo(rng) for _ in range(4)], side, rng)
+        if kind == "composed":
+            scene = pictures.composed(rng)
+        elif kind == "composed_on_photo":
+            scene = pictures.maker.make(pictures.photo(rng), rng)
+        else:
+            scene = pictures.photo(rng) if kind == "photo" else pictures.animal(rng)
+            if rng.random() < 0.6:
+                scene = window(scene, random_frame(scene, rng), (side, side))
+            elif rng.random() < 0.3:
+                scene = _shrunk(scene, side, rng)
+        return flipped(scene) if rng.random() < 0.5 else scene
+
+
+class TalkMix(Dataset[Sample]):
+    """Pictures with many requests: what is asked of the picture, and what could be asked of any picture.
+
+    Args:
+        pictures: draws the samples.
+        talk: draws the requests that do not depend on the picture.
+        phrases: most forced phrases of a sample.
+    """
+
+    def __init__(self, pictures: TrainingMix, talk: LanguageMix, phrases: int = 6) -> None:
+        self._pictures, self._talk, self._phrases = pictures, talk, phrases
+
+    def __getitem__(self, number: int) -> Sample:
+        sample = self._pictures[number]
+        _, exchanges = self._talk.row(number)
+        return replace(sample, phrases=sample.phrases[: self._phrases], exchanges=(*sample.exchanges, *exchanges))
+
+
+class NumberedFrom(Sampler[int]):
+    """Sample numbers from `start` to `end`."""
+
+    def __init__(self, start: int, end: int) -> None:
+        self._start, self._end = start, end
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self._start, self._end))
+
+    def __len__(self) -> int:
+        return self._end - self._start
+
+
+def _shrunk(scene: Scene, side: int, rng: np.random.Generator) -> Scene:
+    """The whole scene in a larger grey frame: small things."""
+    width, height = scene.image.size
+    grow = rng.uniform(1.1, 1.8)
+    x0, y0 = -rng.uniform(0, width * (grow - 1)), -rng.uniform(0, height * (grow - 1))
+    return window(scene, (x0, y0, x0 + width * grow, y0 + height * grow), (side, side))

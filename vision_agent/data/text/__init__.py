@@ -1,0 +1,1 @@
+"""Sentences for training: phrases, questions, requests and dialogues."""

@@ -1,0 +1,142 @@
+"""The text-only stage: names, what they are near to, and how a request becomes an answer or a route.
+
+CLIP's text vectors teach which names mean similar things: the query states of "zebra" shall predict the vector of
+"zebra". Requests about any words at all teach to route by what surrounds them and to copy them into the answer;
+questions with random evidence teach to read evidence (see `evidence`).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vision_agent.data.text import request_templates as requests
+from vision_agent.data.text.dialogue import Exchange
+from vision_agent.data.text.evidence_questions import place_answer, random_evidence, random_question
+from vision_agent.data.text.human_templates import spoken_request
+from vision_agent.data.text.phrases import CHANGES, Phrases
+from vision_agent.data.text.sentence_templates import one
+from vision_agent.inference.colors import COLOURS
+from vision_agent.inference.evidence import COUNT_WORDS
+
+
+class NameTeacher(nn.Module):
+    """Predicts a name's CLIP vector (512) from its query states; used in training only."""
+
+    def __init__(self, hidden_size: int, names: Sequence[str], vectors: NDArray[np.float32]) -> None:
+        super().__init__()
+        self.head = nn.Linear(hidden_size, vectors.shape[1])
+        # CLIP's text vectors share a large mean; what tells names apart is the rest.
+        centred = vectors - vectors.mean(axis=0)
+        self._vectors = F.normalize(torch.from_numpy(centred), dim=-1)
+        self._rows = {name: row for row, name in enumerate(names)}
+
+    def forward(self, states_KNC: Tensor, phrases: Sequence[str]) -> Tensor:
+        """1 - cosine, averaged over the phrases that have a vector; 0 without any."""
+        known = [(place, self._rows[phrase]) for place, phrase in enumerate(phrases) if phrase in self._rows]
+        if not known:
+            return states_KNC.sum() * 0
+        places, rows = (torch.tensor(side) for side in zip(*known, strict=True))
+        predicted = self.head(states_KNC[places].mean(dim=1).float())
+        return 1 - F.cosine_similarity(predicted, self._vectors[rows], dim=-1).mean()
+
+
+# How often each kind of exchange is drawn.
+_SHARES = {"det": 3.0, "seg": 1.6, "ocr": 1.2, "gen": 1.8, "edit": 1.4, "question": 4.5, "describe": 0.8, "talk": 0.3}
+_SAID = 0.2  # of the requests for places: their answer is also put in words
+_SPOKEN = 0.4  # of the requests for routes: sentences that somebody wrote
+# Requests that need neither a picture nor a route.
+_TALK = (
+    ("hello", "hello, what shall i look for?"),
+    ("hi", "hello, what shall i look for?"),
+    ("hello there", "hello, what shall i look for?"),
+    ("good morning", "hello, what shall i look for?"),
+    ("thanks", "you are welcome"),
+    ("thank you", "you are welcome"),
+    ("thank you very much", "you are welcome"),
+    ("great, thanks", "you are welcome"),
+    ("who are you?", "a small model that looks at pictures"),
+    ("what are you?", "a small model that looks at pictures"),
+    ("what is your name?", "a small model that looks at pictures"),
+    ("what can you do?", "i can find and outline things, count them, read text, draw and change pictures"),
+    ("how can you help me?", "i can find and outline things, count them, read text, draw and change pictures"),
+    ("what do you do?", "i can find and outline things, count them, read text, draw and change pictures"),
+    ("help", "i can find and outline things, count them, read text, draw and change pictures"),
+    ("bye", "bye"),
+    ("goodbye", "bye"),
+)
+
+
+class LanguageMix:
+    """Rows of the text-only stage, by number like the pictures'.
+
+    Args:
+        seed: the rows follow from it and their number.
+        names: of things.
+        captions: sentences about pictures.
+        phrases: how many names a row tells apart.
+        exchanges: how many requests a row has.
+    """
+
+    def __init__(
+        self,
+        seed: tuple[int, ...],
+        names: Sequence[str],
+        captions: Sequence[str],
+        phrases: int = 16,
+        exchanges: int = 12,
+    ) -> None:
+        self._seed = seed
+        self._names = list(names)
+        self._asked = Phrases(names, captions)
+        self._phrases = min(phrases, len(names))
+        self._exchanges = exchanges
+        shares = np.array(list(_SHARES.values()))
+        self._shares = shares / shares.sum()
+
+    def row(self, number: int) -> tuple[list[str], list[Exchange]]:
+        """Names to be told apart, and exchanges."""
+        rng = np.random.default_rng((*self._seed, number))
+        told_apart = [self._names[index] for index in rng.choice(len(self._names), self._phrases, replace=False)]
+        kinds = rng.choice(list(_SHARES), self._exchanges, p=self._shares)
+        return told_apart, [self.exchange(str(kind), rng) for kind in kinds]
+
+    def exchange(self, kind: str, rng: np.random.Generator) -> Exchange:
+        """One exchange of a kind of `_SHARES`: a route's name, or what is answered in words."""
+        if kind in requests.ROUTED:
+            return routed(kind, self._asked, rng)
+        if kind == "question":
+            return random_question(self._asked, rng)
+        if kind == "describe" and self._asked.captions:
+            return Exchange(requests.DESCRIBE.make("", rng), one(self._asked.captions, rng))
+        return Exchange(*_TALK[rng.integers(len(_TALK))])
+
+
+def routed(kind: str, phrases: Phrases, rng: np.random.Generator) -> Exchange:
+    """A request that ends in a route, about anything at all.
+
+    Args:
+        kind: the route's name, of `requests.ROUTED`.
+    """
+    if rng.random() < _SPOKEN:
+        return spoken_request(kind, phrases, rng)
+    if kind == "ocr":
+        return Exchange(requests.READ.make(phrases.thing(rng), rng), requests.READ_PHRASE, kind)
+    makers = {"gen": phrases.drawing, "edit": phrases.change}
+    phrase = makers.get(kind, phrases.thing)(rng)
+    request = requests.ROUTED[kind].make(phrase, rng)
+    if kind == "det" and rng.random() < _SAID:
+        return place_answer(phrase, random_evidence(phrase, rng), request)
+    return Exchange(request, phrase, kind)
+
+
+def corpus(names: Sequence[str], captions: Sequence[str], rows: int = 20_000) -> list[str]:
+    """Texts to train the tokenizer on: what is said in training, in about the shares in which it is said."""
+    mix = LanguageMix((0,), names, captions, phrases=1, exchanges=1)
+    said = [exchange for number in range(rows) for exchange in mix.row(number)[1]]
+    answers = [part.text for exchange in said for part in exchange.parts]
+    asked = [exchange.request for exchange in said]
+    return [*captions, *names, *names, *asked, *answers, *CHANGES, *(COLOURS * 20), *(COUNT_WORDS * 20)]

@@ -1,0 +1,406 @@
+"""Tables in a page: where ruling lines show cells, and where only white gaps between aligned pieces of text do.
+
+Ruling lines are runs of dark pixels much longer than letters, found by morphological opening. Their crossings make a
+grid; neighbouring places without a line between them are one cell. Skewed pages are turned upright for this, and cells
+are reported in the page as given.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from vision_agent.documents.result import Block, Line, Page, box_around
+from vision_agent.documents.sheet import Piece, Sheet, Token, sheet_of, text_angle
+from vision_agent.documents.table import Cell, Table
+from vision_agent.errors import MissingExtraError
+from vision_agent.results.detections import Box
+
+_LINE_SHARE = 40  # a ruling line is at least this part of the page's longer side
+_DRAWN = 0.55  # share of an edge that must be dark for a line to be there
+_FEWEST_ROWS, _FEWEST_COLUMNS = 3, 3  # of a table without lines
+_FULL = 0.8  # share of its column that running text fills, line for line
+
+_NUMERIC = re.compile(r"\W*(?:[A-Z]{2,3}\s?)?[-+(]?\d[\d.,:/' -]*[)-]?\s?\S{0,3}")
+
+_Grid = npt.NDArray[np.bool_]
+
+
+def find_tables(page: Page, picture: Image.Image) -> list[Table]:
+    """The tables of a page, those with lines first.
+
+    Args:
+        page: its words.
+        picture: of the same page, RGB, of the page's size.
+
+    Raises:
+        MissingExtraError: OpenCV is not installed.
+    """
+    sheet = sheet_of(page)
+    if not sheet.pieces:
+        return []
+    turned, back = _upright(picture, text_angle(page.lines))
+    tables, taken = [], set[int]()
+    for grid in _ruled_grids(turned, back.shift):
+        built = _ruled_table(sheet, grid, back)
+        if built is not None:
+            tables.append(built[0])
+            taken |= built[1]
+    return [*tables, *_gap_tables(sheet, taken)]
+
+
+def with_tables(page: Page, picture: Image.Image) -> Page:
+    """The page with its tables as blocks; their lines are taken out of other blocks."""
+    tables = find_tables(page, picture)
+    if not tables:
+        return page
+    blocks: list[Block] = list(page.blocks)
+    for table in tables:
+        inside: list[Line] = []
+        kept: list[Block] = []
+        first: int | None = None
+        for block in blocks:
+            own = [line for line in block.lines if block.table is None and _within(line.box, table.box)]
+            rest = tuple(line for line in block.lines if line not in own)
+            if own and first is None:
+                first = len(kept) + bool(rest and rest[0] is block.lines[0])
+            inside += own
+            if rest or not block.lines:
+                box = block.box if not own else box_around([line.quad for line in rest])
+                kept.append(block.model_copy(update={"lines": rest, "box": box}))
+        whole = Block(kind="table", box=table.box, lines=tuple(inside), table=table)
+        kept.insert(len(kept) if first is None else min(first, len(kept)), whole)
+        blocks = kept
+    return page.model_copy(update={"blocks": tuple(blocks)})
+
+
+def _within(inner: Box, outer: Box) -> bool:
+    x, y = (inner.x0 + inner.x1) / 2, (inner.y0 + inner.y1) / 2
+    return outer.x0 <= x <= outer.x1 and outer.y0 <= y <= outer.y1
+
+
+# Ruled tables ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Back:
+    """The way from the reading frame back to the page as given.
+
+    Attributes:
+        angle: of the text, radians clockwise.
+        shift: from the reading frame to the turned picture, pixels.
+    """
+
+    angle: float
+    shift: tuple[float, float]
+
+    def box(self, x0: float, y0: float, x1: float, y1: float) -> Box:
+        """The box around a box of the reading frame, in the page as given."""
+        cosine, sine = math.cos(self.angle), math.sin(self.angle)
+        corners = [(x * cosine - y * sine, x * sine + y * cosine) for x in (x0, x1) for y in (y0, y1)]
+        xs, ys = zip(*corners, strict=True)
+        return Box(x0=min(xs), y0=min(ys), x1=max(xs), y1=max(ys))
+
+
+@dataclass(frozen=True)
+class _RuledGrid:
+    """Lines that cross, in the reading frame.
+
+    Attributes:
+        xs, ys: the lines' places, ascending.
+        beside: (rows, columns - 1), a line stands right of the place.
+        under: (rows - 1, columns), a line lies under the place.
+    """
+
+    xs: tuple[float, ...]
+    ys: tuple[float, ...]
+    beside: _Grid
+    under: _Grid
+
+
+def _upright(picture: Image.Image, angle: float) -> tuple[npt.NDArray[np.uint8], _Back]:
+    """The picture, grey, turned so that its text is upright."""
+    cv2 = _opencv()
+    grey = np.asarray(picture.convert("L"))
+    if abs(angle) < 2e-3:
+        return grey, _Back(0.0, (0.0, 0.0))
+    height, width = grey.shape
+    cosine, sine = math.cos(angle), math.sin(angle)
+    corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], dtype=float)
+    xs = corners[:, 0] * cosine + corners[:, 1] * sine
+    ys = corners[:, 1] * cosine - corners[:, 0] * sine
+    shift = (-float(xs.min()), -float(ys.min()))
+    matrix = np.array([[cosine, sine, shift[0]], [-sine, cosine, shift[1]]])
+    size = (math.ceil(xs.max() - xs.min()), math.ceil(ys.max() - ys.min()))
+    return cv2.warpAffine(grey, matrix, size, flags=cv2.INTER_LINEAR, borderValue=255), _Back(angle, shift)
+
+
+def _ruled_grids(grey: npt.NDArray[np.uint8], shift: tuple[float, float]) -> list[_RuledGrid]:
+    cv2 = _opencv()
+    dark = cv2.adaptiveThreshold(255 - grey, 255, cv2.ADAPTIVE_THRESH_MEAN_C, cv2.THRESH_BINARY, 15, -8)
+    length = max(12, max(grey.shape) // _LINE_SHARE)
+    flat = cv2.morphologyEx(dark, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_RECT, (length, 1)))
+    tall = cv2.morphologyEx(dark, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_RECT, (1, length)))
+    both = cv2.dilate(cv2.bitwise_or(flat, tall), np.ones((5, 5), np.uint8))
+    count, _, stats, _ = cv2.connectedComponentsWithStats(both, connectivity=8)
+    grids = []
+    for index in range(1, count):
+        x, y, width, height = (int(each) for each in stats[index][:4])
+        if width < 2 * length or height < length:
+            continue
+        window = (slice(y, y + height), slice(x, x + width))
+        grid = _grid_of(flat[window] > 0, tall[window] > 0, x - shift[0], y - shift[1])
+        if grid is not None:
+            grids.append(grid)
+    return grids
+
+
+def _grid_of(flat: _Grid, tall: _Grid, x0: float, y0: float) -> _RuledGrid | None:
+    ys, xs = _peaks(flat.sum(axis=1), 0.25 * flat.shape[1]), _peaks(tall.sum(axis=0), 0.2 * tall.shape[0])
+    rows, columns = len(ys) - 1, len(xs) - 1
+    if rows < 1 or columns < 1 or rows * columns < 4 or rows < 2:
+        return None
+    beside = np.zeros((rows, columns - 1), dtype=bool)
+    under = np.zeros((rows - 1, columns), dtype=bool)
+    for row in range(rows):
+        for column in range(columns - 1):
+            strip = tall[ys[row] + 2 : ys[row + 1] - 1, max(0, xs[column + 1] - 3) : xs[column + 1] + 4]
+            beside[row, column] = strip.size > 0 and strip.any(axis=1).mean() > _DRAWN
+    for row in range(rows - 1):
+        for column in range(columns):
+            strip = flat[max(0, ys[row + 1] - 3) : ys[row + 1] + 4, xs[column] + 2 : xs[column + 1] - 1]
+            under[row, column] = strip.size > 0 and strip.any(axis=0).mean() > _DRAWN
+    return _RuledGrid(tuple(x0 + x for x in xs), tuple(y0 + y for y in ys), beside, under)
+
+
+def _peaks(counts: npt.NDArray[np.int64], least: float) -> list[int]:
+    """Middles of the runs in which counts reach a share; runs a few pixels apart are one line."""
+    found: list[list[int]] = []
+    for index in np.flatnonzero(counts >= least).tolist():
+        if found and index - found[-1][-1] <= 4:
+            found[-1].append(index)
+        else:
+            found.append([index])
+    return [round(sum(run) / len(run)) for run in found]
+
+
+def _ruled_table(sheet: Sheet, grid: _RuledGrid, back: _Back) -> tuple[Table, set[int]] | None:
+    """The table of a grid and the pieces (by id) that are in it; None for a frame around hardly anything."""
+    rows, columns = len(grid.ys) - 1, len(grid.xs) - 1
+    areas = _areas(grid, rows, columns)
+    held: dict[tuple[int, int], list[tuple[Piece, Token]]] = {}
+    taken: set[int] = set()
+    for piece in sheet.pieces:
+        for token in piece.tokens:
+            x, y = (token.x0 + token.x1) / 2, (token.y0 + token.y1) / 2
+            column, row = int(np.searchsorted(grid.xs, x)) - 1, int(np.searchsorted(grid.ys, y)) - 1
+            if 0 <= row < rows and 0 <= column < columns:
+                held.setdefault((row, column), []).append((piece, token))
+                taken.add(id(piece))
+    cells = []
+    for row, column, row_span, column_span in areas:
+        own = [
+            each
+            for r in range(row, row + row_span)
+            for c in range(column, column + column_span)
+            for each in held.get((r, c), [])
+        ]
+        box = back.box(grid.xs[column], grid.ys[row], grid.xs[column + column_span], grid.ys[row + row_span])
+        cells.append(Cell(row=row, column=column, row_span=row_span, column_span=column_span, text=_text(own), box=box))
+    if sum(bool(cell.text) for cell in cells) < 2 or len(cells) < 3:
+        return None
+    whole = back.box(grid.xs[0], grid.ys[0], grid.xs[-1], grid.ys[-1])
+    header = _header_rows(cells, rows)
+    return Table(rows=rows, columns=columns, cells=tuple(cells), header_rows=header, box=whole, source="lines"), taken
+
+
+def _text(own: Sequence[tuple[Piece, Token]]) -> str:
+    """Words by the rows of the page they stand on."""
+    by_row: dict[int, list[Token]] = {}
+    for piece, token in own:
+        by_row.setdefault(piece.row, []).append(token)
+    rows = (sorted(by_row[row], key=lambda token: token.x0) for row in sorted(by_row))
+    return "\n".join(" ".join(token.word.text for token in row) for row in rows)
+
+
+def _areas(grid: _RuledGrid, rows: int, columns: int) -> list[tuple[int, int, int, int]]:
+    """Cells as (row, column, row span, column span): places without a line between them, if they form a rectangle."""
+    done: set[tuple[int, int]] = set()
+    areas = []
+    for row in range(rows):
+        for column in range(columns):
+            if (row, column) in done:
+                continue
+            group, waiting = {(row, column)}, [(row, column)]
+            while waiting:
+                r, c = waiting.pop()
+                near = []
+                if c + 1 < columns and not grid.beside[r, c]:
+                    near.append((r, c + 1))
+                if c > 0 and not grid.beside[r, c - 1]:
+                    near.append((r, c - 1))
+                if r + 1 < rows and not grid.under[r, c]:
+                    near.append((r + 1, c))
+                if r > 0 and not grid.under[r - 1, c]:
+                    near.append((r - 1, c))
+                for place in near:
+                    if place not in group:
+                        group.add(place)
+                        waiting.append(place)
+            last_row, last_column = max(r for r, _ in group), max(c for _, c in group)
+            first_column = min(c for _, c in group)
+            size = (last_row - row + 1) * (last_column - first_column + 1)
+            if size == len(group) and not group & done:
+                done |= group
+                areas.append((row, first_column, last_row - row + 1, last_column - first_column + 1))
+            else:
+                done.add((row, column))
+                areas.append((row, column, 1, 1))
+    return areas
+
+
+def _header_rows(cells: Sequence[Cell], rows: int) -> int:
+    """One; two where a cell of the first row stands over several columns that the second row names."""
+    if rows < 2:
+        return 0
+    first = [cell for cell in cells if cell.row == 0]
+    second = [cell for cell in cells if cell.row == 1]
+    spread = any(cell.column_span > 1 for cell in first) and len(first) > 1
+    named = bool(second) and not any(character.isdigit() for cell in second for character in cell.text)
+    return 2 if spread and named and rows > 2 else 1
+
+
+# Tables without lines --------------------------------------------------------------------------------------------
+
+
+def _gap_tables(sheet: Sheet, taken: set[int]) -> list[Table]:
+    """Runs of rows whose pieces stand in at least three columns."""
+    tables = []
+    run: list[list[Piece]] = []
+    rows = [[piece for piece in row if id(piece) not in taken] for row in sheet.rows]
+    for index, free in enumerate([*rows, []]):
+        far = bool(run) and bool(free) and min(p.y0 for p in free) - max(p.y1 for p in run[-1]) > 1.8 * sheet.height
+        more = index + 1 < len(rows) and len(rows[index + 1]) > 1
+        if run and (not free or far or (len(free) < 2 and not _continues(run, free, more))):
+            tables += _gap_table(sheet, run)
+            run = []
+        if free and (len(free) > 1 or run):
+            run.append(free)
+    return tables + _gap_table(sheet, run)
+
+
+def _continues(run: Sequence[Sequence[Piece]], row: Sequence[Piece], more: bool) -> bool:
+    """A lone piece that goes on a cell of the row above; where `more` rows follow it may stand further below it."""
+    above = [piece for piece in run[-1] if min(piece.x1, row[0].x1) - max(piece.x0, row[0].x0) > 0]
+    close = (1.4 if more else 0.7) * row[0].height
+    return len(above) == 1 and row[0].y0 - above[0].y1 < close and len(run) > 1
+
+
+def _gap_table(sheet: Sheet, run: Sequence[Sequence[Piece]]) -> list[Table]:
+    full = [row for row in run if len(row) >= _FEWEST_COLUMNS]
+    if len(full) < _FEWEST_ROWS or len(full) < 0.5 * len(run):
+        return []
+    columns = _columns(full)
+    if len(columns) < _FEWEST_COLUMNS or _is_running_text(full, columns):
+        return []
+    texts: list[dict[int, list[tuple[Piece, Token]]]] = []
+    for row in run:
+        places: dict[int, list[tuple[Piece, Token]]] = {}
+        for piece in row:
+            for part in _over_columns(piece, columns):
+                places.setdefault(_column(part[0].x0, part[-1].x1, columns), []).extend(
+                    (piece, token) for token in part
+                )
+        if len(row) == 1 and texts:
+            for column, own in places.items():
+                texts[-1].setdefault(column, []).extend(own)
+        else:
+            texts.append(places)
+    cells = [
+        Cell(
+            row=index,
+            column=column,
+            text=_text(own),
+            box=box_around([token.word.quad for _, token in own]),
+        )
+        for index, places in enumerate(texts)
+        for column, own in sorted(places.items())
+    ]
+    box = box_around([token.word.quad for row in run for piece in row for token in piece.tokens])
+    header = 1 if not any(character.isdigit() for cell in cells if cell.row == 0 for character in cell.text) else 0
+    if not header and not _has_numbers(cells, len(columns)):
+        return []
+    return [Table(rows=len(texts), columns=len(columns), cells=tuple(cells), header_rows=header, box=box)]
+
+
+def _has_numbers(cells: Sequence[Cell], columns: int) -> bool:
+    """Whether half of the columns are of numbers: addresses and labels side by side are no table."""
+    numeric = 0
+    for column in range(columns):
+        texts = [cell.text for cell in cells if cell.column == column]
+        numeric += bool(texts) and sum(map(bool, map(_NUMERIC.fullmatch, texts))) >= 0.6 * len(texts)
+    return 2 * numeric >= columns
+
+
+def _over_columns(piece: Piece, columns: Sequence[tuple[float, float]]) -> list[list[Token]]:
+    """A piece as one part; cut at words that begin a column, where it reaches over several: "Pos. Description"."""
+    parts = [[piece.tokens[0]]]
+    for token in piece.tokens[1:]:
+        here, before = _column(token.x0, token.x1, columns), _column(parts[-1][0].x0, parts[-1][-1].x1, columns)
+        edges = columns[here]
+        if here != before and min(token.x1, edges[1]) > max(token.x0, edges[0]) and piece.x1 > edges[0]:
+            parts.append([token])
+        else:
+            parts[-1].append(token)
+    return parts
+
+
+def _column(x0: float, x1: float, columns: Sequence[tuple[float, float]]) -> int:
+    """The column that is nearest to the middle of a stretch."""
+    middle = (x0 + x1) / 2
+    return min(range(len(columns)), key=lambda at: max(columns[at][0] - middle, middle - columns[at][1]))
+
+
+def _columns(rows: Sequence[Sequence[Piece]]) -> list[tuple[float, float]]:
+    """Stretches of the page's width that pieces fill, with white between them. Pieces over several are left out."""
+    most = max(len(row) for row in rows)
+    spans: list[tuple[float, float]] = []
+    for piece in sorted((piece for row in rows if len(row) == most for piece in row), key=lambda piece: piece.x0):
+        if spans and piece.x0 < spans[-1][1]:
+            spans[-1] = (spans[-1][0], max(spans[-1][1], piece.x1))
+        else:
+            spans.append((piece.x0, piece.x1))
+    for piece in (piece for row in rows for piece in row):
+        over = [index for index, (x0, x1) in enumerate(spans) if piece.x0 < x1 and x0 < piece.x1]
+        if not over:
+            spans = sorted([*spans, (piece.x0, piece.x1)])
+        elif len(over) == 1:
+            x0, x1 = spans[over[0]]
+            spans[over[0]] = (min(x0, piece.x0), max(x1, piece.x1))
+    return spans
+
+
+def _is_running_text(rows: Sequence[Sequence[Piece]], columns: Sequence[tuple[float, float]]) -> bool:
+    """Columns of a newspaper: most pieces fill their column, and hardly any is a number."""
+    pieces = [piece for row in rows for piece in row]
+    filled = []
+    for piece in pieces:
+        width = max(x1 - x0 for x0, x1 in columns if piece.x0 < x1 and x0 < piece.x1)
+        filled.append((piece.x1 - piece.x0) / max(1.0, width))
+    numeric = sum(any(character.isdigit() for character in piece.text) for piece in pieces) / len(pieces)
+    words = median(len(piece.tokens) for piece in pieces)
+    return median(filled) > _FULL and numeric < 0.2 and words > 3
+
+
+def _opencv() -> Any:
+    try:
+        import cv2
+    except ImportError as error:
+        raise MissingExtraError('finding tables needs OpenCV: pip install "internvl-vision-agent[ocr]"') from error
+    return cv2

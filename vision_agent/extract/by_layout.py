@@ -1,0 +1,453 @@
+"""The `layout` engine: a document's own labels, places, types and sums say what its values are. No large model reads.
+
+Each value of the caller's model gets candidates from the page: what stands beside its labels, what looks like its type,
+what heads the page. Sums that agree settle amounts. The best candidate that the model's own type accepts is the value.
+"""
+
+import datetime
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from vision_agent.documents.result import OcrResult
+from vision_agent.documents.sheet import MARKS, Excerpt, Piece
+from vision_agent.documents.text_match import find_folded
+from vision_agent.extract.filling import Filled, Filling
+from vision_agent.extract.rules.blocks import addresses_under, blocks_of, names
+from vision_agent.extract.rules.candidates import Candidate, labelled
+from vision_agent.extract.rules.labels import Label
+from vision_agent.extract.rules.lexicon import Concept, Kind
+from vision_agent.extract.rules.line_items import Rows, find_rows
+from vision_agent.extract.rules.parties import addresses, sellers
+from vision_agent.extract.rules.totals import agreeing, amounts_of, totals
+from vision_agent.extract.rules.window_address import find_window
+from vision_agent.extract.target import Group, Leaf, Many
+from vision_agent.extract.values.amounts import DecimalMark, find_currencies
+from vision_agent.extract.values.coerce import readings
+from vision_agent.extract.values.dates import DateOrder
+from vision_agent.extract.values.spans import View
+from vision_agent.extract.values.spelling import respelled
+
+_LEAST_SCORE = -2.0  # log-odds below which a candidate is no answer
+_PATTERNED: dict[Kind, float] = {"email": 1.2, "iban": 2.0, "web": 0.8, "phone": -1.0}  # log-odds without a label
+_TAX_ID = re.compile(
+    r"\b(?:DE\d{9}|ATU\d{8}|FR ?[A-Z0-9]{2} ?\d{9}|IT ?\d{11}|ES ?[A-Z]\d{7}[A-Z0-9]|NL\d{9}B\d{2}|GB ?\d{9})\b"
+)
+
+
+def extract_by_layout(
+    document: OcrResult,
+    outline: Group,
+    *,
+    date_order: DateOrder | None = None,
+    decimal_mark: DecimalMark | None = None,
+) -> Filled:
+    """Find the values of a model in a document.
+
+    Args:
+        document: its words.
+        outline: the model.
+        date_order: of day and month where a date does not tell; None for what the document shows, else day first.
+        decimal_mark: where a number does not tell; None for what the document shows.
+    """
+    view = View(document, date_order=date_order, decimal_mark=decimal_mark)
+    own = {leaf.concept.name: _with_labels(leaf) for leaf in _all_leaves(outline) if leaf.concept.name.startswith(".")}
+    view.find_labels(tuple(own.values()))
+    return _Engine(view).fill(outline)
+
+
+def best_candidate(view: View, leaf: Leaf) -> Candidate | None:
+    """The best candidate for one field; None where nothing is a likely one."""
+    view.find_labels((leaf.concept,) if leaf.concept.name.startswith(".") else ())
+    return _Engine(view).best(leaf)
+
+
+def _all_leaves(part: Group | Leaf | Many) -> Iterable[Leaf]:
+    if isinstance(part, Leaf):
+        yield part
+    elif isinstance(part, Many):
+        if isinstance(part.item, Leaf):
+            yield part.item
+    else:
+        for inner in part.parts.values():
+            yield from _all_leaves(inner)
+
+
+def _with_labels(leaf: Leaf) -> Concept:
+    return Concept(leaf.concept.name, leaf.concept.kind, leaf.labels)
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """A candidate as the value of a field."""
+
+    leaf: Leaf
+    candidate: Candidate
+    value: Any
+
+
+class _Engine:
+    """One document being read for one model."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._amounts = amounts_of(view)
+        self._window = find_window(view)
+        self._parties = {name: view.labels(name) for name in ("buyer", "ship to", "seller")}
+        self._rows: Rows | None = None
+        self._total: Decimal | None = None
+        self._totals: list[Candidate] = []
+
+    def best(self, leaf: Leaf) -> Candidate | None:
+        """The best candidate for a field alone."""
+        self._totals = totals(self._view, self._amounts)
+        claims = sorted(self._claims(leaf), key=lambda claim: -claim.candidate.score)
+        return claims[0].candidate if claims else None
+
+    def fill(self, outline: Group) -> Filled:
+        filling = Filling(outline)
+        lists = [part for part in _lists(outline) if isinstance(part.item, Group)]
+        for many in lists:
+            assert isinstance(many.item, Group)
+            rows = find_rows(self._view, many.item)
+            self._rows = rows if self._rows is None or len(rows.amounts) > len(self._rows.amounts) else self._rows
+            filling.rows(many, rows)
+        lines = self._rows.amounts if self._rows is not None else ()
+        self._totals = totals(self._view, self._amounts, lines)
+        self._total = next((each.value for each in self._totals if each.score > 0), None)
+        for claim in self._assigned(list(outline.leaves())):
+            filling.put(claim.leaf, claim.value, claim.candidate.excerpts, claim.candidate.confidence)
+        for part in _lists(outline):
+            if isinstance(part.item, Leaf):
+                for value, candidate in self._several(part.item):
+                    filling.append(part, value, candidate.excerpts, candidate.confidence)
+        return filling.done()
+
+    # Choosing ----------------------------------------------------------------------------------------------------
+
+    def _assigned(self, leaves: Sequence[Leaf]) -> list[_Claim]:
+        """The best candidate for each field. Two fields of different meaning never take the same words."""
+        claims = [claim for leaf in leaves for claim in self._claims(leaf)]
+        claims.sort(key=lambda claim: -claim.candidate.score)
+        done: dict[tuple[str, ...], _Claim] = {}
+        taken: dict[tuple[int, int], tuple[str, str]] = {}
+        for claim in claims:
+            meaning = (claim.leaf.concept.name, claim.leaf.party)
+            places = [
+                (id(excerpt.piece), at)
+                for excerpt in claim.candidate.excerpts
+                for at in range(excerpt.start, excerpt.end)
+            ]
+            # A currency is a part of the amounts it is read from.
+            if claim.leaf.concept.kind == "currency":
+                places = []
+            if claim.leaf.path in done or any(taken.get(place, meaning) != meaning for place in places):
+                continue
+            done[claim.leaf.path] = claim
+            taken |= dict.fromkeys(places, meaning)
+        return list(done.values())
+
+    def _claims(self, leaf: Leaf) -> Iterable[_Claim]:
+        """Candidates that the field's own type accepts."""
+        for candidate in self._candidates(leaf):
+            if candidate.score < _LEAST_SCORE:
+                continue
+            for value in readings(leaf, candidate):
+                accepted, checked = leaf.check(_spelled(leaf, candidate, value))
+                if accepted and checked is not None:
+                    yield _Claim(leaf, self._scoped(leaf, candidate), checked)
+                    break
+
+    def _scoped(self, leaf: Leaf, candidate: Candidate) -> Candidate:
+        """Whose block a value stands in speaks for or against it where the field is one party's."""
+        if not leaf.party or leaf.concept.name in ("seller", "buyer", "ship to"):
+            return candidate
+        owner = self._owner(candidate.excerpts[0].piece)
+        if leaf.party == "seller":
+            return candidate.better(-1.5 if owner in ("buyer", "ship to") else 0.0)
+        return candidate.better(1.0 if owner == leaf.party else -1.5)
+
+    def _owner(self, piece: Piece) -> str:
+        """The party whose block a piece stands in, or ""."""
+        if self._window is not None and any(line.piece is piece for line in self._window.lines):
+            return "buyer"
+        for party, labels in self._parties.items():
+            for label in labels:
+                if label.likeness * label.whole < 0.75 or label.piece.page != piece.page:
+                    continue
+                if any(line.piece is piece for block in blocks_of(self._view, label) for line in block.lines):
+                    return party
+        return ""
+
+    # Finding -----------------------------------------------------------------------------------------------------
+
+    def _candidates(self, leaf: Leaf) -> list[Candidate]:
+        """Candidates for a field, best first."""
+        name, kind = leaf.concept.name, leaf.concept.kind
+        if "bool" in leaf.forms or "choice" in leaf.forms:
+            return [*self._chosen(leaf), *self._typed(leaf)] if leaf.choices else self._typed(leaf)
+        if name == "total":
+            return self._totals
+        if name in ("subtotal", "tax"):
+            return agreeing(name, self._amounts[name], self._amounts, self._total)
+        if name == "tax rate":
+            return self._rates()
+        if name in self._amounts:
+            return self._amounts[name]
+        if kind == "party":
+            return self._names(name)
+        if kind == "address":
+            return self._addresses(name)
+        if kind == "currency":
+            return self._currencies()
+        return self._typed(leaf)
+
+    def _typed(self, leaf: Leaf) -> list[Candidate]:
+        """Candidates by labels; and for kinds that show by themselves, without."""
+        concept = leaf.concept
+        kind = concept.kind
+        if kind == "text" and leaf.forms & {"date", "datetime"}:
+            kind = "date"
+        labels = self._view.labels(concept.name)
+        found = labelled(self._view, labels, kind)
+        if kind == "id":
+            found = [candidate.better(_id_weight(candidate.text)) for candidate in found]
+        if "text" in leaf.forms and kind not in ("date", "time", "email", "web", "iban", "phone", "id"):
+            found = (
+                [*found, *(each.better(-0.2) for each in labelled(self._view, labels, "text"))]
+                if kind != "text"
+                else found
+            )
+        by_look = concept.name in ("date", "time", "tax id") or kind in _PATTERNED
+        if by_look or (kind == "date" and concept.name.startswith(".") and self._only_date(leaf)):
+            found = [*found, *self._unlabelled(concept.name if by_look else "date", kind)]
+        if "datetime" in leaf.forms:
+            found = [self._with_time(candidate) for candidate in found]
+        return sorted(found, key=lambda each: -each.score)
+
+    def _only_date(self, leaf: Leaf) -> bool:
+        """A field that is a date and is called hardly more than that."""
+        return "date" in leaf.labels[0] and len(leaf.labels[0]) <= 8
+
+    def _unlabelled(self, name: str, kind: Kind) -> Iterable[Candidate]:
+        pieces = self._view.pieces
+        for index, piece in enumerate(pieces):
+            place = Excerpt.whole(piece)
+            if name == "tax id":
+                for match in _TAX_ID.finditer(piece.text):
+                    yield Candidate(match[0], (Excerpt(piece, match.start(), match.end()),), 0.8)
+            elif kind == "date":
+                for typed in self._view.dates(place):
+                    clock = 0.8 if self._view.times(place) else 0.0
+                    claimed = self._claimed_date(typed.excerpt)
+                    early = 0.5 * (1 - index / len(pieces))
+                    year = 0.0 if 1990 <= typed.value.year <= 2050 else -1.5
+                    yield Candidate(
+                        typed.value, (typed.excerpt,), -0.9 + typed.weight + clock + early + year - claimed, typed=typed
+                    )
+            elif kind == "time":
+                for typed in self._view.times(place):
+                    yield Candidate(typed.value, (typed.excerpt,), -0.3 + typed.weight, typed=typed)
+            elif kind in _PATTERNED:
+                for typed in self._view.matches(place, kind):
+                    late = 0.3 * index / len(pieces)
+                    late += (
+                        1.5
+                        if any(label.concept != name and label.likeness > 0.75 for label in self._view.labels_in(piece))
+                        else 0.0
+                    )
+                    yield Candidate(typed.value, (typed.excerpt,), _PATTERNED[kind] - late, typed=typed)
+
+    def _claimed_date(self, excerpt: Excerpt) -> float:
+        """How surely a date is another one than the document's own: due, delivery, birth."""
+        worst = 0.0
+        for name in ("due date", "delivery date", "birth date"):
+            for candidate in labelled(self._view, self._view.labels(name), "date"):
+                if candidate.excerpts[0] == excerpt and candidate.score > 0:
+                    worst = 2.0
+        return worst
+
+    def _with_time(self, candidate: Candidate) -> Candidate:
+        """A day with the clock time beside it, as one moment."""
+        place = candidate.excerpts[0]
+        times = self._view.times(Excerpt.whole(place.piece))
+        for other in self._view.sheet(place.piece).right_of(place.piece)[:2]:
+            times = times or self._view.times(Excerpt.whole(other))
+        if not times or not isinstance(candidate.value, datetime.date):
+            return candidate
+        moment = datetime.datetime.combine(candidate.value, times[0].value)
+        return Candidate(
+            moment, (*candidate.excerpts, times[0].excerpt), candidate.score, candidate.label, candidate.relation
+        )
+
+    def _rates(self) -> list[Candidate]:
+        """Rates of a tax: beside their own labels, or in the row of the tax itself: "VAT 19 %"."""
+        found = list(self._amounts["tax rate"])
+        for label in self._view.labels("tax"):
+            if label.likeness < 0.75:
+                continue
+            for piece in self._view.sheet(label.piece).rows[label.piece.row]:
+                for typed in self._view.numbers(Excerpt.whole(piece), percent=True):
+                    near = 0.5 if piece is label.piece else 0.0
+                    found.append(
+                        Candidate(typed.value, (typed.excerpt,), 0.6 + near + 0.6 * label.whole, label, "inline", typed)
+                    )
+        return sorted(found, key=lambda each: -each.score)
+
+    def _names(self, party: str) -> list[Candidate]:
+        found = names(self._view, self._labels_of(party))
+        if party == "buyer" and self._window is not None:
+            found.append(Candidate(self._window.recipient.text, (self._window.recipient,), 1.2))
+        if party == "seller":
+            avoid = [
+                line.piece
+                for name in ("buyer", "ship to")
+                for label in self._labels_of(name)
+                for block in blocks_of(self._view, label)
+                for line in block.lines
+                if block.score > 0.5
+            ]
+            if self._window is not None:
+                avoid += self._window.pieces
+                found.append(Candidate(self._window.sender.text, (self._window.sender,), 0.9))
+            found = [*(each.better(-0.8) for each in found), *sellers(self._view, avoid)]
+        return sorted(found, key=lambda each: -each.score)
+
+    def _labels_of(self, party: str) -> list[Label]:
+        """Labels of a party that are followed by nothing else than its block."""
+        return [label for label in self._view.labels(party) if label.likeness * max(label.whole, label.lead) > 0.7]
+
+    def _addresses(self, name: str) -> list[Candidate]:
+        party = name.removesuffix(" address")
+        found = addresses_under(self._view, self._view.labels(name), named=False)
+        if self._window is not None and party != "ship to":
+            lines = (self._window.sender_address,) if party == "seller" else self._window.address
+            text = re.sub(r"\s*[·•∙|]\s*", ", ", " ".join(line.text for line in lines))
+            found.append(Candidate(text, lines, 1.2))
+        if party == "seller":
+            head = next(iter(self._names("seller")), None)
+            heading = [each.piece for each in head.excerpts] if head is not None and head.score > _LEAST_SCORE else []
+            heading = [*(self._window.pieces if self._window is not None else ()), *heading]
+            for sheet in self._view.sheets[:1]:
+                for candidate in addresses(self._view, heading, sheet):
+                    owner = self._owner(candidate.excerpts[0].piece)
+                    found.append(candidate.better(-3.0 if owner in ("buyer", "ship to") else 0.0))
+        else:
+            found += addresses_under(self._view, self._labels_of(party), named=True)
+            if name == "buyer address":  # "Address" below "Customer"
+                general = addresses_under(self._view, self._view.labels("seller address"), named=False)
+                found += [each.better(-0.5) for each in general if self._owner(each.excerpts[0].piece) == "buyer"]
+        return sorted(found, key=lambda each: -each.score)
+
+    def _currencies(self) -> list[Candidate]:
+        """The currency most of the amounts are in."""
+        found: dict[str, list[Excerpt]] = {}
+        for piece in self._view.pieces:
+            for code, start, end in find_currencies(piece.text):
+                found.setdefault(code, []).append(Excerpt(piece, start, end))
+        most = max((len(places) for places in found.values()), default=0)
+        return sorted(
+            # A dollar sign may be of several countries.
+            (
+                Candidate(code, (places[0],), (1.5 if places[0].text != "$" else 0.2) - 2 * (1 - len(places) / most))
+                for code, places in found.items()
+            ),
+            key=lambda each: -each.score,
+        )
+
+    def _chosen(self, leaf: Leaf) -> list[Candidate]:
+        """Choices of a field where the page names them: beside its label, else anywhere."""
+        found = []
+        for candidate in labelled(self._view, self._view.labels(leaf.concept.name), "text"):
+            for text, value in leaf.choices.items():
+                for start, end, like in find_folded(text, candidate.excerpts[0].piece.shape):
+                    first, last = candidate.excerpts[0].piece.shape.span(start, end)
+                    if candidate.excerpts[0].start <= first and last <= candidate.excerpts[0].end:
+                        place = Excerpt(candidate.excerpts[0].piece, first, last)
+                        found.append(
+                            Candidate(
+                                value,
+                                (place,),
+                                candidate.score + 0.8 - 2 * (1 - like),
+                                candidate.label,
+                                candidate.relation,
+                            )
+                        )
+        if leaf.concept.kind == "currency":
+            found += [each for each in self._currencies()]
+        for index, piece in enumerate(self._view.pieces):
+            for text, value in leaf.choices.items():
+                if len(text) < 3:
+                    continue
+                for start, end, like in find_folded(text, piece.shape, fuzzy=len(text) > 5):
+                    first, last = piece.shape.span(start, end)
+                    share = (end - start) / len(piece.shape.text)
+                    early = 0.5 * (1 - index / len(self._view.pieces))
+                    found.append(
+                        Candidate(value, (Excerpt(piece, first, last),), -2.0 + 1.2 * share + early - 2 * (1 - like))
+                    )
+        return sorted(found, key=lambda each: -each.score)
+
+    def _several(self, leaf: Leaf) -> list[tuple[Any, Candidate]]:
+        """Values of a list: those that stand beside or under one label, cut at commas."""
+        best: list[tuple[Any, Candidate]] = []
+        for label in self._view.labels(leaf.concept.name):
+            for block in blocks_of(self._view, label):
+                values = []
+                for line in block.lines:
+                    for part in _parts(line):
+                        candidate = Candidate(part.text, (part,), block.score, label)
+                        for value in readings(leaf, self._as_kind(leaf, candidate)):
+                            accepted, checked = leaf.check(value)
+                            if accepted:
+                                values.append((checked, candidate))
+                                break
+                if values and block.score > -0.5 and (not best or block.score > best[0][1].score):
+                    best = values
+        return best
+
+    def _as_kind(self, leaf: Leaf, candidate: Candidate) -> Candidate:
+        place = candidate.excerpts[0]
+        typed = (
+            self._view.dates(place)
+            if leaf.forms & {"date", "datetime"}
+            else self._view.numbers(place)
+            if leaf.forms & {"number", "integer"}
+            else []
+        )
+        return Candidate(typed[0].value, (typed[0].excerpt,), candidate.score) if typed else candidate
+
+
+def _spelled(leaf: Leaf, candidate: Candidate, value: Any) -> Any:
+    """Names and addresses that were read from a picture, with their well-known words set right."""
+    kind = leaf.concept.kind
+    if not isinstance(value, str) or (kind != "party" and kind != "address"):
+        return value
+    exact = all(word.score == 1 for excerpt in candidate.excerpts for word in excerpt.words)
+    return value if exact else respelled(value, kind)
+
+
+def _lists(part: Group) -> Iterable[Many]:
+    for inner in part.parts.values():
+        if isinstance(inner, Many):
+            yield inner
+        elif isinstance(inner, Group):
+            yield from _lists(inner)
+
+
+def _parts(line: Excerpt) -> Iterable[Excerpt]:
+    """A line cut at commas and semicolons that separate, bullets taken off."""
+    start = line.start
+    for match in re.finditer(r"[,;](?!\d)|$", line.text):
+        part = Excerpt(line.piece, start, line.start + match.start()).stripped(f"{MARKS}•●▪")
+        if part is not None:
+            yield part
+        start = line.start + match.end()
+
+
+def _id_weight(text: str) -> float:
+    """Identifiers have digits, and more than one character."""
+    digits = sum(character.isdigit() for character in text)
+    return (0.4 if digits >= 3 else -0.6) - (0.8 if len(text) < 3 else 0.0)

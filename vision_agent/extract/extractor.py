@@ -1,0 +1,200 @@
+"""`agent.extract`: one door to both engines, from a document to a validated object."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar, get_args
+
+from PIL import Image
+from pydantic import BaseModel, ValidationError
+
+from vision_agent.documents.result import OcrResult
+from vision_agent.documents.source import DocumentSource, PageChoice, page_pictures
+from vision_agent.errors import ArgumentTypeError, ExtractionError, InputError, bad_argument
+from vision_agent.extract.by_layout import extract_by_layout
+from vision_agent.extract.by_model import Ask, extract_by_model
+from vision_agent.extract.filling import Filled, drop
+from vision_agent.extract.result import Extraction, FieldValue
+from vision_agent.extract.target import Group, outline_of
+from vision_agent.extract.values.amounts import DecimalMark
+from vision_agent.extract.values.dates import DateOrder
+from vision_agent.images.loading import ImageLimits
+
+Engine = Literal["auto", "layout", "model"]
+ReadDocument = Callable[..., Any]
+T = TypeVar("T", bound=BaseModel)
+
+_BIG = 500_000_000  # parameters from which a model reads documents better than rules do
+_MOST_PICTURES = 4  # pages whose pictures a model is shown at once
+
+
+class Extractor:
+    """Extracts for an agent; or, with the layout engine, on its own.
+
+    Args:
+        read: reads a document, as `VisionAgent.ocr`.
+        ask: the model's `ask`; None where there is no model.
+        parameters: of the model.
+        limits: what pictures are accepted.
+    """
+
+    def __init__(
+        self, read: ReadDocument, ask: Ask | None = None, parameters: int = 0, limits: ImageLimits | None = None
+    ) -> None:
+        self._read = read
+        self._ask = ask
+        self._parameters = parameters
+        self._limits = limits or ImageLimits()
+
+    @property
+    def reads(self) -> bool:
+        """Whether the model is big enough to read documents by itself."""
+        return self._ask is not None and self._parameters >= _BIG
+
+    def extract(
+        self,
+        document: DocumentSource | OcrResult,
+        schema: type[T],
+        *,
+        engine: Engine = "auto",
+        pages: PageChoice = None,
+        password: str | None = None,
+        date_order: DateOrder | None = None,
+        decimal_mark: DecimalMark | None = None,
+    ) -> Extraction[T]:
+        """See `VisionAgent.extract`."""
+        outline = outline_of(schema)
+        check_choice("engine", engine, get_args(Engine))
+        check_choice("date_order", date_order, (None, "dmy", "mdy"))
+        check_choice("decimal_mark", decimal_mark, (None, ".", ","))
+        chosen = engine if engine != "auto" else "model" if self.reads else "layout"
+        if chosen == "model" and self._ask is None:
+            raise InputError(bad_argument("engine", '"layout" where there is no model', engine))
+        words = self.words(document, pages=pages, password=password)
+        if chosen == "layout" or self._ask is None:
+            filled = extract_by_layout(words, outline, date_order=date_order, decimal_mark=decimal_mark)
+        else:
+            shown = self.pictures(document, words, password=password)
+            filled = extract_by_model(
+                words, outline, self._ask, shown, date_order=date_order, decimal_mark=decimal_mark
+            )
+        return _validated(schema, filled, "model" if chosen == "model" else "layout", words)
+
+    def words(
+        self, document: DocumentSource | OcrResult, *, pages: PageChoice = None, password: str | None = None
+    ) -> OcrResult:
+        """The document's words; those of an `OcrResult` are there already.
+
+        Raises:
+            ArgumentTypeError: several documents, or none.
+        """
+        if isinstance(document, OcrResult):
+            if pages is not None:
+                raise InputError(bad_argument("pages", "left out for a document that was read already", pages))
+            return document
+        if isinstance(document, list | tuple):
+            raise ArgumentTypeError(bad_argument("document", "one document", document))
+        read = self._read(document, pages=pages, password=password)
+        if not isinstance(read, OcrResult):
+            raise ArgumentTypeError(bad_argument("document", "one document, not a folder", document))
+        return read
+
+    def pictures(
+        self, document: DocumentSource | OcrResult, words: OcrResult, *, password: str | None = None
+    ) -> list[Image.Image]:
+        """Pictures of the first pages that were read; none where the document came from no file."""
+        numbers = [page.number for page in words.pages][:_MOST_PICTURES]
+        source: Any = words.file if isinstance(document, OcrResult) else document
+        if not source or not numbers or hasattr(source, "read"):  # a file object was read to its end
+            return []
+        opened = page_pictures(source, pages=numbers, password=password, limits=self._limits, with_layer=False)
+        return [page.image for page in opened]
+
+
+def check_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    """Raises InputError for a value that is none of the allowed ones."""
+    if value not in allowed:
+        raise InputError(bad_argument(name, f"one of {list(allowed)}", value))
+
+
+def _validated(schema: type[T], filled: Filled, engine: Literal["layout", "model"], words: OcrResult) -> Extraction[T]:
+    """The caller's object. A value that breaks a rule of the whole model is taken out, once; then the rest must do."""
+    fields = dict(filled.fields)
+    try:
+        value = schema.model_validate(filled.data)
+    except ValidationError as error:
+        broken = _broken(error, filled, _optional(outline_of(schema), ()))
+        for path in broken:
+            drop(filled.data, filled.keys[path])
+            fields[path] = FieldValue()
+        try:
+            value = schema.model_validate(filled.data)
+        except ValidationError as again:
+            raise _incomplete(schema, again, filled, fields, engine, words) from again
+    for path, field in fields.items():
+        if not field.found and field.aligned:
+            fields[path] = field.model_copy(update={"value": _at(value, path)})
+    # Validators of the model may have changed a value: what the object says is what is told.
+    told = {path: _told(value, path, field) for path, field in fields.items()}
+    return Extraction[schema](value=value, fields=told, engine=engine, document=words)  # type: ignore[valid-type]
+
+
+def _told(value: BaseModel, path: str, field: FieldValue) -> FieldValue:
+    return field.model_copy(update={"value": _at(value, path)}) if field.found else field
+
+
+def _broken(error: ValidationError, filled: Filled, optional: Sequence[tuple[str, ...]]) -> list[str]:
+    """Paths of found values to do without: those an error is about, and all of a group that may be left out whole."""
+    broken: list[str] = []
+    for detail in error.errors(include_url=False, include_input=False):
+        place = detail["loc"]
+        groups = [key for key in optional if place[: len(key)] == key]
+        broken += [
+            path
+            for path, key in filled.keys.items()
+            if place[: len(key)] == key or any(key[: len(group)] == group for group in groups[:1])
+        ]
+    return list(dict.fromkeys(broken))
+
+
+def _optional(group: Group, key: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Keys of the groups that a model can do without, outermost first."""
+    found = []
+    for name, part in group.parts.items():
+        if isinstance(part, Group):
+            if not part.required:
+                found.append((*key, name))
+            found += _optional(part, (*key, name))
+    return found
+
+
+def _incomplete(
+    schema: type[BaseModel],
+    error: ValidationError,
+    filled: Filled,
+    fields: dict[str, FieldValue],
+    engine: Literal["layout", "model"],
+    words: OcrResult,
+) -> ExtractionError:
+    missing = tuple(
+        ".".join(map(str, detail["loc"])) for detail in error.errors(include_url=False, include_input=False)
+    )
+    partial = Extraction[dict[str, Any]](value=filled.data, fields=fields, engine=engine, document=words)
+    return ExtractionError(
+        f"the document does not state what {schema.__name__} requires: {', '.join(missing[:8])}. "
+        "Make these fields optional (`X | None = None`), or read `error.partial`",
+        partial,
+        missing,
+    )
+
+
+def _at(value: Any, path: str) -> Any:
+    """The value at a path such as "items[0].price"; None where it leads nowhere."""
+    for step in path.replace("[", ".[").split("."):
+        if value is None:
+            return None
+        if step.startswith("["):
+            index = int(step[1:-1])
+            items = list(value)
+            value = items[index] if index < len(items) else None
+        else:
+            value = getattr(value, step, None)
+    return value

@@ -1,0 +1,1 @@
+"""Rules of the layout engine: labels, parties, totals, line items."""

@@ -1,0 +1,100 @@
+"""Blocks of lines under a label: "Bill to", and the name and address that follow it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vision_agent.documents.sheet import MARKS, Excerpt, Piece, Sheet
+from vision_agent.extract.rules.candidates import Candidate, regions_of
+from vision_agent.extract.rules.labels import Label
+from vision_agent.extract.rules.parties import line_score
+from vision_agent.extract.values.spans import View
+
+_LINES = 7
+
+
+@dataclass(frozen=True)
+class Block:
+    """Lines that belong to one label.
+
+    Attributes:
+        label: what they are.
+        lines: in order; the first may follow the label on its own row.
+        score: log-odds of the place.
+    """
+
+    label: Label
+    lines: tuple[Excerpt, ...]
+    score: float
+
+
+def blocks_of(view: View, label: Label) -> list[Block]:
+    """The blocks a label may stand for: one for each place where its value may begin."""
+    blocks = []
+    for region in regions_of(view, label):
+        first = region.excerpt
+        sheet = view.sheet(first.piece)
+        left = first.x0 if region.relation == "inline" else first.piece.x0
+        lines = [first]
+        for piece in _following(sheet, first.piece, left):
+            if view.is_label(piece) or len(lines) == _LINES:
+                break
+            lines.append(Excerpt.whole(piece))
+        blocks.append(Block(label, tuple(lines), region.score))
+    return blocks
+
+
+def _following(sheet: Sheet, piece: Piece, left: float) -> list[Piece]:
+    """Pieces that go on under a place, row by row, at the same left edge and without a wide gap."""
+    chain, last = [], piece
+    for row in sheet.rows[piece.row + 1 : piece.row + 1 + _LINES]:
+        inside = [other for other in row if abs(other.x0 - left) < 2.0 * sheet.height or other.x0 <= left < other.x1]
+        if not inside or inside[0].y0 - last.y1 > 1.5 * sheet.height:
+            break
+        last = inside[0]
+        chain.append(last)
+    return chain
+
+
+def names(view: View, labels: Sequence[Label]) -> list[Candidate]:
+    """The first lines of labelled blocks."""
+    found = []
+    for label in labels:
+        for block in blocks_of(view, label):
+            place = block.lines[0].stripped(MARKS)
+            if place is not None and sum(character.isalpha() for character in place.text) >= 2:
+                score = block.score - (
+                    2.0 if view.dates(place) or (view.numbers(place) and len(place.text) < 8) else 0.0
+                )
+                score -= 1.0 if line_score(view, place.piece) < -1.5 else 0.0
+                found.append(Candidate(place.text, (place,), score, label))
+    return sorted(found, key=lambda candidate: -candidate.score)
+
+
+def addresses_under(view: View, labels: Sequence[Label], *, named: bool) -> list[Candidate]:
+    """Addresses in labelled blocks.
+
+    Args:
+        named: the block begins with a name ("Bill to"), not with the address itself ("Address").
+    """
+    found = []
+    for label in labels:
+        for block in blocks_of(view, label):
+            lines = list(block.lines)
+            if named and (len(lines) < 2 or line_score(view, lines[0].piece) < 0.9):
+                lines = lines[1:]
+            kept: list[Excerpt] = []
+            total = 0.0
+            for line in lines:
+                worth = line_score(view, line.piece)
+                if (kept and worth < -1.5) or (not kept and worth < -2.5 and line.piece is not label.piece):
+                    break
+                kept.append(line)
+                total += max(-0.3, worth)
+            if kept:
+                text = " ".join(line.text for line in kept)
+                found.append(
+                    Candidate(
+                        text, tuple(kept), block.score + min(1.5, 0.5 * total) - (0.0 if total > 0 else 0.8), label
+                    )
+                )
+    return sorted(found, key=lambda candidate: -candidate.score)

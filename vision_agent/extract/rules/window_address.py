@@ -1,0 +1,87 @@
+"""Letters for window envelopes: a small line with the sender, and below it the recipient, neither with a label.
+
+"Müller GmbH · Industriestraße 12 · 70565 Stuttgart", and under it the customer. German, Austrian, Swiss and French
+business letters are laid out so (DIN 5008, NF Z 11-001).
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from vision_agent.documents.sheet import MARKS, Excerpt, Piece, Sheet
+from vision_agent.extract.rules.parties import POSTCODE
+from vision_agent.extract.values.spans import View
+
+_ROWS = 16  # of the first page that a sender's line is looked for in
+_LINES = 7  # of a recipient
+_PARTS = re.compile(r"\s*[·•∙|*]\s*|\s+[-\u2013\u2014]\s+|,\s+")
+_PERSON = re.compile(r"(?:herrn?|frau|mr|mrs|ms|mme|m\.|z\.\s?hd|zu h\u00e4nden|c/o|attn|att)\b", re.I)
+
+
+@dataclass(frozen=True)
+class Window:
+    """What a window envelope shows.
+
+    Attributes:
+        sender: the name in the sender's line.
+        sender_address: the rest of that line.
+        recipient: the recipient's first line, the name.
+        address: the lines of the recipient's address, without a person's name.
+        lines: all of the recipient's lines.
+    """
+
+    sender: Excerpt
+    sender_address: Excerpt
+    recipient: Excerpt
+    address: tuple[Excerpt, ...]
+    lines: tuple[Excerpt, ...]
+
+    @property
+    def pieces(self) -> list[Piece]:
+        """All lines that are no heading of the page."""
+        return [self.sender.piece, *(line.piece for line in self.lines)]
+
+
+def find_window(view: View) -> Window | None:
+    """The window of the first page, or None."""
+    for sheet in view.sheets[:1]:
+        for row in sheet.rows[:_ROWS]:
+            for piece in row:
+                sender = _sender(piece)
+                if sender is None:
+                    continue
+                lines = tuple(_recipient(view, sheet, piece))
+                if len(lines) >= 3 and any(POSTCODE.search(line.text) for line in lines[1:]):
+                    address = tuple(line for line in lines[1:] if not _PERSON.match(line.text))
+                    return Window(*sender, lines[0], address or lines[1:], lines)
+    return None
+
+
+def _sender(piece: Piece) -> tuple[Excerpt, Excerpt] | None:
+    """Name and address of a line that has both, with marks between its parts."""
+    cuts = list(_PARTS.finditer(piece.text))
+    if len(cuts) < 2 or any(character.isdigit() for character in piece.text[: cuts[0].start()]):
+        return None
+    rest = piece.text[cuts[0].end() :]
+    name = Excerpt(piece, 0, cuts[0].start()).stripped(MARKS)
+    address = Excerpt(piece, cuts[0].end(), len(piece.text)).stripped(MARKS)
+    if name is None or address is None or sum(map(str.isalpha, name.text)) < 3:
+        return None
+    numbered = sum(any(map(str.isdigit, part)) for part in _PARTS.split(rest)) >= 2
+    return (name, address) if numbered and POSTCODE.search(rest) else None
+
+
+def _recipient(view: View, sheet: Sheet, sender: Piece) -> Iterable[Excerpt]:
+    """Lines under the sender's, at its left edge, up to a gap."""
+    last = sender
+    for row in sheet.rows[sender.row + 1 :]:
+        inside = [piece for piece in row if abs(piece.x0 - sender.x0) < 1.5 * sheet.height]
+        if not inside:
+            continue
+        gap = (inside[0].y0 - last.y1) / sheet.height
+        if gap > (4.0 if last is sender else 1.2) or view.is_label(inside[0]) or view.dates(Excerpt.whole(inside[0])):
+            return
+        last = inside[0]
+        yield Excerpt.whole(last)
+        if last.row - sender.row >= 2 * _LINES:
+            return

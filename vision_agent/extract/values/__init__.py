@@ -1,0 +1,1 @@
+"""Values as they are written: amounts, dates, and their spellings."""

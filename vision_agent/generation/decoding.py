@@ -1,0 +1,404 @@
+"""Writes answers, token by token, and keeps the cache, so that routes can be read and prompts reused afterwards.
+
+The loop is ours rather than `transformers.generate`, because answers are streamed without a thread, follow a grammar
+row by row, continue a remembered prefix, and report the probability of what they say. Beam search alone is
+transformers' own.
+
+Shape suffixes: B rows, L tokens, P cached tokens, C hidden size, V vocabulary.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, cast
+
+import torch
+from torch import Tensor
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from vision_agent.errors import InputError, bad_argument
+from vision_agent.generation.options import GenerationOptions
+from vision_agent.generation.prefix_cache import LEAST_SHARED, PrefixCache, common_beginning
+from vision_agent.model.backbone import Backbone
+from vision_agent.plugins.constraint import Constraint
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A prompt to be answered.
+
+    Attributes:
+        ids: token ids.
+        tokens_TC: tokens of its pictures, in order; None without pictures.
+        picture_marks: for each picture token a number that names the picture and the token's place in it.
+    """
+
+    ids: tuple[int, ...]
+    tokens_TC: Tensor | None = None
+    picture_marks: tuple[int, ...] = ()
+
+
+@dataclass
+class Written:
+    """Answers of a batch, with the cache that holds them.
+
+    Attributes:
+        answers: for each row its answer's token ids, the end token included where the model wrote one.
+        logprobs: of each of these tokens (natural logarithm), before temperature and sampling filters.
+        reasons: why each row ended.
+        cache: keys and values of prompts and answers.
+        mask_BP: True at the cached tokens that are real, all answer tokens included.
+        prompt_tokens: for each row.
+        reused_tokens: how many tokens of the prompt were remembered rather than read.
+    """
+
+    answers: list[list[int]]
+    logprobs: list[list[float]]
+    reasons: list[FinishReason]
+    cache: DynamicCache
+    mask_BP: Tensor
+    prompt_tokens: tuple[int, ...]
+    reused_tokens: int = 0
+    new_BL: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.long))
+
+    @torch.inference_mode()
+    def complete(self, backbone: Backbone) -> None:
+        """Feed what was written but never fed: a route emitted last must not lose its state."""
+        size = self.mask_BP.shape[1]
+        while (place := self.cache.get_seq_length()) < size:
+            column = place - (size - self.new_BL.shape[1])
+            _forward(backbone, self.new_BL[:, column : column + 1], self.mask_BP[:, : place + 1], self.cache, None)
+
+
+def check_context(backbone: Backbone, prompt_tokens: int, picture_tokens: int, options: GenerationOptions) -> None:
+    """Raise InputError where a prompt and its answer would not fit the model."""
+    if prompt_tokens + options.max_new_tokens > backbone.context:
+        raise InputError(
+            f"the prompt has {prompt_tokens} tokens ({picture_tokens} of them for pictures) and the answer may have "
+            f"`max_new_tokens`={options.max_new_tokens}, but {backbone.name!r} takes {backbone.context} in all: use "
+            "fewer pictures, a smaller `max_tiles`, a shorter history or a smaller `max_new_tokens`"
+        )
+
+
+def write(
+    backbone: Backbone,
+    prompts: Sequence[Reading | Sequence[int]],
+    options: GenerationOptions | None = None,
+    *,
+    forbidden: Sequence[int] = (),
+    constraints: Sequence[Constraint | None] | None = None,
+    prefixes: PrefixCache | None = None,
+) -> Written:
+    """Answer a batch of prompts. See `steps` for the arguments."""
+    growing = steps(backbone, prompts, options, forbidden=forbidden, constraints=constraints, prefixes=prefixes)
+    (written,) = deque(growing, maxlen=1)
+    return written
+
+
+def steps(
+    backbone: Backbone,
+    prompts: Sequence[Reading | Sequence[int]],
+    options: GenerationOptions | None = None,
+    *,
+    forbidden: Sequence[int] = (),
+    constraints: Sequence[Constraint | None] | None = None,
+    prefixes: PrefixCache | None = None,
+) -> Iterator[Written]:
+    """Answer a batch of prompts, left-padded; yields the growing answers after every token.
+
+    The same object is yielded each time. Closing the iterator stops the work.
+
+    Args:
+        prompts: one a row.
+        options: None for greedy answers of the default length.
+        forbidden: token ids that must not be written. With all routing tokens forbidden the text is that of the model
+            without routes, token for token.
+        constraints: the grammar of each row's answer, None for a free one.
+        prefixes: where the beginnings of prompts are remembered; used for single rows.
+
+    Raises:
+        InputError: a prompt that does not fit the model's context, or a grammar with beam search.
+    """
+    options = options or GenerationOptions()
+    readings = [prompt if isinstance(prompt, Reading) else Reading(tuple(prompt)) for prompt in prompts]
+    grammars = list(constraints or [None] * len(readings))
+    for reading in readings:
+        pictured = 0 if reading.tokens_TC is None else len(reading.tokens_TC)
+        check_context(backbone, len(reading.ids), pictured, options)
+    if options.num_beams > 1:
+        if any(grammars):
+            raise InputError(bad_argument("num_beams", "1 for answers under a grammar", options.num_beams))
+        yield _search(backbone, readings, options, forbidden)
+        return
+    named = all(len(r.picture_marks) == (0 if r.tokens_TC is None else len(r.tokens_TC)) for r in readings)
+    yield from _decode(backbone, readings, options, forbidden, grammars, prefixes if named else None)
+
+
+def _decode(
+    backbone: Backbone,
+    readings: Sequence[Reading],
+    options: GenerationOptions,
+    forbidden: Sequence[int],
+    grammars: Sequence[Constraint | None],
+    prefixes: PrefixCache | None,
+) -> Iterator[Written]:
+    rows = range(len(readings))
+    marks = [_marks(backbone, reading) for reading in readings] if prefixes is not None else []
+    cache, known = _begin(backbone, readings, marks, prefixes)
+    rest = [_rest(backbone, reading, known) for reading in readings]
+    ids_BL, mask_BL = _padded(backbone, rest)
+    written = Written(
+        answers=[[] for _ in rows],
+        logprobs=[[] for _ in rows],
+        reasons=["length" for _ in rows],
+        cache=cache,
+        mask_BP=torch.cat([mask_BL.new_ones(len(rows), known), mask_BL], dim=1).bool(),
+        prompt_tokens=tuple(len(reading.ids) for reading in readings),
+        reused_tokens=known,
+        new_BL=ids_BL[:, :0],
+    )
+    states = [grammar.start() if grammar is not None else None for grammar in grammars]
+    filters = _filters(options)
+    generators = [_generator(backbone, options) for _ in rows] if options.do_sample else []
+    banned = torch.tensor(sorted(forbidden), dtype=torch.long, device=backbone.device)
+    ends = torch.tensor(backbone.end_ids, device=backbone.device)
+    tail = StopWatcher(backbone, options.stop)
+    is_open = [True for _ in rows]
+    feed_BL, tokens_TC = ids_BL, _pictures(rest)
+    for _ in range(options.max_new_tokens):
+        with torch.inference_mode():
+            scores_BV = _forward(backbone, feed_BL, written.mask_BP, cache, tokens_TC)
+            scores_BV[:, banned] = -torch.inf
+            for row, state in enumerate(states):
+                if state is not None and is_open[row]:
+                    scores_BV[row] = state.mask(scores_BV[row])
+            logprobs_BV = scores_BV.log_softmax(dim=-1)
+            filtered_BV = filters(cast(torch.LongTensor, written.new_BL), scores_BV) if filters else scores_BV
+            if generators:
+                pairs = zip(filtered_BV.softmax(dim=-1), generators, strict=True)
+                next_B = torch.cat([torch.multinomial(chances_V, 1, generator=own) for chances_V, own in pairs])
+            else:
+                next_B = filtered_BV.argmax(dim=-1)
+            chosen_B = logprobs_BV.gather(1, next_B[:, None])[:, 0]
+            open_B = torch.tensor(is_open, device=backbone.device)
+            next_B = torch.where(open_B, next_B, ends[0])
+            written.new_BL = torch.cat([written.new_BL, next_B[:, None]], dim=1)
+            written.mask_BP = torch.cat([written.mask_BP, open_B[:, None]], dim=1)
+            ended = torch.isin(next_B, ends).tolist()
+        chosen = list(zip(next_B.tolist(), chosen_B.tolist(), ended, strict=True))
+        for row in [row for row in rows if is_open[row]]:
+            token, logprob, end = chosen[row]
+            written.answers[row].append(token)
+            written.logprobs[row].append(logprob)
+            state = states[row]
+            if state is not None:
+                state.accept(token)
+            if end or tail.stops(written.answers[row]):
+                written.reasons[row] = "stop"
+                is_open[row] = False
+        yield written
+        if not any(is_open):
+            break
+        feed_BL, tokens_TC = next_B[:, None], None
+    if prefixes is not None and len(readings) == 1:
+        prefixes.keep([*marks[0], *written.answers[0]], cache)
+
+
+class StopWatcher:
+    """Watches answers for the texts at which they end.
+
+    Args:
+        stop: the texts.
+    """
+
+    def __init__(self, backbone: Backbone, stop: Sequence[str]) -> None:
+        self._backbone = backbone
+        self._stop = tuple(stop)
+        longest = max((len(text.encode()) for text in self._stop), default=0)
+        # A token holds at least one byte, so this many tokens hold any stop text that the last one completes.
+        self._window = longest + 8
+
+    def stops(self, answer: Sequence[int]) -> bool:
+        """Whether the answer's last token completed a stop text."""
+        if not self._stop:
+            return False
+        text = self._backbone.decode_text(answer[-self._window :])
+        return any(stop in text for stop in self._stop)
+
+
+def cut_at_stop(text: str, stop: Sequence[str]) -> str:
+    """The text before the first of the stop texts."""
+    places = [place for place in (text.find(item) for item in stop) if place >= 0]
+    return text[: min(places)] if places else text
+
+
+def _forward(
+    backbone: Backbone, ids_BL: Tensor, mask_BP: Tensor, cache: DynamicCache, tokens_TC: Tensor | None
+) -> Tensor:
+    """Feed tokens that follow the cache; the float32 scores (B, V) of what comes next."""
+    rows, new = ids_BL.shape
+    # Without padding before or between real tokens no mask is needed, and attention takes its fast path. What an
+    # ended row is fed does not matter.
+    plain = rows == 1 or bool((mask_BP[:, :-1] >= mask_BP[:, 1:]).all())
+    if plain:
+        start = cache.get_seq_length()
+        positions_BL = torch.arange(start, start + new, device=ids_BL.device).expand(rows, new)
+    else:
+        positions_BL = (mask_BP.long().cumsum(dim=1) - 1).clamp(min=0)[:, -new:]
+    output = backbone.model.model.language_model(
+        inputs_embeds=backbone.embed(ids_BL, tokens_TC),
+        attention_mask=None if plain else mask_BP.long(),
+        position_ids=positions_BL,
+        past_key_values=cache,
+        use_cache=True,
+    )
+    scores_BV: Tensor = backbone.model.lm_head(output.last_hidden_state[:, -1]).float()
+    return scores_BV
+
+
+def _search(
+    backbone: Backbone, readings: Sequence[Reading], options: GenerationOptions, forbidden: Sequence[int]
+) -> Written:
+    """Beam search by transformers; the best answer of each row is then read once more for its probabilities."""
+    ids_BL, mask_BL = _padded(backbone, readings)
+    settings = GenerationConfig(
+        max_new_tokens=options.max_new_tokens,
+        num_beams=options.num_beams,
+        do_sample=False,
+        repetition_penalty=options.repetition_penalty,
+        eos_token_id=backbone.end_ids,
+        pad_token_id=backbone.end_ids[0],
+        suppress_tokens=sorted(forbidden) or None,
+        stop_strings=list(options.stop) or None,
+    )
+    with torch.inference_mode():
+        new_BL = backbone.model.generate(
+            inputs_embeds=backbone.embed(ids_BL, _pictures(readings)),
+            attention_mask=mask_BL,
+            generation_config=settings,
+            tokenizer=backbone.tokenizer if options.stop else None,
+        )
+        tail = StopWatcher(backbone, options.stop)
+        answers, reasons = zip(*(_until_end(row, backbone.end_ids, tail) for row in new_BL.tolist()), strict=True)
+        real_BL = torch.zeros_like(new_BL, dtype=torch.bool)
+        for row, answer in enumerate(answers):
+            real_BL[row, : len(answer)] = True
+        full_BL, full_mask_BL = torch.cat([ids_BL, new_BL], dim=1), torch.cat([mask_BL.bool(), real_BL], dim=1)
+        cache = DynamicCache(config=backbone.model.config.text_config)
+        hidden_BLC = backbone.model.model.language_model(
+            inputs_embeds=backbone.embed(full_BL, _pictures(readings)),
+            attention_mask=full_mask_BL.long(),
+            position_ids=(full_mask_BL.long().cumsum(dim=1) - 1).clamp(min=0),
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        count = new_BL.shape[1]
+        scores_BLV = backbone.model.lm_head(hidden_BLC[:, -count - 1 : -1]).float().log_softmax(dim=-1)
+        chosen_BL = scores_BLV.gather(2, new_BL[..., None])[..., 0]
+    return Written(
+        answers=list(answers),
+        logprobs=[row[: len(answer)] for row, answer in zip(chosen_BL.tolist(), answers, strict=True)],
+        reasons=list(reasons),
+        cache=cache,
+        mask_BP=full_mask_BL,
+        prompt_tokens=tuple(len(reading.ids) for reading in readings),
+        new_BL=new_BL,
+    )
+
+
+def _padded(backbone: Backbone, readings: Sequence[Reading]) -> tuple[Tensor, Tensor]:
+    """Left-padded ids and mask (1 at real tokens), (B, L)."""
+    longest = max(len(reading.ids) for reading in readings)
+    ids_BL = torch.full((len(readings), longest), backbone.end_ids[0], device=backbone.device)
+    mask_BL = torch.zeros(len(readings), longest, dtype=torch.long, device=backbone.device)
+    for row, reading in enumerate(readings):
+        ids_BL[row, longest - len(reading.ids) :] = torch.tensor(reading.ids, device=backbone.device)
+        mask_BL[row, longest - len(reading.ids) :] = 1
+    return ids_BL, mask_BL
+
+
+def _pictures(readings: Sequence[Reading]) -> Tensor | None:
+    tokens = [reading.tokens_TC for reading in readings if reading.tokens_TC is not None]
+    return torch.cat(tokens) if tokens else None
+
+
+def _begin(
+    backbone: Backbone, readings: Sequence[Reading], marks: Sequence[Sequence[int]], prefixes: PrefixCache | None
+) -> tuple[DynamicCache, int]:
+    """A cache with the beginning that all rows share, and its length: remembered, or read once for all of them."""
+    config = backbone.model.config.text_config
+    if prefixes is None:
+        return DynamicCache(config=config), 0
+    # Every row must have a token of its own left to be fed.
+    shared = min(common_beginning(marks), *(len(row) - 1 for row in marks))
+    cache, known = prefixes.take(marks[0][: shared + 1], config)
+    if len(readings) == 1:
+        return cache, known
+    if shared < LEAST_SHARED:
+        return DynamicCache(config=config), 0
+    if known < shared:
+        first = _rest(backbone, readings[0], known)
+        ids_BL = torch.tensor([first.ids[: shared - known]], device=backbone.device)
+        count = int((ids_BL == backbone.model.config.image_token_id).sum())
+        with torch.inference_mode():
+            tokens_TC = first.tokens_TC[:count] if first.tokens_TC is not None and count else None
+            _forward(backbone, ids_BL, torch.ones_like(ids_BL), cache, tokens_TC)
+        prefixes.keep(marks[0][:shared], cache)
+    cache.batch_repeat_interleave(len(readings))
+    return cache, shared
+
+
+def _rest(backbone: Backbone, reading: Reading, known: int) -> Reading:
+    """What of a prompt is still to be read."""
+    if not known:
+        return reading
+    pictured = sum(token == backbone.model.config.image_token_id for token in reading.ids[:known])
+    tokens_TC = None if reading.tokens_TC is None else reading.tokens_TC[pictured:]
+    return Reading(reading.ids[known:], tokens_TC if tokens_TC is not None and len(tokens_TC) else None)
+
+
+def _marks(backbone: Backbone, reading: Reading) -> list[int]:
+    """Token ids, with each picture token replaced by a number that names it."""
+    picture = iter(reading.picture_marks)
+    context = backbone.model.config.image_token_id
+    return [next(picture, -1) if token == context else token for token in reading.ids]
+
+
+def _filters(options: GenerationOptions) -> LogitsProcessorList:
+    """transformers' own processors, in the order in which `generate` applies them."""
+    filters = LogitsProcessorList()
+    if options.repetition_penalty != 1.0:
+        filters.append(RepetitionPenaltyLogitsProcessor(options.repetition_penalty))
+    if options.do_sample:
+        if options.temperature != 1.0:
+            filters.append(TemperatureLogitsWarper(options.temperature))
+        if options.top_k:
+            filters.append(TopKLogitsWarper(options.top_k))
+        if options.top_p < 1.0:
+            filters.append(TopPLogitsWarper(options.top_p))
+    return filters
+
+
+def _generator(backbone: Backbone, options: GenerationOptions) -> torch.Generator:
+    """The chance of one row. Rows do not share it, so that a batch draws what single calls draw."""
+    generator = torch.Generator(backbone.device)
+    _ = generator.seed() if options.seed is None else generator.manual_seed(options.seed)
+    return generator
+
+
+def _until_end(ids: Sequence[int], end_ids: Sequence[int], tail: StopWatcher) -> tuple[list[int], FinishReason]:
+    """An answer up to and including what ended it, and why it ended; what follows is padding."""
+    for size, token in enumerate(ids, start=1):
+        if token in end_ids or tail.stops(ids[:size]):
+            return list(ids[:size]), "stop"
+    return list(ids), "length"

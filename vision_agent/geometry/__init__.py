@@ -1,0 +1,1 @@
+"""Coordinate frames and run-length masks."""

@@ -1,0 +1,1 @@
+"""Images, videos and the folders and addresses they come from."""

@@ -1,0 +1,147 @@
+"""`Chat`: a conversation of several rounds, about pictures, a video, or nothing but words."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, overload
+
+from PIL import Image
+
+from vision_agent.errors import InputError, bad_argument
+from vision_agent.generation.options import GenerationOptions
+from vision_agent.images.loading import ImageLimits, ImageSource, load_image
+from vision_agent.images.video import VideoSource, frame_prompt, sample_frames
+from vision_agent.inference.answering import Answerer
+from vision_agent.inference.engine import Conversation
+from vision_agent.model.prompt import PLACEHOLDER, with_placeholders
+from vision_agent.results.detections import Answer
+from vision_agent.results.events import AnswerDone, AnswerEvent
+from vision_agent.routing.policy import RouteChoice
+from vision_agent.validation import check_options, check_request, check_tiles
+
+
+class Chat:
+    """Remembers what was said and shown. Make one with `agent.chat()`.
+
+    Each round is answered on top of the rounds before; what was read once is not read again (see `prefix`). A round
+    that fails, or whose stream is closed half way, leaves no trace. One chat is for one thread at a time.
+
+    Attributes:
+        history: the rounds so far, (question, answer); questions hold an `<image>` placeholder for each picture.
+    """
+
+    def __init__(self, answerer: Answerer, limits: ImageLimits, options: GenerationOptions) -> None:
+        self._answerer = answerer
+        self._limits = limits
+        self._options = options
+        self.history: list[tuple[str, str]] = []
+        self._pictures: list[Image.Image] = []
+        self._max_tiles: list[int | None] = []
+        self._plain = 0
+
+    @overload
+    def ask(
+        self,
+        question: str,
+        images: ImageSource | Sequence[ImageSource] | None = None,
+        *,
+        video: VideoSource | None = None,
+        segments: int = 8,
+        bounds: tuple[float, float] | None = None,
+        max_tiles: int | Sequence[int] | None = None,
+        routes: Sequence[str] = (),
+        options: GenerationOptions | None = None,
+        stream: Literal[False] = False,
+    ) -> Answer: ...
+
+    @overload
+    def ask(
+        self,
+        question: str,
+        images: ImageSource | Sequence[ImageSource] | None = None,
+        *,
+        video: VideoSource | None = None,
+        segments: int = 8,
+        bounds: tuple[float, float] | None = None,
+        max_tiles: int | Sequence[int] | None = None,
+        routes: Sequence[str] = (),
+        options: GenerationOptions | None = None,
+        stream: Literal[True],
+    ) -> Iterator[AnswerEvent]: ...
+
+    def ask(
+        self,
+        question: str,
+        images: ImageSource | Sequence[ImageSource] | None = None,
+        *,
+        video: VideoSource | None = None,
+        segments: int = 8,
+        bounds: tuple[float, float] | None = None,
+        max_tiles: int | Sequence[int] | None = None,
+        routes: Sequence[str] = (),
+        options: GenerationOptions | None = None,
+        stream: bool = False,
+    ) -> Answer | Iterator[AnswerEvent]:
+        """The next round.
+
+        Args:
+            question: may place new pictures with `<image>`; otherwise they stand before it, numbered where the
+                conversation has several.
+            images: pictures that are new in this round.
+            video: a video that is new in this round: path, bytes, file object, or a list of frames. `segments` frames
+                are taken, evenly, between `bounds` (start, end) in seconds; each is one tile.
+            max_tiles: most tiles of a new picture; one number, or one for each. Not for videos.
+            routes: names of the routes that the answer may take, as for `VisionAgent.run`; words alone by default.
+                Pictures of this round are what they are about, or, without any, all pictures so far.
+            options: how this answer is written; the chat's own if None.
+            stream: yield the events of `VisionAgent.run`.
+
+        Raises:
+            RouteError: a name in `routes` is not loaded.
+            InputError: as for `VisionAgent.ask`; pictures or `max_tiles` together with a video; `bounds` without one;
+                a video without frames; a stream that is read on after a later round was asked.
+        """
+        check_request("question", question, images)
+        settings = check_options(options, None) if options is not None else self._options
+        choice = RouteChoice.of(self._answerer.routes, self._answerer.model, routes, None, None)
+        given: list[Any] = list(images) if isinstance(images, list | tuple) else [] if images is None else [images]
+        if video is None and bounds is not None:
+            raise InputError(bad_argument("bounds", "left out where there is no `video`", bounds))
+        if video is not None:
+            if given:
+                raise InputError("`images` and `video` exclude each other within one round")
+            if max_tiles is not None:
+                expected = "left out where there is a `video`, whose frames are one tile each"
+                raise InputError(bad_argument("max_tiles", expected, max_tiles))
+            frames = sample_frames(video, segments=segments, bounds=bounds, limits=self._limits).images
+            pictures, tiles = list(frames), [1] * len(frames)
+            said = question if PLACEHOLDER in question else frame_prompt(len(frames)) + question
+        else:
+            pictures = [load_image(item, limits=self._limits, name=f"images[{i}]") for i, item in enumerate(given)]
+            tiles = list(check_tiles(max_tiles, len(pictures)))  # type: ignore[arg-type]
+            said = with_placeholders(question, len(pictures), first=len(self._pictures) + 1)
+        conversation = Conversation(
+            turns=(*self.history, (said, None)),
+            pictures=(*self._pictures, *pictures),
+            max_tiles=(*self._max_tiles, *tiles),
+            plain=self._plain if self._pictures else len(self.history),
+            earlier_pictures=len(self._pictures),
+        )
+        if stream:
+            return self._stream(conversation, settings, choice)
+        return self._remember(conversation, self._answerer.answers([conversation], settings, choice)[0])
+
+    def _stream(
+        self, conversation: Conversation, options: GenerationOptions, choice: RouteChoice
+    ) -> Iterator[AnswerEvent]:
+        for event in self._answerer.stream(conversation, options, choice):
+            if isinstance(event, AnswerDone):
+                self._remember(conversation, event.answer)
+            yield event
+
+    def _remember(self, conversation: Conversation, answer: Answer) -> Answer:
+        if conversation.turns[:-1] != tuple(self.history):
+            raise InputError("the chat went on before this stream was read to its end; close a stream to give it up")
+        self.history.append((conversation.turns[-1][0], answer.text))
+        self._pictures = list(conversation.pictures)
+        self._max_tiles = list(conversation.max_tiles)
+        self._plain = conversation.plain
+        return answer

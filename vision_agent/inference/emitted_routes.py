@@ -1,0 +1,96 @@
+"""Routes that the model was trained to take by itself: it is asked for a phrase and writes the routing token.
+
+Sa2VA is such a model: asked "Please segment the dog in this image." it writes "Sure, [SEG].", or no token where it sees
+no dog. All phrases are asked in one batch and all their tokens are read in one forward pass.
+
+Shape suffixes: K routing tokens, N states of each, C hidden size.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vision_agent.generation.options import GenerationOptions
+from vision_agent.inference.engine import Conversation, Responder
+from vision_agent.inference.image_cache import SeenImage
+from vision_agent.model.prompt import PLACEHOLDER, with_placeholders
+from vision_agent.routing.adapter import Route
+from vision_agent.routing.states import Emitted, read_emitted
+
+_TOKENS = 64  # of an answer; "Sure, the segmentation result is [SEG]." has twelve
+
+
+@dataclass(frozen=True)
+class AskedFor:
+    """What came of asking for phrases.
+
+    Attributes:
+        states_KNC: of the routing tokens that were written, in the order of the phrases, fp32.
+        phrases: the phrase of each token, K; a phrase whose answer has no token is not there.
+        scores: the probability of each token, K.
+        seen: the pictures.
+    """
+
+    states_KNC: Tensor
+    phrases: tuple[str, ...]
+    scores: tuple[float, ...]
+    seen: Sequence[SeenImage]
+
+
+def ask_for(
+    responder: Responder,
+    routes: Mapping[str, Route],
+    route: Route,
+    phrases: Sequence[str],
+    pictures: Sequence[Image.Image],
+    *,
+    video: bool = False,
+) -> AskedFor:
+    """Ask for each phrase on the same pictures, in its decoder's words.
+
+    Args:
+        routes: all loaded routes; only `route` may be taken.
+        video: the pictures are frames of a video, and each is read as one tile.
+
+    Raises:
+        InputError: the prompt does not fit the model's context.
+    """
+    conversations = [
+        Conversation(
+            turns=((_question(route, phrase, len(pictures), video), None),),
+            pictures=tuple(pictures),
+            max_tiles=(1 if video else None,) * len(pictures),
+        )
+        for phrase in phrases
+    ]
+    backbone = responder.backbone
+    others = [each.token_id for each in routes.values() if each is not route]
+    with responder.lock, torch.inference_mode():
+        written, seen = responder.write(conversations, GenerationOptions(max_new_tokens=_TOKENS), others)
+        emitted = [
+            Emitted(row, index, route.spec.name)
+            for row, answer in enumerate(written.answers)
+            for index, token in enumerate(answer)
+            if token == route.token_id
+        ]
+        if emitted:
+            written.complete(backbone)
+        states = read_emitted(backbone, routes, written.cache, written.mask_BP, written.answers, emitted)
+    empty = torch.empty(0, route.spec.states_per_token, backbone.hidden_size, device=backbone.device)
+    return AskedFor(
+        states_KNC=torch.stack(states).float() if states else empty,
+        phrases=tuple(phrases[item.row] for item in emitted),
+        scores=tuple(min(1.0, math.exp(written.logprobs[item.row][item.index])) for item in emitted),
+        seen=seen[0],
+    )
+
+
+def _question(route: Route, phrase: str, pictures: int, video: bool) -> str:
+    question = route.decoder.request(phrase, video=video) or phrase
+    if video:  # Sa2VA's frames are not numbered
+        return f"{PLACEHOLDER}\n" * pictures + question
+    return with_placeholders(question, pictures)

@@ -1,0 +1,255 @@
+"""From conversations to written answers: pictures encoded once, prompts read once, one model for all threads.
+
+Shape suffixes: T picture tokens, C hidden size.
+"""
+
+import hashlib
+import re
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+
+from vision_agent.generation.decoding import Reading, Written, check_context, cut_at_stop, steps
+from vision_agent.generation.options import GenerationOptions
+from vision_agent.generation.prefix_cache import PrefixCache
+from vision_agent.inference.image_cache import ImageCache, SeenImage
+from vision_agent.model.backbone import Backbone
+from vision_agent.model.prompt import Prompt, Turn
+from vision_agent.plugins.constraint import Constraint
+
+_PREFIX_TOKENS = 16384  # keys and values of at most this many tokens are remembered, or of one context
+# An event that is set when nobody waits any longer for the answers written in this context: `write` then stops.
+ABANDONED: ContextVar[threading.Event | None] = ContextVar("ABANDONED", default=None)
+_BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")  # how sentencepiece vocabularies name the token of one byte
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What is to be answered.
+
+    Attributes:
+        turns: rounds of (question, answer), the last answer None; questions hold a placeholder for each picture.
+        pictures: upright RGB, in the order of the placeholders.
+        max_tiles: most tiles of each picture, None for the checkpoint's bound.
+        combine: all pictures of a question share one placeholder.
+        plain: how many of the first rounds came before any picture; an `<image>` in them is plain text.
+        constraint: the grammar of the answer.
+        earlier_pictures: how many of the pictures came in rounds before the last.
+    """
+
+    turns: tuple[Turn, ...]
+    pictures: tuple[Image.Image, ...] = ()
+    max_tiles: tuple[int | None, ...] = ()
+    combine: bool = False
+    plain: int = 0
+    constraint: Constraint | None = None
+    earlier_pictures: int = 0
+
+
+class Responder:
+    """Answers conversations with one backbone. Safe to share between threads.
+
+    Attributes:
+        images: pictures seen lately.
+        prefixes: prompts read lately.
+        lock: held while the model runs.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+        self.images = ImageCache()
+        tokens = min(backbone.context, _PREFIX_TOKENS)
+        self.prefixes = PrefixCache(max(2**25, tokens * _bytes_per_token(backbone)))
+        self.lock = threading.RLock()
+
+    def clear(self) -> None:
+        """Forget all pictures and prompts."""
+        self.images.clear()
+        self.prefixes.clear()
+
+    def see(self, picture: Image.Image, max_tiles: int | None = None) -> SeenImage:
+        """A picture's entry in the cache; encoded if it is not there."""
+        return self.images.get(picture, self.backbone.encode_image, max_tiles)
+
+    def room(self, conversation: Conversation) -> int:
+        """Tokens that the model's context leaves for the answer."""
+        counts = self._picture_tokens(conversation)
+        return self.backbone.context - len(self._prompt(conversation, counts).ids)
+
+    def write(
+        self,
+        conversations: Sequence[Conversation],
+        options: GenerationOptions,
+        forbidden: Sequence[int] = (),
+    ) -> tuple[Written, list[list[SeenImage]]]:
+        """All answers in one batch, and the pictures each was about.
+
+        Raises:
+            CancelledError: the event in `ABANDONED` was set.
+        """
+        abandoned = ABANDONED.get()
+        with self.lock, torch.inference_mode():
+            _raise_if_set(abandoned)  # the model may not have been free for long
+            readings, seen = self._read(conversations, options)
+            growing = self._steps(conversations, readings, options, forbidden)
+            (written,) = deque(_while_wanted(growing, abandoned), maxlen=1)
+        return written, seen
+
+    def stream(
+        self, conversation: Conversation, options: GenerationOptions, forbidden: Sequence[int] = ()
+    ) -> Iterator[tuple[Written, list[SeenImage]]]:
+        """One answer, yielded as it grows. The model is free for others between its tokens."""
+        with self.lock, torch.inference_mode():
+            readings, (seen,) = self._read([conversation], options)
+        growing = self._steps([conversation], readings, options, forbidden)
+        while True:
+            with self.lock:
+                written = next(growing, None)
+            if written is None:
+                return
+            yield written, seen
+
+    def reading(self, conversation: Conversation, options: GenerationOptions) -> Reading:
+        """A conversation as the model reads it. Raises InputError where it does not fit the context."""
+        (reading,), _ = self._read([conversation], options)
+        return reading
+
+    def visible_text(self, ids: Sequence[int], stop: Sequence[str]) -> str:
+        """What a reader sees of an answer's tokens."""
+        return cut_at_stop(self.decoded(ids), stop).strip()
+
+    def decoded(self, ids: Sequence[int]) -> str:
+        """The text of tokens, without end tokens and other special ones."""
+        return self.backbone.decode_text([i for i in ids if i not in self.backbone.end_ids], skip_special_tokens=True)
+
+    def _read(
+        self, conversations: Sequence[Conversation], options: GenerationOptions
+    ) -> tuple[list[Reading], list[list[SeenImage]]]:
+        """Prompts first: what does not fit the context fails before any picture is encoded."""
+        prompts = []
+        for conversation in conversations:
+            counts = self._picture_tokens(conversation)
+            prompt = self._prompt(conversation, counts)
+            check_context(self.backbone, len(prompt.ids), sum(counts), options)
+            prompts.append(prompt)
+        readings, everything = [], []
+        for conversation, prompt in zip(conversations, prompts, strict=True):
+            seen = [self.see(p, m) for p, m in zip(conversation.pictures, conversation.max_tiles, strict=True)]
+            tokens_TC = torch.cat([entry.encoded.tokens_TC for entry in seen]) if seen else None
+            readings.append(Reading(prompt.ids, tokens_TC, tuple(mark for entry in seen for mark in _marks(entry))))
+            everything.append(seen)
+        return readings, everything
+
+    def _prompt(self, conversation: Conversation, counts: Sequence[int]) -> Prompt:
+        filled = [sum(counts)] if conversation.combine and counts else counts
+        return self.backbone.prompt(conversation.turns, filled, conversation.plain)
+
+    def _picture_tokens(self, conversation: Conversation) -> list[int]:
+        pairs = zip(conversation.pictures, conversation.max_tiles, strict=True)
+        grids = [self.backbone.grid_for(*picture.size, most) for picture, most in pairs]
+        return [grid.tile_count * self.backbone.tokens_per_tile for grid in grids]
+
+    def _steps(
+        self,
+        conversations: Sequence[Conversation],
+        readings: Sequence[Reading],
+        options: GenerationOptions,
+        forbidden: Sequence[int],
+    ) -> Iterator[Written]:
+        grammars = [conversation.constraint for conversation in conversations]
+        return steps(
+            self.backbone, readings, options, forbidden=forbidden, constraints=grammars, prefixes=self.prefixes
+        )
+
+
+class TextStream:
+    """Turns the growing tokens of an answer into pieces of text that, joined, are `Responder.visible_text` of all.
+
+    Holds back what the next token may change: half a character, space at the end, the beginning of a stop text. Each
+    token is decoded with a few before it, never the whole answer again.
+    """
+
+    def __init__(self, responder: Responder, stop: Sequence[str]) -> None:
+        self._responder = responder
+        self._stop = tuple(stop)
+        backbone = responder.backbone
+        self._silent = frozenset([*backbone.tokenizer.all_special_ids, *backbone.end_ids])
+        # Text is taken from the tokens up to `_taken`; it does not depend on those before `_context`.
+        self._context = self._taken = 0
+        self._held = ""
+        self._sent = 0  # characters
+
+    def push(self, ids: Sequence[int]) -> str:
+        """The new text after these tokens (all of the answer so far)."""
+        self._held += self._settled(ids)
+        ready = cut_at_stop(self._held, self._stop)
+        if len(ready) == len(self._held):
+            ready = ready[: len(ready) - max((_begun(ready, stop) for stop in self._stop), default=0)]
+        ready = ready.rstrip()
+        new = ready if self._sent else ready.lstrip()
+        if new:
+            self._held = self._held[len(ready) :]
+            self._sent += len(new)
+        return new
+
+    def finish(self, text: str) -> str:
+        """What is still missing of the whole answer's visible text."""
+        return text[self._sent :]
+
+    def _settled(self, ids: Sequence[int]) -> str:
+        """The text of the tokens since the last call, or nothing while it is not sure."""
+        size = len(ids)
+        while size > self._taken and self._joins(ids[size - 1]):
+            size -= 1
+        known = self._responder.decoded(ids[self._context : self._taken])
+        text = self._responder.decoded(ids[self._context : size])
+        if len(text) <= len(known) or text.endswith("\ufffd"):
+            return ""
+        self._context, self._taken = self._taken, size
+        return text[len(known) :]
+
+    def _joins(self, token: int) -> bool:
+        """Whether the next token may change what this one says.
+
+        A run of byte tokens is decoded as a whole: where it turns out to be no UTF-8, none of its bytes is a letter.
+        """
+        if token in self._silent:
+            return True
+        name = self._responder.backbone.tokenizer.convert_ids_to_tokens(token)
+        return _BYTE_TOKEN.fullmatch(str(name)) is not None
+
+
+def _begun(text: str, stop: str) -> int:
+    """How many characters at the end of the text are the beginning of a stop text."""
+    return next((size for size in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:size])), 0)
+
+
+def _while_wanted(growing: Iterator[Written], abandoned: threading.Event | None) -> Iterator[Written]:
+    for written in growing:
+        yield written
+        _raise_if_set(abandoned)
+
+
+def _raise_if_set(abandoned: threading.Event | None) -> None:
+    if abandoned is not None and abandoned.is_set():
+        raise CancelledError
+
+
+def _marks(seen: SeenImage) -> range:
+    """A number for each picture token, negative (token ids are not), the same whenever the same picture is seen."""
+    name = int.from_bytes(hashlib.sha256(seen.key.encode()).digest()[:5], "big")
+    return range(-(name << 22) - 2, -(name << 22) - 2 - len(seen.encoded.tokens_TC), -1)
+
+
+def _bytes_per_token(backbone: Backbone) -> int:
+    """Bytes of the keys and values of one token."""
+    text = backbone.model.config.text_config
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return int(2 * text.num_hidden_layers * heads * size * backbone.dtype.itemsize)

@@ -1,0 +1,72 @@
+"""Remembers what was computed of recent pictures, bounded by bytes."""
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from PIL import Image
+
+from vision_agent.model.backbone import EncodedImage
+
+
+class SeenImage:
+    """An encoded picture, its key in the cache, and what decoders prepared of it, by route name.
+
+    The picture itself is kept for decoders that look at it.
+    """
+
+    def __init__(self, encoded: EncodedImage, key: str, picture: Image.Image) -> None:
+        self.encoded = encoded
+        self.key = key
+        self.picture = picture
+        self.prepared: dict[str, Any] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the features and as much again for what decoders prepare, and of the picture."""
+        width, height = self.picture.size
+        return 2 * self.encoded.nbytes + width * height * len(self.picture.getbands())
+
+
+class ImageCache:
+    """The most recent pictures, by content. Safe to share between threads.
+
+    Args:
+        max_bytes: bound on what is kept; see `SeenImage.nbytes`.
+    """
+
+    def __init__(self, max_bytes: int = 256 * 2**20) -> None:
+        self._max_bytes = max_bytes
+        self._items: OrderedDict[str, SeenImage] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def get(
+        self,
+        image: Image.Image,
+        encode: Callable[[Image.Image, int | None], EncodedImage],
+        max_tiles: int | None = None,
+    ) -> SeenImage:
+        """The picture's entry for this bound on its tiles; `encode(image, max_tiles)` runs if it is not there."""
+        key = f"{image.size}{max_tiles}{hashlib.sha256(image.tobytes()).hexdigest()}"
+        with self._lock:
+            if key in self._items:
+                self._items.move_to_end(key)
+                return self._items[key]
+        seen = SeenImage(encode(image, max_tiles), key, image)
+        size = seen.nbytes
+        with self._lock:
+            if key not in self._items and size <= self._max_bytes:
+                self._items[key] = seen
+                self._bytes += size
+                while self._bytes > self._max_bytes:
+                    _, oldest = self._items.popitem(last=False)
+                    self._bytes -= oldest.nbytes
+        return seen
+
+    def clear(self) -> None:
+        with self._lock:
+            self._items.clear()
+            self._bytes = 0

@@ -1,0 +1,110 @@
+"""Follows an answer that routes: its visible text, and the phrases that its routing tokens stand for.
+
+The text of `"a dog[DET] and a cat[DET]"` is `"a dog and a cat"`; its tokens stand for `"a dog"` and `"a cat"`. Where
+the model marks its phrases, as Sa2VA does (`"<p> a dog </p> [SEG]"`), the marks say what the phrase is. One class
+serves whole answers and growing ones, so that both read alike.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from vision_agent.inference.engine import Responder, TextStream
+from vision_agent.routing.layout import RouteSpec
+
+PHRASE_START, PHRASE_END = "<p>", "</p>"
+# What stands before a phrase without belonging to it.
+_BEFORE = re.compile(r"(?:image-\d+\s*:|[\s,;:.!?]|(?:and|or|then|also)\b)*", re.IGNORECASE)
+_CLOSING = ".,;:!?)]}"  # no space before these
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A routing token in an answer.
+
+    Attributes:
+        index: its place among the answer's tokens.
+        spec: its route.
+        phrase: the words it stands for, from `start` to `end` in the text.
+        about: all that was written since the token before it.
+    """
+
+    index: int
+    spec: RouteSpec
+    phrase: str
+    start: int
+    end: int
+    about: str
+
+
+class AnswerReader:
+    """Reads one answer, token by token.
+
+    Attributes:
+        text: the visible text so far.
+        opened: the routing tokens so far.
+    """
+
+    def __init__(self, responder: Responder, specs: Mapping[int, RouteSpec], stop: Sequence[str]) -> None:
+        """`specs`: the loaded routes by the ids of their tokens."""
+        self.text = ""
+        self.opened: list[Opened] = []
+        self._responder = responder
+        self._specs = specs
+        self._stop = tuple(stop)
+        vocabulary = responder.backbone.tokenizer.get_added_vocab()
+        self._marks = {vocabulary[mark]: mark for mark in (PHRASE_START, PHRASE_END) if mark in vocabulary}
+        self._read = 0  # tokens
+        self._begin_piece()
+        self._since = 0  # where the text since the last routing token begins
+        self._mark: int | None = None  # where the text of an open mark begins
+        self._marked: tuple[int, int] | None = None
+
+    def push(self, ids: Sequence[int]) -> Iterator[str | Opened]:
+        """What is new in an answer, of which `ids` are all tokens so far: text, and routes that opened."""
+        for index in range(self._read, len(ids)):
+            token = ids[index]
+            if token in self._specs:
+                yield from self.finish()
+                yield self._open(index, self._specs[token])
+            elif token in self._marks:
+                yield from self.finish()
+                if self._marks[token] == PHRASE_START:
+                    self._mark = len(self.text)
+                elif self._mark is not None:
+                    self._marked, self._mark = (self._mark, len(self.text)), None
+            else:
+                self._piece.append(token)
+        self._read = len(ids)
+        if self._piece and (new := self._stream.push(self._piece)):
+            yield self._add(new)
+
+    def finish(self) -> Iterator[str]:
+        """What is still held back; the answer ends here, or its next piece begins."""
+        if self._piece and (new := self._stream.finish(self._responder.visible_text(self._piece, self._stop))):
+            yield self._add(new)
+        self._begin_piece()
+
+    def _begin_piece(self) -> None:
+        # Text between two of the tokens that are not shown is a piece of its own.
+        self._piece: list[int] = []
+        self._stream = TextStream(self._responder, self._stop)
+        self._fresh = True
+
+    def _add(self, new: str) -> str:
+        if self._fresh and self.text and new[0] not in _CLOSING:
+            new = f" {new}"
+        self._fresh = False
+        self.text += new
+        return new
+
+    def _open(self, index: int, spec: RouteSpec) -> Opened:
+        about = self.text[self._since :]
+        start, end = self._marked or (self._since, len(self.text))
+        before = _BEFORE.match(self.text, start, end)
+        start = min(end, before.end() if before is not None else start)
+        if start == end and self.opened:  # nothing was said since the last one: the same thing, another way
+            start, end = self.opened[-1].start, self.opened[-1].end
+        self._since, self._marked = len(self.text), None
+        self.opened.append(Opened(index, spec, self.text[start:end], start, end, about))
+        return self.opened[-1]

@@ -1,0 +1,375 @@
+"""The multimodal language model: a transformers `InternVLForConditionalGeneration`, its tokenizer and its tiling.
+
+`checkpoint` loads it, and never runs a checkpoint's own code. Turns pictures into image tokens and
+dense features, requests into prompt ids, and prompts into text.
+
+Shape suffixes: B rows, L tokens, C hidden size, T picture tokens, N tiles, S tile side.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import GenerationConfig
+
+from vision_agent.errors import CheckpointError
+from vision_agent.geometry.frames import TileGrid
+from vision_agent.images.loading import ImageSource, load_image
+from vision_agent.model.load_options import LoadOptions, LoadSettings, input_device
+from vision_agent.model.preprocess import cut_tiles, normalised
+from vision_agent.model.prompt import (
+    IMAGE_CONTEXT,
+    Prompt,
+    PromptWriter,
+    Render,
+    Turn,
+    render_native,
+    with_placeholders,
+)
+from vision_agent.model.tower import LiteTowerConfig, LiteTowerOutput
+from vision_agent.plugins.decoder import DenseFeatures
+from vision_agent.validation import check_tiles
+
+if TYPE_CHECKING:
+    from vision_agent.model.original.sa2va import OwnRoute
+
+
+@dataclass(frozen=True)
+class TilingSettings:
+    """How a checkpoint cuts and scales pictures, from its `preprocessor_config.json`.
+
+    Attributes:
+        size: tile side in pixels.
+        mean, std: per channel, for pixels scaled to 0-1.
+        min_tiles, max_tiles: bounds on columns * rows.
+        thumbnail: append the whole picture as a last tile when there is more than one.
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    min_tiles: int = 1
+    max_tiles: int = 12
+    thumbnail: bool = True
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """A picture after the vision side: everything later steps need of it.
+
+    Attributes:
+        tokens_TC: projected image tokens, in the order the prompt has their placeholders.
+        features: dense feature maps of the whole picture, batch of one.
+        grid: size and tiling.
+    """
+
+    tokens_TC: Tensor
+    features: DenseFeatures
+    grid: TileGrid
+
+    @property
+    def nbytes(self) -> int:
+        tensors = (self.tokens_TC, *self.features.maps)
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """A question as the model reads it.
+
+    Attributes:
+        prompt: the text, picture tokens written out.
+        input_ids: (T,) int64.
+        pixel_values: (N, 3, S, S) float32, the tiles of all pictures in order; None without pictures.
+        num_tiles: tiles of each picture, its thumbnail included.
+    """
+
+    prompt: str
+    input_ids: Tensor
+    pixel_values: Tensor | None
+    num_tiles: tuple[int, ...]
+
+
+class Backbone:
+    """An InternVL model with its tokenizer. Make one with `Backbone.from_pretrained`.
+
+    Attributes:
+        model: the transformers model, in eval mode.
+        tokenizer: its tokenizer.
+        tiling: how pictures are cut.
+        name: folder name or hub name, for results.
+        fingerprint: identifies the weights; adapters remember the one they were trained on.
+        end_ids: token ids that end an answer.
+        own_routes: routes that came with the weights, to be built by `adapter.build_own_route`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        tiling: TilingSettings,
+        name: str,
+        fingerprint: str = "",
+        *,
+        render: Render | None = None,
+        end_ids: Sequence[int] | None = None,
+        transposed: bool = False,
+        own_routes: Sequence["OwnRoute"] = (),
+    ) -> None:
+        """Tie the parts together; `from_pretrained` is the usual way.
+
+        Args:
+            render: the chat template; None for the one in the tokenizer's files.
+            end_ids: None for those in the generation config and the tokenizer's own.
+            transposed: the projector was trained on picture tokens in column-major order (`ps_version` v1).
+            own_routes: routes that came with the weights.
+        """
+        self.model = model
+        self.tokenizer = tokenizer
+        self.tiling = tiling
+        self.name = name
+        self.fingerprint = fingerprint
+        self.end_ids = sorted(end_ids) if end_ids is not None else _end_ids(model, tokenizer)
+        self.own_routes = tuple(own_routes)
+        self._transposed = transposed
+        context = tokenizer.convert_tokens_to_ids(IMAGE_CONTEXT)
+        if context is None or context != model.config.image_token_id:
+            raise CheckpointError(
+                f"{name!r}: the tokenizer gives {IMAGE_CONTEXT!r} the id {context!r}, "
+                f"but the model expects {model.config.image_token_id!r}"
+            )
+        self.prompts = PromptWriter(tokenizer, render or render_native(tokenizer), name)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        **settings: Unpack[LoadSettings],
+    ) -> "Backbone":
+        """Load a checkpoint, native (`*-hf`) or in the original format, from a folder or by hub name.
+
+        Args:
+            name_or_path: a folder with `config.json` and weights, or a hub name.
+            cache_dir: folder for downloads.
+            local_files_only: never touch the network.
+            settings: device, number format, attention, size and speed: see `loading.LoadOptions`.
+
+        Raises:
+            CheckpointError: no such folder or name, missing or damaged files, another architecture.
+            ConfigError: a setting that is unknown or that this machine cannot do.
+            MissingExtraError: a setting that needs a package which is not installed.
+        """
+        from vision_agent.model.checkpoint import load_backbone  # it makes a Backbone, so it imports this module
+
+        return load_backbone(str(name_or_path), LoadOptions.of(**settings), cache_dir, local_files_only)
+
+    @property
+    def device(self) -> torch.device:
+        return input_device(self.model)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        dtype: torch.dtype = self.model.dtype
+        return dtype
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.model.config.text_config.hidden_size)
+
+    @property
+    def feature_widths(self) -> tuple[int, ...]:
+        """Channels of the dense feature maps, finest first."""
+        vision = self.model.config.vision_config
+        return vision.pyramid_widths if isinstance(vision, LiteTowerConfig) else (int(vision.hidden_size),)
+
+    @property
+    def tokens_per_tile(self) -> int:
+        vision = self.model.config.vision_config
+        cells = int(vision.image_size[0]) // int(vision.patch_size[0])
+        return int(cells * self.model.config.downsample_ratio) ** 2
+
+    @property
+    def context(self) -> int:
+        """Most tokens of a prompt and its answer together."""
+        return int(self.model.config.text_config.max_position_embeddings)
+
+    # Pictures ----------------------------------------------------------------------------------------------------
+
+    def grid_for(self, width: int, height: int, max_tiles: int | None = None) -> TileGrid:
+        """The tiling of a picture of this size; `max_tiles` None for the checkpoint's own bound."""
+        vision = self.model.config.vision_config
+        return TileGrid.for_image(
+            width,
+            height,
+            min_tiles=min(self.tiling.min_tiles, max_tiles or self.tiling.min_tiles),
+            max_tiles=max_tiles or self.tiling.max_tiles,
+            tile_size=self.tiling.size,
+            cells=int(vision.image_size[0]) // int(vision.patch_size[0]),
+            thumbnail=self.tiling.thumbnail,
+        )
+
+    def tiles(self, image: Image.Image, grid: TileGrid) -> Tensor:
+        """An upright RGB picture -> (N, 3, S, S) float32 tiles, row-major, thumbnail last, as InternVL makes them."""
+        return self.normalise(cut_tiles(image, grid))
+
+    def normalise(self, tiles_NSS3: Tensor) -> Tensor:
+        """uint8 tiles (N, S, S, 3) -> float32 (N, 3, S, S) by the checkpoint's mean and standard deviation."""
+        return normalised(tiles_NSS3, self.tiling.mean, self.tiling.std)
+
+    def see(self, tiles_NCSS: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Tiles -> image tokens (N, tokens per tile, C) and per-tile feature maps, each (N, channels, H, W)."""
+        tiles_NCSS = tiles_NCSS.to(self.device, self.dtype)
+        output = self.model.model.get_image_features(pixel_values=tiles_NCSS, return_dict=True)
+        if isinstance(output, LiteTowerOutput):
+            maps = output.feature_maps or ()
+        else:
+            cells_NLC = output.last_hidden_state[:, 1:]  # the first token is InternViT's class token
+            side = math.isqrt(cells_NLC.shape[1])
+            maps = (cells_NLC.transpose(1, 2).unflatten(2, (side, side)),)
+        tokens_NTC: Tensor = output.pooler_output
+        if self._transposed:
+            side = math.isqrt(tokens_NTC.shape[1])
+            tokens_NTC = tokens_NTC.reshape(len(tokens_NTC), side, side, -1).transpose(1, 2).flatten(1, 2)
+        return tokens_NTC, maps
+
+    @torch.inference_mode()
+    def encode_image(self, image: Image.Image, max_tiles: int | None = None) -> EncodedImage:
+        """An upright RGB picture -> its tokens and stitched dense features.
+
+        Args:
+            max_tiles: most tiles, the thumbnail left out; None for the checkpoint's own bound.
+        """
+        grid = self.grid_for(*image.size, max_tiles)
+        tokens_NTC, maps = self.see(self.tiles(image, grid))
+        stitched = tuple(_stitch(map_NCHW[: grid.piece_count], grid) for map_NCHW in maps)
+        return EncodedImage(tokens_NTC.flatten(0, 1), DenseFeatures(stitched), grid)
+
+    # Text --------------------------------------------------------------------------------------------------------
+
+    def encode(
+        self,
+        question: str,
+        images: ImageSource | Sequence[ImageSource] | None = None,
+        history: Sequence[tuple[str, str]] = (),
+        max_tiles: int | Sequence[int] | None = None,
+        combine: bool = False,
+    ) -> EncodedPrompt:
+        """What the model reads for a question: the very prompt and pixels of InternVL's own `chat`.
+
+        Args:
+            question: may hold `<image>` placeholders; without any, and without history, they are put before it.
+            images: pictures of any kind that `load_image` takes, for the placeholders of history and question from
+                left to right.
+            history: earlier rounds, (question, answer).
+            max_tiles: most tiles of a picture: one number, or one for each.
+            combine: all tiles of all pictures fill one placeholder.
+
+        Raises:
+            InputError: pictures and placeholders, or pictures and `max_tiles`, differ in number; a picture that cannot
+                be read; `max_tiles` outside 1-40.
+        """
+        given: list[Any] = list(images) if isinstance(images, list | tuple) else [] if images is None else [images]
+        pictures = [load_image(item, name=f"images[{index}]") for index, item in enumerate(given)]
+        bounds = check_tiles(max_tiles, len(pictures))
+        grids = [self.grid_for(*picture.size, bound) for picture, bound in zip(pictures, bounds, strict=True)]
+        if not history:
+            question = with_placeholders(question, len(pictures), combine=combine)
+        counts = [grid.tile_count * self.tokens_per_tile for grid in grids]
+        prompt = self.prompts.write([*history, (question, None)], [sum(counts)] if combine and counts else counts)
+        tiles = [self.tiles(picture, grid) for picture, grid in zip(pictures, grids, strict=True)]
+        return EncodedPrompt(
+            prompt=prompt.text,
+            input_ids=torch.tensor(prompt.ids),
+            pixel_values=torch.cat(tiles) if tiles else None,
+            num_tiles=tuple(grid.tile_count for grid in grids),
+        )
+
+    @torch.inference_mode()
+    def logits(self, input_ids: Tensor, pixel_values: Tensor | None = None) -> Tensor:
+        """Next-token logits (T, V), float32, of every place in a prompt as `encode` gives it."""
+        ids_BL = torch.as_tensor(input_ids).reshape(1, -1).to(self.device)
+        hidden_BLC = self.model.model.language_model(
+            inputs_embeds=self.embed(ids_BL, self._picture_tokens(pixel_values))
+        ).last_hidden_state
+        logits_LV: Tensor = self.model.lm_head(hidden_BLC)[0].float()
+        return logits_LV
+
+    @torch.inference_mode()
+    def generate_ids(
+        self, input_ids: Tensor, pixel_values: Tensor | None = None, max_new_tokens: int = 128
+    ) -> list[int]:
+        """The greedy answer to a prompt as `encode` gives it: its new token ids, the end token included."""
+        ids_BL = torch.as_tensor(input_ids).reshape(1, -1).to(self.device)
+        settings = GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=self.end_ids,
+            pad_token_id=self.end_ids[0],
+        )
+        new_BL: Tensor = self.model.generate(
+            inputs_embeds=self.embed(ids_BL, self._picture_tokens(pixel_values)),
+            attention_mask=torch.ones_like(ids_BL),
+            generation_config=settings,
+        )
+        ids: list[int] = new_BL[0].tolist()
+        return ids
+
+    def _picture_tokens(self, pixel_values: Tensor | None) -> Tensor | None:
+        return None if pixel_values is None else self.see(pixel_values)[0].flatten(0, 1)
+
+    def text_ids(self, text: str) -> list[int]:
+        """Token ids of plain text. Special tokens that a user types stay text."""
+        return self.prompts.text_ids(text)
+
+    def prompt_parts(self, image_tokens: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Ids before and after the user's text in a first turn, by the checkpoint's own chat template.
+
+        Args:
+            image_tokens: number of tokens of each picture, in order; they stand before the text.
+        """
+        return self.prompts.parts(image_tokens)
+
+    def prompt(self, turns: Sequence[Turn], image_tokens: Sequence[int], plain: int = 0) -> Prompt:
+        """A conversation ready for its next answer; see `PromptWriter.write`."""
+        return self.prompts.write(turns, image_tokens, plain)
+
+    def prompt_ids(self, request: str, image_tokens: Sequence[int]) -> list[int]:
+        """Ids of a whole first turn, its pictures before the text, ready for the answer."""
+        before, after = self.prompt_parts(image_tokens)
+        return before + self.text_ids(request) + after
+
+    def embed(self, ids_BL: Tensor, tokens_TC: Tensor | None = None) -> Tensor:
+        """Token ids (negative ones give a zero row) -> (B, L, C), with picture tokens put at their placeholders."""
+        embeds_BLC: Tensor = self.model.get_input_embeddings()(ids_BL.clamp(min=0))
+        embeds_BLC = embeds_BLC * (ids_BL >= 0).unsqueeze(-1)
+        if tokens_TC is None:
+            return embeds_BLC
+        places = ids_BL == self.model.config.image_token_id
+        if int(places.sum()) != len(tokens_TC):
+            raise CheckpointError(f"{int(places.sum())} picture places in the prompt for {len(tokens_TC)} tokens")
+        return embeds_BLC.masked_scatter(places.unsqueeze(-1), tokens_TC.to(embeds_BLC.device, embeds_BLC.dtype))
+
+    def decode_text(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        return text
+
+
+def _end_ids(model: Any, tokenizer: Any) -> list[int]:
+    ids = model.generation_config.eos_token_id
+    ids = [ids] if isinstance(ids, int) else list(ids or [])
+    return sorted({*ids, tokenizer.eos_token_id} - {None})
+
+
+def _stitch(map_NCHW: Tensor, grid: TileGrid) -> Tensor:
+    """Row-major tile maps (rows * columns, C, H, W) -> one map (1, C, rows * H, columns * W)."""
+    _, channels, height, width = map_NCHW.shape
+    tiled = map_NCHW.reshape(grid.rows, grid.columns, channels, height, width)
+    return tiled.permute(2, 0, 3, 1, 4).reshape(1, channels, grid.rows * height, grid.columns * width)

@@ -1,0 +1,235 @@
+"""Loads checkpoints: native folders and hub names, and folders in InternVL's original format. Never runs their code."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, InternVLConfig, InternVLForConditionalGeneration
+from transformers.utils.hub import cached_file
+
+from vision_agent.errors import CheckpointError, ConfigError
+from vision_agent.model.backbone import Backbone, TilingSettings
+from vision_agent.model.chat_templates import OFFICIAL_TEMPLATES
+from vision_agent.model.devices import choose_dtype
+from vision_agent.model.load_options import LoadOptions, check_load_options, finish, load_arguments
+from vision_agent.model.original import is_original, load_original, native_config, use_official_epsilon
+from vision_agent.model.original.sa2va import is_sa2va, load_sa2va, own_route
+from vision_agent.model.tower import LiteTowerConfig, register_tower
+
+register_tower()
+
+_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+def load_backbone(source: str, options: LoadOptions, cache_dir: str | Path | None, local_files_only: bool) -> Backbone:
+    """See `Backbone.from_pretrained`."""
+    device = check_load_options(options)
+    files = _CheckpointFiles(source, {"cache_dir": cache_dir, "local_files_only": local_files_only})
+    content = files.json("config.json")
+    original = is_original(content) or is_sa2va(content)
+    if not original:
+        _refuse_others(source, content)
+    try:
+        config = native_config(content) if original else model_config(content)
+        parameters = _parameter_count(config)
+    except CheckpointError:
+        raise
+    except Exception as error:  # transformers raises many kinds for settings that contradict each other
+        raise CheckpointError(f"config.json of {source!r} makes no sense: {_last_line(error)}") from error
+    dtype = choose_dtype(device, options.dtype, parameters=parameters)
+    load = _load_original if original else _load_native
+    return load(files, content, config, options, device, dtype)
+
+
+def _load_native(
+    files: "_CheckpointFiles",
+    content: dict[str, Any],
+    config: InternVLConfig,
+    options: LoadOptions,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Backbone:
+    source = files.source
+    try:
+        loaded: Any = InternVLForConditionalGeneration.from_pretrained(
+            source, config=config, output_loading_info=True, **load_arguments(options, device, dtype), **files.hub
+        )
+        model, report = loaded
+        tokenizer = AutoTokenizer.from_pretrained(source, **files.hub)
+    except Exception as error:  # transformers raises many kinds for a damaged folder
+        raise CheckpointError(f"the checkpoint {source!r} could not be loaded: {_first_line(error)}") from error
+    wrong = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])
+    if wrong or report["mismatched_keys"]:
+        shown = ", ".join([*wrong, *(str(key) for key in report["mismatched_keys"])][:5])
+        raise CheckpointError(f"the weights in {source!r} do not fit their config.json: {shown} ...")
+    tiling = tiling_settings(files.json("preprocessor_config.json"), config)
+    if "vision_agent" in content:
+        use_official_epsilon(model)
+    finish(model, options, device)
+    return Backbone(
+        model, tokenizer, tiling, name=Path(source).name, fingerprint=files.fingerprint(), **_extras(content)
+    )
+
+
+def _load_original(
+    files: "_CheckpointFiles",
+    content: dict[str, Any],
+    config: InternVLConfig,
+    options: LoadOptions,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Backbone:
+    for name, value in (("device_map", options.device_map), ("quantization", options.quantization)):
+        if value is not None and (name == "device_map" or device.type == "cuda"):
+            raise ConfigError(
+                f"`{name}` works on native checkpoints only; write one with `vision-agent convert {files.source} NEW`"
+            )
+    folder = files.folder()
+    sa2va = is_sa2va(content)
+    loader = load_sa2va if sa2va else load_original
+    loaded = loader(folder, content, dtype=dtype, attn_implementation=options.attn_implementation)
+    finish(loaded.model, options, device)
+    return Backbone(
+        loaded.model,
+        loaded.tokenizer,
+        TilingSettings(
+            size=loaded.tile_size,
+            **_IMAGENET,
+            min_tiles=loaded.min_tiles,
+            max_tiles=loaded.max_tiles,
+            thumbnail=loaded.thumbnail,
+        ),
+        name=folder.name if Path(files.source).is_dir() else Path(files.source).name,
+        fingerprint=files.fingerprint(),
+        render=loaded.template.render,
+        end_ids=loaded.end_ids,
+        transposed=loaded.ps_version == "v1",
+        own_routes=(own_route(folder, content),) if sa2va else (),
+    )
+
+
+def _refuse_others(source: str, content: dict[str, Any]) -> None:
+    """Anything but InternVL is refused, before transformers tries to make sense of it."""
+    if content.get("model_type") == "internvl":
+        return
+    remote = " It asks for code of its own (`auto_map`), which is never run." if content.get("auto_map") else ""
+    raise CheckpointError(
+        f"the checkpoint {source!r} is a {content.get('model_type')!r} model; expected 'internvl' (a native *-hf "
+        f"checkpoint) or 'internvl_chat' (the original format).{remote}"
+    )
+
+
+def _extras(content: dict[str, Any]) -> dict[str, Any]:
+    """What a converted checkpoint says beyond the native format; see `original.convert`."""
+    extras = content.get("vision_agent")
+    if not isinstance(extras, dict):
+        return {}
+    try:
+        template = OFFICIAL_TEMPLATES[extras["template"]].with_system_message(extras["system_message"])
+        return {
+            "render": template.render,
+            "end_ids": [int(token) for token in extras["end_ids"]],
+            "transposed": extras["ps_version"] == "v1",
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"config.json: `vision_agent` is damaged: {extras!r}") from error
+
+
+class _CheckpointFiles:
+    """Reads single files of a checkpoint, from a folder or the hub cache, with errors that name them."""
+
+    def __init__(self, source: str, hub: dict[str, Any]) -> None:
+        self.source, self.hub = source, hub
+        folder = Path(source)
+        if folder.exists() and not folder.is_dir():
+            raise CheckpointError(f"the checkpoint {source!r} is a file; expected a folder or a hub name")
+        if folder.is_dir() and not (folder / "config.json").is_file():
+            raise CheckpointError(f"the folder {source!r} has no config.json, so it is no checkpoint")
+
+    def path(self, name: str) -> Path | None:
+        try:
+            found = cached_file(self.source, name, _raise_exceptions_for_missing_entries=False, **self.hub)
+        except OSError as error:
+            raise CheckpointError(
+                f"the checkpoint {self.source!r} is neither a folder nor a hub name that can be reached: "
+                f"{_first_line(error)}"
+            ) from error
+        return Path(found) if found else None
+
+    def json(self, name: str) -> dict[str, Any]:
+        path = self.path(name)
+        if path is None:
+            raise CheckpointError(f"the checkpoint {self.source!r} has no {name}")
+        try:
+            content = json.loads(path.read_text("utf-8"))
+        except ValueError as error:
+            raise CheckpointError(f"{name} of {self.source!r} is damaged: {_first_line(error)}") from error
+        if not isinstance(content, dict):
+            raise CheckpointError(f"{name} of {self.source!r} is damaged: expected an object, got {content!r:.80}")
+        return content
+
+    def folder(self) -> Path:
+        """The folder with all files of the checkpoint, downloaded if need be."""
+        if Path(self.source).is_dir():
+            return Path(self.source)
+        from huggingface_hub import snapshot_download
+
+        wanted = ["*.json", "*.safetensors", "*.bin", "*.model", "*.txt"]
+        try:
+            return Path(snapshot_download(self.source, allow_patterns=wanted, **self.hub))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{self.source!r} could not be downloaded: {_first_line(error)}") from error
+
+    def fingerprint(self) -> str:
+        """Identifies the weights without reading all of them: see `weights_fingerprint`."""
+        single = self.path("model.safetensors")
+        first = single or self.path("model.safetensors.index.json")
+        return weights_fingerprint(first) if first else ""
+
+
+def weights_fingerprint(path: Path) -> str:
+    """SHA-256 of a weight file's size and its first and last 64 KiB; of an index, of all it says."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(65536)
+        file.seek(max(0, size - 65536))
+        tail = file.read()
+    return hashlib.sha256(str(size).encode() + head + tail).hexdigest()[:32]
+
+
+def tiling_settings(content: dict[str, Any], config: Any) -> TilingSettings:
+    size = content.get("size", {})
+    side = size.get("height", config.vision_config.image_size[0]) if isinstance(size, dict) else int(size)
+    return TilingSettings(
+        size=int(side),
+        mean=tuple(content.get("image_mean", (0.485, 0.456, 0.406))),
+        std=tuple(content.get("image_std", (0.229, 0.224, 0.225))),
+        min_tiles=int(content.get("min_patches", 1)),
+        max_tiles=int(content.get("max_patches", 12)) if content.get("crop_to_patches", True) else 1,
+        thumbnail=bool((getattr(config, "vision_agent", None) or {}).get("thumbnail", True)),
+    )
+
+
+def model_config(content: dict[str, Any]) -> InternVLConfig:
+    """The configuration; a registered tower other than InternViT keeps its own class."""
+    vision = content.get("vision_config", {})
+    if vision.get("model_type") == LiteTowerConfig.model_type:
+        content = {**content, "vision_config": LiteTowerConfig.from_dict(vision)}
+    return InternVLConfig.from_dict(content)
+
+
+def _parameter_count(config: InternVLConfig) -> int:
+    """Parameters of the model, counted without memory."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in InternVLForConditionalGeneration(config).parameters())
+
+
+def _last_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,335 @@
+"""Size and speed: how a checkpoint's weights are loaded.
+
+`LoadOptions` holds the choices, `check_load_options` compares them with the machine before any weight is read,
+`load_arguments` says them to transformers, and `finish` does the rest in place on the loaded model. Quantisation and
+compiling concern the language model, which has most of the weights and all of the steps of an answer; the vision tower,
+the projector and the token tables are never quantised.
+
+Quantisation by device:
+
+* CUDA: bitsandbytes, int8 (LLM.int8, https://arxiv.org/abs/2208.07339) or 4-bit (NF4, https://arxiv.org/abs/2305.14314).
+* CPU and MPS: int8 weights by `vision_agent.model.int8`; there is no 4-bit.
+"""
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypedDict, Unpack
+
+import torch
+from pydantic import BaseModel, ConfigDict, StrictBool, ValidationError, field_validator
+from torch import Tensor
+
+from vision_agent.errors import ConfigError, MissingExtraError, bad_argument
+from vision_agent.model.devices import DTYPE_NAMES, choose_device
+from vision_agent.model.int8 import quantize_linears
+from vision_agent.model.lora import apply_lora, check_lora_folder
+
+# What bitsandbytes must leave alone, by module names of `InternVLForConditionalGeneration`.
+UNQUANTIZED = ("model.vision_tower", "model.multi_modal_projector", "lm_head")
+
+DeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"] | dict[str, int | str]
+
+_EXPECTED = {
+    "device": "'auto' or a torch device such as 'cpu', 'cuda:1' or 'mps'",
+    "dtype": f"'auto' or one of {DTYPE_NAMES}",
+    "attn_implementation": "'sdpa', 'eager' or 'flash_attention_2'",
+    "quantization": "None, 'int8' or '4bit'",
+    "compile": "True or False",
+    "device_map": "None, 'auto', 'balanced', 'balanced_low_0', 'sequential' or a dict of module names to devices",
+    "offload_folder": "None or a folder",
+    "max_memory": "None or a dict of devices to sizes such as {0: '20GiB', 'cpu': '60GiB'}",
+    "lora": "a folder or a list of folders",
+}
+
+
+class LoadSettings(TypedDict, total=False):
+    """The keywords of `LoadOptions.of`, for signatures that pass them on."""
+
+    device: str | torch.device
+    dtype: str | torch.dtype
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"]
+    quantization: Literal["int8", "4bit"] | None
+    compile: bool
+    device_map: DeviceMap | None
+    offload_folder: str | Path | None
+    max_memory: Mapping[int | str, int | str] | None
+    lora: str | Path | list[str | Path] | tuple[str | Path, ...]
+
+
+class LoadOptions(BaseModel):
+    """How weights are loaded.
+
+    Attributes:
+        device: `"auto"` (CUDA, then MPS, then CPU) or any torch device.
+        dtype: `"auto"` takes what the device computes fast (see `hardware.choose_dtype`). fp16 works on a CPU, where it
+            saves memory and no time.
+        attn_implementation: `"sdpa"`, `"eager"`, or `"flash_attention_2"` on CUDA.
+        quantization: weights of the language model's linear layers as `"int8"` or, on CUDA, `"4bit"`.
+        compile: `torch.compile` the steps that write an answer's tokens. The first answers take a minute or more
+            longer, one time for each kind of batch.
+        device_map: spread the model over devices: a plan's name, or a dict of module names to devices.
+        offload_folder: with `device_map`, where weights that fit on no device wait on disk.
+        max_memory: with `device_map`, the most to use of each device.
+        lora: PEFT LoRA folders, added to the language model together.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: str = "auto"
+    dtype: str = "auto"
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    quantization: Literal["int8", "4bit"] | None = None
+    compile: StrictBool = False
+    device_map: DeviceMap | None = None
+    offload_folder: Path | None = None
+    max_memory: dict[int | str, int | str] | None = None
+    lora: tuple[Path, ...] = ()
+
+    @classmethod
+    def of(cls, **settings: Unpack[LoadSettings]) -> "LoadOptions":
+        """Options from keywords, with this package's own errors.
+
+        Raises:
+            ConfigError: an unknown option, or a value that is none of those it takes.
+        """
+        try:
+            return cls.model_validate(settings)
+        except ValidationError as error:
+            name = str(error.errors()[0]["loc"][0])
+            if name not in _EXPECTED:
+                raise ConfigError(f"unknown option {name!r}; expected some of {sorted(_EXPECTED)}") from error
+            raise ConfigError(bad_argument(name, _EXPECTED[name], dict(settings)[name])) from error
+
+    @field_validator("device", mode="before")
+    @classmethod
+    def _device_name(cls, value: object) -> object:
+        return str(value) if isinstance(value, torch.device) else value
+
+    @field_validator("dtype", mode="before")
+    @classmethod
+    def _dtype_name(cls, value: object) -> object:
+        value = str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else value
+        if value != "auto" and value not in DTYPE_NAMES:
+            raise ValueError(_EXPECTED["dtype"])
+        return value
+
+    @field_validator("lora", mode="before")
+    @classmethod
+    def _folders(cls, value: object) -> object:
+        return (value,) if isinstance(value, str | Path) else value
+
+
+def check_load_options(options: LoadOptions) -> torch.device:
+    """Find out whether this machine can do what the options ask, before any weight is read.
+
+    Returns:
+        the device that prompts and pictures go to.
+
+    Raises:
+        ConfigError: a device that is not there, or options that this hardware or each other rule out.
+        MissingExtraError: a package that is not installed.
+        CheckpointError: a LoRA folder that cannot be read.
+    """
+    if options.device_map is not None and options.device != "auto":
+        raise ConfigError(
+            f"`device_map` chooses the devices itself, but got `device`={options.device!r} as well; leave one out"
+        )
+    device = choose_device(options.device)
+    _check_attention(options, device)
+    _check_quantization(options, device)
+    _check_device_map(options)
+    for folder in options.lora:
+        check_lora_folder(folder)
+    if options.lora:
+        _require("peft", "lora", "LoRA adapters are")
+    if options.compile:
+        _check_compiler(device)
+    return device
+
+
+def load_arguments(options: LoadOptions, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """Keyword arguments of `InternVLForConditionalGeneration.from_pretrained`."""
+    arguments: dict[str, Any] = {"dtype": dtype, "attn_implementation": options.attn_implementation}
+    if options.device_map is not None:
+        arguments["device_map"] = options.device_map
+        if options.offload_folder is not None:
+            arguments["offload_folder"] = str(options.offload_folder)
+        if options.max_memory is not None:
+            arguments["max_memory"] = options.max_memory
+    if _by_bitsandbytes(options, device):
+        from transformers import BitsAndBytesConfig
+
+        arguments.setdefault("device_map", {"": device})
+        arguments["quantization_config"] = BitsAndBytesConfig(
+            load_in_8bit=options.quantization == "int8",
+            load_in_4bit=options.quantization == "4bit",
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=list(UNQUANTIZED),
+            # What a device map puts on the CPU stays unquantised there.
+            llm_int8_enable_fp32_cpu_offload=options.device_map is not None,
+        )
+    return arguments
+
+
+def finish(model: Any, options: LoadOptions, device: torch.device) -> None:
+    """Make a model that `from_pretrained` just loaded ready for use, in place.
+
+    LoRA is merged before int8 rounding, which then sees the final weights. Weights that bitsandbytes rounded while
+    loading keep their LoRA beside them, as in training: merging would round them again.
+
+    Args:
+        device: what `check_load_options` returned.
+
+    Raises:
+        CheckpointError: a LoRA adapter of another model.
+    """
+    model.eval().requires_grad_(False)
+    rounded = _by_bitsandbytes(options, device)
+    if options.lora:
+        apply_lora(model, options.lora, merge=not rounded)
+    if options.quantization == "int8" and not rounded:
+        quantize_linears(model.model.language_model)
+    if not rounded and options.device_map is None:
+        model.to(device)
+    if options.compile:
+        compile_steps(model.model.language_model)
+
+
+def input_device(model: Any) -> torch.device:
+    """Where a model takes its inputs. `model.device` says "meta" when the first weights wait on disk."""
+    hook = getattr(model, "_hf_hook", None)
+    if hook is None:
+        device: torch.device = model.device
+        return device
+    return torch.device(hook.execution_device)
+
+
+def compile_steps(language_model: Any, backend: str | Callable[..., Any] = "inductor") -> None:
+    """Compile the forward pass of single tokens over a cache, in place.
+
+    A step of writing does little arithmetic, so its time is that of launching operations, which compiling removes. A
+    prompt is bound by arithmetic; compiling it would take minutes for each combination of mask, cache and batch and
+    save next to nothing, so prompts and routed reading run as before.
+    """
+    language_model.forward = _CompiledSteps(language_model.forward, backend)
+
+
+class _CompiledSteps:
+    """A language model's forward pass, compiled for steps and as it was for everything else."""
+
+    def __init__(self, forward: Callable[..., Any], backend: str | Callable[..., Any]) -> None:
+        self._forward = forward
+        self._step = torch.compile(forward, dynamic=True, backend=backend)
+
+    def __call__(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        **more: Any,
+    ) -> Any:
+        tokens = inputs_embeds if inputs_embeds is not None else input_ids
+        is_step = (
+            tokens is not None
+            and tokens.shape[1] == 1
+            and past_key_values is not None
+            and past_key_values.get_seq_length() > 0
+            and (attention_mask is None or attention_mask.ndim == 2)
+        )
+        # The arguments always come in the same shape: another set of keywords would be compiled anew.
+        return (self._step if is_step else self._forward)(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            **more,
+        )
+
+
+def _by_bitsandbytes(options: LoadOptions, device: torch.device) -> bool:
+    return options.quantization is not None and device.type == "cuda"
+
+
+def _check_attention(options: LoadOptions, device: torch.device) -> None:
+    if options.attn_implementation != "flash_attention_2":
+        return
+    if device.type != "cuda":
+        raise ConfigError(f"'flash_attention_2' runs on CUDA only, but the device is {str(device)!r}; use 'sdpa'")
+    if options.dtype in ("float32", "fp32"):
+        raise ConfigError("'flash_attention_2' computes in bf16 or fp16, but `dtype` is 'float32'; leave `dtype` out")
+    # Built against the installed torch, so it cannot be an ordinary extra of this package.
+    if importlib.util.find_spec("flash_attn") is None:
+        raise MissingExtraError(
+            "'flash_attention_2' needs flash-attn: pip install flash-attn --no-build-isolation; or use 'sdpa'"
+        )
+
+
+def _check_quantization(options: LoadOptions, device: torch.device) -> None:
+    if options.quantization is None:
+        return
+    if device.type == "cuda":
+        _require("bitsandbytes", "cuda-quantization", f"`quantization`={options.quantization!r} on CUDA is")
+        _require("accelerate", "cuda-quantization", f"`quantization`={options.quantization!r} on CUDA is")
+        return
+    if options.quantization == "4bit":
+        raise ConfigError(f"'4bit' runs on CUDA only, but the device is {str(device)!r}; use `quantization`='int8'")
+    if options.device_map is not None:
+        raise ConfigError(
+            "`quantization` and `device_map` go together on CUDA only: weights that wait on disk cannot be rounded in "
+            "memory; leave one out"
+        )
+
+
+def _check_device_map(options: LoadOptions) -> None:
+    if options.device_map is None:
+        for name, value in (("offload_folder", options.offload_folder), ("max_memory", options.max_memory)):
+            if value is not None:
+                raise ConfigError(f"`{name}` has a meaning with `device_map` only; add `device_map`='auto'")
+        return
+    if options.compile:
+        raise ConfigError("`compile` and `device_map` exclude each other: weights that move break the graph")
+    _require("accelerate", "offload", "`device_map` is")
+    if options.offload_folder is not None and options.offload_folder.is_file():
+        raise ConfigError(bad_argument("offload_folder", "a folder", str(options.offload_folder)))
+    if options.lora and options.offload_folder is not None:
+        raise ConfigError("`lora` cannot be merged into weights on disk; leave `lora` or `offload_folder` out")
+    if isinstance(options.device_map, dict):
+        for place in options.device_map.values():
+            if place == "disk" and options.offload_folder is None:
+                raise ConfigError("`device_map` puts weights on disk; say where with `offload_folder`")
+            if place != "disk":
+                choose_device(f"cuda:{place}" if isinstance(place, int) else place)
+
+
+def _check_compiler(device: torch.device) -> None:
+    """`torch.compile` writes C++ (and Triton on CUDA) that must be built here."""
+    if device.type == "cuda":
+        _require_module("triton", "`compile`=True on CUDA needs Triton: pip install triton; or leave `compile` out")
+    named = os.environ.get("CXX")
+    candidates = (named,) if named else ("g++", "clang++", "c++", "cl")
+    if not any(shutil.which(name) for name in candidates):
+        raise ConfigError(
+            f"`compile`=True needs a C++ compiler, and none of {', '.join(candidates)} is there; install one (Debian, "
+            "Ubuntu: apt install g++; macOS: xcode-select --install), or leave `compile` out"
+        )
+
+
+def _require(package: str, extra: str, what: str) -> None:
+    _require_module(package, f"{what} done by {package}, which is not installed: {_install_line(extra)}")
+
+
+def _require_module(package: str, message: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise MissingExtraError(message)
+
+
+def _install_line(extra: str) -> str:
+    return f'pip install "internvl-vision-agent[{extra}]"'

@@ -1,0 +1,96 @@
+"""Loads a folder in InternVL's original format as transformers' native model."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedTokenizerFast
+
+from vision_agent.errors import CheckpointError
+from vision_agent.model.original.configuration import (
+    OriginalSettings,
+    language_architecture,
+    native_config,
+    read_settings,
+)
+from vision_agent.model.original.tokenizers import IMAGE_TOKENS, load_tokenizer
+from vision_agent.model.original.weights import Rule, empty_model, load_weights
+
+
+@dataclass(frozen=True)
+class OriginalCheckpoint(OriginalSettings):
+    """A loaded checkpoint: the settings of its `config.json`, and
+
+    Attributes:
+        model: a transformers `InternVLForConditionalGeneration`, in eval mode, on the CPU.
+        tokenizer: gives the official ids of a whole prompt.
+        end_ids: ids that end an answer. Officially that is the template's stop token and no other; the language
+            model's own end token does not stop.
+    """
+
+    model: Any
+    tokenizer: PreTrainedTokenizerFast
+    end_ids: list[int]
+
+
+def read_content(folder: Path) -> dict[str, Any]:
+    """The parsed `config.json` of a folder.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"the folder {str(folder)!r} has no config.json, so it is no checkpoint")
+    try:
+        return dict(json.loads(path.read_text("utf-8")))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"config.json in {str(folder)!r} is damaged: {error}") from error
+
+
+def load_original(
+    folder: Path,
+    content: dict[str, Any],
+    *,
+    dtype: torch.dtype,
+    attn_implementation: str,
+    settings: OriginalSettings | None = None,
+    beside: Sequence[Rule] = (),
+) -> OriginalCheckpoint:
+    """Load a folder in the original format. No code of the checkpoint is run.
+
+    Args:
+        folder: `config.json`, weights and tokenizer files.
+        content: the parsed `config.json`.
+        dtype: of the model; tensors are converted to it one at a time.
+        attn_implementation: as transformers takes it; what `config.json` says of it is not used.
+        settings: None for those that `config.json` says.
+        beside: rules of tensors in the weight files that other models read.
+
+    Raises:
+        CheckpointError: a missing or damaged file, an unsupported architecture or setting, weights or a tokenizer
+            that do not fit. All but damage inside a weight file is found before weights are read.
+    """
+    settings = read_settings(content) if settings is None else settings
+    architecture = language_architecture(content)
+    tokenizer = load_tokenizer(folder)
+    vocabulary = tokenizer.get_vocab()
+    config = native_config(content, image_token_id=vocabulary[IMAGE_TOKENS["context_image_token"]])
+    rows = content["llm_config"]["vocab_size"]
+    if max(vocabulary.values()) >= rows:
+        raise CheckpointError(
+            f"the tokenizer in {str(folder)!r} has ids up to {max(vocabulary.values())}, but the model has {rows} rows"
+        )
+    stop = settings.template.stop
+    if stop not in vocabulary:
+        raise CheckpointError(f"the tokenizer in {str(folder)!r} has no {stop!r}, which ends answers in its template")
+    tokenizer.chat_template = settings.template.chat_template()
+    model = empty_model(config, dtype=dtype, attn_implementation=attn_implementation)
+    load_weights(model, folder, architecture, beside)
+    model.generation_config = GenerationConfig(
+        eos_token_id=vocabulary[stop], pad_token_id=tokenizer.pad_token_id, do_sample=False
+    )
+    return OriginalCheckpoint(**vars(settings), model=model, tokenizer=tokenizer, end_ids=[vocabulary[stop]])

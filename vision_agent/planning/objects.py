@@ -1,0 +1,96 @@
+"""What the steps of a plan are about: boxes of pictures, or whole ones; which of them is meant, and a closer look."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vision_agent.geometry.frames import box_iou
+from vision_agent.planning.clauses import bare
+from vision_agent.planning.plan import Pick
+from vision_agent.results.detections import Detections
+
+XYXY = tuple[float, float, float, float]
+
+_PADDING = 0.05  # of a closer look, as a share of its box
+
+
+@dataclass(frozen=True)
+class Thing:
+    """Something that a step was about.
+
+    Attributes:
+        image: id of the picture.
+        label: what it is called; "" for a picture as it was given.
+        box: xyxy in pixels of the picture; None for all of it.
+        score: how sure it is, 0-1.
+    """
+
+    image: str
+    label: str = ""
+    box: XYXY | None = None
+    score: float = 1.0
+
+    @property
+    def area(self) -> float:
+        """Of the box, square pixels; 0 for a whole picture."""
+        return 0.0 if self.box is None else (self.box[2] - self.box[0]) * (self.box[3] - self.box[1])
+
+    @property
+    def middle(self) -> tuple[float, float]:
+        """(x, y) of the box, pixels; (0, 0) for a whole picture."""
+        return (0.0, 0.0) if self.box is None else ((self.box[0] + self.box[2]) / 2, (self.box[1] + self.box[3]) / 2)
+
+
+def things_of(found: Detections, image: str) -> list[Thing]:
+    """The boxes found in a picture."""
+    return [Thing(image, each.label, each.box.xyxy, each.score) for each in found]
+
+
+def phrases_of(thing: str) -> list[str]:
+    """ "men and the dog" as two phrases, each in the singular, as detectors are asked."""
+    parts = re.split(r"\s*(?:,|\band\b|\bor\b)\s*(?:the\s+|an?\s+)?", thing)
+    return list(dict.fromkeys(bare(part) for part in parts if part)) or [thing]
+
+
+def picked(things: Sequence[Thing], pick: Pick) -> list[Thing]:
+    """All of the things, or the one that is meant."""
+    if pick == "each" or not things:
+        return list(things)
+    keys: dict[str, Callable[[Thing], float]] = {
+        "best": lambda thing: thing.score,
+        "largest": lambda thing: thing.area,
+        "smallest": lambda thing: -thing.area,
+        "leftmost": lambda thing: -thing.middle[0],
+        "rightmost": lambda thing: thing.middle[0],
+        "topmost": lambda thing: -thing.middle[1],
+        "lowest": lambda thing: thing.middle[1],
+    }
+    return [max(things, key=keys[pick])]
+
+
+def overlap(first: Thing, second: Thing) -> float:
+    """Intersection over union of their boxes; 0 where they are not of one picture."""
+    if first.box is None or second.box is None or first.image != second.image:
+        return 0.0
+    return float(box_iou(np.array([first.box]), np.array([second.box]))[0, 0])
+
+
+def room_around(box: XYXY, size: tuple[int, int], least: int) -> XYXY:
+    """A box with some room around it, inside the picture and at least so many pixels wide and high.
+
+    Args:
+        size: (width, height) of the picture, pixels.
+    """
+    grown = []
+    for low, high, side in ((box[0], box[2], size[0]), (box[1], box[3], size[1])):
+        room = max(_PADDING * (high - low), (least - (high - low)) / 2 + 1, 0.0)
+        low, high = max(0.0, low - room), min(float(side), high + room)
+        if high - low < least:  # at the edge of the picture
+            low, high = (
+                (0.0, min(float(side), least + 1.0)) if low <= 0 else (max(0.0, side - least - 1.0), float(side))
+            )
+        grown.append((low, high))
+    (x0, x1), (y0, y1) = grown
+    return x0, y0, x1, y1

@@ -1,0 +1,328 @@
+"""Reads a request of several steps as a plan: "find every red car and read its plate".
+
+A small model routes one request well but cannot plan. So a request is cut into clauses (clauses.py), and each clause is
+read by a small grammar: a verb, a thing, and what it refers to ("it", "its plate", "each", "the largest"). The grammar
+is deterministic and knows nothing of the picture: no word that is read from a picture can change a plan. A clause whose
+verb leaves open what is wanted ("show me the dog") is left to the model's own routing. What cannot be read is refused
+with the reason, never guessed.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vision_agent.inference.image_refs import named_pictures
+from vision_agent.planning.clauses import (
+    ARTICLE,
+    IF_NOT,
+    IF_SO,
+    IF_THERE,
+    NOUN,
+    QUANTIFIER,
+    SUPERLATIVE,
+    SUPERLATIVES,
+    WHOLE,
+    bare,
+    find_verb,
+    same_thing,
+    split_clauses,
+    without_leads,
+    without_tail,
+)
+from vision_agent.planning.plan import Action, Measure, Pick, Plan, PlannedStep
+
+_PRONOUN = (
+    r"(?:it|them|they|those|these|that|this|him|her|each(?: one)?(?: of (?:them|those|these))?|"
+    r"every one(?: of them)?|all of (?:them|those|these)|both(?: of them)?|one another)"
+)
+_MANY = re.compile(r"^(?:them|they|those|these|each|every|all|both)\b", re.IGNORECASE)
+_REFERENCE = re.compile(rf"^{_PRONOUN}$", re.IGNORECASE)
+_PART = re.compile(r"^(?:its|their|his|her)\s+(?P<part>.+)$", re.IGNORECASE)
+_PART_OF = re.compile(rf"^(?:the\s+)?(?P<part>.+?)\s+(?:of|on|in|inside|from)\s+(?:{_PRONOUN})$", re.IGNORECASE)
+_SIDE = re.compile(
+    r"^(?:(?P<thing>.+?)\s+(?:on|at|to|in)\s+)?the\s+(?:(?:far|very)\s+)?(?P<side>left|right|top|bottom)"
+    r"(?:[ -]hand)?(?:\s+(?:side|edge|half|corner))?$",
+    re.IGNORECASE,
+)
+_SIDES: dict[str, Pick] = {"left": "leftmost", "right": "rightmost", "top": "topmost", "bottom": "lowest"}
+_UNKNOWN = re.compile(r"^(?:the\s+)?(?:\w+est|most \w+|least \w+)(?:\s+one)?$", re.IGNORECASE)
+_WHICH_ONE = re.compile(r"^which(?: one| of them)?\s+(?:is|are)\s+(?P<rest>.+)$", re.IGNORECASE)
+_TEXT = re.compile(
+    r"^(?:the |all |all the |any |some )?(?:text|words?|writing|letters|numbers?|names?|titles?|prices?|dates?)"
+    r"(?: (?:of|on|in|from) (?P<on>.+))?$",
+    re.IGNORECASE,
+)
+_SAYS = re.compile(
+    r"^what\s+(?:does|do)\s+(?P<a>.+?)\s+say$|^what\s+(?P<b>.+?)\s+says?$|^what\s+is\s+written\s+on\s+(?P<c>.+)$",
+    re.IGNORECASE,
+)
+_COMPARED: tuple[tuple[str, Measure, bool], ...] = (
+    (r"brighter|lighter|brightest|lightest", "brightness", False),
+    (r"darker|darkest", "brightness", True),
+    (r"sharper|sharpest|crisper", "sharpness", False),
+    (r"blurrier|blurriest|more blurred", "sharpness", True),
+    (r"larger|bigger|largest|biggest", "size", False),
+    (r"smaller|smallest", "size", True),
+)
+_MORE = re.compile(
+    r"\b(?P<how>more|most|fewer|fewest|less)\s+(?P<thing>[\w -]+?)(?:\s+(?:than|in)\b.*)?$", re.IGNORECASE
+)
+_OF_PICTURES = re.compile(rf"\b{NOUN}s?\b|\b(?:which|left|right|first|second|third|last) one\b", re.IGNORECASE)
+_EACH_PICTURE = re.compile(rf"\b(?:both|each|every|all)\b(?: of)?(?: the| these| those)?(?: \w+)? ?{NOUN}s?\b", re.I)
+
+
+def read_plan(request: str, pictures: int) -> Plan | None:
+    """The plan of a request about so many pictures; None where it asks for one thing, which the model routes itself.
+
+    The plan may be empty and say why: a clause that is read as part of a larger request, but cannot be.
+    """
+    clauses = split_clauses(request)
+    steps: list[PlannedStep] = []
+    for clause in clauses:
+        step = _Reader(steps, pictures).read(clause)
+        if isinstance(step, _Refusal):
+            return Plan(refused=step.reason) if len(clauses) > 1 or step.sure else None
+        steps.append(step)
+    if len(steps) == 1 and not _stands_alone(steps[0], pictures):
+        return None
+    return Plan(steps=tuple(steps))
+
+
+def _stands_alone(step: PlannedStep, pictures: int) -> bool:
+    """Whether a plan of this one step does what one routed answer would not."""
+    if step.action in ("crop", "compare") or step.pick not in ("each", "best"):
+        return True
+    one_by_one = step.action in ("count", "describe", "read") and not step.pictures
+    return one_by_one and pictures > 1 and _EACH_PICTURE.search(step.clause) is not None
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What a clause is about: see `PlannedStep`. `refers`: it points back, and `of` says where to."""
+
+    thing: str = ""
+    of: int | None = None
+    pick: Pick = "each"
+    refers: bool = False
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """Why a clause cannot be read. `sure`: the model, asked for it alone, could only guess."""
+
+    reason: str
+    sure: bool = False
+
+
+class _Reader:
+    """Reads one clause after those before it."""
+
+    def __init__(self, before: Sequence[PlannedStep], pictures: int) -> None:
+        self._before = before
+        self._pictures = pictures
+
+    def read(self, clause: str) -> PlannedStep | _Refusal:
+        condition = self._condition(clause)
+        if isinstance(condition, _Refusal):
+            return condition
+        step = self._unconditional(clause)
+        return step if isinstance(step, _Refusal) else step.model_copy(update={"only_if": condition})
+
+    def _condition(self, clause: str) -> int | _Refusal | None:
+        """The step that must have found something for this clause to be carried out."""
+        if IF_NOT.match(clause) is not None:
+            return _Refusal(f"{clause!r} is for when something is not there; only what is there can be a condition")
+        after_if = bool(self._before) and re.match(IF_THERE, self._before[-1].clause, re.IGNORECASE)
+        if IF_SO.match(clause) is None and not after_if:
+            return None
+        last = next(
+            (n for n in reversed(range(len(self._before))) if self._before[n].action in ("find", "count")), None
+        )
+        if last is None or self._before[-1].action == "ask":
+            return _Refusal(f"{clause!r} depends on something that is not looked for before it", sure=True)
+        return last
+
+    def _unconditional(self, clause: str) -> PlannedStep | _Refusal:
+        words = without_leads(clause)
+        named = named_pictures(words, self._pictures)
+        comparison = self._comparison(words, clause, named)
+        if comparison is not None:
+            return comparison
+        says = _SAYS.match(words)
+        if says is not None:
+            return self._done("read", clause, next(filter(None, says.groups())), named)
+        found = find_verb(words)
+        if (
+            found is None
+            and self._before
+            and (SUPERLATIVE.match(words) is not None or (named and ARTICLE.match(words)))
+        ):
+            # "outline the largest and the smallest", "find the dog in picture 1 and the cat in picture 2"
+            found = self._before[-1].action, words
+        if found is None:
+            return _Refusal(f"there is no step for {clause!r}")
+        action, rest = found
+        if action == "compare":
+            return _Refusal(
+                f"{clause!r} cannot be compared: only whole pictures can, by brightness, sharpness, size, or the "
+                'number of things, as in "which picture has more dogs?"'
+            )
+        if action == "ask":
+            return self._question(clause, rest, named)
+        if action in ("draw", "change"):
+            of = self._last_picture() if action == "change" else None
+            text = rest if action == "draw" else words
+            return PlannedStep(action=action, clause=clause, text=text, of=of, pictures=named)
+        if action == "read":
+            text_of = _TEXT.match(without_tail(rest))
+            rest = (text_of["on"] or "") if text_of is not None else rest
+            says = _SAYS.match(rest)
+            rest = next(filter(None, says.groups())) if says is not None else rest
+        return self._done(action, clause, rest, named)
+
+    def _done(self, action: Action, clause: str, rest: str, named: tuple[int, ...]) -> PlannedStep | _Refusal:
+        target = self._target(rest)
+        if isinstance(target, _Refusal):
+            return target
+        last = self._last_things()
+        if action in ("crop", "outline", "find", "count") and not rest and last is not None:  # "zoom in"
+            target = _Target(of=last, pick=self._picked("it", last))
+        if action == "route" and target.refers:
+            actions = "find, outline, crop, read, describe or count"
+            return _Refusal(f"{clause!r} does not say what to do with {rest!r}: {actions}")
+        if action in ("find", "count", "outline") and not target.thing and target.of is None:
+            return _Refusal(f"{clause!r} does not say what to {action}")
+        return PlannedStep(
+            action=action, clause=clause, thing=target.thing, of=target.of, pick=target.pick, pictures=named
+        )
+
+    def _target(self, rest: str) -> _Target | _Refusal:
+        text = without_tail(rest)
+        if not text or WHOLE.match(text):
+            return _Target()
+        last = self._last_things()
+        if _REFERENCE.match(text):
+            return _Target(of=last, pick=self._picked(text, last), refers=True)
+        part = _PART.match(text) or _PART_OF.match(text)
+        # "the largest of them" is no part of them
+        if part is not None and SUPERLATIVE.sub(r"\g<thing>", part["part"]):
+            return _Target(bare(part["part"], keep_plural=True), last, self._picked(text, last), refers=True)
+        superlative = SUPERLATIVE.match(text)
+        if superlative is not None:
+            return self._superlative(text, SUPERLATIVES[superlative["which"].lower()], superlative["thing"])
+        side = _SIDE.match(text)
+        if side is not None:
+            thing = bare(side["thing"] or "", keep_plural=True)
+            if not thing:
+                return _Refusal(f"{text!r} names a side of the picture, not a thing in it")
+            if thing == bare(thing):  # "people on the left" are several
+                return self._superlative(text, _SIDES[side["side"].lower()], "" if thing == "one" else thing)
+        if _UNKNOWN.match(text):
+            return _Refusal(
+                f"{text!r} cannot be told: it may be one of {', '.join(dict.fromkeys(SUPERLATIVES.values()))}",
+                sure=True,
+            )
+        quantified = QUANTIFIER.match(text) is not None
+        definite = ARTICLE.match(text) is not None
+        thing = bare(text, keep_plural=True)
+        earlier = self._step_of(thing) if definite or quantified else None
+        single: Pick = "best" if definite and not quantified and thing == bare(text) else "each"
+        return _Target("" if earlier is not None else thing, earlier, single, refers=earlier is not None)
+
+    def _superlative(self, text: str, pick: Pick, words: str) -> _Target | _Refusal:
+        """One of several things, of an earlier step or of the pictures."""
+        thing = bare(words, keep_plural=True)
+        earlier = self._step_of(thing) if thing else self._last_many()
+        if not thing and earlier is None:
+            return _Refusal(f"{text!r} refers to nothing before it", sure=True)
+        return _Target("" if earlier is not None else thing, earlier, pick, refers=earlier is not None)
+
+    def _question(self, clause: str, question: str, named: tuple[int, ...]) -> PlannedStep | _Refusal:
+        """A question; where it speaks of an earlier thing it is asked of a closer look at that thing."""
+        last = self._last_things()
+        label = self._label(last)
+        which = _WHICH_ONE.match(question)
+        if (
+            which is not None
+            and last is not None
+            and (SUPERLATIVE.match(which["rest"]) or _UNKNOWN.match(which["rest"]))
+        ):
+            return self._done("find", clause, which["rest"], named)
+        if last is not None and re.search(r"\b(?:it|its|they|them|their|each|he|she)\b", question, re.IGNORECASE):
+            part = _PART.match(question)
+            text = f"what is the {part['part']} of it" if part is not None else question
+            text = re.sub(r"\b(?:its|their)\b", "the", text, flags=re.IGNORECASE)
+            text = re.sub(r"\b(?:it|they|them|he|she|each of them|each)\b", f"the {label}", text, flags=re.IGNORECASE)
+            return PlannedStep(action="ask", clause=clause, text=text, of=last, pick=self._picked(question, last))
+        for number in reversed(range(len(self._before))):
+            thing = self._before[number].thing
+            if thing and re.search(rf"\b(?:the|this|that|each|every)\s+{re.escape(bare(thing))}\b", question):
+                return PlannedStep(
+                    action="ask", clause=clause, text=question, of=number, pick=self._picked("it", number)
+                )
+        return PlannedStep(action="ask", clause=clause, text=question, pictures=named)
+
+    def _comparison(self, words: str, clause: str, named: tuple[int, ...]) -> PlannedStep | _Refusal | None:
+        """A comparison of pictures: by a measure, or by the number of things."""
+        if not _OF_PICTURES.search(words):
+            return None
+        more = _MORE.search(words)
+        measure: Measure | None = None
+        less, thing = False, ""
+        for pattern, which, smaller in _COMPARED:
+            if re.search(rf"\b(?:{pattern})\s+{NOUN}\b|\b{NOUN}.*\b(?:{pattern})\b|\bone\b.*\b(?:{pattern})\b", words):
+                measure, less = which, smaller
+                break
+        if measure is None and more is not None and more["thing"] not in ("light", "blurred", "blur"):
+            measure, thing = "count", bare(more["thing"], keep_plural=True)
+            less = more["how"].lower() in ("fewer", "fewest", "less")
+        if measure is None or (
+            measure == "size" and not re.search(r"^(?:is|are|which|compare)\b", words, re.IGNORECASE)
+        ):
+            return None
+        if self._pictures < 2:
+            count = f"there is {self._pictures}" if self._pictures == 1 else "there are none"
+            return _Refusal(f"{clause!r} compares pictures, but {count}", sure=True)
+        return PlannedStep(action="compare", clause=clause, thing=thing, measure=measure, less=less, pictures=named)
+
+    def _last_things(self) -> int | None:
+        """The last step that has things to refer to."""
+        having = ("find", "count", "outline", "crop", "draw", "change")
+        for number in reversed(range(len(self._before))):
+            step = self._before[number]
+            if step.action in having or step.thing:
+                return number
+        return None
+
+    def _last_many(self) -> int | None:
+        """The last step that may have several things to pick from."""
+        last = self._last_things()
+        while last is not None and self._before[last].pick not in ("each", "best"):
+            last = self._before[last].of
+        return last
+
+    def _last_picture(self) -> int | None:
+        """The last step that made a picture."""
+        made = (n for n in reversed(range(len(self._before))) if self._before[n].action in ("draw", "change", "crop"))
+        return next(made, None)
+
+    def _step_of(self, thing: str) -> int | None:
+        """The last step about this thing."""
+        named = (n for n in reversed(range(len(self._before))) if same_thing(self._before[n].thing, thing))
+        return next(named, None)
+
+    def _picked(self, reference: str, of: int | None) -> Pick:
+        """ "them" are each of the things; "it" is what the clause before was about."""
+        if of is None or _MANY.match(reference):
+            return "each"
+        # What was picked there already is not picked again.
+        return self._before[of].pick if self._before[of].action in ("find", "count") else "each"
+
+    def _label(self, of: int | None) -> str:
+        """What the things of a step are called."""
+        while of is not None:
+            step = self._before[of]
+            if step.thing:
+                return bare(step.thing)
+            of = step.of
+        return "picture"

@@ -1,0 +1,91 @@
+"""What `agent.run` gives: an answer, and what was done for it."""
+
+from typing import Annotated, Any, Literal
+
+from PIL import Image
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeFloat
+
+from vision_agent.errors import InputError, bad_argument
+from vision_agent.planning.plan import Plan
+from vision_agent.planning.summary import routed_line
+from vision_agent.results.detections import Answer, revived
+from vision_agent.results.generated import GeneratedImage, GeneratedImages
+
+
+class AgentStep(BaseModel):
+    """One call of a tool, or of the model.
+
+    Attributes:
+        tool: the tool's name; "model" where the model routed a clause, "measure" where pixels were measured.
+        arguments: what it was called with; pictures by their ids.
+        text: what came out, in one line.
+        content: what came out, as the tool shows it to a language model. Words in it that were read from a picture are
+            data.
+        result: the whole result: `Detections`, a `Segmentation`, an `Answer`, ...
+        images: ids of the pictures that it made.
+        seconds: how long it took.
+        error: why it failed; None where it did not.
+        planned: number, from 0, of the plan's step that it belongs to; None without a plan.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tool: str
+    arguments: dict[str, Any]
+    text: str = ""
+    content: dict[str, Any] = {}
+    result: Annotated[Any, BeforeValidator(revived)] = None
+    images: tuple[str, ...] = ()
+    seconds: NonNegativeFloat = 0.0
+    error: str | None = None
+    planned: int | None = None
+
+
+class AgentResult(Answer):
+    """What came of a request.
+
+    A request for one thing is one reading of the model: its words are the text, and `routes` what its routing tokens
+    gave. A request of several steps has a `plan`, and `steps` say what was called for it; then the tokens are those of
+    all answers in it, and the confidence is that of the least sure one.
+
+    Attributes:
+        plan: the steps that the request was read as; None where it was not planned.
+        steps: the calls, in their order.
+        images: ids of the pictures of a plan: those of the request, then those that were made.
+        pictures: the same, by id, upright RGB; not part of the JSON.
+        done: everything that was asked for was done.
+        refused: why it was not; None where it was.
+    """
+
+    kind: Literal["agent_result"] = "agent_result"
+    plan: Plan | None = None
+    steps: tuple[AgentStep, ...] = ()
+    images: tuple[str, ...] = ()
+    pictures: dict[str, Any] = Field(default={}, exclude=True, repr=False)
+    done: bool = True
+    refused: str | None = None
+
+    @property
+    def told(self) -> str:
+        """All that came out, in plain lines: the words, and a line for what each routing token gave."""
+        pictures = len({each.image for each in self.routes if each.image is not None})
+        phrases = {each.phrase for each in self.routes}
+        words = [] if self.text in phrases else [self.text]  # "dog[DET]" says no more than its result does
+        lines = [routed_line(each, pictures) for each in self.routes]
+        return "\n".join(filter(None, [*words, *dict.fromkeys(lines)]))
+
+    @property
+    def made(self) -> tuple[Image.Image, ...]:
+        """The pictures that were made, whichever way: by a routing token, or by steps (crops, masks, drawings)."""
+        routed = [each.result for each in self.routes]
+        drawn = [one for each in routed if isinstance(each, GeneratedImages) for one in each]
+        drawn += [each for each in routed if isinstance(each, GeneratedImage)]
+        ids = dict.fromkeys(image for step in self.steps for image in step.images)
+        return (*(each.image for each in drawn), *(self.pictures[image] for image in ids if image in self.pictures))
+
+    def picture(self, image_id: str) -> Image.Image:
+        """A picture of the run. Raises InputError for an id that it has not."""
+        if image_id not in self.pictures:
+            raise InputError(bad_argument("image_id", f"one of {list(self.pictures)}", image_id))
+        image: Image.Image = self.pictures[image_id]
+        return image

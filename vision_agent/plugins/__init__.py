@@ -1,0 +1,1 @@
+"""The contracts of all that plugs in, and the registry that finds it."""

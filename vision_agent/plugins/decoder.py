@@ -1,0 +1,184 @@
+"""What a decoder is: the contract between a route's hidden states and a typed result."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from PIL import Image
+from torch import Tensor, nn
+
+from vision_agent.errors import RouteError
+from vision_agent.geometry.frames import TileGrid
+from vision_agent.plugins.constraint import Constraint
+from vision_agent.routing.layout import RouteSpec
+
+
+@dataclass(frozen=True)
+class DenseFeatures:
+    """Feature maps of whole pictures, finest first, each (B, C, H, W).
+
+    A map covers the model's input canvas edge to edge, so its cells and `geometry`'s frame "map" agree. InternViT
+    gives one map (tile features before pixel shuffle, stitched); the small tower of the default gives four.
+    """
+
+    maps: tuple[Tensor, ...]
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return tuple(map_BCHW.shape[1] for map_BCHW in self.maps)
+
+    def float(self) -> "DenseFeatures":
+        """The same in fp32, which decoders compute in."""
+        return DenseFeatures(tuple(map_BCHW.float() for map_BCHW in self.maps))
+
+
+@dataclass(frozen=True)
+class DecodeRequest:
+    """What a decoder is told about one picture besides its features.
+
+    Attributes:
+        phrases: one for each routing token, in the order of the states.
+        grid: the picture's size and tiling; converts coordinates.
+        model: name for the result.
+        threshold: least score to return; None for the decoder's own default.
+        scores: how sure the model was of each routing token, 0-1, where it wrote them itself; None where they were
+            forced.
+    """
+
+    phrases: tuple[str, ...]
+    grid: TileGrid
+    model: str
+    threshold: float | None = None
+    scores: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class BoxTargets:
+    """True boxes of one training picture, frame "unit".
+
+    Attributes:
+        boxes_G4: xyxy.
+        belongs_KG: bool, which phrase of the picture (in the order of its states) names which box.
+        ignored_M4: regions in which a phrase's score is not trained (crowds).
+        ignored_phrase_M: the phrase each region belongs to.
+    """
+
+    boxes_G4: Tensor
+    belongs_KG: Tensor
+    ignored_M4: Tensor
+    ignored_phrase_M: Tensor
+
+
+@dataclass(frozen=True)
+class MaskTargets:
+    """True things of one training picture whose shape is known.
+
+    Attributes:
+        boxes_G4: xyxy, frame "unit".
+        masks_GHW: bool, over the whole picture.
+        phrase_G: which phrase of the picture (in the order of its states) names the thing; -1 for none.
+    """
+
+    boxes_G4: Tensor
+    masks_GHW: Tensor
+    phrase_G: Tensor
+
+
+class Decoder(nn.Module, ABC):
+    """Base class of decoders. Subclasses are named by entry points in the group `vision_agent.decoders`.
+
+    The constructor takes the adapter's settings as keywords (stored as `self.settings`, saved in `adapter.json`).
+    """
+
+    settings: dict[str, Any]
+    # Whether its results need a picture. One that makes pictures from words alone is read without: `prepared` is None.
+    needs_picture: ClassVar[bool] = True
+
+    @classmethod
+    @abstractmethod
+    def for_backbone(cls, route: RouteSpec, hidden_size: int, feature_widths: tuple[int, ...]) -> "Decoder":
+        """A new, untrained decoder for a backbone of this hidden size and these feature maps."""
+
+    @abstractmethod
+    def prepare(self, features: DenseFeatures) -> Any:
+        """The part that depends on the picture alone. Called once per picture; the result is cached."""
+
+    def prepare_picture(self, features: DenseFeatures, picture: Image.Image) -> Any:
+        """`prepare` for a decoder that also looks at the picture itself, upright RGB, as SAM does; others need not."""
+        return self.prepare(features)
+
+    def request(self, phrase: str, *, video: bool = False) -> str | None:
+        """What the model is asked for a phrase, where it was trained to write the routing token itself.
+
+        None where the token is forced after the phrase, which is the rule.
+        """
+        return None
+
+    def track(
+        self, states_KNC: Tensor, frames: Sequence[Image.Image], prompted: int, request: DecodeRequest
+    ) -> Iterator[Any]:
+        """What the phrases stand for in each frame of a video, given states that the first `prompted` frames gave.
+
+        Raises:
+            RouteError: most decoders see pictures alone.
+        """
+        raise RouteError(f"{type(self).__name__} does not follow things through a video")
+
+    @abstractmethod
+    def decode(self, states_KNC: Tensor, prepared: Any, request: DecodeRequest) -> Any:
+        """(phrases, states per token, hidden) states of one picture -> one frozen result model."""
+
+    @abstractmethod
+    def loss(self, states_KNC: Tensor, rows_K: Sequence[int], prepared: Any, targets: Sequence[Any]) -> Tensor:
+        """Scalar training loss. `rows_K` names each state's picture in the batch; `targets` has one item a picture."""
+
+
+@runtime_checkable
+class PromptedDecoder(Protocol):
+    """What a decoder of masks has beside `decode` if it also takes boxes and points, in pixels of the original."""
+
+    def decode_boxes(self, boxes: Any, prepared: Any, request: DecodeRequest) -> Any:
+        """One segment for each box (n, 4)."""
+        ...
+
+    def decode_points(self, points: Any, prepared: Any, request: DecodeRequest, point_labels: Any = None) -> Any:
+        """One segment for each thing's points, (n, 2) or (n, k, 2)."""
+        ...
+
+
+@dataclass(frozen=True)
+class WrittenAnswer:
+    """An answer as written, for decoders that read words.
+
+    Attributes:
+        text: decoded, without the end token.
+        token_ids: the tokens of `text`.
+        logprobs: of each of them, under the constraint (natural logarithm).
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+class TextDecoder(ABC):
+    """Base class of decoders that read the model's own words, for checkpoints without routes.
+
+    Named by entry points in the same group as `Decoder`. Made with the backbone it is to read.
+    """
+
+    def __init__(self, backbone: Any) -> None:
+        self.backbone = backbone
+
+    @abstractmethod
+    def request(self, phrase: str) -> str:
+        """What the model is asked for a phrase."""
+
+    @abstractmethod
+    def constraint(self, phrase: str) -> Constraint:
+        """The grammar its answer is written under."""
+
+    @abstractmethod
+    def decode(self, answers: Sequence[WrittenAnswer], request: DecodeRequest) -> Any:
+        """One answer for each of `request.phrases` -> one frozen result model."""

@@ -1,0 +1,1 @@
+"""What the verbs return: frozen Pydantic models, without torch."""

@@ -1,0 +1,72 @@
+"""What a stream of an answer yields.
+
+In order: text as it is written; where a routing token stands, that its route opened; its result as soon as it is read;
+at last the whole answer. A request of several steps yields each step as it is done, and its words at the end.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, SerializeAsAny
+
+from vision_agent.planning.result import AgentStep
+from vision_agent.results.detections import Answer, RoutedText
+
+_FROZEN = ConfigDict(frozen=True)
+
+
+class TextDelta(BaseModel):
+    """New text. All deltas of a stream, joined, are the answer's text."""
+
+    model_config = _FROZEN
+
+    kind: Literal["text"] = "text"
+    text: str
+
+
+class RouteOpened(BaseModel):
+    """The model wrote a routing token; its result follows.
+
+    Attributes:
+        token: such as "[DET]".
+        phrase: the words it stands for.
+        start, end: the characters of the text so far that are the phrase, end excluded.
+    """
+
+    model_config = _FROZEN
+
+    kind: Literal["route"] = "route"
+    token: str
+    phrase: str
+    start: NonNegativeInt
+    end: NonNegativeInt
+
+
+class ResultReady(BaseModel):
+    """What the decoder of an opened route gave; one for each picture that the route is about."""
+
+    model_config = _FROZEN
+
+    kind: Literal["result"] = "result"
+    routed: RoutedText
+
+
+class AnswerDone(BaseModel):
+    """The last event: the whole answer."""
+
+    model_config = _FROZEN
+
+    kind: Literal["done"] = "done"
+    answer: SerializeAsAny[Answer]
+
+
+class StepDone(BaseModel):
+    """A step of a plan, or a call of the model's own, was carried out."""
+
+    model_config = _FROZEN
+
+    kind: Literal["step"] = "step"
+    step: AgentStep
+
+
+AnswerEvent = TextDelta | RouteOpened | ResultReady | AnswerDone
+AgentEvent = AnswerEvent | StepDone

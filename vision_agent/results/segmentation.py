@@ -1,0 +1,457 @@
+"""Segments: things with their exact shape. Frozen and exact through JSON, like all results.
+
+A `Mask` is kept as COCO's run lengths: what `model_dump()` gives of it is a COCO segmentation as it stands, and its
+JSON is a few kB. Everything a `Segmentation` shares with boxes it asks of its own `detections`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self, overload
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFilter
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
+
+from vision_agent.errors import InputError, bad_argument
+from vision_agent.geometry.rle import (
+    Bools,
+    Ring,
+    RunLengths,
+    counts_text,
+    mask_iou,
+    mask_polygons,
+    mask_union,
+    polygons_to_mask,
+)
+from vision_agent.results import annotate as _draw
+from vision_agent.results.detections import Box, Detection, Detections, pick
+
+if TYPE_CHECKING:
+    import supervision
+
+    from vision_agent.images.loading import ImageLimits, ImageSource
+
+_FROZEN = ConfigDict(frozen=True, extra="forbid")
+
+_OPACITY = 0.45  # of a mask that is drawn
+
+
+class Mask(BaseModel):
+    """Which pixels of a picture belong to a thing.
+
+    Attributes:
+        size: (height, width) in pixels, the order of numpy and COCO.
+        counts: COCO's compressed run lengths, as text. A list of run lengths or the bytes that pycocotools makes are
+            taken too.
+
+    Raises:
+        pydantic.ValidationError: (a ValueError) run lengths that are damaged or do not fill `size`.
+    """
+
+    model_config = _FROZEN
+
+    size: tuple[PositiveInt, PositiveInt]
+    counts: Annotated[str, BeforeValidator(counts_text)]
+
+    @model_validator(mode="after")
+    def _fills_its_size(self) -> Self:
+        RunLengths.from_text(self.counts, self.size)
+        return self
+
+    @classmethod
+    def from_array(cls, mask: npt.ArrayLike) -> Self:
+        """From bools (H, W). Raises InputError for another dtype or shape."""
+        return cls.from_runs(RunLengths.from_mask(mask))
+
+    @classmethod
+    def from_runs(cls, runs: RunLengths) -> Self:
+        """From run lengths."""
+        return cls(size=runs.size, counts=runs.text)
+
+    @classmethod
+    def from_polygons(cls, polygons: Sequence[Sequence[npt.ArrayLike]], image_size: tuple[int, int]) -> Self:
+        """What polygons cover of a picture of (width, height); see `masks.polygons_to_mask`. Raises InputError."""
+        return cls.from_array(polygons_to_mask(polygons, (image_size[1], image_size[0])))
+
+    @property
+    def runs(self) -> RunLengths:
+        """The run lengths, read."""
+        return RunLengths.from_text(self.counts, self.size)
+
+    @property
+    def area(self) -> int:
+        """Pixels inside."""
+        return self.runs.area
+
+    @property
+    def box(self) -> Box | None:
+        """The tightest box around the mask; None where it is empty."""
+        box = self.runs.box
+        return None if box is None else Box.from_xyxy(box)
+
+    def to_array(self) -> Bools:
+        """Bools (H, W)."""
+        return self.runs.to_mask()
+
+    def polygons(self) -> list[list[Ring]]:
+        """Exact outlines: for each connected part its outer ring and its holes, float64 (n, 2) x, y in pixels."""
+        runs = self.runs
+        if runs.box is None:
+            return []
+        return mask_polygons(runs.cropped(runs.box), origin=runs.box[:2])
+
+    def resized(self, image_size: tuple[int, int]) -> "Mask":
+        """The mask for the same picture at another (width, height). Raises InputError for a size that is empty."""
+        return Mask.from_runs(self.runs.resized((image_size[1], image_size[0])))
+
+    def iou(self, other: "Mask") -> float:
+        """Intersection over union with a mask of the same size, 0..1. Raises InputError for another size."""
+        return float(mask_iou([self.runs], [other.runs])[0, 0])
+
+    def __repr__(self) -> str:
+        return f"Mask({self.area} px of {self.size[1]}x{self.size[0]})"
+
+    __str__ = __repr__
+
+
+class Segment(BaseModel):
+    """One thing found in a picture, with its shape.
+
+    Attributes:
+        label: what it is, in the words of the request where there were any.
+        score: how sure the model is, 0..1.
+        box: where it is: the box it was segmented by, otherwise the tightest one around the mask.
+        mask: which pixels are its own, in the upright original picture.
+        mask_score: what the decoder expects the mask's IoU with the truth to be, 0..1; None where it does not say.
+    """
+
+    model_config = _FROZEN
+
+    label: str
+    score: Annotated[float, Field(ge=0, le=1)]
+    box: Box
+    mask: Mask
+    mask_score: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
+class Segmentation(BaseModel, Sequence[Segment]):
+    """What was segmented in one picture: a sequence of `Segment`, possibly empty.
+
+    It is indexed as `Detections` are: by an int, a slice, ints or bools. Masks may overlap.
+
+    Attributes:
+        segments: the things found.
+        image_size: (width, height) of the upright original picture, pixels.
+        model: the model that found them.
+        phrases: what was asked for; their order gives the class ids of the exports.
+        decoder: name of the decoder that made the masks, such as "sam".
+        kind: always "segmentation"; tells results apart in JSON.
+
+    Raises:
+        pydantic.ValidationError: (a ValueError) a mask of another size than the picture.
+    """
+
+    model_config = _FROZEN
+
+    kind: Literal["segmentation"] = "segmentation"
+    segments: tuple[Segment, ...]
+    image_size: tuple[PositiveInt, PositiveInt]
+    model: str
+    phrases: tuple[str, ...] = ()
+    decoder: str = ""
+
+    @model_validator(mode="after")
+    def _masks_fit_the_picture(self) -> Self:
+        for number, segment in enumerate(self.segments):
+            if segment.mask.size != (self.image_size[1], self.image_size[0]):
+                raise ValueError(
+                    f"`segments[{number}].mask` must be of the picture's (height, width), "
+                    f"{self.image_size[::-1]}, but got {segment.mask.size}"
+                )
+        return self
+
+    # --- making them
+
+    @classmethod
+    def empty(cls, image_size: tuple[int, int], model: str, phrases: Sequence[str] = (), *, decoder: str = "") -> Self:
+        """Nothing found in a picture of `image_size` (width, height)."""
+        return cls(segments=(), image_size=image_size, model=model, phrases=tuple(phrases), decoder=decoder)
+
+    @classmethod
+    def from_masks(
+        cls,
+        masks: Sequence[Mask] | npt.NDArray[np.bool_],
+        scores: npt.ArrayLike,
+        labels: Sequence[str],
+        *,
+        image_size: tuple[int, int],
+        model: str,
+        xyxy: npt.ArrayLike | None = None,
+        mask_scores: Sequence[float] | None = None,
+        phrases: Sequence[str] = (),
+        decoder: str = "",
+    ) -> Self:
+        """From n masks, or bools (n, H, W), with scores (n,) in 0..1 and n labels.
+
+        Args:
+            image_size: (width, height) of the picture.
+            xyxy: boxes (n, 4); None for the tightest around each mask (0, 0, 0, 0 for an empty one).
+            mask_scores: n expected IoUs, 0..1.
+
+        Raises:
+            InputError: lengths or shapes that do not match, or values as `Detections.from_arrays` refuses them.
+        """
+        kept = [mask if isinstance(mask, Mask) else Mask.from_array(mask) for mask in masks]
+        if xyxy is None:
+            xyxy = np.array([mask.runs.box or (0, 0, 0, 0) for mask in kept], dtype=np.float64).reshape(-1, 4)
+        found = Detections.from_arrays(
+            xyxy, scores, labels, image_size=image_size, model=model, phrases=phrases, decoder=decoder
+        )
+        if len(kept) != len(found):
+            raise InputError(bad_argument("masks", f"{len(found)} masks, one for each box", f"{len(kept)} masks"))
+        if mask_scores is not None and len(mask_scores) != len(found):
+            raise InputError(bad_argument("mask_scores", f"{len(found)} numbers, one for each mask", mask_scores))
+        for number, mask in enumerate(kept):
+            if mask.size != image_size[::-1]:
+                expected = f"of the picture's (height, width), {image_size[::-1]}"
+                raise InputError(bad_argument(f"masks[{number}]", expected, mask.size))
+        expected_iou = mask_scores if mask_scores is not None else [None] * len(found)
+        segments = tuple(
+            Segment(label=each.label, score=each.score, box=each.box, mask=mask, mask_score=iou)
+            for each, mask, iou in zip(found, kept, expected_iou, strict=True)
+        )
+        return cls(segments=segments, image_size=image_size, model=model, phrases=tuple(phrases), decoder=decoder)
+
+    # --- a sequence
+
+    def __len__(self) -> int:
+        return len(self.segments)
+
+    # Pydantic iterates over fields; a sequence iterates over its items.
+    def __iter__(self) -> Iterator[Segment]:  # type: ignore[override]
+        return iter(self.segments)
+
+    @overload
+    def __getitem__(self, key: int) -> Segment: ...
+    @overload
+    def __getitem__(self, key: "slice | Sequence[int] | npt.NDArray[Any]") -> "Segmentation": ...
+    def __getitem__(self, key: "int | slice | Sequence[int] | npt.NDArray[Any]") -> "Segment | Segmentation":
+        """One segment, or those that a slice, ints (k,) or bools (n,) pick, in that order.
+
+        Raises as `Detections` do: IndexError, InputError or ArgumentTypeError.
+        """
+        picked = pick(self.segments, key)
+        return self._with(picked) if isinstance(picked, tuple) else picked
+
+    def _with(self, segments: tuple[Segment, ...]) -> "Segmentation":
+        return self.model_copy(update={"segments": segments})
+
+    # --- views: every array is a fresh copy
+
+    @property
+    def detections(self) -> Detections:
+        """The same things as boxes alone."""
+        return Detections(
+            detections=tuple(Detection(label=each.label, score=each.score, box=each.box) for each in self),
+            image_size=self.image_size,
+            model=self.model,
+            phrases=self.phrases,
+            decoder=self.decoder,
+        )
+
+    @property
+    def masks(self) -> Bools:
+        """Masks as bools (n, H, W). They take n * H * W bytes: for many in a large picture, take them one by one."""
+        masks = np.zeros((len(self), self.image_size[1], self.image_size[0]), dtype=np.bool_)
+        for number, segment in enumerate(self):
+            masks[number] = segment.mask.to_array()
+        return masks
+
+    @property
+    def xyxy(self) -> npt.NDArray[np.float32]:
+        """Boxes float32 (n, 4) as x0, y0, x1, y1 in pixels of the upright original."""
+        return self.detections.xyxy
+
+    @property
+    def scores(self) -> npt.NDArray[np.float32]:
+        """Scores float32 (n,) in 0..1."""
+        return self.detections.scores
+
+    @property
+    def labels(self) -> list[str]:
+        """The n labels."""
+        return [segment.label for segment in self]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes of the exports, in the order of their ids: the phrases, then any other label."""
+        return self.detections.class_names
+
+    def union(self) -> Mask:
+        """What any of the segments covers; an empty mask where there are none."""
+        empty = RunLengths.from_counts([self.image_size[0] * self.image_size[1]], self.image_size[::-1])
+        return Mask.from_runs(mask_union([empty, *(segment.mask.runs for segment in self)]))
+
+    # --- choosing
+
+    def filter(self, min_score: float = 0.0, label: str | Sequence[str] | None = None) -> "Segmentation":
+        """Those with a score of at least `min_score` and, if given, with this label or one of these."""
+        wanted = None if label is None else {label} if isinstance(label, str) else set(label)
+        kept = (each for each in self if each.score >= min_score and (wanted is None or each.label in wanted))
+        return self._with(tuple(kept))
+
+    # --- exports
+
+    def to_supervision(self) -> "supervision.Detections":
+        """As `supervision.Detections` with masks; for the rest see `Detections.to_supervision`."""
+        exported = self.detections.to_supervision()
+        exported.mask = self.masks
+        return exported
+
+    def to_coco(
+        self, image_id: int = 0, category_ids: Mapping[str, int] | None = None, *, file_name: str = ""
+    ) -> dict[str, Any]:
+        """A complete COCO dataset of this one picture; as `Detections.to_coco`, with "segmentation" and mask areas.
+
+        Raises InputError where `category_ids` lacks a label.
+        """
+        dataset = self.detections.to_coco(image_id, category_ids, file_name=file_name)
+        dataset["info"] = {"description": f"segments of {self.model}"}
+        for annotation, segment in zip(dataset["annotations"], self, strict=True):
+            annotation["segmentation"] = {"size": list(segment.mask.size), "counts": segment.mask.counts}
+            annotation["area"] = segment.mask.area
+        return dataset
+
+    def cutout(self, image: "ImageSource", index: int = 0, *, limits: "ImageLimits | None" = None) -> Image.Image:
+        """One segment alone: an RGBA picture as large as its mask, transparent around it.
+
+        An empty mask gives a transparent picture as large as the segment's box.
+
+        Args:
+            image: the picture that was segmented: anything `vision_agent.images.loading.load_image` takes.
+            index: which segment.
+            limits: what `load_image` accepts; its own defaults if None.
+
+        Raises:
+            IndexError: no such segment.
+            InputError: the picture is not of `image_size`, or it cannot be read.
+            ArgumentTypeError: `image` is no picture.
+        """
+        segment = self.segments[index]
+        picture = self._picture(image, limits)
+        runs = segment.mask.runs
+        box = runs.box or _whole_pixels(segment.box, self.image_size)
+        cut = picture.crop(box).convert("RGBA")
+        cut.putalpha(_stencil(runs.cropped(box)))
+        return cut
+
+    def draw(
+        self,
+        image: "ImageSource",
+        *,
+        labels: bool = True,
+        scores: bool = True,
+        colors: Mapping[str, tuple[int, int, int]] | None = None,
+        opacity: float = _OPACITY,
+        line_width: int | None = None,
+        font_size: int | None = None,
+        limits: "ImageLimits | None" = None,
+    ) -> Image.Image:
+        """The picture with translucent masks, their outlines, boxes and tags, as a new RGB image.
+
+        Args:
+            image: the picture that was segmented: anything `vision_agent.images.loading.load_image` takes.
+            opacity: of the masks, 0..1.
+            labels, scores, colors, line_width, font_size, limits: as for `Detections.draw`.
+
+        Raises:
+            InputError: an opacity outside 0..1, and what `Detections.draw` refuses.
+            ArgumentTypeError: `image` is no picture.
+        """
+        if not 0 <= opacity <= 1:
+            raise InputError(bad_argument("opacity", "from 0 to 1", opacity))
+        canvas = self._picture(image, limits)
+        palette = {**_draw.label_colors(self.class_names), **(colors or {})}
+        width = line_width or max(1, round((canvas.width * canvas.height) ** 0.5 / 320))
+        for segment in sorted(self, key=lambda each: each.score):  # the best one is on top
+            _paint(canvas, segment.mask.runs, palette[segment.label], opacity, width)
+        return self.detections.draw(
+            canvas,
+            labels=labels,
+            scores=scores,
+            colors=palette,
+            line_width=line_width,
+            font_size=font_size,
+            limits=limits,
+        )
+
+    def _picture(self, image: "ImageSource", limits: "ImageLimits | None") -> Image.Image:
+        from vision_agent.images.loading import ImageLimits, load_image
+
+        picture = load_image(image, limits=ImageLimits() if limits is None else limits)
+        if picture.size != self.image_size:
+            expected = "the picture of these segments, {} x {} pixels when upright".format(*self.image_size)
+            raise InputError(bad_argument("image", expected, picture.size))
+        return picture
+
+    # --- looking at them
+
+    def __repr__(self) -> str:
+        return type(self).__name__ + repr(self.detections).removeprefix("Detections")
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        """The table that notebooks show."""
+        return self.detections._repr_html_()
+
+
+class Segmenter(Protocol):
+    """What makes masks from boxes and points, such as `decoders.sam.SamSegmenter`.
+
+    Attributes:
+        name: of the decoder, for results.
+    """
+
+    name: str
+
+    def segment(
+        self,
+        image: "ImageSource",
+        *,
+        boxes: npt.ArrayLike | None = None,
+        points: npt.ArrayLike | None = None,
+        point_labels: npt.ArrayLike | None = None,
+        labels: Sequence[str] | None = None,
+        scores: Sequence[float] | None = None,
+        phrases: Sequence[str] | None = None,
+        model: str | None = None,
+        limits: "ImageLimits | None" = None,
+    ) -> Segmentation:
+        """One segment for each box or for each object's points, in their order."""
+        ...
+
+
+def _paint(canvas: Image.Image, runs: RunLengths, color: tuple[int, int, int], opacity: float, width: int) -> None:
+    """Tint the pixels of a mask and draw its rim, `width` pixels wide, inside it; in place."""
+    if runs.box is None:
+        return
+    x0, y0, x1, y1 = runs.box
+    stencil = _stencil(np.pad(runs.cropped(runs.box), width))  # what the picture's edge cuts off has a rim there too
+    core = stencil.filter(ImageFilter.MinFilter(2 * width + 1))
+    alpha = core.point([round(value * opacity) for value in range(256)])
+    rim = Image.composite(Image.new("L", stencil.size, 0), stencil, core)
+    alpha.paste(rim, mask=rim)
+    canvas.paste(color, (x0, y0), alpha.crop((width, width, width + x1 - x0, width + y1 - y0)))
+
+
+def _stencil(mask: Bools) -> Image.Image:
+    return Image.fromarray(mask.astype(np.uint8) * 255)
+
+
+def _whole_pixels(box: Box, image_size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The pixels that a box touches inside the picture, at least one."""
+    width, height = image_size
+    x0, y0 = (int(min(max(low, 0), side - 1)) for low, side in zip(box.xyxy[:2], image_size, strict=True))
+    x1, y1 = (int(np.ceil(min(max(high, 0), side))) for high, side in zip(box.xyxy[2:], image_size, strict=True))
+    return x0, y0, min(max(x1, x0 + 1), width), min(max(y1, y0 + 1), height)

@@ -1,0 +1,213 @@
+"""Adapters: a route with its token rows, queries and decoder, saved as one folder beside or apart from a base model.
+
+adapter.json          the RouteSpec, the decoder's settings, the base model's fingerprint
+adapter.safetensors   token.input, token.output (when untied), queries.weight, decoder.*
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from vision_agent.errors import AdapterMismatchError, CheckpointError, RouteError
+from vision_agent.model.backbone import Backbone
+from vision_agent.plugins.decoder import Decoder
+from vision_agent.plugins.registry import load_decoder
+from vision_agent.routing.layout import QueryBank, RouteSpec
+
+if TYPE_CHECKING:
+    from vision_agent.model.original.sa2va import OwnRoute
+
+_FORMAT = 1
+
+
+class Route(nn.Module):
+    """A route in a loaded model: its spec, the id of its token, its query bank and its decoder."""
+
+    def __init__(self, spec: RouteSpec, token_id: int, queries: QueryBank, decoder: Decoder) -> None:
+        super().__init__()
+        self.spec = spec
+        self.token_id = token_id
+        self.queries = queries
+        self.decoder = decoder
+
+
+class AdapterInfo(BaseModel):
+    """The content of `adapter.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = _FORMAT
+    route: RouteSpec
+    decoder_settings: dict[str, Any]
+    hidden_size: int
+    base_name: str
+    base_fingerprint: str
+
+
+def add_token(backbone: Backbone, token: str) -> int:
+    """Give a routing token an id, with rows at the mean of the others. Returns the id; keeps an existing token's.
+
+    Raises:
+        RouteError: the text is an ordinary word of the vocabulary.
+    """
+    tokenizer, model = backbone.tokenizer, backbone.model
+    known = tokenizer.get_vocab().get(token)
+    if known is not None:
+        if known not in tokenizer.added_tokens_decoder:
+            raise RouteError(f"{token!r} is an ordinary token of {backbone.name!r} and cannot be a route")
+        return int(known)
+    tokenizer.add_tokens([token], special_tokens=True)
+    token_id = int(tokenizer.convert_tokens_to_ids(token))
+    table: Tensor = model.get_input_embeddings().weight
+    mean_rows = [weight.detach().float().mean(dim=0) for weight in _token_tables(backbone)]
+    if token_id >= table.shape[0]:
+        model.resize_token_embeddings(token_id + 1, mean_resizing=False)
+    with torch.no_grad():
+        for weight, row in zip(_token_tables(backbone), mean_rows, strict=True):
+            weight[token_id] = row.to(weight.dtype)
+    return token_id
+
+
+def new_route(backbone: Backbone, spec: RouteSpec, generator: torch.Generator | None = None, **settings: Any) -> Route:
+    """An untrained route for this backbone. `settings` are those of its decoder's `for_backbone`, if it takes any."""
+    token_id = add_token(backbone, spec.token)
+    queries = QueryBank(spec.num_queries, backbone.hidden_size)
+    queries.initialise(backbone.model.get_input_embeddings().weight.detach(), generator)
+    decoder = load_decoder(spec.decoder).for_backbone(spec, backbone.hidden_size, backbone.feature_widths, **settings)
+    return Route(spec, token_id, queries, decoder)
+
+
+def build_own_route(own: "OwnRoute", backbone: Backbone) -> Route:
+    """A route that came with the weights of its base model, whose vocabulary has its token already.
+
+    Raises:
+        CheckpointError: the route's weights do not fit its decoder.
+        UnknownDecoderError: its decoder is not installed.
+    """
+    decoder = load_decoder(own.spec.decoder)(**own.settings)
+    try:
+        decoder.load_state_dict(own.weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"{backbone.name!r} does not fit the decoder of {own.spec.token!r}: {error}") from error
+    token_id = int(backbone.tokenizer.convert_tokens_to_ids(own.spec.token))
+    queries = QueryBank(own.spec.num_queries, backbone.hidden_size)
+    route = Route(own.spec, token_id, queries.to(backbone.dtype), decoder.float())
+    return route.eval().requires_grad_(False).to(backbone.device)
+
+
+def save_adapter(folder: str | Path, route: Route, backbone: Backbone, dtype: torch.dtype = torch.float16) -> None:
+    """Write a route as a folder. Files appear whole or not at all."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tables = _token_tables(backbone)
+    tensors = {"token.input": tables[0][route.token_id], "queries.weight": route.queries.weight}
+    if len(tables) > 1:
+        tensors["token.output"] = tables[1][route.token_id]
+    tensors |= {f"decoder.{name}": tensor for name, tensor in route.decoder.state_dict().items()}
+    info = AdapterInfo(
+        route=route.spec,
+        decoder_settings=route.decoder.settings,
+        hidden_size=backbone.hidden_size,
+        base_name=backbone.name,
+        base_fingerprint=backbone.fingerprint,
+    )
+    stored = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
+    partial = folder / "adapter.safetensors.partial"
+    save_file(stored, partial)
+    os.replace(partial, folder / "adapter.safetensors")
+    _write_info(folder, info)
+
+
+def change_settings(folder: str | Path, **settings: Any) -> None:
+    """Change settings of a saved adapter's decoder, such as `threshold`."""
+    folder = Path(folder)
+    info = _read_info(folder)
+    changed = info.model_copy(update={"decoder_settings": info.decoder_settings | settings})
+    _build_decoder(folder, changed)  # settings that the decoder does not take must not be written
+    _write_info(folder, changed)
+
+
+def load_adapter(folder: str | Path, backbone: Backbone) -> Route:
+    """Load a route onto a backbone; other routes stay as they are.
+
+    Raises:
+        CheckpointError: missing, damaged or half-written files, or weights that do not fit the decoder.
+        AdapterMismatchError: trained on another base model.
+        UnknownDecoderError: its decoder is not installed.
+    """
+    folder = Path(folder)
+    info = _read_info(folder)
+    try:
+        tensors = load_file(folder / "adapter.safetensors")
+    except SafetensorError as error:
+        raise _damaged(folder, error) from error
+    if info.hidden_size != backbone.hidden_size or info.base_fingerprint != backbone.fingerprint:
+        raise AdapterMismatchError(
+            f"the adapter {str(folder)!r} was trained on {info.base_name!r} ({info.base_fingerprint!r}), "
+            f"not on {backbone.name!r} ({backbone.fingerprint!r})"
+        )
+    queries = QueryBank(info.route.num_queries, info.hidden_size)
+    decoder = _build_decoder(folder, info)
+    _load_strictly(folder, queries, tensors, "queries.")
+    _load_strictly(folder, decoder, tensors, "decoder.")
+    token_id = add_token(backbone, info.route.token)
+    with torch.no_grad():
+        for weight, name in zip(_token_tables(backbone), ("token.input", "token.output"), strict=False):
+            if name not in tensors:
+                raise CheckpointError(f"the adapter {str(folder)!r} lacks the tensor {name!r}")
+            weight[token_id] = tensors[name].to(weight)
+    # Decoders stay in fp32: they are small, and coordinates suffer in half precision.
+    route = Route(info.route, token_id, queries.to(backbone.dtype), decoder.float())
+    return route.eval().requires_grad_(False).to(backbone.device)
+
+
+def _read_info(folder: Path) -> AdapterInfo:
+    for name in ("adapter.json", "adapter.safetensors"):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"the adapter {str(folder)!r} has no {name}; is it half-written?")
+    try:
+        info = AdapterInfo.model_validate_json((folder / "adapter.json").read_text("utf-8"))
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise _damaged(folder, error) from error
+    if info.format != _FORMAT:
+        raise CheckpointError(f"the adapter {str(folder)!r} has format {info.format!r}; this version reads {_FORMAT}")
+    return info
+
+
+def _write_info(folder: Path, info: AdapterInfo) -> None:
+    partial = folder / "adapter.json.partial"
+    partial.write_text(info.model_dump_json(indent=2) + "\n", "utf-8")
+    os.replace(partial, folder / "adapter.json")
+
+
+def _damaged(folder: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"the adapter {str(folder)!r} is damaged: {str(error).splitlines()[0]}")
+
+
+def _build_decoder(folder: Path, info: AdapterInfo) -> Decoder:
+    try:
+        return load_decoder(info.route.decoder)(**info.decoder_settings)
+    except TypeError as error:
+        raise CheckpointError(
+            f"the adapter {str(folder)!r} has settings its decoder {info.route.decoder!r} does not take: {error}"
+        ) from error
+
+
+def _load_strictly(folder: Path, module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:
+    state = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(f"the adapter {str(folder)!r} does not fit its decoder: {error}") from error
+
+
+def _token_tables(backbone: Backbone) -> list[Tensor]:
+    """The input table and, when it is another tensor, the output table."""
+    tables = [backbone.model.get_input_embeddings().weight, backbone.model.get_output_embeddings().weight]
+    return tables[:1] if tables[0] is tables[1] else tables

@@ -1,0 +1,154 @@
+"""Reads routes: lays prompts, forced phrases and query blocks out and runs them through the language model once.
+
+Shape suffixes as in `routing`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from vision_agent.errors import RouteError
+from vision_agent.model.attention import full_masks
+from vision_agent.model.backbone import Backbone
+from vision_agent.routing.adapter import Route
+from vision_agent.routing.layout import Layout, Segment, Span, arrange, read_segment, state_columns
+
+# The request of a forced route. The phrases stand in the answer, so one prompt serves any number of them.
+FORCED_REQUEST = "Find each thing."
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """A routing token in an answer: row of the batch, index among the row's answer tokens, its route's name."""
+
+    row: int
+    index: int
+    route: str
+
+
+def embed_layout(
+    backbone: Backbone,
+    routes: Mapping[str, Route],
+    layout: Layout,
+    rows: Sequence[Sequence[Segment]],
+    tokens_TC: Tensor,
+) -> Tensor:
+    """Embeddings (B, L, C) of a layout: token rows, picture tokens at their places, query banks in their blocks."""
+    embeds_BLC = backbone.embed(layout.ids_BL, tokens_TC if len(tokens_TC) else None)
+    places: list[tuple[int, int]] = []
+    banks: list[Tensor] = []
+    for segments, spans in zip(rows, layout.spans, strict=True):
+        for segment, span in zip(segments, spans, strict=True):
+            if segment.queries:
+                places += [(span.row, column) for column in range(span.start, span.end)]
+                banks.append(routes[str(segment.route)].queries.weight)
+    if not places:
+        return embeds_BLC
+    index = torch.tensor(places, device=embeds_BLC.device)
+    return embeds_BLC.index_put((index[:, 0], index[:, 1]), torch.cat(banks).to(embeds_BLC.dtype))
+
+
+def hidden_states(backbone: Backbone, layout: Layout, embeds_BLC: Tensor, cache: DynamicCache | None = None) -> Tensor:
+    """Last hidden states (B, L, C) of a layout, after the final norm; with a cache, of what follows it."""
+    language_model = backbone.model.model.language_model
+    with full_masks(language_model):
+        output = language_model(
+            inputs_embeds=embeds_BLC,
+            attention_mask=layout.additive_mask(embeds_BLC.dtype),
+            position_ids=layout.positions_BL,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+    hidden_BLC: Tensor = output.last_hidden_state
+    return hidden_BLC
+
+
+def forced_segments(backbone: Backbone, route: Route, phrases: Sequence[str], parent: int) -> list[Segment]:
+    """For each phrase the text `phrase[TOKEN]` as an answer of its own, and the block that reads it.
+
+    Answers hang side by side off the prompt and do not see each other: a phrase's result does not depend on the others
+    asked with it.
+
+    Args:
+        parent: index in the row of the prompt's segment.
+    """
+    segments: list[Segment] = []
+    for phrase in phrases:
+        text = (*backbone.text_ids(phrase), route.token_id)
+        segments.append(Segment(tokens=text, parent=parent))
+        if route.spec.read == "queries":
+            owner = parent + len(segments)
+            segments.append(Segment(queries=route.spec.num_queries, route=route.spec.name, parent=owner))
+    return segments
+
+
+@torch.inference_mode()
+def read_forced(
+    backbone: Backbone, route: Route, tokens_TC: Tensor, image_tokens: Sequence[int], phrases: Sequence[str]
+) -> Tensor:
+    """States (K, N, C) of a route forced for each phrase on one prompt's pictures, in one forward pass."""
+    prompt = Segment(tokens=tuple(backbone.prompt_ids(FORCED_REQUEST, image_tokens)))
+    segments = [prompt, *forced_segments(backbone, route, phrases, parent=0)]
+    layout = arrange([segments]).to(backbone.device)
+    embeds_BLC = embed_layout(backbone, {route.spec.name: route}, layout, [segments], tokens_TC)
+    hidden_BLC = hidden_states(backbone, layout, embeds_BLC)
+    spans = layout.spans[0][1:]
+    read = spans[1::2] if route.spec.read == "queries" else spans
+    return torch.stack([hidden_BLC[0, state_columns(route.spec, span)] for span in read])
+
+
+@torch.inference_mode()
+def read_emitted(
+    backbone: Backbone,
+    routes: Mapping[str, Route],
+    cache: DynamicCache,
+    prefix_mask_BP: Tensor,
+    answers: Sequence[Sequence[int]],
+    emitted: Sequence[Emitted],
+) -> list[Tensor]:
+    """States of all routing tokens that a batch of answers contains, in one forward pass over their cache.
+
+    Args:
+        cache: keys and values of all prompt and answer tokens, the last one included (`generation.write` sees to it).
+            Unchanged afterwards.
+        prefix_mask_BP: True at the cached real tokens, any padding side.
+        answers: answer token ids of each row, as many as were generated.
+        emitted: which tokens to read.
+
+    Returns:
+        for each of `emitted`, in order, (N, C).
+    """
+    cached = prefix_mask_BP.sum(dim=1).tolist()
+    prompt_sizes: list[int] = []
+    rows: list[list[Segment]] = []
+    for answer, known in zip(answers, cached, strict=True):
+        rows.append([])
+        prompt_sizes.append(known - len(answer))
+    wanted: list[tuple[int, int]] = []
+    for item in emitted:
+        spec = routes[item.route].spec
+        answer = answers[item.row]
+        if not 0 <= item.index < len(answer) or answer[item.index] != routes[item.route].token_id:
+            raise RouteError(f"token {item.index!r} of answer {item.row!r} is not {spec.token!r}")
+        segment = read_segment(spec, prompt_sizes[item.row], item.index, answer)
+        wanted.append((item.row, len(rows[item.row])))
+        rows[item.row].append(segment)
+    if not wanted:
+        return []
+    layout = arrange(rows, prefix_mask_BP.cpu()).to(backbone.device)
+    size = cache.get_seq_length()
+    embeds_BLC = embed_layout(backbone, routes, layout, rows, torch.empty(0, backbone.hidden_size))
+    try:
+        hidden_BLC = hidden_states(backbone, layout, embeds_BLC, cache)
+    finally:
+        added = cache.get_seq_length() - size
+        if added:
+            cache.crop(-added)
+    spans: list[Span] = [layout.spans[row][segment] for row, segment in wanted]
+    return [
+        hidden_BLC[span.row, state_columns(routes[item.route].spec, span)]
+        for item, span in zip(emitted, spans, strict=True)
+    ]

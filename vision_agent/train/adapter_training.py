@@ -1,0 +1,294 @@
+"""Trains the adapter of any decoder: a token's row, a bank of queries and a head, while the model itself rests.
+
+What a new task needs besides its decoder is a function that draws samples by number: a picture, phrases, and the truth
+in the form that the decoder's own `loss` takes. Every phrase is asked as `agent.force` asks it: the answer
+`phrase[TOKEN]`, with its query block after it. Gradients pass through the language model to the token's row and to the
+queries, and change nothing on their way.
+
+Shape suffixes: B pictures, K phrases, N states of a phrase, C hidden size, T picture tokens, L laid-out tokens.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from transformers import DynamicCache
+
+from vision_agent.errors import ConfigError, InputError, bad_argument
+from vision_agent.model.backbone import Backbone
+from vision_agent.plugins.decoder import Decoder, DenseFeatures
+from vision_agent.plugins.registry import load_decoder
+from vision_agent.routing.adapter import Route, new_route, save_adapter
+from vision_agent.routing.layout import NO_TOKEN, RouteSpec, Segment, arrange, state_columns
+from vision_agent.routing.states import FORCED_REQUEST, embed_layout, forced_segments, hidden_states
+
+
+@dataclass(frozen=True)
+class AdapterSample:
+    """One training picture.
+
+    Attributes:
+        picture: upright RGB, any size.
+        phrases: what is asked of it, at least one.
+        target: the truth, one item of the `targets` that the decoder's `loss` takes.
+    """
+
+    picture: Image.Image
+    phrases: tuple[str, ...]
+    target: Any
+
+
+class AdapterTraining(BaseModel):
+    """How long and how fast an adapter learns.
+
+    Attributes:
+        steps: optimiser steps.
+        batch: pictures a step.
+        rate: AdamW's rate after `warm_up` steps; it falls to zero along a cosine.
+        workers: processes that draw samples; 0 draws them between the steps.
+        seed: of the first weights, and of what a decoder's loss draws.
+        save_minutes: how often the run is saved.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int = Field(default=600, ge=1)
+    batch: int = Field(default=8, ge=1)
+    rate: float = Field(default=1e-3, gt=0)
+    warm_up: int = Field(default=20, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    workers: int = Field(default=0, ge=0)
+    seed: int = 0
+    save_minutes: float = Field(default=2.0, gt=0)
+
+
+def train_adapter(
+    backbone: Backbone,
+    spec: RouteSpec,
+    draw: Callable[[int], AdapterSample],
+    out: str | Path,
+    settings: AdapterTraining | None = None,
+    *,
+    on_step: Callable[[int, float], None] | None = None,
+    **decoder_settings: Any,
+) -> Path:
+    """Train a new route for a model, or go on with a run that was killed. All weights of the model stay as they are.
+
+    Args:
+        backbone: the model, `agent.backbone`. Its vocabulary gets the route's token.
+        spec: the token, the decoder's name and the number of queries.
+        draw: sample `number`, from 0. The same number must give the same sample, so that a resumed run is the same run.
+        out: the adapter's folder; beside its files, `state.pt` and `losses.jsonl` of the run.
+        settings: None for the values above.
+        on_step: called as `on_step(step, loss)` after every step.
+        decoder_settings: what the decoder's `for_backbone` takes beyond the contract.
+
+    Returns:
+        the folder, for `agent.load_adapter`.
+
+    Raises:
+        ConfigError: `out` holds a run with other settings or on another model; a decoder that needs more than features.
+        UnknownDecoderError: the decoder is not installed.
+        RouteError: the token is an ordinary word.
+        InputError: a sample without a phrase.
+        FloatingPointError: a loss that is not finite.
+    """
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    with torch.random.fork_rng():  # a library does not change its caller's random numbers
+        run = _Run(backbone, spec, folder, settings or AdapterTraining(), decoder_settings)
+        for step, loss in run.steps(draw):
+            if on_step is not None:
+                on_step(step, loss)
+        run.finish()
+    return folder
+
+
+def forced_states(
+    backbone: Backbone, route: Route, row_C: Tensor, tokens: Sequence[Tensor], phrases: Sequence[Sequence[str]]
+) -> list[Tensor]:
+    """States (K, N, C) of a route forced for phrases of several pictures, with gradients to `row_C` and the queries.
+
+    The prompts with their picture tokens are read without gradients: nothing that is learned stands before them, and
+    only the few tokens after them need memory for the way back.
+
+    Args:
+        row_C: the embedding of the routing token.
+        tokens: of each picture, (T, C); the numbers T may differ.
+        phrases: of each picture.
+    """
+    prompts = [[Segment(tokens=tuple(backbone.prompt_ids(FORCED_REQUEST, [len(each)])))] for each in tokens]
+    layout = arrange(prompts).to(backbone.device)
+    cache = DynamicCache(config=backbone.model.config.text_config)
+    with torch.no_grad():
+        hidden_states(backbone, layout, embed_layout(backbone, {}, layout, prompts, torch.cat(list(tokens))), cache)
+    known_BP = layout.ids_BL != NO_TOKEN
+    # Segments without a parent continue the cached prompt.
+    rows = [
+        [replace(each, parent=None) if each.tokens else each for each in forced_segments(backbone, route, asked, -1)]
+        for asked in phrases
+    ]
+    layout = arrange(rows, known_BP.cpu()).to(backbone.device)
+    embeds_BLC = embed_layout(backbone, {route.spec.name: route}, layout, rows, tokens[0][:0])
+    is_token_BL = (layout.ids_BL == route.token_id).unsqueeze(-1)
+    embeds_BLC = torch.where(is_token_BL, row_C.to(embeds_BLC.dtype), embeds_BLC)
+    hidden_BLC = hidden_states(backbone, layout, embeds_BLC, cache)
+    read = slice(1, None, 2) if route.spec.read == "queries" else slice(None)
+    return [
+        torch.stack([hidden_BLC[number, state_columns(route.spec, span)] for span in spans[read]]).float()
+        for number, spans in enumerate(layout.spans)
+    ]
+
+
+class _Run:
+    """The state of one run."""
+
+    def __init__(
+        self, backbone: Backbone, spec: RouteSpec, folder: Path, settings: AdapterTraining, given: dict[str, Any]
+    ) -> None:
+        kind = load_decoder(spec.decoder)
+        if not kind.needs_picture or kind.prepare_picture is not Decoder.prepare_picture:
+            raise ConfigError(
+                f"the decoder {spec.decoder!r} does not go by features alone, which is all it would be given"
+            )
+        torch.manual_seed(settings.seed)
+        self.backbone, self.folder, self.settings = backbone, folder, settings
+        self.route = new_route(backbone, spec, **given).float().to(backbone.device)
+        self.decoder = self.route.decoder
+        table: Tensor = backbone.model.get_input_embeddings().weight
+        self.row = nn.Parameter(table[self.route.token_id].detach().float().clone())
+        learning = [self.row, *self.route.parameters()]
+        self.optimiser = torch.optim.AdamW(learning, lr=settings.rate, weight_decay=settings.weight_decay)
+        self.learning = learning
+        self.made_with = {
+            "spec": spec.model_dump(),
+            "settings": settings.model_dump(exclude={"workers", "save_minutes"}),
+            "decoder": self.decoder.settings,
+            "model": backbone.fingerprint,
+        }
+        self.first = 0
+        if (folder / "state.pt").exists():
+            self._resume(torch.load(folder / "state.pt", map_location=backbone.device, weights_only=True))
+
+    def steps(self, draw: Callable[[int], AdapterSample]) -> Iterator[tuple[int, float]]:
+        """Carry out the steps that are left; yields (step, loss)."""
+        settings = self.settings
+        self.route.train()
+        numbers = range(self.first * settings.batch, settings.steps * settings.batch)
+        batches = DataLoader(
+            _Drawn(draw, numbers), settings.batch, num_workers=settings.workers, collate_fn=list,
+            worker_init_fn=_one_thread,
+        )  # fmt: skip
+        saved = time.monotonic()
+        for step, samples in enumerate(batches, self.first):
+            for group in self.optimiser.param_groups:
+                group["lr"] = settings.rate * _schedule(step, settings)
+            torch.manual_seed(int(np.random.SeedSequence((settings.seed, step)).generate_state(1)[0]))
+            loss = self._loss(samples)
+            if not bool(torch.isfinite(loss)):
+                raise FloatingPointError(f"the loss of step {step} is {loss.item()}")
+            self.optimiser.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss)
+            nn.utils.clip_grad_norm_(self.learning, 2.0)
+            self.optimiser.step()
+            with (self.folder / "losses.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, "loss": round(loss.item(), 5)}) + "\n")
+            if time.monotonic() - saved > settings.save_minutes * 60:
+                self._save(step + 1)
+                saved = time.monotonic()
+            yield step, loss.item()
+
+    def finish(self) -> None:
+        """Give the token its row and write the adapter."""
+        self._save(self.settings.steps)
+        with torch.no_grad():
+            weight: Tensor = self.backbone.model.get_input_embeddings().weight
+            weight[self.route.token_id] = self.row.to(weight)
+        save_adapter(self.folder, self.route.eval(), self.backbone)
+
+    def _loss(self, samples: Sequence[AdapterSample]) -> Tensor:
+        """The decoder's loss, averaged over the pictures; those with maps of one shape go to it together."""
+        tokens, maps = zip(*(self._seen(sample.picture) for sample in samples), strict=True)
+        states = forced_states(self.backbone, self.route, self.row, tokens, [sample.phrases for sample in samples])
+        alike: dict[tuple[torch.Size, ...], list[int]] = {}
+        for number, features in enumerate(maps):
+            alike.setdefault(tuple(each.shape for each in features.maps), []).append(number)
+        losses = []
+        for numbers in alike.values():
+            features = DenseFeatures(
+                tuple(map(torch.cat, zip(*(maps[number].maps for number in numbers), strict=True)))
+            )
+            rows = [row for row, number in enumerate(numbers) for _ in samples[number].phrases]
+            states_KNC = torch.cat([states[number] for number in numbers])
+            targets = [samples[number].target for number in numbers]
+            loss = self.decoder.loss(states_KNC, rows, self.decoder.prepare(features), targets)
+            losses.append(loss * len(numbers) / len(samples))
+        return torch.stack(losses).sum()
+
+    def _seen(self, picture: Image.Image) -> tuple[Tensor, DenseFeatures]:
+        encoded = self.backbone.encode_image(picture)
+        # It runs in inference mode, whose tensors no gradient may pass: copies are ordinary ones.
+        maps = DenseFeatures(tuple(each.clone() for each in encoded.features.maps)).float()
+        return encoded.tokens_TC.clone(), maps
+
+    def _save(self, step: int) -> None:
+        partial = self.folder / "state.pt.partial"
+        state = {"made_with": self.made_with, "step": step, "route": self.route.state_dict(), "row": self.row.detach()}
+        torch.save(state | {"optimiser": self.optimiser.state_dict()}, partial)
+        os.replace(partial, self.folder / "state.pt")
+
+    def _resume(self, state: dict[str, Any]) -> None:
+        for name, value in self.made_with.items():
+            if state["made_with"][name] != value:
+                expected = f"a new folder, or one of a run with the same {name}: {value!r}"
+                raise ConfigError(bad_argument("out", expected, state["made_with"][name]))
+        self.first = state["step"]
+        self.route.load_state_dict(state["route"])
+        self.row.data.copy_(state["row"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        log = self.folder / "losses.jsonl"
+        lines = log.read_text("utf-8").splitlines(keepends=True) if log.exists() else []
+        log.write_text("".join(lines[: self.first]), "utf-8")  # steps after the last save are done again
+
+
+class _Drawn(Dataset[AdapterSample]):
+    """Samples by number, checked."""
+
+    def __init__(self, draw: Callable[[int], AdapterSample], numbers: range) -> None:
+        self._draw, self._numbers = draw, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: int) -> AdapterSample:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        sample = self._draw(self._numbers[index])
+        if not sample.phrases:
+            raise InputError(
+                bad_argument(f"draw({self._numbers[index]}).phrases", "at least one phrase", sample.phrases)
+            )
+        return sample
+
+
+def _schedule(step: int, settings: AdapterTraining) -> float:
+    """Linear warm-up, then a cosine to zero."""
+    if step < settings.warm_up:
+        return (step + 1) / settings.warm_up
+    done = (step - settings.warm_up) / max(1, settings.steps - settings.warm_up)
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)

@@ -1,0 +1,115 @@
+"""Checks what callers pass to verbs, before anything expensive. Needs no torch."""
+
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from vision_agent.errors import ArgumentTypeError, InputError, bad_argument
+from vision_agent.generation.options import GenerationOptions
+
+LONGEST_PHRASE = 300  # characters
+LONGEST_REQUEST = 100_000
+CAPTION_LENGTHS = ("short", "normal", "long")
+
+
+def check_threshold(threshold: object) -> None:
+    """A score or None.
+
+    Raises:
+        InputError: anything but a number from 0 to 1.
+    """
+    is_number = isinstance(threshold, Real) and not isinstance(threshold, bool)
+    if threshold is not None and not (is_number and 0 <= float(threshold) <= 1):  # type: ignore[arg-type]
+        raise InputError(bad_argument("threshold", "a number from 0 to 1", threshold))
+
+
+def check_request(name: str, text: object, image: object) -> None:
+    """A request or question; `name` is the argument's name. `image` tells swapped arguments from other mistakes."""
+    _check_text(name, text, image, LONGEST_REQUEST)
+
+
+def check_options(options: GenerationOptions | None, max_new_tokens: int | None) -> GenerationOptions:
+    """The generation options, with the shortcut for their commonest setting.
+
+    Raises:
+        ArgumentTypeError: `options` of another type.
+        InputError: both given, or a number of tokens out of range.
+    """
+    if options is not None and not isinstance(options, GenerationOptions):
+        raise ArgumentTypeError(bad_argument("options", "GenerationOptions", options))
+    if max_new_tokens is None:
+        return options or GenerationOptions()
+    if options is not None:
+        raise InputError(bad_argument("max_new_tokens", "left out where `options` are given", max_new_tokens))
+    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or not 1 <= max_new_tokens <= 65536:
+        raise InputError(bad_argument("max_new_tokens", "a whole number from 1 to 65536", max_new_tokens))
+    return GenerationOptions(max_new_tokens=max_new_tokens)
+
+
+def check_length(length: object) -> None:
+    """The length of a caption.
+
+    Raises:
+        InputError: none of `CAPTION_LENGTHS`.
+    """
+    if length not in CAPTION_LENGTHS:
+        raise InputError(bad_argument("length", f"one of {list(CAPTION_LENGTHS)}", length))
+
+
+def check_tiles(max_tiles: object, pictures: int) -> tuple[int | None, ...]:
+    """The bound on tiles of each picture.
+
+    Raises:
+        InputError: not None, one number from 1 to 40, or one for each picture.
+    """
+    many: list[Any] = list(max_tiles) if isinstance(max_tiles, list | tuple) else [max_tiles] * pictures
+    if len(many) != pictures or not all(n is None or (type(n) is int and 1 <= n <= 40) for n in many):
+        expected = f"a whole number from 1 to 40, or a list of {pictures}, one for each picture"
+        raise InputError(bad_argument("max_tiles", expected, max_tiles))
+    return tuple(many)
+
+
+def check_phrases(phrase: object, image: object) -> tuple[str, ...]:
+    """The phrases, checked. Tells swapped arguments from other mistakes."""
+    items = [phrase] if isinstance(phrase, str) else phrase
+    if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
+        _raise_if_swapped("phrase", phrase, image)
+        raise ArgumentTypeError(bad_argument("phrase", "a string or a list of strings", phrase))
+    if not items:
+        raise InputError(bad_argument("phrase", "at least one phrase", phrase))
+    for index, item in enumerate(items):
+        name = "phrase" if isinstance(phrase, str) else f"phrase[{index}]"
+        _check_text(name, item, image, LONGEST_PHRASE)
+    return tuple(items)
+
+
+def _check_text(name: str, text: object, image: object, longest: int) -> None:
+    if not isinstance(text, str):
+        _raise_if_swapped(name, text, image)
+        raise ArgumentTypeError(bad_argument(name, "a string", text))
+    if not text.strip():
+        raise InputError(bad_argument(name, "some words", text))
+    if len(text) > longest:
+        raise InputError(bad_argument(name, f"at most {longest} characters", text))
+    if _is_file(text) and isinstance(image, str) and not _is_file(image):
+        _raise_swapped(name, text, image)
+
+
+def _raise_if_swapped(name: str, text: object, image: object) -> None:
+    items = image if isinstance(image, list | tuple) else [image]
+    if items and all(isinstance(item, str) and not _is_file(item) for item in items):
+        _raise_swapped(name, text, image)
+
+
+def _raise_swapped(name: str, text: object, image: object) -> None:
+    raise ArgumentTypeError(
+        f"the arguments look swapped: `{name}` comes first and is text, but got {type(text).__name__}; "
+        f"`image` comes second, but got {str(image)[:80]!r}"
+    )
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return len(text) < 1000 and Path(text).is_file()
+    except (OSError, ValueError):
+        return False
