@@ -30,7 +30,8 @@ from transformers import (
 from vision_agent import GenerationOptions, VisionAgent
 from vision_agent.model.backbone import Backbone, TilingSettings
 from vision_agent.model.prompt import IMAGE_CONTEXT, IMAGE_END, IMAGE_START
-from vision_agent.train.new_model import save_backbone, train_tokenizer
+from vision_agent.model.checkpoint import save_backbone
+from vision_agent.train.new_model import train_tokenizer
 
 TOKENS = 16
 QUESTIONS = ["what is it?", "how many are there?", "what colour is the car?", "is there a dog on the grass?"]

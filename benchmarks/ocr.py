@@ -3,7 +3,7 @@
     python benchmarks/ocr.py [--receipts receipts_900.zip] [--documents 40] [--half 1] [--out FILE.json]
     python benchmarks/ocr.py --receipts receipts_900.zip --fit
 
-Raw is `RapidOCR()(picture)` as documented, its lines split at spaces. Ours is `Librarian().read(picture)`.
+Raw is `RapidOCR()(picture)` as documented, its lines split at spaces. Ours is `DocumentReader().read(picture)`.
 Both get the same decoded pictures. Speed is of whole pages, in turns: a raw page, then ours; then all pages by two
 workers. Peak memory is of a process of its own for either. Docling is measured where it is installed and finds its
 models without a network. Without receipts, pages of text are drawn, and only the speed means something.
@@ -30,7 +30,7 @@ from rapidocr import RapidOCR
 
 from vision_agent.decoders.ocr import word_spacing as spacing
 from vision_agent.decoders.ocr.rapidocr import RapidReader
-from vision_agent.documents.reader import Librarian
+from vision_agent.documents.reader import DocumentReader
 from vision_agent.documents.result import OcrResult
 from vision_agent.evaluate.words import AnnotatedPage, PlacedText, receipts, word_figures
 
@@ -72,9 +72,9 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 def compare(pages: Sequence[AnnotatedPage], with_words: bool) -> dict[str, Any]:
     engine = RapidOCR(params={"Global.log_level": "critical"})
-    librarian = Librarian()
-    librarian.read(pages[0].image, workers=1)  # models load on first use
-    librarian.read([pages[0].image] * 2, workers=2)
+    document_reader = DocumentReader()
+    document_reader.read(pages[0].image, workers=1)  # models load on first use
+    document_reader.read([pages[0].image] * 2, workers=2)
     raw_lines(engine, pages[0])
     raw_seconds, our_seconds = [], []
     found_raw, found_ours = [], []
@@ -82,11 +82,11 @@ def compare(pages: Sequence[AnnotatedPage], with_words: bool) -> dict[str, Any]:
         seconds, lines = timed(lambda page=page: raw_lines(engine, page))
         raw_seconds.append(seconds)
         found_raw.append((lines, page.lines))
-        seconds, result = timed(lambda page=page: librarian.read(page.image))
+        seconds, result = timed(lambda page=page: document_reader.read(page.image))
         our_seconds.append(seconds)
         found_ours.append((our_lines(result), page.lines))
     memory = peaks(pages)
-    together, _ = timed(lambda: librarian.read([page.image for page in pages], workers=2))
+    together, _ = timed(lambda: document_reader.read([page.image for page in pages], workers=2))
     figures: dict[str, Any] = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "pages": len(pages),
@@ -116,9 +116,9 @@ def _peak(kind: str, images: Sequence[Image.Image]) -> int:
         for image in images:
             engine(np.asarray(image)[:, :, ::-1])
     else:
-        librarian = Librarian()
+        document_reader = DocumentReader()
         for image in images:
-            librarian.read(image)
+            document_reader.read(image)
     # Not `ru_maxrss`: a new process inherits that of the one that started it. Linux alone has this file.
     status = Path("/proc/self/status").read_text()
     return round(int(status.split("VmHWM:")[1].split()[0]) / 1024)

@@ -27,8 +27,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vision_agent.plugins.decoder import BoxTargets, Decoder, DecodeRequest, DenseFeatures
+from vision_agent.plugins.route import RouteSpec
 from vision_agent.results.detections import Detections
-from vision_agent.routing.layout import RouteSpec
 
 _LEVELS = 3
 _ASSIGNED_CELLS = 10  # most cells a true box is assigned to

@@ -8,8 +8,9 @@ from transformers import GenerationConfig, InternVLConfig, InternVLForConditiona
 
 from vision_agent import VisionAgent
 from vision_agent.model.backbone import Backbone, TilingSettings
+from vision_agent.model.checkpoint import save_backbone
 from vision_agent.model.prompt import IMAGE_CONTEXT
-from vision_agent.train.new_model import save_backbone, train_tokenizer
+from vision_agent.train.new_model import train_tokenizer
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
 

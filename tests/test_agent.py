@@ -159,11 +159,11 @@ def test_ask_never_routes(agent: VisionAgent) -> None:
 
 
 def test_routes_can_be_forced_and_forbidden(agent: VisionAgent) -> None:
-    assert agent.force("det", "bus", BUS) == agent.detect("bus", BUS)
+    assert agent.run_route("det", "bus", BUS) == agent.detect("bus", BUS)
     assert agent.run("where is the bus?", BUS, routes=()).routes == ()
     assert len(agent.run("where is the bus?", BUS, routes=["det"]).routes) == 1
     with pytest.raises(RouteError, match=r"no 'depth' route; it has \['det', 'edit', 'gen', 'ocr', 'seg'\]"):
-        agent.force("depth", "bus", BUS)
+        agent.run_route("depth", "bus", BUS)
     with pytest.raises(RouteError, match="depth"):
         agent.run("where is the bus?", BUS, routes=["depth"])
 

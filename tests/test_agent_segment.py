@@ -20,7 +20,7 @@ def sam(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_phrase_is_found_then_segmented(agent: VisionAgent, photo: Path, sam: Path) -> None:
     found = agent.detect(["frisbee", "dog"], photo)
-    result = agent.segment(["frisbee", "dog"], photo, sam=sam)
+    result = agent.segment(["frisbee", "dog"], photo, segmenter=sam)
     assert isinstance(result, Segmentation) and len(result) == len(found) > 0
     assert result.labels == found.labels and result.phrases == ("frisbee", "dog")
     assert result.masks.shape == (len(found), 480, 640)
@@ -29,26 +29,26 @@ def test_a_phrase_is_found_then_segmented(agent: VisionAgent, photo: Path, sam: 
 
 
 def test_boxes_and_points_need_no_phrase(agent: VisionAgent, photo: Path, sam: Path) -> None:
-    assert len(agent.segment(None, photo, boxes=[[10, 10, 100, 80], [50, 60, 300, 200]], sam=sam)) == 2
-    assert len(agent.segment(image=photo, points=[[320, 240]], sam=sam)) == 1
+    assert len(agent.segment(None, photo, boxes=[[10, 10, 100, 80], [50, 60, 300, 200]], segmenter=sam)) == 2
+    assert len(agent.segment(image=photo, points=[[320, 240]], segmenter=sam)) == 1
 
 
 def test_nothing_found_is_an_empty_result(agent: VisionAgent, photo: Path, sam: Path) -> None:
-    empty = agent.segment("giraffe", photo, threshold=0.99, sam=sam)
+    empty = agent.segment("giraffe", photo, threshold=0.99, segmenter=sam)
     assert len(empty) == 0 and empty.masks.shape == (0, 480, 640)
 
 
 def test_wrong_arguments(agent: VisionAgent, photo: Path, sam: Path, tmp_path: Path) -> None:
     with pytest.raises(ArgumentTypeError, match="image"):
-        agent.segment("dog", sam=sam)
+        agent.segment("dog", segmenter=sam)
     with pytest.raises(InputError, match="none of them"):
-        agent.segment(None, photo, sam=sam)
+        agent.segment(None, photo, segmenter=sam)
     with pytest.raises(InputError, match="both"):
-        agent.segment("dog", photo, boxes=[[1, 1, 5, 5]], sam=sam)
+        agent.segment("dog", photo, boxes=[[1, 1, 5, 5]], segmenter=sam)
     with pytest.raises(CheckpointError):
-        agent.segment("dog", photo, sam=tmp_path / "nowhere")
+        agent.segment("dog", photo, segmenter=tmp_path / "nowhere")
 
 
 def test_the_async_twin(agent: VisionAgent, photo: Path, sam: Path) -> None:
-    result = asyncio.run(agent.aio.segment("frisbee", photo, sam=sam))
-    assert result == agent.segment("frisbee", photo, sam=sam)
+    result = asyncio.run(agent.aio.segment("frisbee", photo, segmenter=sam))
+    assert result == agent.segment("frisbee", photo, segmenter=sam)

@@ -24,7 +24,7 @@ from vision_agent import (
 from vision_agent.generation.decoding import Reading, write
 from vision_agent.generation.grammar import choice_constraint
 from vision_agent.generation.prefix_cache import PrefixCache
-from vision_agent.inference.engine import TextStream
+from vision_agent.inference.streaming import TextStream
 
 SHORT = GenerationOptions(max_new_tokens=12)
 
@@ -73,13 +73,13 @@ def test_the_second_question_reads_the_picture_from_memory_and_answers_the_same(
     tiny.clear_cache()
     assert tiny.ask("is there a bus?", picture, options=SHORT) == second
     assert tiny.ask("what is it?", picture, options=SHORT) == first
-    responder = tiny._responder
+    engine = tiny._engine
     prompt = tiny.backbone.encode("where is the dog?", picture)
-    seen = responder.see(picture)
+    seen = engine.see(picture)
     from vision_agent.inference.engine import _marks
 
     reading = Reading(tuple(prompt.input_ids.tolist()), seen.encoded.tokens_TC, tuple(_marks(seen)))
-    written = write(tiny.backbone, [reading], SHORT, prefixes=responder.prefixes)
+    written = write(tiny.backbone, [reading], SHORT, prefixes=engine.prefixes)
     assert written.reused_tokens >= len(seen.encoded.tokens_TC)
     assert written.answers[0] == reference(tiny, "where is the dog?", [picture])
 
@@ -460,15 +460,15 @@ def test_a_rule_that_no_grammar_knows_gives_an_error_with_the_text(tiny: VisionA
 
 
 def test_a_stream_decodes_a_few_tokens_at_a_time(tiny: VisionAgent) -> None:
-    responder = tiny._responder
+    engine = tiny._engine
     sizes = []
-    decoded = responder.decoded
-    responder.decoded = lambda ids: sizes.append(len(ids)) or decoded(ids)  # type: ignore[method-assign]
+    decoded = engine.decoded
+    engine.decoded = lambda ids: sizes.append(len(ids)) or decoded(ids)  # type: ignore[method-assign]
     ids = tiny.backbone.text_ids("a dog and a cat on the grass. " * 30)
-    stream = TextStream(responder, ("never said",))
+    stream = TextStream(engine, ("never said",))
     pieces = [stream.push(ids[:size]) for size in range(1, len(ids) + 1)]
     assert max(sizes) <= 4 < len(ids)
-    whole = responder.visible_text(ids, ())
+    whole = engine.visible_text(ids, ())
     assert "".join(pieces) + stream.finish(whole) == whole
 
 
@@ -601,11 +601,11 @@ def test_a_stop_text_cuts_routed_answers_too(agent: VisionAgent, photo: Path) ->
 
 
 def test_a_new_adapter_clears_what_was_remembered(agent: VisionAgent, photo: Path) -> None:
-    from vision_agent.agent import DEFAULT_CHECKPOINT
+    from vision_agent.model.checkpoint import DEFAULT_CHECKPOINT
 
     before = agent.run("where is the dog?", photo)
-    assert agent._responder.prefixes.nbytes > 0
+    assert agent._engine.prefixes.nbytes > 0
     assert agent.load_adapter(DEFAULT_CHECKPOINT / "adapters" / "det") == "det"
-    assert agent._responder.prefixes.nbytes == 0
+    assert agent._engine.prefixes.nbytes == 0
     again = agent.run("where is the dog?", photo)
     assert (again.text, len(again.routes)) == (before.text, len(before.routes))

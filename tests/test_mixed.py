@@ -37,11 +37,11 @@ from vision_agent import (
     new_route,
     save_adapter,
 )
-from vision_agent.inference.engine import Responder
+from vision_agent.inference.engine import InferenceEngine
 from vision_agent.inference.image_refs import named_pictures
 from vision_agent.inference.streaming import AnswerReader, Opened
+from vision_agent.model.checkpoint import save_backbone
 from vision_agent.routing.adapter import add_token
-from vision_agent.train.new_model import save_backbone
 
 REQUESTS = ["a dog", "where is the red car?", "is there a bus", "cat on the grass yes"]
 TOKENS = GenerationOptions(max_new_tokens=12)
@@ -256,7 +256,7 @@ def test_segment_and_point_take_the_mask_route(tiny: VisionAgent) -> None:
 
 def test_without_a_mask_route_the_remedy_is_named(checkpoint: Path) -> None:
     agent = VisionAgent.from_pretrained(checkpoint)
-    with pytest.raises(RouteError, match="sam="):
+    with pytest.raises(RouteError, match="segmenter="):
         agent.segment("dog", noise(1))
 
 
@@ -264,22 +264,22 @@ def test_without_a_mask_route_the_remedy_is_named(checkpoint: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def marked() -> Responder:
+def marked() -> InferenceEngine:
     """A tokenizer that has Sa2VA's marks."""
     backbone = tiny_backbone()
     for token in ("[SEG]", "[DET]"):
         add_token(backbone, token)
     backbone.tokenizer.add_tokens(["<p>", "</p>"], special_tokens=True)
-    return Responder(backbone)
+    return InferenceEngine(backbone)
 
 
-def read(responder: Responder, text: str, *, at_once: bool) -> tuple[str, list[tuple[str, str]]]:
-    tokenizer = responder.backbone.tokenizer
+def read(engine: InferenceEngine, text: str, *, at_once: bool) -> tuple[str, list[tuple[str, str]]]:
+    tokenizer = engine.backbone.tokenizer
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     specs = {
         tokenizer.convert_tokens_to_ids(token): RouteSpec(token=token, decoder="box") for token in ("[SEG]", "[DET]")
     }
-    reader = AnswerReader(responder, specs, ())
+    reader = AnswerReader(engine, specs, ())
     said: list[str] = []
 
     def take(news: Iterator[str | Opened]) -> None:
@@ -313,7 +313,7 @@ def read(responder: Responder, text: str, *, at_once: bool) -> tuple[str, list[t
     ],
 )
 def test_phrases_are_the_marked_words_or_those_before_the_token(
-    marked: Responder, written: str, text: str, routes: list[tuple[str, str]], at_once: bool
+    marked: InferenceEngine, written: str, text: str, routes: list[tuple[str, str]], at_once: bool
 ) -> None:
     assert read(marked, written, at_once=at_once) == (text, routes)
 

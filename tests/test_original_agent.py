@@ -13,7 +13,8 @@ from test_original import pixels, write
 
 from vision_agent import CheckpointError, ConfigError, GenerationOptions, VisionAgent
 from vision_agent.cli.main import main
-from vision_agent.inference.engine import Responder, TextStream
+from vision_agent.inference.engine import InferenceEngine
+from vision_agent.inference.streaming import TextStream
 from vision_agent.model.chat_templates import OFFICIAL_TEMPLATES
 from vision_agent.model.original import convert
 
@@ -128,16 +129,16 @@ def test_convert_from_the_command_line(
 def test_streams_give_the_text_whatever_the_tokens(tmp_path: Path, family: str) -> None:
     write(tmp_path, family)
     backbone = VisionAgent.from_pretrained(tmp_path).backbone
-    responder, size = Responder(backbone), len(backbone.tokenizer)
+    engine, size = InferenceEngine(backbone), len(backbone.tokenizer)
     said = backbone.text_ids("Hello   world 中文 😀👍🏽 naïve\n\n  a , b . ")
     single = [i for i in range(size) if str(backbone.tokenizer.convert_ids_to_tokens(i)).startswith("<0x")] or said
     draw = random.Random(0)
     for number in range(120):
         ids = [draw.choice([draw.choice(said), draw.choice(single), draw.randrange(size)]) for _ in range(20)]
         ids = said[: number + 1] if number < len(said) else ids
-        whole = responder.visible_text(ids, ())
+        whole = engine.visible_text(ids, ())
         stop = () if number % 2 or len(whole) < 4 else (whole[len(whole) // 2 :][:3],)
-        whole = responder.visible_text(ids, stop)
-        stream = TextStream(responder, stop)
+        whole = engine.visible_text(ids, stop)
+        stream = TextStream(engine, stop)
         pieces = [stream.push(ids[:count]) for count in range(1, len(ids) + 1)]
         assert "".join(pieces) + stream.finish(whole) == whole

@@ -10,7 +10,7 @@ R = TypeVar("R")
 
 async def in_thread(work: Callable[[], R]) -> R:
     """What `work` gives. When the awaiting task is cancelled, the model is free after the token it is writing."""
-    from vision_agent.inference.engine import ABANDONED  # needs torch
+    from vision_agent.inference.cancellation import ABANDONED
 
     abandoned = threading.Event()
 

@@ -33,19 +33,13 @@ from vision_agent.errors import (
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.images.loading import ImageLimits, load_image
 from vision_agent.images.store import ImageStore
+from vision_agent.planning.events import AgentEvent, StepDone
 from vision_agent.planning.plan import Plan, PlannedStep
 from vision_agent.planning.result import AgentResult, AgentStep
 from vision_agent.plugins.tool import Tool, ToolOutput, ToolResult
-from vision_agent.results.detections import Answer, Box, Detection, Detections, RoutedText
-from vision_agent.results.events import (
-    AgentEvent,
-    AnswerDone,
-    AnswerEvent,
-    ResultReady,
-    RouteOpened,
-    StepDone,
-    TextDelta,
-)
+from vision_agent.results.answers import Answer, RoutedText
+from vision_agent.results.detections import Box, Detection, Detections
+from vision_agent.results.events import AnswerDone, AnswerEvent, ResultReady, RouteOpened, TextDelta
 from vision_agent.results.generated import GeneratedImage, GeneratedImages
 from vision_agent.results.points import Count, Point, Points
 from vision_agent.results.segmentation import Mask, Segment, Segmentation
@@ -64,8 +58,8 @@ if TYPE_CHECKING:
         TextDecoder,
         WrittenAnswer,
     )
+    from vision_agent.plugins.route import RouteSpec
     from vision_agent.routing.adapter import new_route, save_adapter
-    from vision_agent.routing.layout import RouteSpec
 
 __version__ = "0.2.0"
 
@@ -157,7 +151,7 @@ _LAZY = {
     "DecodeRequest": "vision_agent.plugins.decoder",
     "Decoder": "vision_agent.plugins.decoder",
     "DenseFeatures": "vision_agent.plugins.decoder",
-    "RouteSpec": "vision_agent.routing.layout",
+    "RouteSpec": "vision_agent.plugins.route",
     "TextDecoder": "vision_agent.plugins.decoder",
     "VisionAgent": "vision_agent.agent",
     "WrittenAnswer": "vision_agent.plugins.decoder",

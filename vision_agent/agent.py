@@ -5,28 +5,27 @@ from pathlib import Path
 from typing import Any, Literal, Self, Unpack
 
 from vision_agent.aio import AsyncVisionAgent
-from vision_agent.documents.reader import Librarian
+from vision_agent.documents.reader import DocumentReader
 from vision_agent.extract.extractor import Extractor
 from vision_agent.images.loading import ImageLimits
 from vision_agent.images.store import ImageStore
-from vision_agent.inference.answering import Answerer
-from vision_agent.inference.engine import Responder
-from vision_agent.inference.image_generation import Drawer, link_lenders
+from vision_agent.inference.answering import AnswerPipeline
+from vision_agent.inference.engine import InferenceEngine
+from vision_agent.inference.image_generation import ImageGenerator, tie_networks
 from vision_agent.inference.onlooker import Onlooker
-from vision_agent.inference.predictor import Finder
+from vision_agent.inference.predictor import Predictor
 from vision_agent.model.backbone import Backbone
+from vision_agent.model.checkpoint import DEFAULT_CHECKPOINT, _adapter_folders
 from vision_agent.model.load_options import LoadSettings
 from vision_agent.planning.runner import RequestRunner
 from vision_agent.plugins.registry import load_toolkit
 from vision_agent.plugins.tool import Tool, ToolResult
-from vision_agent.results.detections import Answer
+from vision_agent.results.answers import Answer
 from vision_agent.routing.adapter import Route, build_own_route, load_adapter
 from vision_agent.verbs.answering import AnsweringVerbs
 from vision_agent.verbs.drawing import DrawingVerbs
 from vision_agent.verbs.finding import FindingVerbs
 from vision_agent.verbs.reading import ReadingVerbs
-
-DEFAULT_CHECKPOINT = Path(__file__).parent / "checkpoints" / "default"
 
 _DECIDING_TOKENS = 512  # most tokens of a tool call
 
@@ -91,15 +90,15 @@ class VisionAgent(FindingVerbs, DrawingVerbs, ReadingVerbs, AnsweringVerbs):
     def _setup(self, backbone: Backbone, adapters: Sequence[Path], limits: ImageLimits | None) -> None:
         self._backbone = backbone
         self._limits = limits or ImageLimits()
-        self._responder = Responder(backbone)
+        self._engine = InferenceEngine(backbone)
         self._routes: dict[str, Route] = {}
-        self._finder = Finder(self._responder, self._routes)
-        self._answerer = Answerer(self._responder, self._routes, Onlooker(self._responder, self._routes, self._finder))
-        self._drawer = Drawer(self._responder, self._routes)
+        self._predictor = Predictor(self._engine, self._routes)
+        self._pipeline = AnswerPipeline(self._engine, self._routes, Onlooker(self._engine, self._routes, self._predictor))
+        self._image_generator = ImageGenerator(self._engine, self._routes)
         self._session: ImageStore | None = None
-        self._runner = RequestRunner(self._answerer, self._decide, self._toolkit, self._limits)
-        self._librarian = Librarian(self._limits, self.ask, self.model)
-        self._extractor = Extractor(self._librarian.read, self.ask, self._answerer.parameters, self._limits)
+        self._runner = RequestRunner(self._pipeline, self._decide, self._toolkit, self._limits)
+        self._document_reader = DocumentReader(self._limits, self.ask, self.model)
+        self._extractor = Extractor(self._document_reader.read, self.ask, self._pipeline.parameters, self._limits)
         for own in backbone.own_routes:
             self._routes[own.spec.name] = build_own_route(own, backbone)
         for folder in adapters:
@@ -112,16 +111,16 @@ class VisionAgent(FindingVerbs, DrawingVerbs, ReadingVerbs, AnsweringVerbs):
 
     def load_adapter(self, folder: str | Path) -> str:
         """Add a route from an adapter folder; a route of the same name is replaced. Returns its name."""
-        with self._responder.lock:
+        with self._engine.lock:
             route = load_adapter(folder, self._backbone)
             self._routes[route.spec.name] = route
-            link_lenders(self._routes)
-            self._responder.clear()
+            tie_networks(self._routes)
+            self._engine.clear()
         return route.spec.name
 
     def clear_cache(self) -> None:
         """Forget all encoded pictures and all prompts read."""
-        self._responder.clear()
+        self._engine.clear()
 
     # Tools -------------------------------------------------------------------------------------------------------
 
@@ -172,7 +171,7 @@ class VisionAgent(FindingVerbs, DrawingVerbs, ReadingVerbs, AnsweringVerbs):
             ToolError: the call is refused; the message is for the language model.
         """
         if store is None:
-            with self._responder.lock:
+            with self._engine.lock:
                 self._session = store = self._session or ImageStore(limits=self._limits)
         result: ToolResult = load_toolkit("plain")(self, store=store).call(name, arguments)
         return result
@@ -186,8 +185,3 @@ class VisionAgent(FindingVerbs, DrawingVerbs, ReadingVerbs, AnsweringVerbs):
     def _toolkit(self, store: ImageStore) -> Any:
         """The tools of a session."""
         return load_toolkit("plain")(self, store=store)
-
-
-def _adapter_folders(checkpoint: Path) -> list[Path]:
-    folder = checkpoint / "adapters"
-    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []

@@ -10,7 +10,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from vision_agent.inference.engine import ABANDONED
+from vision_agent.inference.cancellation import ABANDONED
 
 if TYPE_CHECKING:
     from vision_agent.agent import VisionAgent
@@ -37,7 +37,7 @@ class AsyncVisionAgent:
         self.edit = _awaited(agent.edit)
         self.segment_video = _awaited(agent.segment_video)
         self.ocr = _awaited(agent.ocr)
-        self.force = _awaited(agent.force)
+        self.run_route = _awaited(agent.run_route)
         self.ask = _awaited(agent.ask)
         self.caption = _awaited(agent.caption)
         self.run = _awaited(agent.run)

@@ -24,6 +24,8 @@
 Each also inherits the built-in exception a caller would expect, so `except ValueError` works.
 """
 
+import importlib.util
+
 
 class VisionAgentError(Exception):
     """Base of all errors of this package."""
@@ -130,3 +132,16 @@ def bad_argument(name: str, expected: str, got: object) -> str:
     if len(shown) > 120:
         shown = shown[:100] + f"... ({len(shown)} characters)"
     return f"`{name}` must be {expected}, but got {shown}"
+
+
+def _require(package: str, extra: str, what: str) -> None:
+    _require_module(package, f"{what} done by {package}, which is not installed: {_install_line(extra)}")
+
+
+def _require_module(package: str, message: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise MissingExtraError(message)
+
+
+def _install_line(extra: str) -> str:
+    return f'pip install "internvl-vision-agent[{extra}]"'

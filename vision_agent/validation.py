@@ -2,7 +2,6 @@
 
 from numbers import Real
 from pathlib import Path
-from typing import Any
 
 from vision_agent.errors import ArgumentTypeError, InputError, bad_argument
 from vision_agent.generation.options import GenerationOptions
@@ -56,19 +55,6 @@ def check_length(length: object) -> None:
         raise InputError(bad_argument("length", f"one of {list(CAPTION_LENGTHS)}", length))
 
 
-def check_tiles(max_tiles: object, pictures: int) -> tuple[int | None, ...]:
-    """The bound on tiles of each picture.
-
-    Raises:
-        InputError: not None, one number from 1 to 40, or one for each picture.
-    """
-    many: list[Any] = list(max_tiles) if isinstance(max_tiles, list | tuple) else [max_tiles] * pictures
-    if len(many) != pictures or not all(n is None or (type(n) is int and 1 <= n <= 40) for n in many):
-        expected = f"a whole number from 1 to 40, or a list of {pictures}, one for each picture"
-        raise InputError(bad_argument("max_tiles", expected, max_tiles))
-    return tuple(many)
-
-
 def check_phrases(phrase: object, image: object) -> tuple[str, ...]:
     """The phrases, checked. Tells swapped arguments from other mistakes."""
     items = [phrase] if isinstance(phrase, str) else phrase
@@ -113,3 +99,33 @@ def _is_file(text: str) -> bool:
         return len(text) < 1000 and Path(text).is_file()
     except (OSError, ValueError):
         return False
+
+
+_MOST_IMAGES = 64
+
+
+def check_prompts(name: str, prompt: object) -> tuple[str, ...]:
+    """One prompt or a list of them, checked; `name` is the argument's name.
+
+    Raises:
+        InputError: none at all, an empty one, one that is too long, or too many.
+        ArgumentTypeError: no string.
+    """
+    items = [prompt] if isinstance(prompt, str) else prompt
+    if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
+        raise ArgumentTypeError(bad_argument(name, "a string or a list of strings", prompt))
+    if not 1 <= len(items) <= _MOST_IMAGES:
+        raise InputError(bad_argument(name, f"from 1 to {_MOST_IMAGES} prompts", f"{len(items)} of them"))
+    for index, item in enumerate(items):
+        where = name if isinstance(prompt, str) else f"{name}[{index}]"
+        if not item.strip():
+            raise InputError(bad_argument(where, "some words", item))
+        if len(item) > LONGEST_PHRASE:
+            raise InputError(bad_argument(where, f"at most {LONGEST_PHRASE} characters", item))
+    return tuple(items)
+
+
+def check_progress(progress: object) -> None:
+    """Raises ArgumentTypeError for what cannot be called."""
+    if progress is not None and not callable(progress):
+        raise ArgumentTypeError(bad_argument("progress", "a function of (step, steps, preview)", progress))

@@ -23,17 +23,17 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vision_agent.errors import CheckpointError, ConfigError, MissingExtraError, RouteError
-from vision_agent.inference.image_generation import PictureDecoder, PictureRequest, finished
 from vision_agent.plugins.decoder import DecodeRequest, DenseFeatures
+from vision_agent.plugins.image_decoder import ImageDecoder, ImageRequest, finished
+from vision_agent.plugins.route import RouteSpec
 from vision_agent.results.generated import GeneratedImages
-from vision_agent.routing.layout import RouteSpec
 
 from .mapper import DISTILLATION, ConditionMapper
 
 STEPS = 25
 
 
-class DiffusionDecoder(PictureDecoder):
+class DiffusionDecoder(ImageDecoder):
     """Pictures from words, by a pipeline.
 
     Args:
@@ -118,11 +118,11 @@ class DiffusionDecoder(PictureDecoder):
 
     @torch.inference_mode()
     def decode(self, states_KNC: Tensor, prepared: Any, request: DecodeRequest) -> GeneratedImages:
-        asked = PictureRequest.of(request)
+        asked = ImageRequest.of(request)
         return self._drawn(self.pipeline, states_KNC, asked, {})
 
     def _drawn(
-        self, pipeline: Any, states_KNC: Tensor, request: PictureRequest, more: dict[str, Any]
+        self, pipeline: Any, states_KNC: Tensor, request: ImageRequest, more: dict[str, Any]
     ) -> GeneratedImages:
         options = request.options
         steps = STEPS if options.steps is None else options.steps
@@ -198,7 +198,7 @@ class DiffusionEditor(DiffusionDecoder):
     def decode(self, states_KNC: Tensor, prepared: Any, request: DecodeRequest) -> GeneratedImages:
         from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting
 
-        asked = PictureRequest.of(request)
+        asked = ImageRequest.of(request)
         picture = cast(Image.Image, prepared).convert("RGB")
         width, height = (max(16, length // 16 * 16) for length in picture.size)
         source = picture.resize((width, height), Image.Resampling.LANCZOS)
@@ -312,7 +312,7 @@ def _load(path: str) -> Any:
     return pipeline
 
 
-def _previews(request: PictureRequest, steps: int) -> Any:
+def _previews(request: ImageRequest, steps: int) -> Any:
     def call(pipeline: Any, step: int, time: Any, values: dict[str, Any]) -> dict[str, Any]:
         config = pipeline.vae.config
         latents = values["latents"][:1] / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)

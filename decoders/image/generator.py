@@ -17,10 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from vision_agent.errors import RouteError
-from vision_agent.inference.image_generation import PictureDecoder, PictureRequest, finished
 from vision_agent.plugins.decoder import Decoder, DecodeRequest, DenseFeatures
+from vision_agent.plugins.image_decoder import ImageDecoder, ImageRequest, finished
+from vision_agent.plugins.route import RouteSpec
 from vision_agent.results.generated import GeneratedImages, Progress
-from vision_agent.routing.layout import RouteSpec
 
 from .mapper import DISTILLATION, PlacedMapper
 from .model import Generator, TaughtGenerator
@@ -28,7 +28,7 @@ from .model import Generator, TaughtGenerator
 STEPS = 16
 
 
-class _NetworkDecoder(PictureDecoder):
+class _NetworkDecoder(ImageDecoder):
     """What both routes share: the mapper, the loss, the drawing."""
 
     largest_side = 512
@@ -60,7 +60,7 @@ class _NetworkDecoder(PictureDecoder):
         taught = torch.stack([taught for taught, _ in chosen]).to(condition_KTD)
         return noise + DISTILLATION * F.mse_loss(condition_KTD, taught)
 
-    def _drawn(self, states_KNC: Tensor, request: PictureRequest, picture: Image.Image | None) -> GeneratedImages:
+    def _drawn(self, states_KNC: Tensor, request: ImageRequest, picture: Image.Image | None) -> GeneratedImages:
         options = request.options
         steps = STEPS if options.steps is None else options.steps
         guidance = self.guidance if options.guidance is None else options.guidance
@@ -133,7 +133,7 @@ class GeneratorDecoder(_NetworkDecoder):
 
     @torch.inference_mode()
     def decode(self, states_KNC: Tensor, prepared: Any, request: DecodeRequest) -> GeneratedImages:
-        return self._drawn(states_KNC, PictureRequest.of(request), None)
+        return self._drawn(states_KNC, ImageRequest.of(request), None)
 
 
 class EditorDecoder(_NetworkDecoder):
@@ -151,7 +151,7 @@ class EditorDecoder(_NetworkDecoder):
     name = "editor"
 
     def __init__(
-        self, states: int, hidden_size: int, tokens: int, width: int, lender: str = "gen", guidance: float = 1.5
+        self, states: int, hidden_size: int, tokens: int, width: int, shared_with: str = "gen", guidance: float = 1.5
     ) -> None:
         super().__init__(states, hidden_size, tokens, width)
         self.settings = {
@@ -159,10 +159,10 @@ class EditorDecoder(_NetworkDecoder):
             "hidden_size": hidden_size,
             "tokens": tokens,
             "width": width,
-            "lender": lender,
+            "shared_with": shared_with,
             "guidance": guidance,
         }
-        self.lender, self.guidance = lender, guidance
+        self.shared_with, self.guidance = shared_with, guidance
         self._lent: list[Generator] = []  # in a list, so that it is no part of this module's weights
 
     @classmethod
@@ -177,7 +177,7 @@ class EditorDecoder(_NetworkDecoder):
         decoder._lent = [] if network is None else [network]
         return decoder
 
-    def borrow(self, other: Decoder) -> None:
+    def share_network(self, other: Decoder) -> None:
         """Take a network. Raises RouteError where the other decoder has none that fits the mapper."""
         network = getattr(other, "network", None)
         shape = (self.settings["tokens"], self.settings["width"])
@@ -203,7 +203,7 @@ class EditorDecoder(_NetworkDecoder):
 
     @torch.inference_mode()
     def decode(self, states_KNC: Tensor, prepared: Any, request: DecodeRequest) -> GeneratedImages:
-        return self._drawn(states_KNC, PictureRequest.of(request), cast(Image.Image, prepared))
+        return self._drawn(states_KNC, ImageRequest.of(request), cast(Image.Image, prepared))
 
 
 def _from_image(image: Image.Image) -> Tensor:

@@ -20,20 +20,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from vision_agent.data.sources import PictureArchive
+from vision_agent.data.sources import ImageArchive
+from .samples import Sample
 from vision_agent.model.backbone import Backbone
+from vision_agent.plugins.route import RouteSpec
 from vision_agent.routing.adapter import Route, new_route, save_adapter
-from vision_agent.routing.layout import RouteSpec, Segment, arrange, state_columns
+from vision_agent.routing.layout import Segment, arrange, state_columns
 from vision_agent.routing.states import embed_layout, forced_segments, hidden_states, read_forced
+from vision_agent.train.loop import fast_bfloat16, schedule
 
-from .scenes import GeneratorScenes, Sample, vocabulary
-from .training import (
-    GeneratorConfig,
-    fast_bfloat16,
-    load_generator,
-    read_generator_config,
-    schedule,
-)
+from .scenes import GeneratorScenes, vocabulary
+from .training import GeneratorConfig, load_generator, read_generator_config
 
 GENERATE = RouteSpec(token="[GEN]", decoder="generator", num_queries=64, ends=True)
 EDIT = RouteSpec(token="[EDIT]", decoder="editor", num_queries=64, ends=True)
@@ -162,7 +159,7 @@ def _read_answers(
 
 def _encoded_pictures(backbone: Backbone, data: Path) -> list[Tensor]:
     """Picture tokens (T, C) of some backgrounds, one tile each."""
-    archive = PictureArchive(data / "backgrounds_320.zip")
+    archive = ImageArchive(data / "backgrounds_320.zip")
     names = [name for name in archive.names() if name.endswith(".webp") and "mask" not in name]
     chosen = names[:: max(1, len(names) // _PICTURES)][:_PICTURES]
     return [backbone.encode_image(archive.open(name).convert("RGB"), max_tiles=1).tokens_TC for name in chosen]

@@ -17,7 +17,7 @@ from .slots import CODE, COLOUR_BITS, LOOK_BITS, NUMBERS, ROWS, codes, compose, 
 from .words import LENGTH, Words
 
 if TYPE_CHECKING:
-    from .scenes import Sample
+    from .samples import Sample
 
 _DROPPED = 0.1  # share of training samples without a condition: what guidance moves away from
 

@@ -6,22 +6,21 @@ sample number n of a run is always the same.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vision_agent.data.sources import Cutout, Cutouts, PictureArchive
+from vision_agent.data.sources import Cutout, Cutouts, ImageArchive
+from vision_agent.data.text.phrases import NUMBERS, plural
+from .samples import Pixels, Sample, Thing
 from vision_agent.inference.colors import COLOURS
-
-Pixels = NDArray[np.uint8]
 
 GRID = 3  # colours of a background a side
 SPRITE = 96  # pixels a side of a thing
 
-NUMBERS = ("one", "two", "three", "four")
 PLACES = {"left": (0.27, 0.5), "right": (0.73, 0.5), "top": (0.5, 0.28), "bottom": (0.5, 0.72)}
 _PLACE_WORDS = {
     "left": ("on the left", "on the left side"),
@@ -31,7 +30,6 @@ _PLACE_WORDS = {
 }
 _RELATIONS = ("left of", "right of", "above", "below")
 _OPENINGS = ("a photo of", "a picture of", "an image of", "draw", "generate", "show")
-_PLURALS = {"fish": "fish", "sheep": "sheep", "grapes": "grapes", "headphones": "headphones", "mouse": "mice"}
 # Hue in degrees, saturation, mean value of each paint; what `colour_of` calls by the same word.
 _PAINTS = {
     "red": (0, 200, 190),
@@ -56,60 +54,6 @@ _BACKGROUNDS = {
     "pink": (240, 190, 205),
     "brown": (150, 115, 80),
 }
-
-
-@dataclass(frozen=True)
-class Thing:
-    """One thing in a scene. Place and size are shares of the picture's side.
-
-    Attributes:
-        name, colour: what prompts call it; no colour is its own.
-        look: number of its picture among all pictures of things.
-        paint: number of its colour, 0 for its own.
-        light: how bright, about 1.
-    """
-
-    name: str
-    colour: str | None
-    look: int
-    x: float
-    y: float
-    size: float
-    light: float
-
-    @property
-    def paint(self) -> int:
-        return 0 if self.colour is None else COLOURS.index(self.colour) + 1
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One training example: what to draw, and for an edit, on what.
-
-    Attributes:
-        prompt: what the picture shows, or what the edit does.
-        grid: the background's colours, float32 (3, 3, 3) of 0..1, spread smoothly over the picture.
-        things: what is drawn, in order.
-        source: the picture to change, uint8 (S, S, 3); None for a new picture.
-        mask: bool (S, S), where it may change; None for everywhere.
-        gone: what of the source becomes background, x0 y0 x1 y1 as shares of its sides.
-    """
-
-    prompt: str
-    grid: NDArray[np.float32]
-    things: tuple[Thing, ...]
-    source: Pixels | None = None
-    mask: NDArray[np.bool_] | None = None
-    gone: tuple[float, float, float, float] | None = None
-
-
-def plural(name: str) -> str:
-    """ "dog" -> "dogs"."""
-    if name in _PLURALS:
-        return _PLURALS[name]
-    if name.endswith("y") and name[-2] not in "aeiou":
-        return f"{name[:-1]}ies"
-    return f"{name}es" if name.endswith(("s", "x", "ch", "sh")) else f"{name}s"
 
 
 def vocabulary(names: Sequence[str]) -> list[str]:
@@ -144,7 +88,7 @@ class GeneratorScenes:
                 plain = _squared(archive.open(Cutout(file, name, "")))
                 sprites.append([np.asarray(plain), *(np.asarray(painted(plain, colour)) for colour in COLOURS)])
         self.sprites: Pixels = np.array(sprites)
-        backgrounds = PictureArchive(folder / "backgrounds_320.zip")
+        backgrounds = ImageArchive(folder / "backgrounds_320.zip")
         photos = [name for name in backgrounds.names() if name.endswith(".webp") and "mask" not in name]
         self._photos = [_shrunk(backgrounds.open(name).convert("RGB")) for name in photos[::8]]
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from .scenes import Sample
+    from .samples import Sample
 
 THINGS = 4
 ROWS = THINGS + 2

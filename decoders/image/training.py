@@ -25,6 +25,7 @@ from vision_agent.errors import CheckpointError, ConfigError
 from vision_agent.inference.colors import COLOURS
 from vision_agent.model.devices import choose_device
 from vision_agent.plugins.registry import load_decoder
+from vision_agent.train.loop import fast_bfloat16, schedule
 
 from .scenes import GeneratorScenes, vocabulary
 
@@ -216,18 +217,6 @@ def load_generator(folder: Path) -> Any:
 
 
 # What trainings share
-
-
-def schedule(step: int, steps: int) -> float:
-    """Share of the highest rate of learning: linear warm-up, then cosine."""
-    return min(1.0, (step + 1) / min(60, steps)) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / steps)))
-
-
-def fast_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 matrices faster than others."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and bool(torch.cpu._is_amx_tile_supported())
 
 
 # Inside

@@ -25,8 +25,8 @@ from torch import Tensor
 from vision_agent.geometry.frames import box_clip, box_iou
 from vision_agent.geometry.rle import RunLengths
 from vision_agent.plugins.decoder import Decoder, DecodeRequest, DenseFeatures, MaskTargets
+from vision_agent.plugins.route import RouteSpec
 from vision_agent.results.segmentation import Mask, Segmentation
-from vision_agent.routing.layout import RouteSpec
 
 from ..box import BoxDecoder, PreparedBoxes
 from ..sam.prompts import Prompts
@@ -59,11 +59,11 @@ class MaskDecoder(Decoder):
         margin: how far a box is grown on each side before its mask is made, as a share of its side.
     """
 
-    def __init__(self, finder: dict[str, Any], width: int = 64, margin: float = 0.15) -> None:
+    def __init__(self, predictor: dict[str, Any], width: int = 64, margin: float = 0.15) -> None:
         super().__init__()
-        self.finder = BoxDecoder(**finder)
-        self.settings: dict[str, Any] = {"finder": self.finder.settings, "width": width, "margin": margin}
-        self.head = MaskHead(self.finder.settings["feature_widths"], self.finder.settings["embedding"], width, margin)
+        self.predictor = BoxDecoder(**predictor)
+        self.settings: dict[str, Any] = {"finder": self.predictor.settings, "width": width, "margin": margin}
+        self.head = MaskHead(self.predictor.settings["feature_widths"], self.predictor.settings["embedding"], width, margin)
 
     @classmethod
     def for_backbone(cls, route: RouteSpec, hidden_size: int, feature_widths: tuple[int, ...]) -> "MaskDecoder":
@@ -71,7 +71,7 @@ class MaskDecoder(Decoder):
 
     def prepare(self, features: DenseFeatures) -> PreparedMasks:
         """Feature maps (B, C, H, W), finest first -> proposals, and maps to look at."""
-        return PreparedMasks(self.finder.prepare(features), self.head.reduced(features))
+        return PreparedMasks(self.predictor.prepare(features), self.head.reduced(features))
 
     @torch.no_grad()
     def decode(self, states_KNC: Tensor, prepared: PreparedMasks, request: DecodeRequest) -> Segmentation:
@@ -79,8 +79,8 @@ class MaskDecoder(Decoder):
 
         Returns an empty result where nothing is found. Boxes and masks are in pixels of the upright original.
         """
-        found = self.finder.decode(states_KNC, prepared.boxes, request)
-        unit_KE, _ = self.finder.phrase_vectors(states_KNC)
+        found = self.predictor.decode(states_KNC, prepared.boxes, request)
+        unit_KE, _ = self.predictor.phrase_vectors(states_KNC)
         phrase_of = {phrase: number for number, phrase in enumerate(request.phrases)}
         phrases_ME = unit_KE[[phrase_of[label] for label in found.labels]]
         boxes = found.xyxy.astype(np.float64)
@@ -160,10 +160,10 @@ class MaskDecoder(Decoder):
             states_KNC: of all phrases of all pictures; `rows_K` names the picture of each.
             targets: `MaskTargets`, one a picture. Pictures without true things are left out; 0 if all are.
         """
-        unit_KE, _ = self.finder.phrase_vectors(states_KNC)
+        unit_KE, _ = self.predictor.phrase_vectors(states_KNC)
         boxes_BN4, owner_BN = _training_boxes(prepared.boxes, targets, count)
         rows = torch.as_tensor(rows_K, device=unit_KE.device)
-        phrases_BNE = unit_KE.new_zeros(*owner_BN.shape, self.finder.settings["embedding"])
+        phrases_BNE = unit_KE.new_zeros(*owner_BN.shape, self.predictor.settings["embedding"])
         for row, target in enumerate(targets):
             if len(target.boxes_G4):
                 phrase_N = target.phrase_G[owner_BN[row]]
@@ -254,7 +254,7 @@ class MaskDecoder(Decoder):
         """Logits (M, S, S) over the grown boxes, and expected IoUs (M,), of boxes in pixels of one picture."""
         like = prepared.maps[0]
         if phrases_ME is None:
-            phrases_ME = like.new_zeros(len(xyxy), self.finder.settings["embedding"])
+            phrases_ME = like.new_zeros(len(xyxy), self.predictor.settings["embedding"])
         unit_M4 = torch.from_numpy(request.grid.convert(xyxy, "image", "unit")).to(like)
         logits_MSS, rating_M = self.head(prepared.maps, unit_M4[None], phrases_ME[None])
         return logits_MSS.float().cpu().numpy(), torch.sigmoid(rating_M.float()).cpu().numpy()

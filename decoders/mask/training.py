@@ -34,8 +34,9 @@ from vision_agent.inference.colors import COLOURS
 from vision_agent.model.backbone import Backbone
 from vision_agent.plugins.decoder import DenseFeatures, MaskTargets
 from vision_agent.plugins.registry import load_decoder
+from vision_agent.plugins.route import RouteSpec
 from vision_agent.routing.adapter import Route, add_token, load_adapter, save_adapter
-from vision_agent.routing.layout import QueryBank, RouteSpec, Segment, arrange
+from vision_agent.routing.layout import QueryBank, Segment, arrange
 from vision_agent.routing.states import FORCED_REQUEST, embed_layout, forced_segments, hidden_states
 
 SEGMENT = RouteSpec(token="[SEG]", decoder="mask", num_queries=4, ends=True)
@@ -221,8 +222,8 @@ class _Run:
         """The parameters that a stage trains, by name; all others rest."""
         parts: dict[str, nn.Module] = {"head": self.decoder.head}
         if stage == "states":
-            finder = self.decoder.finder
-            parts = {"queries": self.route.queries, "phrase": finder.phrase_head, "bias": finder.phrase_bias}
+            predictor = self.decoder.predictor
+            parts = {"queries": self.route.queries, "phrase": predictor.phrase_head, "bias": predictor.phrase_bias}
         self.route.requires_grad_(False)
         learning = nn.ModuleDict(parts)
         learning.requires_grad_(True)
@@ -237,7 +238,7 @@ class _Run:
             states = phrase_states(self.backbone, [self.detect, self.route], tokens_NTC, phrases)
         with torch.no_grad():
             wanted_KE, wanted_K = cast(Any, self.detect.decoder).phrase_vectors(states["det"])
-        unit_KE, bias_K = self.decoder.finder.phrase_vectors(states[SEGMENT.name])
+        unit_KE, bias_K = self.decoder.predictor.phrase_vectors(states[SEGMENT.name])
         return {
             "turned": 1 - F.cosine_similarity(unit_KE, wanted_KE, dim=-1).mean(),
             "bias": _BIAS_WEIGHT * F.mse_loss(bias_K, wanted_K),
@@ -326,12 +327,12 @@ def _segment_route(backbone: Backbone, detect: Route, own: Path, start: Path | N
     if own.is_dir():
         route = load_adapter(own, backbone)
     else:
-        decoder = load_decoder(SEGMENT.decoder)(finder=detect.decoder.settings)
+        decoder = load_decoder(SEGMENT.decoder)(predictor=detect.decoder.settings)
         queries = QueryBank(SEGMENT.num_queries, backbone.hidden_size)
         queries.load_state_dict(detect.queries.state_dict())
         route = Route(SEGMENT, add_token(backbone, SEGMENT.token), queries, decoder)
     parts = cast(Any, route.decoder)
-    parts.finder.load_state_dict(detect.decoder.state_dict())
+    parts.predictor.load_state_dict(detect.decoder.state_dict())
     if start is not None:
         given = load_file(start / "adapter.safetensors")
         prefix = "decoder.head."

@@ -64,7 +64,7 @@ class RapidReader:
                     f'the installed RapidOCR has no {file}: pip install --upgrade "internvl-vision-agent[ocr]"'
                 )
         count = -1 if threads is None else threads
-        self._finder = rapidocr.RapidOCR(
+        self._predictor = rapidocr.RapidOCR(
             params={
                 "Global.log_level": "critical",  # its logger writes to stderr on its own
                 "Det.model_path": str(models / _DETECTOR),
@@ -122,7 +122,7 @@ class RapidReader:
         return _joined_over_seams(np.concatenate(found))
 
     def _find_in(self, pixels: Pixels) -> Corners:
-        found: Any = self._finder(pixels, use_det=True, use_cls=False, use_rec=False)
+        found: Any = self._predictor(pixels, use_det=True, use_cls=False, use_rec=False)
         boxes = found.boxes
         return np.zeros((0, 4, 2)) if boxes is None else np.asarray(boxes, dtype=np.float64).reshape(-1, 4, 2)
 

@@ -11,19 +11,20 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from vision_agent.documents.page_reader import PageReader, load_reader
+from vision_agent.documents.page_reader import PageReader
 from vision_agent.documents.reader import read_page
 from vision_agent.documents.result import OcrResult, Page
-from vision_agent.documents.source import PagePicture
+from vision_agent.documents.source import PageImage
 from vision_agent.errors import RouteError
 from vision_agent.plugins.decoder import Decoder, DecodeRequest, DenseFeatures
-from vision_agent.routing.layout import RouteSpec
+from vision_agent.plugins.registry import load_reader
+from vision_agent.plugins.route import RouteSpec
 
 READ = RouteSpec(token="[OCR]", decoder="ocr", num_queries=0, read="self", ends=True)
 """The route: one state, the token's own."""
 
 
-class ReadingDecoder(Decoder):
+class OcrDecoder(Decoder):
     """Reads the picture; see the module's docstring.
 
     Args:
@@ -37,7 +38,7 @@ class ReadingDecoder(Decoder):
         self._loading = threading.Lock()
 
     @classmethod
-    def for_backbone(cls, route: RouteSpec, hidden_size: int, feature_widths: tuple[int, ...]) -> "ReadingDecoder":
+    def for_backbone(cls, route: RouteSpec, hidden_size: int, feature_widths: tuple[int, ...]) -> "OcrDecoder":
         """The same for every backbone."""
         return cls()
 
@@ -50,7 +51,7 @@ class ReadingDecoder(Decoder):
         with self._loading:
             if self._reader is None:
                 self._reader = load_reader(self.settings["reader"])(None)
-        return read_page(PagePicture(picture), self._reader)
+        return read_page(PageImage(picture), self._reader)
 
     def decode(self, states_KNC: Tensor, prepared: Page, request: DecodeRequest) -> OcrResult:
         """The page that `prepare_picture` has read, as a document of one page."""

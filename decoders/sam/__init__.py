@@ -18,9 +18,9 @@ Coordinates are pixels of the upright original and go to the model as they are, 
 pixel, for it was trained on the numbers of pixels; the published numbers are those of this convention.
 """
 
-from .decoder import PreparedPicture, SamDecoder
+from .decoder import PreparedImage, SamDecoder
 from .loading import load_network
 from .network import Network
 from .segmenter import SamSegmenter
 
-__all__ = ["Network", "PreparedPicture", "SamDecoder", "SamSegmenter", "load_network"]
+__all__ = ["Network", "PreparedImage", "SamDecoder", "SamSegmenter", "load_network"]

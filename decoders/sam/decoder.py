@@ -22,8 +22,8 @@ from vision_agent.errors import AdapterMismatchError, ConfigError, InputError, R
 from vision_agent.geometry.rle import RunLengths
 from vision_agent.model.devices import choose_dtype
 from vision_agent.plugins.decoder import Decoder, DecodeRequest, DenseFeatures
+from vision_agent.plugins.route import RouteSpec
 from vision_agent.results.segmentation import Mask, Segmentation
-from vision_agent.routing.layout import RouteSpec
 
 from .loading import fingerprint, load_network
 from .loss import mask_loss
@@ -35,7 +35,7 @@ Found = list[tuple[RunLengths, float]]
 
 
 @dataclass(frozen=True)
-class PreparedPicture:
+class PreparedImage:
     """A picture as SAM's encoder sees it.
 
     Attributes:
@@ -127,13 +127,13 @@ class SamDecoder(Decoder):
         template = self.settings["video_request" if video else "request"]
         return None if template is None else str(template).replace("{phrase}", phrase)
 
-    def prepare(self, features: DenseFeatures) -> PreparedPicture:
+    def prepare(self, features: DenseFeatures) -> PreparedImage:
         """Raises RouteError: SAM sees the picture itself; use `prepare_picture`."""
         raise RouteError("SAM encodes the picture itself: call `prepare_picture`, not `prepare`")
 
     @torch.no_grad()
-    def prepare_picture(self, features: DenseFeatures, picture: Image.Image) -> PreparedPicture:
-        return PreparedPicture(self.network.encode(picture), picture.size)
+    def prepare_picture(self, features: DenseFeatures, picture: Image.Image) -> PreparedImage:
+        return PreparedImage(self.network.encode(picture), picture.size)
 
     def tokens(self, states_KNC: Tensor) -> Tensor:
         """States -> prompt tokens (K, N, E). Raises RouteError for states of another width."""
@@ -143,7 +143,7 @@ class SamDecoder(Decoder):
         tokens_KNE: Tensor = self.prompt(states_KNC)
         return tokens_KNE
 
-    def decode(self, states_KNC: Tensor, prepared: PreparedPicture, request: DecodeRequest) -> Segmentation:
+    def decode(self, states_KNC: Tensor, prepared: PreparedImage, request: DecodeRequest) -> Segmentation:
         """One segment for each phrase whose mask has any pixel and whose score is high enough.
 
         The score is the model's own of its routing token where it wrote that, otherwise SAM's rating of the mask.
@@ -165,7 +165,7 @@ class SamDecoder(Decoder):
     def decode_boxes(
         self,
         boxes: npt.ArrayLike,
-        prepared: PreparedPicture,
+        prepared: PreparedImage,
         request: DecodeRequest,
         labels: Sequence[str] | None = None,
         scores: Sequence[float] | None = None,
@@ -187,7 +187,7 @@ class SamDecoder(Decoder):
     def decode_points(
         self,
         points: npt.ArrayLike,
-        prepared: PreparedPicture,
+        prepared: PreparedImage,
         request: DecodeRequest,
         point_labels: npt.ArrayLike | None = None,
         labels: Sequence[str] | None = None,
@@ -221,7 +221,7 @@ class SamDecoder(Decoder):
         self,
         states_KNC: Tensor,
         rows_K: Sequence[int],
-        prepared: Sequence[PreparedPicture],
+        prepared: Sequence[PreparedImage],
         targets: Sequence[Tensor],
     ) -> Tensor:
         """2 x binary cross-entropy + 0.5 x dice loss, Sa2VA's, averaged over objects; 0 without any.
@@ -247,7 +247,7 @@ class SamDecoder(Decoder):
                 total = total + losses_G.sum() / len(rows_K)
         return total
 
-    def _found(self, states_KNC: Tensor, prepared: PreparedPicture) -> Iterator[tuple[RunLengths, float]]:
+    def _found(self, states_KNC: Tensor, prepared: PreparedImage) -> Iterator[tuple[RunLengths, float]]:
         for first in range(0, len(states_KNC), OBJECTS_AT_ONCE):
             tokens_KNE = self.tokens(states_KNC[first : first + OBJECTS_AT_ONCE])
             logits_KMhw, ratings_KM = self.network.masks_of_tokens(prepared.features, tokens_KNE)
@@ -256,7 +256,7 @@ class SamDecoder(Decoder):
     def _prompted(
         self,
         prompts: Prompts,
-        prepared: PreparedPicture,
+        prepared: PreparedImage,
         request: DecodeRequest,
         labels: Sequence[str] | None,
         scores: Sequence[float] | None,

@@ -15,7 +15,8 @@ from torch import Tensor
 from vision_agent.errors import InputError, bad_argument
 from vision_agent.images.loading import ImageLimits, ImageSource, load_image
 from vision_agent.model.devices import choose_device, choose_dtype
-from vision_agent.results.segmentation import Mask, Segmentation, Segmenter
+from vision_agent.plugins.segmenter import Segmenter
+from vision_agent.results.segmentation import Mask, Segmentation
 
 from .loading import load_network
 from .network import OBJECTS_AT_ONCE, Network

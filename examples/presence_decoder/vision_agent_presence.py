@@ -139,7 +139,7 @@ class PresenceAnswer(BaseModel):
 
 def _presence(agent: VisionAgent, store: ImageStore, args: PresenceArguments) -> ToolOutput:
     picture = store.open(args.image)
-    found: Presences = agent.force("here", args.phrases, picture.image)
+    found: Presences = agent.run_route("here", args.phrases, picture.image)
     scores = {item.phrase: round(item.score, 3) for item in found.items}
     return ToolOutput(PresenceAnswer(image=picture.id, scores=scores), found)
 

@@ -18,11 +18,11 @@ from vision_agent.decoders.image.model import Generator
 from vision_agent.decoders.image.slots import NUMBERS, ROWS, compose
 from vision_agent.errors import ArgumentTypeError, InputError, RouteError
 from vision_agent.model.backbone import Backbone
-from vision_agent.results.detections import RoutedText
+from vision_agent.model.checkpoint import save_backbone
+from vision_agent.plugins.route import RouteSpec
+from vision_agent.results.answers import RoutedText
 from vision_agent.results.segmentation import Mask
 from vision_agent.routing.adapter import new_route, save_adapter
-from vision_agent.routing.layout import RouteSpec
-from vision_agent.train.new_model import save_backbone
 
 WORDS = ["a", "red", "car", "dog", "make", "it"]
 GEN = RouteSpec(token="[GEN]", decoder="generator", num_queries=6)
@@ -249,7 +249,7 @@ class TestDecoders:
     def test_a_network_that_does_not_fit_is_refused(self) -> None:
         editor = EditorDecoder(6, 64, tokens=16, width=128)
         with pytest.raises(RouteError, match="no network for conditions of shape"):
-            editor.borrow(GeneratorDecoder(6, 64, small_generator().settings))
+            editor.share_network(GeneratorDecoder(6, 64, small_generator().settings))
 
     def test_a_free_answer_draws(self, artist: VisionAgent) -> None:
         answer = artist.run("draw a dog", routes=["gen"], first_route="gen", max_routes=1, max_new_tokens=24)

@@ -15,9 +15,9 @@ from vision_agent import VisionAgent
 from vision_agent.decoders.image.diffusion import DiffusionDecoder, encode_prompts
 from vision_agent.errors import CheckpointError, ConfigError, MissingExtraError
 from vision_agent.model.backbone import Backbone
+from vision_agent.model.checkpoint import save_backbone
+from vision_agent.plugins.route import RouteSpec
 from vision_agent.routing.adapter import new_route, save_adapter
-from vision_agent.routing.layout import RouteSpec
-from vision_agent.train.new_model import save_backbone
 
 diffusers = pytest.importorskip("diffusers")
 import transformers  # noqa: E402  (after the check for diffusers, which needs it)

@@ -14,9 +14,9 @@ from vision_agent import DecodeRequest, DenseFeatures, InputError, RouteError, R
 from vision_agent.decoders.mask.decoder import MaskDecoder
 from vision_agent.geometry.frames import TileGrid
 from vision_agent.geometry.rle import RunLengths
+from vision_agent.model.checkpoint import save_backbone
 from vision_agent.plugins.decoder import MaskTargets
 from vision_agent.routing.adapter import new_route, save_adapter
-from vision_agent.train.new_model import save_backbone
 
 WIDTHS = (8, 16, 24, 32)
 GRID = TileGrid(160, 120, 1, 1, 448, 28)
@@ -25,8 +25,8 @@ SEGMENT = RouteSpec(token="[SEG]", decoder="mask", num_queries=4)
 
 def decoder(margin: float = 0.15) -> MaskDecoder:
     torch.manual_seed(1)
-    finder = {"hidden_size": 64, "feature_widths": list(WIDTHS), "width": 32, "embedding": 32, "proposals": 30}
-    return MaskDecoder(finder, width=16, margin=margin).eval()
+    predictor = {"hidden_size": 64, "feature_widths": list(WIDTHS), "width": 32, "embedding": 32, "proposals": 30}
+    return MaskDecoder(predictor, width=16, margin=margin).eval()
 
 
 def noise(seed: int = 0) -> DenseFeatures:
@@ -75,7 +75,7 @@ def pictures_of_discs(count: int) -> tuple[DenseFeatures, list[MaskTargets]]:
 def trained() -> MaskDecoder:
     """A decoder that has learned discs."""
     model = decoder().train()
-    model.finder.requires_grad_(False)
+    model.predictor.requires_grad_(False)
     optimiser = torch.optim.AdamW(model.head.parameters(), lr=3e-3)
     features, targets = pictures_of_discs(6)
     for step in range(30):
@@ -92,7 +92,7 @@ def test_every_mask_belongs_to_a_box_and_its_phrase() -> None:
     with torch.no_grad():
         prepared = model.prepare(noise())
     asked = request("dog", "cat", threshold=0.05)
-    found = model.finder.decode(states(2), prepared.boxes, asked)
+    found = model.predictor.decode(states(2), prepared.boxes, asked)
     result = model.decode(states(2), prepared, asked)
     assert len(result) == len(found) > 2 and result.decoder == "mask" and result.phrases == ("dog", "cat")
     assert result.labels == found.labels and np.array_equal(result.scores, found.scores)
@@ -159,7 +159,7 @@ def test_the_phrase_matters_to_the_mask() -> None:
     model = decoder()
     with torch.no_grad():
         prepared = model.prepare(noise())
-        unit_KE, _ = model.finder.phrase_vectors(states(2))
+        unit_KE, _ = model.predictor.phrase_vectors(states(2))
         boxes_BN4 = torch.tensor([[[0.1, 0.1, 0.6, 0.7]] * 2])
         logits_MSS, _ = model.head(prepared.maps, boxes_BN4, unit_KE[None])
     assert float((logits_MSS[0] - logits_MSS[1]).abs().max()) > 1e-3

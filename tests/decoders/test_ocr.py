@@ -14,16 +14,16 @@ from PIL import Image, ImageDraw, ImageFont
 from reportlab.pdfgen.canvas import Canvas
 
 from vision_agent import MissingExtraError, OcrResult, VisionAgent
-from vision_agent.documents.page_reader import load_reader
-from vision_agent.documents.reader import Librarian
+from vision_agent.documents.reader import DocumentReader
 from vision_agent.documents.source import page_pictures
+from vision_agent.plugins.registry import load_reader
 
 LINES = ["GREEN GROCER LTD", "Invoice No: 2024-0815", "Apples and pears 12.50", "Total Amount 1 234.00"]
 
 
 @pytest.fixture(scope="module")
-def librarian() -> Librarian:
-    return Librarian()
+def document_reader() -> DocumentReader:
+    return DocumentReader()
 
 
 def sheet(lines: list[str] = LINES, size: tuple[int, int] = (520, 300), font: int = 28) -> Image.Image:
@@ -34,15 +34,15 @@ def sheet(lines: list[str] = LINES, size: tuple[int, int] = (520, 300), font: in
     return image
 
 
-def read(librarian: Librarian, source: Any, **settings: Any) -> OcrResult:
-    result = librarian.read(source, **settings)
+def read(document_reader: DocumentReader, source: Any, **settings: Any) -> OcrResult:
+    result = document_reader.read(source, **settings)
     assert isinstance(result, OcrResult)
     return result
 
 
-def test_words_have_text_places_and_scores(librarian: Librarian) -> None:
+def test_words_have_text_places_and_scores(document_reader: DocumentReader) -> None:
     image = sheet()
-    result = read(librarian, image)
+    result = read(document_reader, image)
     assert result.engine == "rapidocr" and result.pages[0].angle == 0
     assert result.text.split() == " ".join(LINES).split()
     ink = np.asarray(image.convert("L")) < 128
@@ -59,10 +59,10 @@ def test_words_have_text_places_and_scores(librarian: Librarian) -> None:
 
 
 @pytest.mark.parametrize("degrees", [90, 180, 270, 3, -6])
-def test_turned_and_skewed_pages_are_read_and_boxes_lie_on_them(librarian: Librarian, degrees: int) -> None:
+def test_turned_and_skewed_pages_are_read_and_boxes_lie_on_them(document_reader: DocumentReader, degrees: int) -> None:
     upright = sheet(size=(520, 320))
     image = upright.rotate(-degrees, expand=True, fillcolor="white", resample=Image.Resampling.BICUBIC)
-    result = read(librarian, image)
+    result = read(document_reader, image)
     assert result.text.split() == " ".join(LINES).split()
     assert result.pages[0].angle == pytest.approx(degrees % 360, abs=1)
     first = result.words[0]
@@ -74,31 +74,31 @@ def test_turned_and_skewed_pages_are_read_and_boxes_lie_on_them(librarian: Libra
     assert first.text == "GREEN" and math.dist(first.quad[0], (x, y)) < 14
 
 
-def test_a_narrow_one_is_not_turned_on_its_side(librarian: Librarian) -> None:
+def test_a_narrow_one_is_not_turned_on_its_side(document_reader: DocumentReader) -> None:
     image = sheet(["Quantity", "Price"], size=(520, 180))
     ImageDraw.Draw(image).text((400, 40), "1", fill="black", font=ImageFont.load_default(28))
-    assert "1" in read(librarian, image).text.split()
+    assert "1" in read(document_reader, image).text.split()
 
 
-def test_an_empty_page_has_no_words(librarian: Librarian) -> None:
-    result = read(librarian, Image.new("RGB", (300, 300), "white"))
+def test_an_empty_page_has_no_words(document_reader: DocumentReader) -> None:
+    result = read(document_reader, Image.new("RGB", (300, 300), "white"))
     assert result.words == [] and result.text == "" and result.to_markdown() == "\n"
 
 
-def test_workers_give_the_same_pages(librarian: Librarian) -> None:
+def test_workers_give_the_same_pages(document_reader: DocumentReader) -> None:
     pages = [sheet([f"Page number {number}", "with words"], size=(400, 160)) for number in range(3)]
-    alone = librarian.read(pages)
-    together = librarian.read(pages, workers=2)
+    alone = document_reader.read(pages)
+    together = document_reader.read(pages, workers=2)
     assert isinstance(alone, list) and isinstance(together, list)
     assert [each.text for each in together] == [each.text for each in alone]
     assert [each.text.split()[2] for each in alone] == ["0", "1", "2"]
 
 
 def test_reading_leaves_the_root_logger_and_the_terminal_alone(
-    librarian: Librarian, capfd: pytest.CaptureFixture[str]
+    document_reader: DocumentReader, capfd: pytest.CaptureFixture[str]
 ) -> None:
     handlers, level = list(logging.getLogger().handlers), logging.getLogger().level
-    read(librarian, Image.new("RGB", (100, 100), "white"))
+    read(document_reader, Image.new("RGB", (100, 100), "white"))
     assert (list(logging.getLogger().handlers), logging.getLogger().level) == (handlers, level)
     captured = capfd.readouterr()
     assert captured.out == "" and captured.err == ""
@@ -121,8 +121,8 @@ def write(canvas: Canvas, lines: list[str] = LINES, x: float = 30, top: float = 
         canvas.drawString(x, top - 22 * row, text)
 
 
-def test_a_born_digital_page_gives_its_own_text(librarian: Librarian) -> None:
-    page = read(librarian, pdf(write)).pages[0]
+def test_a_born_digital_page_gives_its_own_text(document_reader: DocumentReader) -> None:
+    page = read(document_reader, pdf(write)).pages[0]
     assert page.source == "text layer" and page.text.split() == " ".join(LINES).split()
     assert {word.score for word in page.words} == {1.0}
     # Helvetica 14 at (30, 180) points from the lower left.
@@ -131,13 +131,13 @@ def test_a_born_digital_page_gives_its_own_text(librarian: Librarian) -> None:
     assert page.words[0].box.y0 < (220 - 180) * page.scale < page.words[0].box.y1 + 1
 
 
-def test_a_scanned_page_is_read_from_its_picture(librarian: Librarian) -> None:
+def test_a_scanned_page_is_read_from_its_picture(document_reader: DocumentReader) -> None:
     data = pdf(lambda canvas: canvas.drawInlineImage(sheet(), 0, 0, 300, 173))
-    page = read(librarian, data).pages[0]
+    page = read(document_reader, data).pages[0]
     assert page.source == "ocr" and page.text.split() == " ".join(LINES).split()
 
 
-def test_text_that_the_page_does_not_show_is_not_taken(librarian: Librarian) -> None:
+def test_text_that_the_page_does_not_show_is_not_taken(document_reader: DocumentReader) -> None:
     def draw(canvas: Canvas) -> None:
         write(canvas)
         canvas.setFillGray(1)
@@ -153,31 +153,31 @@ def test_text_that_the_page_does_not_show_is_not_taken(librarian: Librarian) -> 
         canvas.drawText(hidden)
         canvas.restoreState()
 
-    page = read(librarian, pdf(draw)).pages[0]
+    page = read(document_reader, pdf(draw)).pages[0]
     assert page.source == "text layer" and page.text.split() == " ".join(LINES).split()
 
 
-def test_a_layer_that_says_something_else_than_the_page_is_dropped(librarian: Librarian) -> None:
+def test_a_layer_that_says_something_else_than_the_page_is_dropped(document_reader: DocumentReader) -> None:
     def draw(canvas: Canvas) -> None:
         # What is seen is a picture; the layer under it claims other words in its place.
         write(canvas, ["RED BUTCHER INC", "Quote Nr. 77", "Fish 99.99", "Sum 5.00"], x=25, top=142)
         canvas.drawInlineImage(sheet(), 0, 0, 300, 173)
 
-    page = read(librarian, pdf(draw)).pages[0]
+    page = read(document_reader, pdf(draw)).pages[0]
     assert "BUTCHER" not in page.text and page.text.split() == " ".join(LINES).split()
 
 
-def test_lines_that_only_the_picture_has_are_added_to_the_layer(librarian: Librarian) -> None:
+def test_lines_that_only_the_picture_has_are_added_to_the_layer(document_reader: DocumentReader) -> None:
     def draw(canvas: Canvas) -> None:
         write(canvas)
         canvas.drawInlineImage(sheet(["STAMP PAID"], size=(300, 110)), 30, 20, 150, 55)
 
-    page = read(librarian, pdf(draw)).pages[0]
+    page = read(document_reader, pdf(draw)).pages[0]
     assert page.source == "text layer"
     assert page.text.split() == [*" ".join(LINES).split(), "STAMP", "PAID"]
 
 
-def test_tables_and_headings_of_a_page_are_in_its_markdown(librarian: Librarian) -> None:
+def test_tables_and_headings_of_a_page_are_in_its_markdown(document_reader: DocumentReader) -> None:
     rows = [("Part", "Count", "Price"), ("Bolt", "7", "1.20"), ("Washer", "77", "0.30"), ("5 mm² wire", "8", "0.15")]
 
     def draw(canvas: Canvas) -> None:
@@ -189,22 +189,22 @@ def test_tables_and_headings_of_a_page_are_in_its_markdown(librarian: Librarian)
         canvas.grid([30, 150, 220, 280], [144 - 20 * row for row in range(5)])
 
     for source in (pdf(draw), next(iter(page_pictures(pdf(draw)))).image):
-        page = read(librarian, source).pages[0]
+        page = read(document_reader, source).pages[0]
         (table,) = page.tables
         assert table.source == "lines" and table.grid()[:3] == [list(row) for row in rows[:3]]
         shown = page.to_markdown()
         assert shown.index("counted by hand") < shown.index("| Part | Count | Price |") < shown.index("| Washer | 77 |")
-    assert read(librarian, pdf(draw)).tables[0].grid()[3][0] == "5 mm² wire"
-    assert [word.text for word in read(librarian, pdf(draw)).words].count("77") == 1
+    assert read(document_reader, pdf(draw)).tables[0].grid()[3][0] == "5 mm² wire"
+    assert [word.text for word in read(document_reader, pdf(draw)).words].count("77") == 1
 
 
-def test_the_layer_of_a_turned_page_has_boxes_where_the_picture_has_ink(librarian: Librarian) -> None:
+def test_the_layer_of_a_turned_page_has_boxes_where_the_picture_has_ink(document_reader: DocumentReader) -> None:
     document = pypdfium2.PdfDocument(pdf(write))
     document[0].set_rotation(90)
     turned = io.BytesIO()
     document.save(turned)
     document.close()
-    page = read(librarian, turned.getvalue()).pages[0]
+    page = read(document_reader, turned.getvalue()).pages[0]
     assert page.source == "text layer" and page.angle == 90
     assert (page.width, page.height) == (523, 713)
     assert page.text.split() == " ".join(LINES).split()
@@ -212,14 +212,14 @@ def test_the_layer_of_a_turned_page_has_boxes_where_the_picture_has_ink(libraria
     assert left > 400 and top == pytest.approx(30 * 2000 / 842, abs=4)
 
 
-def test_columns_of_a_scanned_pdf_skewed_by_three_degrees(librarian: Librarian) -> None:
+def test_columns_of_a_scanned_pdf_skewed_by_three_degrees(document_reader: DocumentReader) -> None:
     image = Image.new("RGB", (1000, 500), "white")
     pen = ImageDraw.Draw(image)
     for row in range(5):
         pen.text((50, 80 + 50 * row), f"left column text row {row}", fill="black", font=ImageFont.load_default(28))
         pen.text((540, 96 + 50 * row), f"right column text row {row}", fill="black", font=ImageFont.load_default(28))
     skewed = image.rotate(-3, expand=True, fillcolor="white", resample=Image.Resampling.BICUBIC)
-    page = read(librarian, pdf(lambda canvas: canvas.drawInlineImage(skewed, 0, 0, 400, 200), size=(400, 210))).pages[0]
+    page = read(document_reader, pdf(lambda canvas: canvas.drawInlineImage(skewed, 0, 0, 400, 200), size=(400, 210))).pages[0]
     assert page.angle == pytest.approx(3, abs=0.7)
     assert page.text.split("\n\n")[0].split() == " ".join(f"left column text row {row}" for row in range(5)).split()
 
@@ -248,7 +248,7 @@ def test_the_model_can_read_instead(agent: VisionAgent) -> None:
     assert all(word.box.xyxy == (0, 0, 64, 64) for word in result.words)
 
 
-def test_the_route_reads_the_picture(librarian: Librarian) -> None:
+def test_the_route_reads_the_picture(document_reader: DocumentReader) -> None:
     from torch import zeros
 
     from vision_agent.geometry.frames import TileGrid

@@ -26,7 +26,7 @@ from vision_agent.decoders.sam.sa2va import Sa2vaNetwork
 from vision_agent.decoders.sam.transformers_network import TransformersNetwork
 from vision_agent.model.original import native_config, sa2va, sa2va_sam2
 from vision_agent.model.original.weights import LANGUAGE_RULES, VISION_RULES, empty_model, load_by_rules
-from vision_agent.routing.layout import RouteSpec
+from vision_agent.plugins.route import RouteSpec
 
 ANSWER = ["\n", "S", "[SEG]", ".", "<|im_end|>"]
 CAPTION = ["\n", "<p>", "a", "</p>", "[SEG]", "<p>"]  # and so on, round in circles

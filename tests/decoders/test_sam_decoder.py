@@ -29,8 +29,8 @@ from vision_agent.decoders.sam import SamDecoder, load_network
 from vision_agent.decoders.sam.loss import mask_loss
 from vision_agent.geometry.frames import TileGrid
 from vision_agent.model.backbone import Backbone
+from vision_agent.plugins.route import RouteSpec
 from vision_agent.routing.adapter import change_settings
-from vision_agent.routing.layout import RouteSpec
 
 assert original  # a fixture
 

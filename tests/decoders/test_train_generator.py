@@ -15,13 +15,14 @@ from typer.testing import CliRunner
 from vision_agent import VisionAgent
 from vision_agent.cli.main import app
 from vision_agent.data.recolor import colour_of
+from vision_agent.data.text.phrases import plural
 from vision_agent.decoders.image.mapper_training import EDIT, GENERATE, DrawingTraining, train_drawing
-from vision_agent.decoders.image.scenes import GeneratorScenes, painted, plural, vocabulary
+from vision_agent.decoders.image.scenes import GeneratorScenes, painted, vocabulary
 from vision_agent.decoders.image.training import GeneratorConfig, load_generator, read_generator_config, train_generator
 from vision_agent.errors import CheckpointError, ConfigError, InputError
 from vision_agent.inference.colors import COLOURS
 from vision_agent.model.backbone import Backbone
-from vision_agent.train.new_model import save_backbone
+from vision_agent.model.checkpoint import save_backbone
 
 
 def stored(picture: Image.Image) -> bytes:

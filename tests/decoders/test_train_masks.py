@@ -13,16 +13,17 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
 from vision_agent import CheckpointError, RouteSpec, VisionAgent
-from vision_agent.data.copy_paste import SceneMaker, plain_background
+from vision_agent.data.copy_paste import CopyPaste, plain_background
 from vision_agent.data.mask_samples import MaskMix, tightened
 from vision_agent.data.scene import Scene, flipped, window
 from vision_agent.data.sources import CocoPhotos, Cutouts, outline_mask
 from vision_agent.decoders.mask.training import MaskTraining, train_masks
 from vision_agent.evaluate.masks import mask_figures
 from vision_agent.geometry.rle import RunLengths
+from vision_agent.model.checkpoint import save_backbone
 from vision_agent.routing.adapter import new_route, save_adapter
 from vision_agent.train.config import ModelSection
-from vision_agent.train.new_model import new_backbone, save_backbone, train_tokenizer
+from vision_agent.train.new_model import new_backbone, train_tokenizer
 
 archives = test_train.archives
 
@@ -119,7 +120,7 @@ def test_a_thing_that_is_cropped_away_takes_its_mask_along() -> None:
 
 
 def test_a_pasted_thing_has_the_pixels_that_show(archives: Path) -> None:
-    maker = SceneMaker(Cutouts(archives), "train")
+    maker = CopyPaste(Cutouts(archives), "train")
     ground = plain_background(Image.new("RGB", (200, 160), (240, 240, 240)))
     rng = np.random.default_rng(0)
     seen = 0
@@ -144,7 +145,7 @@ def test_a_pasted_thing_hides_what_is_behind_it(archives: Path) -> None:
         colours=(None,),
         masks=(everywhere,),
     )
-    scene = SceneMaker(Cutouts(archives), "train").make(ground, np.random.default_rng(1), masks=True)
+    scene = CopyPaste(Cutouts(archives), "train").make(ground, np.random.default_rng(1), masks=True)
     wall, *things = scene.masks
     assert scene.names[0] == "wall" and wall is not None and len(things) > 0
     assert not any((wall & thing).any() for thing in things if thing is not None)

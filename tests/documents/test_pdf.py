@@ -18,7 +18,7 @@ from reportlab.pdfgen.canvas import Canvas
 
 from vision_agent import DocumentError, ImageLimits, InputError, PasswordError
 from vision_agent.documents.pdf import MAX_PIXELS
-from vision_agent.documents.reader import Librarian, side_by_side
+from vision_agent.documents.reader import DocumentReader, side_by_side
 from vision_agent.documents.result import Line
 from vision_agent.documents.source import page_pictures
 
@@ -60,23 +60,23 @@ def text_pages(count: int) -> Callable[[Canvas], None]:
 
 
 @pytest.fixture
-def librarian() -> Librarian:
-    return Librarian()
+def document_reader() -> DocumentReader:
+    return DocumentReader()
 
 
-def numbers(librarian: Librarian, source: Any, **settings: Any) -> list[int]:
-    return [page.number for page in librarian.pages(source, engine=Blind(), text_layer="never", **settings)]
+def numbers(document_reader: DocumentReader, source: Any, **settings: Any) -> list[int]:
+    return [page.number for page in document_reader.pages(source, engine=Blind(), text_layer="never", **settings)]
 
 
 # --- where documents come from
 
 
-def test_a_pdf_comes_as_path_bytes_or_file_object(librarian: Librarian, tmp_path: Path) -> None:
+def test_a_pdf_comes_as_path_bytes_or_file_object(document_reader: DocumentReader, tmp_path: Path) -> None:
     data = pdf(text_pages(2))
     (tmp_path / "two.pdf").write_bytes(data)
     for source in (tmp_path / "two.pdf", str(tmp_path / "two.pdf"), data, io.BytesIO(data), memoryview(data)):
-        assert numbers(librarian, source) == [1, 2]
-    result = librarian.read(tmp_path / "two.pdf", engine=Blind(), text_layer="never")
+        assert numbers(document_reader, source) == [1, 2]
+    result = document_reader.read(tmp_path / "two.pdf", engine=Blind(), text_layer="never")
     assert not isinstance(result, list)
     assert result.file == str(tmp_path / "two.pdf") and (result.pages[0].width, result.pages[0].height) == (713, 476)
     assert result.pages[0].scale == pytest.approx(2000 / 842)
@@ -87,18 +87,18 @@ def test_a_pdf_comes_as_path_bytes_or_file_object(librarian: Librarian, tmp_path
     ("pages", "expected"),
     [(None, [1, 2, 3, 4]), (3, [3]), ([4, 1], [4, 1]), ("1-2,4", [1, 2, 4]), ("3-", [3, 4]), (range(2, 4), [2, 3])],
 )
-def test_page_ranges(librarian: Librarian, pages: Any, expected: list[int]) -> None:
-    assert numbers(librarian, pdf(text_pages(4)), pages=pages) == expected
+def test_page_ranges(document_reader: DocumentReader, pages: Any, expected: list[int]) -> None:
+    assert numbers(document_reader, pdf(text_pages(4)), pages=pages) == expected
 
 
 @pytest.mark.parametrize("pages", [0, "5", "2-9", "x", "3-2", [], [1, 9], True, 1.5])
-def test_page_ranges_that_make_no_sense(librarian: Librarian, pages: Any) -> None:
+def test_page_ranges_that_make_no_sense(document_reader: DocumentReader, pages: Any) -> None:
     with pytest.raises((InputError, TypeError), match="`pages` must be"):
-        numbers(librarian, pdf(text_pages(4)), pages=pages)
+        numbers(document_reader, pdf(text_pages(4)), pages=pages)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")  # of the broken one
-def test_a_tiff_has_its_pages(librarian: Librarian, tmp_path: Path) -> None:
+def test_a_tiff_has_its_pages(document_reader: DocumentReader, tmp_path: Path) -> None:
     frames = [Image.new("RGB", (60 + 10 * index, 40), "white") for index in range(3)]
     frames[0].save(tmp_path / "three.tiff", save_all=True, append_images=frames[1:])
     for source in (
@@ -106,60 +106,60 @@ def test_a_tiff_has_its_pages(librarian: Librarian, tmp_path: Path) -> None:
         (tmp_path / "three.tiff").read_bytes(),
         Image.open(tmp_path / "three.tiff"),
     ):
-        found = list(librarian.pages(source, engine=Blind()))
+        found = list(document_reader.pages(source, engine=Blind()))
         assert [(page.number, page.width) for page in found] == [(1, 60), (2, 70), (3, 80)]
-    assert numbers(librarian, tmp_path / "three.tiff", pages="2-") == [2, 3]
+    assert numbers(document_reader, tmp_path / "three.tiff", pages="2-") == [2, 3]
     broken = (tmp_path / "three.tiff").read_bytes()[:9000]
     with pytest.raises(InputError, match="TIFF"):
-        numbers(librarian, broken)
+        numbers(document_reader, broken)
 
 
-def test_lists_and_folders_give_a_result_each(librarian: Librarian, tmp_path: Path) -> None:
+def test_lists_and_folders_give_a_result_each(document_reader: DocumentReader, tmp_path: Path) -> None:
     (tmp_path / "b.pdf").write_bytes(pdf(text_pages(2)))
     Image.new("RGB", (50, 40), "white").save(tmp_path / "a.png")
     (tmp_path / "notes.txt").write_text("not a document")
-    results = librarian.read(str(tmp_path), engine=Blind())
+    results = document_reader.read(str(tmp_path), engine=Blind())
     assert isinstance(results, list)
     assert [(Path(each.file).name, len(each.pages)) for each in results] == [("a.png", 1), ("b.pdf", 2)]
-    listed = librarian.read([tmp_path / "b.pdf", Image.new("RGB", (50, 40))], engine=Blind(), pages=1)
+    listed = document_reader.read([tmp_path / "b.pdf", Image.new("RGB", (50, 40))], engine=Blind(), pages=1)
     assert isinstance(listed, list) and [each.pages[0].width for each in listed] == [713, 50]
     with pytest.raises(InputError, match="at least one document"):
-        librarian.read([])
+        document_reader.read([])
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="a folder with documents"):
-        librarian.read(tmp_path / "empty")
+        document_reader.read(tmp_path / "empty")
     with pytest.raises(DocumentError, match=r"source\[1\]"):
-        librarian.read([Image.new("RGB", (50, 40)), b"%PDF-1.7 nothing"], engine=Blind())
+        document_reader.read([Image.new("RGB", (50, 40)), b"%PDF-1.7 nothing"], engine=Blind())
 
 
 # --- what is wrong with a PDF
 
 
-def test_encrypted_pdfs_want_their_password(librarian: Librarian) -> None:
+def test_encrypted_pdfs_want_their_password(document_reader: DocumentReader) -> None:
     data = pdf(text_pages(1), encrypt=StandardEncryption("secret", strength=128))
     with pytest.raises(PasswordError, match="give its `password`"):
-        numbers(librarian, data)
+        numbers(document_reader, data)
     with pytest.raises(PasswordError, match="is not its password"):
-        numbers(librarian, data, password="wrong")
-    assert numbers(librarian, data, password="secret") == [1]
+        numbers(document_reader, data, password="wrong")
+    assert numbers(document_reader, data, password="secret") == [1]
 
 
-def test_broken_pdfs_are_named_or_repaired(librarian: Librarian) -> None:
+def test_broken_pdfs_are_named_or_repaired(document_reader: DocumentReader) -> None:
     data = pdf(text_pages(3))
     moved = data.replace(b"startxref", b"startxref\n99999999 %")
-    assert numbers(librarian, moved) == [1, 2, 3]  # PDFium rebuilds the table of objects
+    assert numbers(document_reader, moved) == [1, 2, 3]  # PDFium rebuilds the table of objects
     for broken in (b"%PDF-1.7\n%%EOF", data[:120], b"%PDF-1.4\n" + bytes(range(256)) * 8):
         with pytest.raises(DocumentError, match="`source` must be a"):
-            numbers(librarian, broken)
+            numbers(document_reader, broken)
 
 
-def test_a_pdf_without_pages_is_an_error(librarian: Librarian) -> None:
+def test_a_pdf_without_pages_is_an_error(document_reader: DocumentReader) -> None:
     buffer = io.BytesIO()
     document = pypdfium2.PdfDocument.new()
     document.save(buffer)
     document.close()
     with pytest.raises(DocumentError, match=r"one that has none|one that is broken"):
-        numbers(librarian, buffer.getvalue())
+        numbers(document_reader, buffer.getvalue())
 
 
 def huge_picture(side: int) -> bytes:
@@ -181,11 +181,11 @@ def huge_picture(side: int) -> bytes:
     return body + b"trailer<</Root 1 0 R/Size 6>>\nstartxref\n0\n%%EOF"
 
 
-def test_a_page_with_a_huge_picture_is_refused_before_it_is_decoded(librarian: Librarian) -> None:
-    assert numbers(librarian, huge_picture(800)) == [1]
+def test_a_page_with_a_huge_picture_is_refused_before_it_is_decoded(document_reader: DocumentReader) -> None:
+    assert numbers(document_reader, huge_picture(800)) == [1]
     before = psutil.Process().memory_info().rss
     with pytest.raises(DocumentError, match="one is 40000 x 40000"):
-        numbers(librarian, huge_picture(40000))
+        numbers(document_reader, huge_picture(40000))
     assert psutil.Process().memory_info().rss - before < 100 * 2**20
 
 
@@ -196,13 +196,13 @@ def test_large_pages_get_a_bounded_picture() -> None:
     assert page.scale == pytest.approx(width / 2384, rel=1e-3)
 
 
-def test_limits_hold_for_pictures(librarian: Librarian) -> None:
-    strict = Librarian(ImageLimits(max_pixels=1000))
+def test_limits_hold_for_pictures(document_reader: DocumentReader) -> None:
+    strict = DocumentReader(ImageLimits(max_pixels=1000))
     with pytest.raises(InputError, match="at most 1000 pixels"):
         strict.read(Image.new("RGB", (100, 100)), engine=Blind())
 
 
-def test_settings_that_make_no_sense(librarian: Librarian) -> None:
+def test_settings_that_make_no_sense(document_reader: DocumentReader) -> None:
     picture = Image.new("RGB", (50, 50))
     for settings, message in (
         ({"workers": 0}, "`workers` must be"),
@@ -212,23 +212,23 @@ def test_settings_that_make_no_sense(librarian: Librarian) -> None:
         ({"password": 5}, "`password` must be"),
     ):
         with pytest.raises(Exception, match=message):
-            librarian.read(picture, **settings)  # type: ignore[arg-type]
+            document_reader.read(picture, **settings)  # type: ignore[arg-type]
 
 
 # --- lazily
 
 
-def test_pages_are_read_as_they_are_asked_for(librarian: Librarian) -> None:
+def test_pages_are_read_as_they_are_asked_for(document_reader: DocumentReader) -> None:
     reader = Blind()
-    pages = librarian.pages(pdf(text_pages(50)), engine=reader, text_layer="never")
+    pages = document_reader.pages(pdf(text_pages(50)), engine=reader, text_layer="never")
     next(pages), next(pages)
     assert reader.pages == 2
 
 
-def test_memory_stays_flat_over_300_pages(librarian: Librarian) -> None:
+def test_memory_stays_flat_over_300_pages(document_reader: DocumentReader) -> None:
     process, sizes = psutil.Process(), []
     source = pdf(text_pages(300), size=(200, 120))
-    for page in librarian.pages(source, engine=Blind()):
+    for page in document_reader.pages(source, engine=Blind()):
         if page.number in (60, 300):
             sizes.append(process.memory_info().rss)
     assert sizes[1] - sizes[0] < 24 * 2**20

@@ -249,12 +249,12 @@ def test_corners_learn_in_three_steps_and_are_read(installed: None, checkpoint: 
     assert trained.exit_code == 0, trained.output
     assert (tmp_path / "corners" / "adapter.safetensors").stat().st_size < 2**20
     agent = VisionAgent.from_pretrained(checkpoint, adapters=["corners"])
-    found = agent.force("corners", ["page", "dog"], PHOTOS / "000000139872.jpg", threshold=0)
+    found = agent.run_route("corners", ["page", "dog"], PHOTOS / "000000139872.jpg", threshold=0)
     assert found.image_size == (640, 480)
     for sheet in found.items:
         assert sheet.phrase in ("page", "dog") and 0 <= sheet.score <= 1
         assert all(0 <= x <= 640 and 0 <= y <= 480 for x, y in sheet.corners)
-    assert agent.force("corners", "page", PHOTOS / "000000139872.jpg", threshold=1).items == ()
+    assert agent.run_route("corners", "page", PHOTOS / "000000139872.jpg", threshold=1).items == ()
 
 
 def test_the_corners_loss_is_least_at_the_truth_and_reaches_every_parameter(installed: None) -> None:
@@ -344,7 +344,7 @@ def test_the_tool_straightens_once_the_route_is_there(
     agent.load_adapter("corners")
     sheet = Sheet(phrase="page", score=0.9, corners=((100, 50), (300, 60), (310, 400), (90, 390)), model="tiny")
     # An untrained head finds no sheet; what the tool does with one is what is tested.
-    monkeypatch.setattr(agent, "force", lambda *args: Sheets(items=(sheet,), image_size=(640, 480)))
+    monkeypatch.setattr(agent, "run_route", lambda *args: Sheets(items=(sheet,), image_size=(640, 480)))
     said = agent.call_tool("straighten", {"image": image, "phrase": "page"}, store=store)
     assert said.images == tuple(said.content["images"]) and len(said.images) == 1
     assert store.get(said.images[0]).size == (220, 340)

@@ -15,7 +15,7 @@ from vision_agent import Answer, VisionAgent
 from vision_agent.extract.by_model import json_schema, prompt_for
 from vision_agent.extract.extractor import Extractor
 from vision_agent.extract.target import outline_of
-from vision_agent.train.new_model import save_backbone
+from vision_agent.model.checkpoint import save_backbone
 
 
 class Line(BaseModel):

@@ -21,10 +21,10 @@ from pydantic import BaseModel, ConfigDict, Field, HttpUrl, NaiveDatetime, Secre
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from vision_agent.agent import DEFAULT_CHECKPOINT
 from vision_agent.errors import ArgumentTypeError, CheckpointError, InputError, MissingExtraError
 from vision_agent.generation.grammar import choice_constraint, json_constraint
 from vision_agent.generation.vocabulary import Vocabulary, vocabulary_of
+from vision_agent.model.checkpoint import DEFAULT_CHECKPOINT
 from vision_agent.plugins.constraint import Constraint
 
 pytest.importorskip("llguidance")

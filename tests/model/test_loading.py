@@ -18,16 +18,10 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 from vision_agent.errors import CheckpointError, ConfigError, MissingExtraError
 from vision_agent.model import load_options as loading
 from vision_agent.model.attention import full_masks
+from vision_agent.model.compile import compile_steps
+from vision_agent.model.devices import input_device
 from vision_agent.model.int8 import Int8Linear
-from vision_agent.model.load_options import (
-    UNQUANTIZED,
-    LoadOptions,
-    check_load_options,
-    compile_steps,
-    finish,
-    input_device,
-    load_arguments,
-)
+from vision_agent.model.load_options import UNQUANTIZED, LoadOptions, check_load_options, finish, load_arguments
 from vision_agent.model.lora import apply_lora
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -24,7 +24,7 @@ from vision_agent import (
     VisionAgent,
 )
 from vision_agent.planning.image_metrics import measure
-from vision_agent.planning.tool_loop import ModelLoop
+from vision_agent.planning.tool_loop import ToolLoop
 
 BUS = PHOTOS / "000000274272.jpg"
 __all__ = ["tiny"]  # a fixture
@@ -282,7 +282,7 @@ def loop(agent: VisionAgent, script: Script, picture: Any, max_steps: int = 5) -
     for turn in script.turns:
         if "arguments" in turn:
             turn["arguments"].update({key: image for key in ("image", "document") if key in turn["arguments"]})
-    *_, result = ModelLoop(toolkit, toolkit.definitions("openai"), store, script, agent.model, max_steps).run(
+    *_, result = ToolLoop(toolkit, toolkit.definitions("openai"), store, script, agent.model, max_steps).run(
         "how many dogs, and what does the sign say?", [image]
     )
     assert isinstance(result, AgentResult)

@@ -17,7 +17,8 @@ from pydantic import BaseModel, ValidationError
 
 from vision_agent.errors import ArgumentTypeError, InputError, MissingExtraError
 from vision_agent.results import annotate as _draw
-from vision_agent.results.detections import Answer, Box, Detection, Detections, RoutedText
+from vision_agent.results.answers import Answer, RoutedText
+from vision_agent.results.detections import Box, Detection, Detections
 
 SIZE = (640, 480)
 COLOR = (12, 200, 34)

@@ -12,8 +12,8 @@ from PIL import Image
 from vision_agent import AdapterMismatchError, CheckpointError, RouteSpec, UnknownDecoderError, VisionAgent
 from vision_agent.errors import RouteError
 from vision_agent.model.backbone import Backbone
+from vision_agent.model.checkpoint import save_backbone
 from vision_agent.routing.adapter import new_route, save_adapter
-from vision_agent.train.new_model import save_backbone
 
 DET = RouteSpec(token="[DET]", decoder="box", num_queries=4)
 PICTURE = Image.new("RGB", (90, 60), "green")
@@ -95,4 +95,4 @@ def test_settings_the_decoder_does_not_take_are_named(checkpoint: Path, adapter:
 
 def test_an_agent_without_the_route_says_what_to_do(checkpoint: Path) -> None:
     with pytest.raises(RouteError, match="load_adapter"):
-        VisionAgent.from_pretrained(checkpoint).force("det", "dog", PICTURE)
+        VisionAgent.from_pretrained(checkpoint).run_route("det", "dog", PICTURE)

@@ -15,15 +15,16 @@ from safetensors.torch import load_file, save_file
 
 from vision_agent import ConfigError, VisionAgent
 from vision_agent.cli.main import calibrate
-from vision_agent.data.copy_paste import SceneMaker, plain_background
+from vision_agent.data.copy_paste import CopyPaste, plain_background
 from vision_agent.data.dataset import TrainingMix
-from vision_agent.data.near_duplicates import difference_hash, near_twins
+from vision_agent.data.near_duplicates import difference_hash, near_duplicates
+from vision_agent.data.recipe import DataSection
 from vision_agent.data.recolor import PAINTABLE, colour_of, repainted
 from vision_agent.data.samples import absent_phrases, colour_phrases, make_sample, present_phrases
 from vision_agent.data.scene import Scene, flipped, mosaic, window
 from vision_agent.data.sources import Cutouts, split_of, split_of_picture
 from vision_agent.inference.colors import COLOURS
-from vision_agent.train.config import DEFAULT_RECIPE, DataSection, StageSection, TrainConfig, read_config
+from vision_agent.train.config import DEFAULT_RECIPE, StageSection, TrainConfig, read_config
 from vision_agent.train.trainer import train
 
 SHAPES = {"ball": "ellipse", "box": "rectangle"}
@@ -332,7 +333,7 @@ def test_what_a_crop_cuts_away_is_ignored_not_denied() -> None:
 
 
 def test_composed_boxes_enclose_exactly_what_was_pasted(archives: Path) -> None:
-    maker = SceneMaker(Cutouts(archives), "train", size=(1, 2))
+    maker = CopyPaste(Cutouts(archives), "train", size=(1, 2))
     rng = np.random.default_rng(3)
     checked = 0
     for _ in range(40):
@@ -348,7 +349,7 @@ def test_composed_boxes_enclose_exactly_what_was_pasted(archives: Path) -> None:
 
 
 def test_twins_have_the_two_colours_and_do_not_touch(archives: Path) -> None:
-    maker = SceneMaker(Cutouts(archives), "train")
+    maker = CopyPaste(Cutouts(archives), "train")
     ground = plain_background(Image.new("RGB", (300, 300), (255, 255, 255)))
     scenes = [maker.twins(ground, ("red", "blue"), np.random.default_rng(seed)) for seed in range(10)]
     pairs = [scene for scene in scenes if len(scene.boxes) == 2]
@@ -434,8 +435,8 @@ def test_pictures_that_look_alike_are_in_one_split() -> None:
     first, other = (Image.fromarray(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8)).resize((320, 240)) for _ in "ab")
     again = first.crop((2, 2, 318, 238)).resize((160, 120))
     hashes = np.stack([difference_hash(picture) for picture in (first, other, again, first)])
-    assert near_twins(hashes, ["train", "test", "val", "train"]) == [2]
-    assert near_twins(hashes, ["test", "train", "test", "test"]) == []
+    assert near_duplicates(hashes, ["train", "test", "val", "train"]) == [2]
+    assert near_duplicates(hashes, ["test", "train", "test", "test"]) == []
     assert split_of_picture("animals_256", "ca116.webp", 139) == "train"
     assert split_of_picture("coco_train_448", "ca116.webp", 139) == split_of(139)
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from vision_agent.images.store import ImageStore, StoredImage
+from vision_agent.plugins.segmenter import Segmenter
 from vision_agent.plugins.tool import Tool, ToolOutput
 from vision_agent.results.detections import Box, Detection
-from vision_agent.results.segmentation import Segmentation, Segmenter
+from vision_agent.results.segmentation import Segmentation
 
 from .schemas import (
     NOTHING,
@@ -195,7 +196,7 @@ SEGMENT = Tool(
 )
 
 
-def segment_tool(sam: Segmenter | str | Path) -> Tool:
+def segment_tool(segmenter: Segmenter | str | Path) -> Tool:
     """`segment` for agents without a `[SEG]` route: `agent.tools(names=[..., segment_tool("sam_vit_b.pth")])`.
 
     Args:
@@ -204,7 +205,7 @@ def segment_tool(sam: Segmenter | str | Path) -> Tool:
 
     def run(agent: "VisionAgent", store: ImageStore, args: SegmentArguments) -> ToolOutput:
         picture = store.open(args.image)
-        result = agent.segment(args.phrases, picture.image, threshold=args.threshold, sam=sam)
+        result = agent.segment(args.phrases, picture.image, threshold=args.threshold, segmenter=segmenter)
         return _segmented(result, picture, store, args)
 
     return replace(SEGMENT, run=run, available=lambda agent: True)

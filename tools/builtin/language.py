@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from vision_agent.images.store import ImageStore, StoredImage
 from vision_agent.plugins.tool import Tool, ToolOutput
-from vision_agent.results.detections import Answer
+from vision_agent.results.answers import Answer
 
 from .schemas import AskArguments, CaptionArguments, TextResult
 

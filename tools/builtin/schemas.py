@@ -319,7 +319,7 @@ class DrawArguments(Arguments):
     ] = []
 
 
-class PictureResult(Result):
+class ImageResult(Result):
     """A new picture."""
 
     images: list[str] = Field(description="id of the new picture, for use in later calls")

@@ -36,8 +36,8 @@ except ImportError as error:
 if TYPE_CHECKING:
     from vision_agent.generation.options import GenerationOptions
     from vision_agent.generation.structured import AnswerForm
-    from vision_agent.inference.engine import Conversation
-    from vision_agent.results.detections import Answer
+    from vision_agent.inference.conversation import Conversation
+    from vision_agent.results.answers import Answer
 
 _CALL_TOKENS = 512  # most tokens of a tool call or structured answer, where `max_tokens` does not say
 
@@ -124,7 +124,7 @@ class ChatVision(BaseChatModel):
         from vision_agent.results.events import AnswerDone, TextDelta
 
         conversation, options, form = self._prepared(messages, stop, kwargs)
-        for event in self.agent.answerer.stream(conversation, options, form=form):
+        for event in self.agent.answer_pipeline.stream(conversation, options, form=form):
             if isinstance(event, TextDelta):
                 chunk = ChatGenerationChunk(message=AIMessageChunk(content=event.text))
                 if run_manager is not None:
@@ -135,14 +135,14 @@ class ChatVision(BaseChatModel):
 
     def _answered(self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> "Answer":
         conversation, options, form = self._prepared(messages, stop, kwargs)
-        answer: Answer = self.agent.answerer.answers([conversation], options, form=form)[0]
+        answer: Answer = self.agent.answer_pipeline.answers([conversation], options, form=form)[0]
         return answer
 
     def _prepared(
         self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
     ) -> "tuple[Conversation, GenerationOptions, AnswerForm]":
         from vision_agent.generation.structured import AnswerForm
-        from vision_agent.inference.engine import Conversation
+        from vision_agent.inference.conversation import Conversation
 
         from .messages import rounds_of
 

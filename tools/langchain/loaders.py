@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from vision_agent.batch.files import find_files
 from vision_agent.documents.markdown import block_markdown
-from vision_agent.documents.reader import Librarian
+from vision_agent.documents.reader import DocumentReader
 from vision_agent.documents.result import Block, Line, Page
 from vision_agent.documents.source import PageChoice
 from vision_agent.errors import ArgumentTypeError, InputError, MissingExtraError, bad_argument
@@ -62,7 +62,7 @@ class VisionBlobParser(BaseBlobParser):
         if by not in get_args(By):
             raise InputError(bad_argument("by", '"page" or "block"', by))
         self._by = by
-        self._read = Librarian().pages if agent is None else agent.ocr_pages
+        self._read = DocumentReader().pages if agent is None else agent.ocr_pages
         self._options: dict[str, Any] = {"pages": pages, "password": password}
         self._boxes = boxes
 

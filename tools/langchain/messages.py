@@ -44,7 +44,7 @@ class _Rounds:
 
 @dataclass(frozen=True)
 class Rounds:
-    """A conversation for `vision_agent.inference.engine.Conversation`.
+    """A conversation for `vision_agent.inference.conversation.Conversation`.
 
     Attributes:
         turns: rounds of (question, answer), the last answer None.

@@ -16,8 +16,7 @@ from pydantic import BaseModel
 
 from vision_agent.batch.records import Record
 from vision_agent.batch.schema import load_schema
-from vision_agent.documents.page_reader import load_reader
-from vision_agent.documents.reader import Librarian, TextLayer
+from vision_agent.documents.reader import DocumentReader, TextLayer
 from vision_agent.documents.result import OcrResult
 from vision_agent.documents.source import page_pictures
 from vision_agent.errors import DocumentError, ExtractionError, InputError, bad_argument
@@ -26,6 +25,7 @@ from vision_agent.extract.result import Extraction
 from vision_agent.extract.target import outline_of
 from vision_agent.extract.values.amounts import DecimalMark
 from vision_agent.extract.values.dates import DateOrder
+from vision_agent.plugins.registry import load_reader
 
 if TYPE_CHECKING:
     from vision_agent.agent import VisionAgent
@@ -90,7 +90,7 @@ class OcrJob:
         if self.engine == "model":
             read, options["engine"] = _agent(self.model, self.device, threads).ocr, "model"
         else:
-            read, options["engine"] = Librarian().read, load_reader(self.engine)(threads)
+            read, options["engine"] = DocumentReader().read, load_reader(self.engine)(threads)
 
         def work(file: str) -> Record:
             result = cast(OcrResult, read(Path(file), **options))
@@ -168,7 +168,7 @@ class ExtractJob:
         if self.model is not None or self.engine == "model":
             extract = _agent(self.model, self.device, threads).extract
         else:
-            extract = Extractor(partial(Librarian().read, engine=load_reader(_READER)(threads))).extract
+            extract = Extractor(partial(DocumentReader().read, engine=load_reader(_READER)(threads))).extract
 
         def work(file: str) -> Record:
             try:
@@ -224,7 +224,8 @@ def _agent(model: str | None, device: str, threads: int) -> "VisionAgent":
     import torch
     from transformers.utils import logging
 
-    from vision_agent.agent import DEFAULT_CHECKPOINT, VisionAgent
+    from vision_agent.agent import VisionAgent
+    from vision_agent.model.checkpoint import DEFAULT_CHECKPOINT
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -9,7 +9,7 @@ from pathlib import Path
 from vision_agent.batch.jobs import Job
 from vision_agent.batch.records import Records
 from vision_agent.batch.tables import SUFFIXES, check_suffix, write_table
-from vision_agent.batch.workers import Crew
+from vision_agent.batch.workers import WorkerPool
 from vision_agent.errors import ArgumentTypeError, InputError, bad_argument
 
 
@@ -70,8 +70,8 @@ def process(
         known = records.done()
         left = [file for file in wanted if file not in known or (retry and not known[file])]
         before = len(wanted) - len(left)
-        with _bar(progress, len(wanted), before) as step, Crew(job, min(workers, max(1, len(left)))) as crew:
-            for file, line, well in crew.work(left):
+        with _bar(progress, len(wanted), before) as step, WorkerPool(job, min(workers, max(1, len(left)))) as pool:
+            for file, line, well in pool.work(left):
                 records.append(line)
                 known[file] = well
                 step()

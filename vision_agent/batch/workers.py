@@ -26,7 +26,7 @@ _CONTEXT = multiprocessing.get_context("spawn")
 _PATIENCE = 5.0  # seconds in which a worker that was told to stop does so
 
 
-class Crew:
+class WorkerPool:
     """Workers for one job; a context manager that stops them at its end, however it comes.
 
     Args:

@@ -16,13 +16,12 @@ from torch import nn
 from transformers import InternVLForConditionalGeneration
 from transformers.utils.hub import cached_file
 
-from vision_agent.agent import DEFAULT_CHECKPOINT
 from vision_agent.errors import CheckpointError
-from vision_agent.model.checkpoint import model_config, tiling_settings
+from vision_agent.model.checkpoint import DEFAULT_CHECKPOINT, model_config, tiling_settings
 from vision_agent.model.original.configuration import is_original, native_config, read_settings
 from vision_agent.model.original.sa2va import is_sa2va, sa2va_settings
+from vision_agent.plugins.route import RouteSpec
 from vision_agent.routing.adapter import AdapterInfo
-from vision_agent.routing.layout import RouteSpec
 
 _GIB, _MIB = 2**30, 2**20
 # NF4 has 4 bits a weight, an 8-bit scale for each 64 of them, and a 32-bit one for each 256 of those.

@@ -16,7 +16,7 @@ from vision_agent.cli import documents as cli_documents
 from vision_agent.decoders.image import commands as cli_pictures
 from vision_agent.errors import InputError, VisionAgentError, bad_argument
 from vision_agent.images.loading import ImageLimits, load_image
-from vision_agent.results.detections import Answer
+from vision_agent.results.answers import Answer
 from vision_agent.validation import check_length, check_phrases, check_request, check_threshold
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ def calibrate(
     change_settings(model / "adapters" / "det", **best)
     masks = agent.routes.get("seg")
     if masks is not None and "finder" in masks.decoder.settings:  # it finds things by a copy of the box decoder
-        change_settings(model / "adapters" / "seg", finder=masks.decoder.settings["finder"] | best)
+        change_settings(model / "adapters" / "seg", predictor=masks.decoder.settings["finder"] | best)
     for name, least in best.items():
         print(f"{name}\t{least}")
 
@@ -337,7 +337,8 @@ def _answer(
 def _agent(model: str | None, adapters: list[Path] | None, device: str, dtype: str) -> "VisionAgent":
     from transformers.utils import logging
 
-    from vision_agent.agent import DEFAULT_CHECKPOINT, VisionAgent
+    from vision_agent.agent import VisionAgent
+    from vision_agent.model.checkpoint import DEFAULT_CHECKPOINT
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -13,7 +13,7 @@ from vision_agent.data.sources import Cutout, Cutouts
 _MOST_COVERED = 0.6  # a thing hidden more than this is not asked for
 
 
-class SceneMaker:
+class CopyPaste:
     """Pastes cut-outs of one split on a picture.
 
     Args:

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
-from vision_agent.data.copy_paste import SceneMaker, plain_background, without_names
+from vision_agent.data.copy_paste import CopyPaste, plain_background, without_names
+from vision_agent.data.recipe import DataSection
 from vision_agent.data.samples import Sample, make_sample
 from vision_agent.data.scene import Scene, flipped, mosaic, random_frame, window
-from vision_agent.data.sources import CocoPhotos, Cutouts, PictureArchive, split_of_picture
+from vision_agent.data.sources import CocoPhotos, Cutouts, ImageArchive, split_of_picture
 from vision_agent.data.text import phrases as words
 from vision_agent.data.text.language_mix import LanguageMix
-from vision_agent.train.config import DataSection
 
 
 class Pictures:
@@ -28,13 +28,13 @@ class Pictures:
         self.photo_records = self.photos.pictures(split)
         self.animals = CocoPhotos(folder, "animals_256")
         self.animal_records = self.animals.pictures(split)
-        self._backgrounds = PictureArchive(folder / "backgrounds_320.zip")
+        self._backgrounds = ImageArchive(folder / "backgrounds_320.zip")
         self._background_names = [
             name
             for name in self._backgrounds.names()
             if "/" not in name and split_of_picture("backgrounds_320", name, name) == split
         ]
-        self.maker = SceneMaker(Cutouts(folder), cutouts or split)
+        self.maker = CopyPaste(Cutouts(folder), cutouts or split)
         # What a background may show without being marked.
         everyday = set(self.photos.names.values()) | {word for many in words.SYNONYMS.values() for word in many}
         self._doubtful = frozenset(everyday | {"man", "woman", "tree", "house", "flower", "street", "building"})

@@ -39,7 +39,7 @@ class MaskSample:
     names: tuple[str, ...]
 
 
-class MaskPictures:
+class MaskImages:
     """Scenes with masks, of one split."""
 
     def __init__(self, folder: Path, split: str, cutouts: str | None = None) -> None:
@@ -74,7 +74,7 @@ class MaskMix(Dataset[MaskSample]):
     """
 
     def __init__(self, folder: Path, side: int, seed: tuple[int, ...], most: int = 8) -> None:
-        self._pictures = MaskPictures(folder, "train")
+        self._pictures = MaskImages(folder, "train")
         self._side, self._seed, self._most = side, seed, most
 
     def __getitem__(self, number: int) -> MaskSample:

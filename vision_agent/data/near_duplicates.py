@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from vision_agent.data.sources import CocoPhotos, PictureArchive, split_of
+from vision_agent.data.sources import CocoPhotos, ImageArchive, split_of
 
 _SIDE = 16
 _MOST_BITS = 24
@@ -32,7 +32,7 @@ def difference_hash(picture: Image.Image) -> NDArray[np.bool_]:
     return (grey_HW[:, 1:] > grey_HW[:, :-1]).ravel()
 
 
-def near_twins(hashes: NDArray[np.bool_], splits: list[str]) -> list[int]:
+def near_duplicates(hashes: NDArray[np.bool_], splits: list[str]) -> list[int]:
     """Places of the pictures outside "train" that are alike to one of another split.
 
     Args:
@@ -57,7 +57,7 @@ def main() -> None:
     pictures: list[tuple[str, str, str]] = []
     hashes = []
     for name in (*_COCO_FORMAT, *_PLAIN):
-        archive = PictureArchive(folder / f"{name}.zip")
+        archive = ImageArchive(folder / f"{name}.zip")
         if name in _COCO_FORMAT:
             listed = CocoPhotos(folder, name).files()
         else:
@@ -66,7 +66,7 @@ def main() -> None:
             pictures.append((name, file, split_of(identifier)))
             hashes.append(difference_hash(archive.open(file)))
     twins: dict[str, list[str]] = {name: [] for name in (*_COCO_FORMAT, *_PLAIN)}
-    for place in near_twins(np.stack(hashes), [split for _, _, split in pictures]):
+    for place in near_duplicates(np.stack(hashes), [split for _, _, split in pictures]):
         name, file, _ = pictures[place]
         twins[name].append(file)
     print(json.dumps({name: sorted(files) for name, files in twins.items()}, indent=1))

@@ -46,7 +46,7 @@ def split_of_picture(archive: str, file: str, identifier: object) -> str:
     return "train" if file in _near_twins().get(archive, ()) else split_of(identifier)
 
 
-class PictureArchive:
+class ImageArchive:
     """Pictures by name from a zip of stored files or a folder, held as bytes."""
 
     def __init__(self, path: Path) -> None:
@@ -89,9 +89,9 @@ class CocoPhotos:
         return content
 
     @cached_property
-    def _archive(self) -> PictureArchive:
+    def _archive(self) -> ImageArchive:
         zipped = self.folder / f"{self.name}.zip"
-        return PictureArchive(zipped if zipped.exists() else self.folder / self.name)
+        return ImageArchive(zipped if zipped.exists() else self.folder / self.name)
 
     @cached_property
     def names(self) -> dict[int, str]:
@@ -183,7 +183,7 @@ class Cutouts:
     """
 
     def __init__(self, folder: Path, name: str = "cutouts_192") -> None:
-        self._archive = PictureArchive(folder / f"{name}.zip")
+        self._archive = ImageArchive(folder / f"{name}.zip")
         labels = json.loads((folder / f"{name}_labels.json").read_text("utf-8"))
         self._items: dict[str, list[Cutout]] = {"train": [], "val": [], "unseen": []}
         seen: set[str] = set()
@@ -207,7 +207,7 @@ class Cutouts:
 
 def read_text_vectors(folder: Path) -> tuple[list[str], NDArray[np.float32]]:
     """Names and CLIP text vectors (n, 512), unit length, of `text_vectors.zip`; a name's first vector counts."""
-    archive = PictureArchive(folder / "text_vectors.zip")
+    archive = ImageArchive(folder / "text_vectors.zip")
     names: list[str] = []
     rows: list[NDArray[np.float32]] = []
     for table in ("coco", "lvis", "openimages", "objects365"):

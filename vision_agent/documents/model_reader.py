@@ -8,9 +8,10 @@ from typing import Protocol
 from PIL import Image
 
 from vision_agent.documents.result import Block, Line, Page, Word, quad_of
-from vision_agent.documents.source import PagePicture
+from vision_agent.documents.source import PageImage
 from vision_agent.generation.options import GenerationOptions
-from vision_agent.results.detections import Answer, Box
+from vision_agent.results.answers import Answer
+from vision_agent.results.detections import Box
 
 REQUEST = (
     "Read all text in the image, line by line, exactly as it is written, from top to bottom. "
@@ -33,7 +34,7 @@ class ModelReader:
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
 
-    def page(self, picture: PagePicture) -> Page:
+    def page(self, picture: PageImage) -> Page:
         """The page's text in the model's words, a block for each paragraph."""
         width, height = picture.image.size
         answer = self._ask(REQUEST, picture.image, options=GenerationOptions(max_new_tokens=_MOST_TOKENS))

@@ -4,17 +4,13 @@ A reader knows lines and words. Files, PDFs, reading order and blocks are the sa
 The shipped one is `rapidocr` (decoders/ocr.py).
 """
 
-from importlib.metadata import entry_points
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from vision_agent.documents.result import Line
-from vision_agent.errors import MissingExtraError, UnknownDecoderError
-
-READER_GROUP = "vision_agent.readers"
 
 
 class PageReader(Protocol):
@@ -33,21 +29,3 @@ class PageReader(Protocol):
     def recognise(self, picture: Image.Image, quads: npt.NDArray[np.float64]) -> list[Line | None]:
         """The line in each quad (n, 4, 2), whose first side is its upper edge; None where there is none."""
         ...
-
-
-def load_reader(name: str) -> Any:
-    """The reader class of that name: `cls(threads)` gives a `documents.reader.PageReader`.
-
-    Raises:
-        UnknownDecoderError: not registered, or its plug-in is broken.
-        MissingExtraError: it needs a package that is not installed.
-    """
-    for entry in entry_points(group=READER_GROUP, name=name):
-        try:
-            return entry.load()
-        except MissingExtraError:
-            raise
-        except Exception as error:  # a plug-in may fail in any way while it is imported
-            raise UnknownDecoderError(f"reader {name!r} ({entry.value}) cannot be loaded: {error}") from error
-    known = sorted({entry.name for entry in entry_points(group=READER_GROUP)})
-    raise UnknownDecoderError(f"no reader {name!r} is registered; there are {known}")

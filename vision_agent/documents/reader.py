@@ -9,14 +9,15 @@ from itertools import groupby
 from typing import Any, Literal, TypeVar
 
 from vision_agent.documents.model_reader import Ask, ModelReader
-from vision_agent.documents.page_reader import PageReader, load_reader
+from vision_agent.documents.page_reader import PageReader
 from vision_agent.documents.pdf_text import trusted_lines
 from vision_agent.documents.reading_order import blocks_of
 from vision_agent.documents.result import Line, OcrResult, Page
-from vision_agent.documents.source import DocumentSource, PageChoice, PagePicture, documents_in, page_pictures
+from vision_agent.documents.source import DocumentSource, PageChoice, PageImage, documents_in, page_pictures
 from vision_agent.documents.table_detection import with_tables
 from vision_agent.errors import ArgumentTypeError, InputError, bad_argument
 from vision_agent.images.loading import ImageLimits
+from vision_agent.plugins.registry import load_reader
 
 TextLayer = Literal["auto", "never"]
 Documents = DocumentSource | Sequence[DocumentSource]
@@ -25,8 +26,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Librarian:
-    """Reads documents for an agent, or on its own: `Librarian().read("scan.pdf")` needs no language model.
+class DocumentReader:
+    """Reads documents for an agent, or on its own: `DocumentReader().read("scan.pdf")` needs no language model.
 
     Readers are loaded once and kept. One librarian may be shared by threads.
 
@@ -99,7 +100,7 @@ class Librarian:
             raise ArgumentTypeError(bad_argument("password", "a string", type(password).__name__))
         reader = self._reader(engine, workers)
 
-        def pictures() -> Iterator[tuple[int, PagePicture]]:
+        def pictures() -> Iterator[tuple[int, PageImage]]:
             for number, document in enumerate(documents):
                 with_layer = text_layer == "auto" and not isinstance(reader, ModelReader)
                 for picture in page_pictures(
@@ -112,7 +113,7 @@ class Librarian:
                 ):
                     yield number, picture
 
-        def work(item: tuple[int, PagePicture]) -> tuple[int, Page]:
+        def work(item: tuple[int, PageImage]) -> tuple[int, Page]:
             return item[0], read_page(item[1], reader)
 
         found = map(work, pictures()) if workers == 1 else side_by_side(work, pictures(), workers)
@@ -133,7 +134,7 @@ class Librarian:
             return self._readers[engine, threads]
 
 
-def read_page(picture: PagePicture, reader: "PageReader | ModelReader") -> Page:
+def read_page(picture: PageImage, reader: "PageReader | ModelReader") -> Page:
     """One page, read. A PDF's own text is taken where it agrees with what the page shows (see `textlayer`)."""
     if isinstance(reader, ModelReader):
         return reader.page(picture)

@@ -33,7 +33,7 @@ _PDF_WITHIN = 1024  # bytes at the start in which readers look for a PDF's mark
 
 
 @dataclass(frozen=True)
-class PagePicture:
+class PageImage:
     """A page to read.
 
     Attributes:
@@ -81,7 +81,7 @@ def page_pictures(
     limits: ImageLimits | None = None,
     with_layer: bool = True,
     name: str = "source",
-) -> Iterator[PagePicture]:
+) -> Iterator[PageImage]:
     """The pages of one document, one at a time. The file is open while the iterator lives.
 
     Args:
@@ -111,7 +111,7 @@ def page_pictures(
             yield from _frames(image, str(file), chosen, limits, name)
     else:
         chosen.of(1, name)
-        yield PagePicture(load_image(opened, limits=limits, name=name), file=str(file))
+        yield PageImage(load_image(opened, limits=limits, name=name), file=str(file))
 
 
 def page_picture(file: str, number: int, size: tuple[int, int], *, password: str | None = None) -> Image.Image:
@@ -190,11 +190,11 @@ def _begin(source: Any, file: Any) -> tuple[bytes, Any]:
 
 def _pdf_pages(
     source: Any, file: str, chosen: _Chosen, password: str | None, with_layer: bool, name: str
-) -> Iterator[PagePicture]:
+) -> Iterator[PageImage]:
     with PdfFile(source, password=password, name=name) as pdf:
         for number in chosen.of(len(pdf), name):
             page = pdf.page(number, with_layer=with_layer)
-            yield PagePicture(page.image, number, file, page.scale, page.layer)
+            yield PageImage(page.image, number, file, page.scale, page.layer)
 
 
 @contextmanager
@@ -213,7 +213,7 @@ def _tiff(source: Any, name: str) -> Iterator[Image.Image]:
             yield image
 
 
-def _frames(image: Image.Image, file: str, chosen: _Chosen, limits: ImageLimits, name: str) -> Iterator[PagePicture]:
+def _frames(image: Image.Image, file: str, chosen: _Chosen, limits: ImageLimits, name: str) -> Iterator[PageImage]:
     try:
         count = int(getattr(image, "n_frames", 1))
     except Exception as error:  # as above: the chain of pages is read here
@@ -226,4 +226,4 @@ def _frames(image: Image.Image, file: str, chosen: _Chosen, limits: ImageLimits,
                 f"`{name}` must be a complete TIFF, but its page {number} is broken ({error})"
             ) from error
         # `load_image` checks the size before it decodes, and applies the page's orientation.
-        yield PagePicture(load_image(image, limits=limits, name=f"{name}, page {number}"), number, file)
+        yield PageImage(load_image(image, limits=limits, name=f"{name}, page {number}"), number, file)

@@ -8,7 +8,7 @@ from vision_agent.agent import VisionAgent
 
 
 @dataclass(frozen=True)
-class PictureCommand:
+class ImageCommand:
     """What was asked for.
 
     Attributes:
@@ -24,7 +24,7 @@ class PictureCommand:
     split: str
 
 
-def read_command(description: str) -> PictureCommand:
+def read_command(description: str) -> ImageCommand:
     """The arguments of the command that runs, with the model loaded."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("folder", type=Path)
@@ -33,4 +33,4 @@ def read_command(description: str) -> PictureCommand:
     parser.add_argument("--split", choices=("val", "test"), default="test")
     options = parser.parse_args()
     agent = VisionAgent() if options.model == "default" else VisionAgent.from_pretrained(options.model)
-    return PictureCommand(agent, options.folder, options.out, options.split)
+    return ImageCommand(agent, options.folder, options.out, options.split)

@@ -22,7 +22,7 @@ from typing import Any
 from PIL import Image
 from pydantic import BaseModel
 
-from vision_agent.documents.reader import Librarian
+from vision_agent.documents.reader import DocumentReader
 from vision_agent.documents.result import Block, Line, OcrResult, Page, Word, box_around, quad_of
 from vision_agent.extract.extractor import Extractor
 from vision_agent.extract.result import Extraction
@@ -60,14 +60,14 @@ def receipts(
     chosen = [
         each for each in listed if not each["shop_in_heldout"] and split_of(str(each["fields"].get("company"))) == split
     ]
-    librarian = Librarian()
+    document_reader = DocumentReader()
     with zipfile.ZipFile(folder / "receipts_900.zip") as archive:
         for each in chosen[:limit]:
             if lines == "truth":
                 yield OcrResult(pages=(_true_page(each),), engine="truth"), each["fields"]
                 continue
             picture = Image.open(io.BytesIO(archive.read(each["file_name"]))).convert("RGB")
-            read = librarian.read(picture)
+            read = document_reader.read(picture)
             assert isinstance(read, OcrResult)
             yield read, each["fields"]
 
@@ -112,7 +112,7 @@ def plain(text: str) -> str:
 
 def measure(folder: Path, split: str, *, lines: str = "ocr", limit: int | None = None) -> dict[str, dict[str, float]]:
     """For each field the share that is right, of all documents, and the share that was not found."""
-    extractor = Extractor(Librarian().read)
+    extractor = Extractor(DocumentReader().read)
     right, missing, count = dict.fromkeys(FIELDS, 0), dict.fromkeys(FIELDS, 0), 0
     for document, truth in receipts(folder, split, lines=lines, limit=limit):
         found = extractor.extract(document, Receipt, engine="layout")

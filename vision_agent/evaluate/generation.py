@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from vision_agent.agent import VisionAgent
 from vision_agent.data.recolor import colour_of
-from vision_agent.decoders.image.scenes import NUMBERS, plural
+from vision_agent.data.text.phrases import NUMBERS, plural
 from vision_agent.evaluate.figures import Figure
 from vision_agent.inference.colors import COLOURS
 from vision_agent.results.detections import Box, Detection

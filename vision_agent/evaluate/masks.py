@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from vision_agent.agent import VisionAgent
-from vision_agent.data.mask_samples import MaskPictures
+from vision_agent.data.mask_samples import MaskImages
 from vision_agent.data.scene import Scene
 from vision_agent.evaluate.figures import Figure
 from vision_agent.geometry.frames import box_iou
@@ -29,7 +29,7 @@ def mask_figures(agent: VisionAgent, data: Path, split: str, limit: int | None =
     """
     if "seg" not in agent.routes:
         return
-    pictures = MaskPictures(data, split, cutouts="val")
+    pictures = MaskImages(data, split, cutouts="val")
     records = pictures.photo_records[:limit]
     photos = [pictures.photos.scene(record, colours=False, masks=True) for record in records]
     yield from _fits(agent, photos, f"outlined things on {len(photos)} COCO photos", "COCO photos")

@@ -23,7 +23,7 @@ from vision_agent.extract.values.amounts import DecimalMark
 from vision_agent.extract.values.coerce import readings
 from vision_agent.extract.values.dates import DateOrder
 from vision_agent.extract.values.spans import View
-from vision_agent.results.detections import Answer
+from vision_agent.results.answers import Answer
 
 Ask = Callable[..., Answer]
 

@@ -23,7 +23,7 @@ ReadDocument = Callable[..., Any]
 T = TypeVar("T", bound=BaseModel)
 
 _BIG = 500_000_000  # parameters from which a model reads documents better than rules do
-_MOST_PICTURES = 4  # pages whose pictures a model is shown at once
+_MOST_IMAGES = 4  # pages whose pictures a model is shown at once
 
 
 class Extractor:
@@ -101,7 +101,7 @@ class Extractor:
         self, document: DocumentSource | OcrResult, words: OcrResult, *, password: str | None = None
     ) -> list[Image.Image]:
         """Pictures of the first pages that were read; none where the document came from no file."""
-        numbers = [page.number for page in words.pages][:_MOST_PICTURES]
+        numbers = [page.number for page in words.pages][:_MOST_IMAGES]
         source: Any = words.file if isinstance(document, OcrResult) else document
         if not source or not numbers or hasattr(source, "read"):  # a file object was read to its end
             return []

@@ -28,7 +28,8 @@ from vision_agent.extract.rules.line_items import Entry, find_rows
 from vision_agent.extract.target import Form, Leaf, outline_of
 from vision_agent.extract.values.spans import View
 from vision_agent.generation.options import GenerationOptions
-from vision_agent.results.detections import Answer, Box
+from vision_agent.results.answers import Answer
+from vision_agent.results.detections import Box
 
 _PAGES = 3  # that an answer is looked for on
 _LETTERS = 6_000  # of their words in a prompt

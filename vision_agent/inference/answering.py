@@ -17,15 +17,16 @@ from vision_agent.generation.decoding import Written, cut_at_stop
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.generation.structured import AnswerForm
 from vision_agent.geometry.frames import TileGrid
-from vision_agent.inference.engine import Conversation, Responder
+from vision_agent.inference.conversation import Conversation
+from vision_agent.inference.decode import prepared
+from vision_agent.inference.engine import InferenceEngine
 from vision_agent.inference.image_cache import SeenImage
 from vision_agent.inference.image_refs import named_pictures
 from vision_agent.inference.onlooker import Onlooker
-from vision_agent.inference.predictor import prepared
 from vision_agent.inference.streaming import AnswerReader, Opened
 from vision_agent.model.prompt import PLACEHOLDER
 from vision_agent.plugins.decoder import DecodeRequest
-from vision_agent.results.detections import Answer, RoutedText
+from vision_agent.results.answers import Answer, RoutedText
 from vision_agent.results.events import AnswerDone, AnswerEvent, ResultReady, RouteOpened, TextDelta
 from vision_agent.routing.adapter import Route
 from vision_agent.routing.policy import RouteChoice
@@ -52,7 +53,7 @@ class _Shown:
     about: Sequence[int]
 
 
-class Answerer:
+class AnswerPipeline:
     """Answers conversations with one model.
 
     Args:
@@ -60,10 +61,10 @@ class Answerer:
         onlooker: looks at the picture for a model that was taught to ask for it.
     """
 
-    def __init__(self, responder: Responder, routes: Mapping[str, Route], onlooker: Onlooker) -> None:
-        self._responder = responder
+    def __init__(self, engine: InferenceEngine, routes: Mapping[str, Route], onlooker: Onlooker) -> None:
+        self._engine = engine
         self._onlooker = onlooker
-        self._backbone = responder.backbone
+        self._backbone = engine.backbone
         self._routes = routes
 
     @property
@@ -127,9 +128,9 @@ class Answerer:
         choice: RouteChoice,
         form: AnswerForm,
     ) -> list[Answer]:
-        with self._responder.lock:
+        with self._engine.lock:
             ruled = [self._ruled(conversation, choice, options) for conversation in conversations]
-            written, seen = self._responder.write(ruled, options, choice.forbidden(self._routes))
+            written, seen = self._engine.write(ruled, options, choice.forbidden(self._routes))
             readers = []
             for ids in written.answers:
                 reader = self._reader(options)
@@ -170,7 +171,7 @@ class Answerer:
         waiting: list[Opened] = []
         routed: list[RoutedText] = []
         ruled = self._ruled(conversation, choice, options)
-        for written, seen in self._responder.stream(ruled, options, choice.forbidden(self._routes)):
+        for written, seen in self._engine.stream(ruled, options, choice.forbidden(self._routes)):
             if waiting:  # their tokens have been fed by now
                 yield from self._ready(written, waiting, _shown(conversation, seen), routed)
                 waiting = []
@@ -181,7 +182,7 @@ class Answerer:
                     waiting.append(new)
                     yield RouteOpened(token=new.spec.token, phrase=new.phrase, start=new.start, end=new.end)
         if waiting:
-            with self._responder.lock:
+            with self._engine.lock:
                 written.complete(self._backbone)
             yield from self._ready(written, waiting, _shown(conversation, seen), routed)
         for rest in reader.finish():
@@ -194,13 +195,13 @@ class Answerer:
 
     def _reader(self, options: GenerationOptions) -> AnswerReader:
         specs = {route.token_id: route.spec for route in self._routes.values()}
-        return AnswerReader(self._responder, specs, options.stop)
+        return AnswerReader(self._engine, specs, options.stop)
 
     def _ready(
         self, written: Written, waiting: Sequence[Opened], shown: _Shown, routed: list[RoutedText]
     ) -> Iterator[ResultReady]:
         """Results of routes whose tokens are in the cache; they are added to `routed`."""
-        with self._responder.lock:
+        with self._engine.lock:
             states = self._states(written, [(0, opened) for opened in waiting])
             pairs = zip(waiting, states, strict=True)
             new = [

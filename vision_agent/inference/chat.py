@@ -9,13 +9,14 @@ from vision_agent.errors import InputError, bad_argument
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.images.loading import ImageLimits, ImageSource, load_image
 from vision_agent.images.video import VideoSource, frame_prompt, sample_frames
-from vision_agent.inference.answering import Answerer
-from vision_agent.inference.engine import Conversation
+from vision_agent.inference.answering import AnswerPipeline
+from vision_agent.inference.conversation import Conversation
+from vision_agent.model.preprocess import check_tiles
 from vision_agent.model.prompt import PLACEHOLDER, with_placeholders
-from vision_agent.results.detections import Answer
+from vision_agent.results.answers import Answer
 from vision_agent.results.events import AnswerDone, AnswerEvent
 from vision_agent.routing.policy import RouteChoice
-from vision_agent.validation import check_options, check_request, check_tiles
+from vision_agent.validation import check_options, check_request
 
 
 class Chat:
@@ -28,8 +29,8 @@ class Chat:
         history: the rounds so far, (question, answer); questions hold an `<image>` placeholder for each picture.
     """
 
-    def __init__(self, answerer: Answerer, limits: ImageLimits, options: GenerationOptions) -> None:
-        self._answerer = answerer
+    def __init__(self, answer_pipeline: AnswerPipeline, limits: ImageLimits, options: GenerationOptions) -> None:
+        self._pipeline = answer_pipeline
         self._limits = limits
         self._options = options
         self.history: list[tuple[str, str]] = []
@@ -101,7 +102,7 @@ class Chat:
         """
         check_request("question", question, images)
         settings = check_options(options, None) if options is not None else self._options
-        choice = RouteChoice.of(self._answerer.routes, self._answerer.model, routes, None, None)
+        choice = RouteChoice.of(self._pipeline.routes, self._pipeline.model, routes, None, None)
         given: list[Any] = list(images) if isinstance(images, list | tuple) else [] if images is None else [images]
         if video is None and bounds is not None:
             raise InputError(bad_argument("bounds", "left out where there is no `video`", bounds))
@@ -127,12 +128,12 @@ class Chat:
         )
         if stream:
             return self._stream(conversation, settings, choice)
-        return self._remember(conversation, self._answerer.answers([conversation], settings, choice)[0])
+        return self._remember(conversation, self._pipeline.answers([conversation], settings, choice)[0])
 
     def _stream(
         self, conversation: Conversation, options: GenerationOptions, choice: RouteChoice
     ) -> Iterator[AnswerEvent]:
-        for event in self._answerer.stream(conversation, options, choice):
+        for event in self._pipeline.stream(conversation, options, choice):
             if isinstance(event, AnswerDone):
                 self._remember(conversation, event.answer)
             yield event

@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from vision_agent.generation.options import GenerationOptions
-from vision_agent.inference.engine import Conversation, Responder
+from vision_agent.inference.conversation import Conversation
+from vision_agent.inference.engine import InferenceEngine
 from vision_agent.inference.image_cache import SeenImage
 from vision_agent.model.prompt import PLACEHOLDER, with_placeholders
 from vision_agent.routing.adapter import Route
@@ -25,7 +26,7 @@ _TOKENS = 64  # of an answer; "Sure, the segmentation result is [SEG]." has twel
 
 
 @dataclass(frozen=True)
-class AskedFor:
+class EmittedRoutes:
     """What came of asking for phrases.
 
     Attributes:
@@ -41,15 +42,15 @@ class AskedFor:
     seen: Sequence[SeenImage]
 
 
-def ask_for(
-    responder: Responder,
+def read_emitted_route(
+    engine: InferenceEngine,
     routes: Mapping[str, Route],
     route: Route,
     phrases: Sequence[str],
     pictures: Sequence[Image.Image],
     *,
     video: bool = False,
-) -> AskedFor:
+) -> EmittedRoutes:
     """Ask for each phrase on the same pictures, in its decoder's words.
 
     Args:
@@ -67,10 +68,10 @@ def ask_for(
         )
         for phrase in phrases
     ]
-    backbone = responder.backbone
+    backbone = engine.backbone
     others = [each.token_id for each in routes.values() if each is not route]
-    with responder.lock, torch.inference_mode():
-        written, seen = responder.write(conversations, GenerationOptions(max_new_tokens=_TOKENS), others)
+    with engine.lock, torch.inference_mode():
+        written, seen = engine.write(conversations, GenerationOptions(max_new_tokens=_TOKENS), others)
         emitted = [
             Emitted(row, index, route.spec.name)
             for row, answer in enumerate(written.answers)
@@ -81,7 +82,7 @@ def ask_for(
             written.complete(backbone)
         states = read_emitted(backbone, routes, written.cache, written.mask_BP, written.answers, emitted)
     empty = torch.empty(0, route.spec.states_per_token, backbone.hidden_size, device=backbone.device)
-    return AskedFor(
+    return EmittedRoutes(
         states_KNC=torch.stack(states).float() if states else empty,
         phrases=tuple(phrases[item.row] for item in emitted),
         scores=tuple(min(1.0, math.exp(written.logprobs[item.row][item.index])) for item in emitted),

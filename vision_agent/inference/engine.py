@@ -4,13 +4,9 @@ Shape suffixes: T picture tokens, C hidden size.
 """
 
 import hashlib
-import re
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError
-from contextvars import ContextVar
-from dataclasses import dataclass
 
 import torch
 from PIL import Image
@@ -18,41 +14,16 @@ from PIL import Image
 from vision_agent.generation.decoding import Reading, Written, check_context, cut_at_stop, steps
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.generation.prefix_cache import PrefixCache
+from vision_agent.inference.cancellation import ABANDONED, _raise_if_set, _while_wanted
+from vision_agent.inference.conversation import Conversation
 from vision_agent.inference.image_cache import ImageCache, SeenImage
 from vision_agent.model.backbone import Backbone
-from vision_agent.model.prompt import Prompt, Turn
-from vision_agent.plugins.constraint import Constraint
+from vision_agent.model.prompt import Prompt
 
 _PREFIX_TOKENS = 16384  # keys and values of at most this many tokens are remembered, or of one context
-# An event that is set when nobody waits any longer for the answers written in this context: `write` then stops.
-ABANDONED: ContextVar[threading.Event | None] = ContextVar("ABANDONED", default=None)
-_BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")  # how sentencepiece vocabularies name the token of one byte
 
 
-@dataclass(frozen=True)
-class Conversation:
-    """What is to be answered.
-
-    Attributes:
-        turns: rounds of (question, answer), the last answer None; questions hold a placeholder for each picture.
-        pictures: upright RGB, in the order of the placeholders.
-        max_tiles: most tiles of each picture, None for the checkpoint's bound.
-        combine: all pictures of a question share one placeholder.
-        plain: how many of the first rounds came before any picture; an `<image>` in them is plain text.
-        constraint: the grammar of the answer.
-        earlier_pictures: how many of the pictures came in rounds before the last.
-    """
-
-    turns: tuple[Turn, ...]
-    pictures: tuple[Image.Image, ...] = ()
-    max_tiles: tuple[int | None, ...] = ()
-    combine: bool = False
-    plain: int = 0
-    constraint: Constraint | None = None
-    earlier_pictures: int = 0
-
-
-class Responder:
+class InferenceEngine:
     """Answers conversations with one backbone. Safe to share between threads.
 
     Attributes:
@@ -166,79 +137,6 @@ class Responder:
         return steps(
             self.backbone, readings, options, forbidden=forbidden, constraints=grammars, prefixes=self.prefixes
         )
-
-
-class TextStream:
-    """Turns the growing tokens of an answer into pieces of text that, joined, are `Responder.visible_text` of all.
-
-    Holds back what the next token may change: half a character, space at the end, the beginning of a stop text. Each
-    token is decoded with a few before it, never the whole answer again.
-    """
-
-    def __init__(self, responder: Responder, stop: Sequence[str]) -> None:
-        self._responder = responder
-        self._stop = tuple(stop)
-        backbone = responder.backbone
-        self._silent = frozenset([*backbone.tokenizer.all_special_ids, *backbone.end_ids])
-        # Text is taken from the tokens up to `_taken`; it does not depend on those before `_context`.
-        self._context = self._taken = 0
-        self._held = ""
-        self._sent = 0  # characters
-
-    def push(self, ids: Sequence[int]) -> str:
-        """The new text after these tokens (all of the answer so far)."""
-        self._held += self._settled(ids)
-        ready = cut_at_stop(self._held, self._stop)
-        if len(ready) == len(self._held):
-            ready = ready[: len(ready) - max((_begun(ready, stop) for stop in self._stop), default=0)]
-        ready = ready.rstrip()
-        new = ready if self._sent else ready.lstrip()
-        if new:
-            self._held = self._held[len(ready) :]
-            self._sent += len(new)
-        return new
-
-    def finish(self, text: str) -> str:
-        """What is still missing of the whole answer's visible text."""
-        return text[self._sent :]
-
-    def _settled(self, ids: Sequence[int]) -> str:
-        """The text of the tokens since the last call, or nothing while it is not sure."""
-        size = len(ids)
-        while size > self._taken and self._joins(ids[size - 1]):
-            size -= 1
-        known = self._responder.decoded(ids[self._context : self._taken])
-        text = self._responder.decoded(ids[self._context : size])
-        if len(text) <= len(known) or text.endswith("\ufffd"):
-            return ""
-        self._context, self._taken = self._taken, size
-        return text[len(known) :]
-
-    def _joins(self, token: int) -> bool:
-        """Whether the next token may change what this one says.
-
-        A run of byte tokens is decoded as a whole: where it turns out to be no UTF-8, none of its bytes is a letter.
-        """
-        if token in self._silent:
-            return True
-        name = self._responder.backbone.tokenizer.convert_ids_to_tokens(token)
-        return _BYTE_TOKEN.fullmatch(str(name)) is not None
-
-
-def _begun(text: str, stop: str) -> int:
-    """How many characters at the end of the text are the beginning of a stop text."""
-    return next((size for size in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:size])), 0)
-
-
-def _while_wanted(growing: Iterator[Written], abandoned: threading.Event | None) -> Iterator[Written]:
-    for written in growing:
-        yield written
-        _raise_if_set(abandoned)
-
-
-def _raise_if_set(abandoned: threading.Event | None) -> None:
-    if abandoned is not None and abandoned.is_set():
-        raise CancelledError
 
 
 def _marks(seen: SeenImage) -> range:

@@ -1,112 +1,58 @@
 """Makes and changes pictures: the `[GEN]` and `[EDIT]` routes, forced, and the contract of their decoders.
 
-The words and the routing token are given, their query states are read, and a `PictureDecoder` turns these into pictures
+The words and the routing token are given, their query states are read, and a `ImageDecoder` turns these into pictures
 (the arrangement of VisionLLM v2, https://arxiv.org/abs/2406.08394, section 3.3).
 
 Shape suffixes: K prompts, N states a token, C hidden size.
 """
 
 import secrets
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from torch import Tensor
 
 from vision_agent.errors import ArgumentTypeError, InputError, RouteError, bad_argument
 from vision_agent.geometry.frames import TileGrid
-from vision_agent.inference.engine import Responder
-from vision_agent.inference.predictor import prepared
-from vision_agent.plugins.decoder import Decoder, DecodeRequest
-from vision_agent.results.generated import GeneratedImage, GeneratedImages, PictureOptions, Progress
+from vision_agent.inference.decode import prepared
+from vision_agent.inference.engine import InferenceEngine
+from vision_agent.plugins.image_decoder import ImageDecoder, ImageRequest
+from vision_agent.results.generated import GeneratedImages, ImageOptions, Progress
 from vision_agent.results.segmentation import Mask
 from vision_agent.routing.adapter import Route
 from vision_agent.routing.states import read_forced
-from vision_agent.validation import LONGEST_PHRASE
 
 MaskSource = Mask | Image.Image | npt.NDArray[Any]
 
-_MOST_PICTURES = 64
 _NO_PICTURE = TileGrid(1, 1, 1, 1)
-_SAME_EACH_TIME = PictureOptions(seed=0)
 _REMEDY = "load an adapter that makes pictures with `load_adapter(folder)`"
 
 
-@dataclass(frozen=True)
-class PictureRequest(DecodeRequest):
-    """What a picture decoder is told besides the states; a free route gets a plain `DecodeRequest`.
-
-    Attributes:
-        options: with a seed.
-        mask: bool (H, W) of the picture to change, True where it may change; None for everywhere.
-        negative_prompt: what to move away from.
-        away_1NC: its states; None where there is none.
-        progress: told after each step.
-    """
-
-    options: PictureOptions = _SAME_EACH_TIME
-    mask: npt.NDArray[np.bool_] | None = None
-    negative_prompt: str = ""
-    away_1NC: Tensor | None = None
-    progress: Progress | None = None
-
-    @classmethod
-    def of(cls, request: DecodeRequest) -> "PictureRequest":
-        """Any request as one for pictures. Where nothing was said, the seed is 0: an answer is always the same."""
-        if isinstance(request, PictureRequest):
-            return request
-        return cls(request.phrases, request.grid, request.model, request.threshold, request.scores)
-
-
-class PictureDecoder(Decoder):
-    """Base class of decoders that make pictures from words or, where `needs_picture`, change one.
-
-    Attributes:
-        largest_side: most pixels a side.
-        lender: name of the route whose decoder holds the network this one shares; None if it has its own.
-    """
-
-    largest_side: int = 2048
-    lender: str | None = None
-
-    @abstractmethod
-    def decode(self, states_KNC: Tensor, prepared: Any, request: DecodeRequest) -> GeneratedImages:
-        """One picture for each phrase; picture k takes the seed plus k."""
-
-    def unknown_words(self, prompt: str) -> tuple[str, ...]:
-        """Words of a prompt that this decoder was never taught."""
-        return ()
-
-    def borrow(self, other: Decoder) -> None:
-        """Take the network of the lender's decoder."""
-
-
-def link_lenders(routes: Mapping[str, Route]) -> None:
+def tie_networks(routes: Mapping[str, Route]) -> None:
     """Give every decoder that shares another's network that network, where both are loaded."""
     for route in routes.values():
         decoder = route.decoder
-        if isinstance(decoder, PictureDecoder) and decoder.lender is not None and decoder.lender in routes:
-            decoder.borrow(routes[decoder.lender].decoder)
+        if isinstance(decoder, ImageDecoder) and decoder.shared_with is not None and decoder.shared_with in routes:
+            decoder.share_network(routes[decoder.shared_with].decoder)
 
 
-class Drawer:
+class ImageGenerator:
     """Makes and changes pictures with one model.
 
     Args:
         routes: the loaded routes by name; routes that are loaded later count too.
     """
 
-    def __init__(self, responder: Responder, routes: Mapping[str, Route]) -> None:
-        self._responder = responder
-        self._backbone = responder.backbone
+    def __init__(self, engine: InferenceEngine, routes: Mapping[str, Route]) -> None:
+        self._engine = engine
+        self._backbone = engine.backbone
         self._routes = routes
 
-    def decoder(self, name: str) -> PictureDecoder:
+    def decoder(self, name: str) -> ImageDecoder:
         """The decoder of `"gen"` or `"edit"`.
 
         Raises:
@@ -115,9 +61,9 @@ class Drawer:
         if name not in self._routes:
             raise RouteError(f"{self._backbone.name!r} has no [{name.upper()}] route to make pictures with: {_REMEDY}")
         decoder = self._routes[name].decoder
-        if not isinstance(decoder, PictureDecoder):
+        if not isinstance(decoder, ImageDecoder):
             raise RouteError(f"the decoder of [{name.upper()}] is {type(decoder).__name__}, which makes no pictures")
-        if decoder.lender is not None and decoder.lender not in self._routes:
+        if decoder.shared_with is not None and decoder.shared_with not in self._routes:
             token = f"[{decoder.lender.upper()}]"
             raise RouteError(f"[{name.upper()}] draws with the network of {token}, which is not loaded: {_REMEDY}")
         return decoder
@@ -126,7 +72,7 @@ class Drawer:
         self,
         name: str,
         prompts: Sequence[str],
-        options: PictureOptions,
+        options: ImageOptions,
         negative_prompt: str | None,
         progress: Progress | None,
         picture: Image.Image | None = None,
@@ -138,12 +84,12 @@ class Drawer:
         if options.seed is None:
             options = replace(options, seed=secrets.randbelow(2**31))
         asked = [*prompts, *([negative_prompt] if negative_prompt else [])]
-        with self._responder.lock, torch.inference_mode():
-            seen = None if picture is None else self._responder.see(picture)
+        with self._engine.lock, torch.inference_mode():
+            seen = None if picture is None else self._engine.see(picture)
             tokens_TC = torch.empty(0, self._backbone.hidden_size) if seen is None else seen.encoded.tokens_TC
             counts = [] if seen is None else [len(tokens_TC)]
             states_KNC = read_forced(self._backbone, route, tokens_TC, counts, asked).float()
-            request = PictureRequest(
+            request = ImageRequest(
                 phrases=tuple(prompts),
                 grid=_NO_PICTURE if seen is None else seen.encoded.grid,
                 model=self._backbone.name,
@@ -155,68 +101,6 @@ class Drawer:
             )
             ready = None if seen is None else prepared(seen, route)
             return decoder.decode(states_KNC[: len(prompts)], ready, request)
-
-
-def finished(
-    decoder: PictureDecoder,
-    name: str,
-    pictures: Sequence[Image.Image],
-    request: PictureRequest,
-    *,
-    steps: int,
-    guidance: float,
-) -> GeneratedImages:
-    """Pictures as results: what every picture decoder returns.
-
-    Args:
-        name: the decoder's name.
-        steps, guidance: those that were taken.
-    """
-    seed = request.options.seed or 0
-    return GeneratedImages(
-        images=tuple(
-            GeneratedImage.of(
-                picture,
-                prompt=prompt,
-                seed=seed + number,
-                steps=steps,
-                guidance=guidance,
-                negative_prompt=request.negative_prompt,
-                unknown_words=decoder.unknown_words(prompt),
-                edited=decoder.needs_picture,
-                model=request.model,
-                decoder=name,
-            )
-            for number, (prompt, picture) in enumerate(zip(request.phrases, pictures, strict=True))
-        )
-    )
-
-
-def check_prompts(name: str, prompt: object) -> tuple[str, ...]:
-    """One prompt or a list of them, checked; `name` is the argument's name.
-
-    Raises:
-        InputError: none at all, an empty one, one that is too long, or too many.
-        ArgumentTypeError: no string.
-    """
-    items = [prompt] if isinstance(prompt, str) else prompt
-    if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
-        raise ArgumentTypeError(bad_argument(name, "a string or a list of strings", prompt))
-    if not 1 <= len(items) <= _MOST_PICTURES:
-        raise InputError(bad_argument(name, f"from 1 to {_MOST_PICTURES} prompts", f"{len(items)} of them"))
-    for index, item in enumerate(items):
-        where = name if isinstance(prompt, str) else f"{name}[{index}]"
-        if not item.strip():
-            raise InputError(bad_argument(where, "some words", item))
-        if len(item) > LONGEST_PHRASE:
-            raise InputError(bad_argument(where, f"at most {LONGEST_PHRASE} characters", item))
-    return tuple(items)
-
-
-def check_progress(progress: object) -> None:
-    """Raises ArgumentTypeError for what cannot be called."""
-    if progress is not None and not callable(progress):
-        raise ArgumentTypeError(bad_argument("progress", "a function of (step, steps, preview)", progress))
 
 
 def read_mask(mask: MaskSource | None, size: tuple[int, int]) -> npt.NDArray[np.bool_] | None:

@@ -11,10 +11,12 @@ from PIL import Image
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.geometry.frames import box_clip
 from vision_agent.inference.colors import colour_shares
-from vision_agent.inference.engine import Conversation, Responder
+from vision_agent.inference.conversation import Conversation
+from vision_agent.inference.decode import counted_from
+from vision_agent.inference.engine import InferenceEngine
 from vision_agent.inference.evidence import LOOKS
 from vision_agent.inference.evidence_loop import Looked, Looker, NameColour, answer_with_evidence, turns_of
-from vision_agent.inference.predictor import Finder, counted_from
+from vision_agent.inference.predictor import Predictor
 from vision_agent.plugins.decoder import PromptedDecoder
 from vision_agent.results.detections import Box, Detections
 from vision_agent.routing.adapter import Route
@@ -39,11 +41,11 @@ class Onlooker:
         finder: finds phrases with the same model.
     """
 
-    def __init__(self, responder: Responder, routes: Mapping[str, Route], finder: Finder) -> None:
-        self._responder = responder
-        self._backbone = responder.backbone
+    def __init__(self, engine: InferenceEngine, routes: Mapping[str, Route], predictor: Predictor) -> None:
+        self._engine = engine
+        self._backbone = engine.backbone
         self._routes = routes
-        self._finder = finder
+        self._predictor = predictor
 
     def can_look(self, conversation: Conversation) -> bool:
         """Whether the model looks by itself, and there is one picture to look at and no grammar to obey."""
@@ -72,14 +74,14 @@ class Onlooker:
         found: list[Detections] = []
 
         def find(phrase: str, threshold: float) -> Detections:
-            everything = self._finder.detect((phrase,), picture, threshold)
+            everything = self._predictor.detect((phrase,), picture, threshold)
             found.append(everything.filter(min_score=least) or everything[:1])
             return everything
 
-        with self._responder.lock, torch.inference_mode():
-            reading = self._responder.reading(conversation, options)
+        with self._engine.lock, torch.inference_mode():
+            reading = self._engine.reading(conversation, options)
             others = [each.token_id for name, each in self._routes.items() if name != _ROUTE]
-            write = turns_of(self._backbone, reading, options, others, self._responder.prefixes)
+            write = turns_of(self._backbone, reading, options, others, self._engine.prefixes)
             look = Looker(find, self._colour_namer(picture), least, presence, maybe)
             told = answer_with_evidence(write, look, self._backbone, route.token_id)
         return Sighting(told, tuple(found))
@@ -102,7 +104,7 @@ class Onlooker:
         """Bools (H, W) of the thing in a box; without masks, of the middle of the box."""
         masks = self._routes.get(_MASKS)
         if masks is not None and isinstance(masks.decoder, PromptedDecoder):
-            (found,) = self._finder.segment_prompts(picture, [box.tolist()], None, None)
+            (found,) = self._predictor.segment_prompts(picture, [box.tolist()], None, None)
             return found.mask.to_array()
         middle_HW = np.zeros((picture.height, picture.width), dtype=bool)
         x0, y0, x1, y1 = box.tolist()

@@ -15,16 +15,18 @@ from vision_agent.errors import InputError, RouteError, bad_argument
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.geometry.frames import box_area, box_clip
 from vision_agent.images.loading import ImageLimits
-from vision_agent.inference.emitted_routes import ask_for
-from vision_agent.inference.engine import Conversation, Responder
-from vision_agent.inference.image_cache import SeenImage
-from vision_agent.model.load_options import input_device
+from vision_agent.inference.conversation import Conversation
+from vision_agent.inference.decode import _wrong_result, counted_from, prepared
+from vision_agent.inference.emitted_routes import read_emitted_route
+from vision_agent.inference.engine import InferenceEngine
+from vision_agent.model.devices import input_device
 from vision_agent.model.prompt import with_placeholders
 from vision_agent.plugins.decoder import DecodeRequest, PromptedDecoder, WrittenAnswer
 from vision_agent.plugins.registry import load_segmenter, load_text_decoder
+from vision_agent.plugins.segmenter import Segmenter
 from vision_agent.results.detections import Detections
 from vision_agent.results.points import Count, Points
-from vision_agent.results.segmentation import Segmentation, Segmenter
+from vision_agent.results.segmentation import Segmentation
 from vision_agent.routing.adapter import Route
 from vision_agent.routing.policy import find_route
 from vision_agent.routing.states import read_forced
@@ -32,25 +34,16 @@ from vision_agent.routing.states import read_forced
 _GROUNDING_TOKENS = 512  # most tokens of a grounded answer: some thirty boxes
 
 
-def prepared(seen: SeenImage, route: Route) -> Any:
-    """What a route's decoder makes of a picture alone; made once and kept with the picture."""
-    if route.spec.name not in seen.prepared:
-        with torch.inference_mode():
-            maps = seen.encoded.features
-            seen.prepared[route.spec.name] = route.decoder.prepare_picture(maps.float(), seen.picture)
-    return seen.prepared[route.spec.name]
-
-
-class Finder:
+class Predictor:
     """Finds by phrase with one model.
 
     Args:
         routes: the loaded routes by name; routes that are loaded later count too.
     """
 
-    def __init__(self, responder: Responder, routes: Mapping[str, Route]) -> None:
-        self._responder = responder
-        self._backbone = responder.backbone
+    def __init__(self, engine: InferenceEngine, routes: Mapping[str, Route]) -> None:
+        self._engine = engine
+        self._backbone = engine.backbone
         self._routes = routes
         self._segmenters: dict[str, Segmenter] = {}
 
@@ -62,18 +55,18 @@ class Finder:
         """What a route's decoder gives for phrases on a picture; the model is asked where it was trained to be."""
         if route.decoder.request(phrases[0]) is not None:
             return self._asked_for(route, phrases, picture, threshold)
-        with self._responder.lock, torch.inference_mode():
-            seen = self._responder.see(picture)
+        with self._engine.lock, torch.inference_mode():
+            seen = self._engine.see(picture)
             encoded = seen.encoded
             states_KNC = read_forced(self._backbone, route, encoded.tokens_TC, [len(encoded.tokens_TC)], phrases)
             request = DecodeRequest(phrases, encoded.grid, self._backbone.name, threshold)
             return route.decoder.decode(states_KNC.float(), prepared(seen, route), request)
 
     def _asked_for(self, route: Route, phrases: tuple[str, ...], picture: Image.Image, threshold: float | None) -> Any:
-        asked = ask_for(self._responder, self._routes, route, phrases, [picture])
+        asked = read_emitted_route(self._engine, self._routes, route, phrases, [picture])
         (seen,) = asked.seen
         request = DecodeRequest(asked.phrases, seen.encoded.grid, self._backbone.name, threshold, asked.scores)
-        with self._responder.lock, torch.inference_mode():
+        with self._engine.lock, torch.inference_mode():
             found = route.decoder.decode(asked.states_KNC, prepared(seen, route), request)
         # Phrases that the model took no route for were asked all the same.
         return found.model_copy(update={"phrases": phrases}) if hasattr(found, "phrases") else found
@@ -124,11 +117,11 @@ class Finder:
         if not isinstance(decoder, PromptedDecoder):
             raise RouteError(f"the decoder {route.spec.decoder!r} of {route.spec.token!r} takes no boxes and points")
         if boxes is not None and points is not None:
-            raise InputError("`boxes` and `points` together need `sam=`; the model's own route takes one of them")
+            raise InputError("`boxes` and `points` together need `segmenter=`; the model's own route takes one of them")
         if points is None and point_labels is not None:
             raise InputError(bad_argument("point_labels", "left out where there are no `points`", point_labels))
-        with self._responder.lock, torch.inference_mode():
-            seen = self._responder.see(picture)
+        with self._engine.lock, torch.inference_mode():
+            seen = self._engine.see(picture)
             request = DecodeRequest((), seen.encoded.grid, self._backbone.name)
             if points is not None:
                 found = decoder.decode_points(points, prepared(seen, route), request, point_labels)
@@ -140,14 +133,14 @@ class Finder:
 
     def segment_by(
         self,
-        sam: Segmenter | str | Path,
+        segmenter: Segmenter | str | Path,
         phrases: tuple[str, ...],
         picture: Image.Image,
         threshold: float | None,
         limits: ImageLimits,
     ) -> Segmentation:
         """Masks by a segmenter, one for each box that `detect` finds."""
-        segmenter = self.segmenter(sam)
+        segmenter = self.segmenter(segmenter)
         found = self.detect(phrases, picture, threshold)
         found = found[box_area(box_clip(found.xyxy, found.image_size)) > 0]
         if not found:
@@ -168,14 +161,14 @@ class Finder:
             return Points.from_segmentation(self.segment(phrases, picture, threshold))
         return Points.from_detections(self.detect(phrases, picture, threshold))
 
-    def segmenter(self, sam: Segmenter | str | Path) -> Segmenter:
+    def segmenter(self, segmenter: Segmenter | str | Path) -> Segmenter:
         """A segmenter; one that is named by path is loaded once."""
-        if not isinstance(sam, str | Path):
-            return sam
-        key = str(sam)
-        with self._responder.lock:
+        if not isinstance(segmenter, str | Path):
+            return segmenter
+        key = str(segmenter)
+        with self._engine.lock:
             if key not in self._segmenters:
-                self._segmenters[key] = load_segmenter("sam").from_pretrained(sam, input_device(self._backbone.model))
+                self._segmenters[key] = load_segmenter("sam").from_pretrained(segmenter, input_device(self._backbone.model))
         return self._segmenters[key]
 
     def _ground(self, phrases: tuple[str, ...], picture: Image.Image, threshold: float | None) -> Detections:
@@ -191,10 +184,10 @@ class Finder:
             for phrase in phrases
         ]
         # A list of boxes that is cut off still holds the boxes before the cut.
-        room = min(self._responder.room(conversation) for conversation in conversations)
+        room = min(self._engine.room(conversation) for conversation in conversations)
         options = GenerationOptions(max_new_tokens=max(1, min(_GROUNDING_TOKENS, room)))
         tokens_of_routes = [route.token_id for route in self._routes.values()]
-        written, seen = self._responder.write(conversations, options, tokens_of_routes)
+        written, seen = self._engine.write(conversations, options, tokens_of_routes)
         answers = []
         for ids, logprobs in zip(written.answers, written.logprobs, strict=True):
             said = [(token, p) for token, p in zip(ids, logprobs, strict=True) if token not in self._backbone.end_ids]
@@ -204,13 +197,3 @@ class Finder:
             answers, DecodeRequest(phrases, seen[0][0].encoded.grid, self._backbone.name, threshold)
         )
         return found
-
-
-def _wrong_result(route: Route, found: object, expected: str) -> RouteError:
-    return RouteError(f"the decoder of {route.spec.token!r} gives {type(found).__name__}, not {expected}")
-
-
-def counted_from(route: Route) -> float | None:
-    """Least score of the boxes that are counted; None for all that the route's decoder finds."""
-    settings = route.decoder.settings
-    return settings.get("counted") or settings.get("threshold")

@@ -9,8 +9,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from vision_agent.inference.engine import Responder, TextStream
-from vision_agent.routing.layout import RouteSpec
+from vision_agent.generation.decoding import cut_at_stop
+from vision_agent.inference.engine import InferenceEngine
+from vision_agent.plugins.route import RouteSpec
 
 PHRASE_START, PHRASE_END = "<p>", "</p>"
 # What stands before a phrase without belonging to it.
@@ -45,14 +46,14 @@ class AnswerReader:
         opened: the routing tokens so far.
     """
 
-    def __init__(self, responder: Responder, specs: Mapping[int, RouteSpec], stop: Sequence[str]) -> None:
+    def __init__(self, engine: InferenceEngine, specs: Mapping[int, RouteSpec], stop: Sequence[str]) -> None:
         """`specs`: the loaded routes by the ids of their tokens."""
         self.text = ""
         self.opened: list[Opened] = []
-        self._responder = responder
+        self._engine = engine
         self._specs = specs
         self._stop = tuple(stop)
-        vocabulary = responder.backbone.tokenizer.get_added_vocab()
+        vocabulary = engine.backbone.tokenizer.get_added_vocab()
         self._marks = {vocabulary[mark]: mark for mark in (PHRASE_START, PHRASE_END) if mark in vocabulary}
         self._read = 0  # tokens
         self._begin_piece()
@@ -81,14 +82,14 @@ class AnswerReader:
 
     def finish(self) -> Iterator[str]:
         """What is still held back; the answer ends here, or its next piece begins."""
-        if self._piece and (new := self._stream.finish(self._responder.visible_text(self._piece, self._stop))):
+        if self._piece and (new := self._stream.finish(self._engine.visible_text(self._piece, self._stop))):
             yield self._add(new)
         self._begin_piece()
 
     def _begin_piece(self) -> None:
         # Text between two of the tokens that are not shown is a piece of its own.
         self._piece: list[int] = []
-        self._stream = TextStream(self._responder, self._stop)
+        self._stream = TextStream(self._engine, self._stop)
         self._fresh = True
 
     def _add(self, new: str) -> str:
@@ -108,3 +109,68 @@ class AnswerReader:
         self._since, self._marked = len(self.text), None
         self.opened.append(Opened(index, spec, self.text[start:end], start, end, about))
         return self.opened[-1]
+
+
+_BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")  # how sentencepiece vocabularies name the token of one byte
+
+
+class TextStream:
+    """Turns the growing tokens of an answer into pieces of text that, joined, are `InferenceEngine.visible_text` of all.
+
+    Holds back what the next token may change: half a character, space at the end, the beginning of a stop text. Each
+    token is decoded with a few before it, never the whole answer again.
+    """
+
+    def __init__(self, engine: InferenceEngine, stop: Sequence[str]) -> None:
+        self._engine = engine
+        self._stop = tuple(stop)
+        backbone = engine.backbone
+        self._silent = frozenset([*backbone.tokenizer.all_special_ids, *backbone.end_ids])
+        # Text is taken from the tokens up to `_taken`; it does not depend on those before `_context`.
+        self._context = self._taken = 0
+        self._held = ""
+        self._sent = 0  # characters
+
+    def push(self, ids: Sequence[int]) -> str:
+        """The new text after these tokens (all of the answer so far)."""
+        self._held += self._settled(ids)
+        ready = cut_at_stop(self._held, self._stop)
+        if len(ready) == len(self._held):
+            ready = ready[: len(ready) - max((_begun(ready, stop) for stop in self._stop), default=0)]
+        ready = ready.rstrip()
+        new = ready if self._sent else ready.lstrip()
+        if new:
+            self._held = self._held[len(ready) :]
+            self._sent += len(new)
+        return new
+
+    def finish(self, text: str) -> str:
+        """What is still missing of the whole answer's visible text."""
+        return text[self._sent :]
+
+    def _settled(self, ids: Sequence[int]) -> str:
+        """The text of the tokens since the last call, or nothing while it is not sure."""
+        size = len(ids)
+        while size > self._taken and self._joins(ids[size - 1]):
+            size -= 1
+        known = self._engine.decoded(ids[self._context : self._taken])
+        text = self._engine.decoded(ids[self._context : size])
+        if len(text) <= len(known) or text.endswith("\ufffd"):
+            return ""
+        self._context, self._taken = self._taken, size
+        return text[len(known) :]
+
+    def _joins(self, token: int) -> bool:
+        """Whether the next token may change what this one says.
+
+        A run of byte tokens is decoded as a whole: where it turns out to be no UTF-8, none of its bytes is a letter.
+        """
+        if token in self._silent:
+            return True
+        name = self._engine.backbone.tokenizer.convert_ids_to_tokens(token)
+        return _BYTE_TOKEN.fullmatch(str(name)) is not None
+
+
+def _begun(text: str, stop: str) -> int:
+    """How many characters at the end of the text are the beginning of a stop text."""
+    return next((size for size in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:size])), 0)

@@ -7,8 +7,8 @@ from PIL import Image
 
 from vision_agent.errors import RouteError
 from vision_agent.images.video import VideoFrames
-from vision_agent.inference.emitted_routes import AskedFor, ask_for
-from vision_agent.inference.engine import Responder
+from vision_agent.inference.emitted_routes import EmittedRoutes, read_emitted_route
+from vision_agent.inference.engine import InferenceEngine
 from vision_agent.plugins.decoder import Decoder, DecodeRequest
 from vision_agent.results.video_segmentation import VideoSegmentation
 from vision_agent.routing.adapter import Route
@@ -18,7 +18,7 @@ PROMPTED_FRAMES = 5  # the first frames of a video that the language model sees,
 
 
 def segment_clip(
-    responder: Responder, routes: Mapping[str, Route], route: Route, phrases: Sequence[str], clip: VideoFrames
+    engine: InferenceEngine, routes: Mapping[str, Route], route: Route, phrases: Sequence[str], clip: VideoFrames
 ) -> VideoSegmentation:
     """Find phrases in the first frames of a clip and follow them through it.
 
@@ -32,32 +32,32 @@ def segment_clip(
             "a Sa2VA checkpoint, or an adapter of the decoder 'sam' with SAM 2"
         )
     first = clip.images[:PROMPTED_FRAMES]
-    asked = _read(responder, routes, route, phrases, first)
+    asked = _read(engine, routes, route, phrases, first)
     grid = asked.seen[0].encoded.grid
-    request = DecodeRequest(asked.phrases, grid, responder.backbone.name, scores=asked.scores or None)
-    with responder.lock, torch.inference_mode():
+    request = DecodeRequest(asked.phrases, grid, engine.backbone.name, scores=asked.scores or None)
+    with engine.lock, torch.inference_mode():
         frames = tuple(route.decoder.track(asked.states_KNC, clip.images, len(first), request))
     return VideoSegmentation(
         frames=frames,
         indices=clip.indices,
         seconds=clip.seconds,
         phrases=tuple(phrases),
-        model=responder.backbone.name,
+        model=engine.backbone.name,
     )
 
 
 def _read(
-    responder: Responder,
+    engine: InferenceEngine,
     routes: Mapping[str, Route],
     route: Route,
     phrases: Sequence[str],
     pictures: Sequence[Image.Image],
-) -> AskedFor:
+) -> EmittedRoutes:
     if route.decoder.request(phrases[0], video=True) is not None:
-        return ask_for(responder, routes, route, phrases, pictures, video=True)
-    with responder.lock, torch.inference_mode():
-        seen = [responder.see(picture, 1) for picture in pictures]
+        return read_emitted_route(engine, routes, route, phrases, pictures, video=True)
+    with engine.lock, torch.inference_mode():
+        seen = [engine.see(picture, 1) for picture in pictures]
         tokens_TC = torch.cat([each.encoded.tokens_TC for each in seen])
         counts = [len(each.encoded.tokens_TC) for each in seen]
-        states_KNC = read_forced(responder.backbone, route, tokens_TC, counts, phrases)
-    return AskedFor(states_KNC.float(), tuple(phrases), (), seen)
+        states_KNC = read_forced(engine.backbone, route, tokens_TC, counts, phrases)
+    return EmittedRoutes(states_KNC.float(), tuple(phrases), (), seen)

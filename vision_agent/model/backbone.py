@@ -20,8 +20,9 @@ from transformers import GenerationConfig
 from vision_agent.errors import CheckpointError
 from vision_agent.geometry.frames import TileGrid
 from vision_agent.images.loading import ImageSource, load_image
-from vision_agent.model.load_options import LoadOptions, LoadSettings, input_device
-from vision_agent.model.preprocess import cut_tiles, normalised
+from vision_agent.model.devices import input_device
+from vision_agent.model.load_options import LoadOptions, LoadSettings
+from vision_agent.model.preprocess import check_tiles, cut_tiles, normalised
 from vision_agent.model.prompt import (
     IMAGE_CONTEXT,
     Prompt,
@@ -33,7 +34,6 @@ from vision_agent.model.prompt import (
 )
 from vision_agent.model.tower import LiteTowerConfig, LiteTowerOutput
 from vision_agent.plugins.decoder import DenseFeatures
-from vision_agent.validation import check_tiles
 
 if TYPE_CHECKING:
     from vision_agent.model.original.sa2va import OwnRoute

@@ -2,11 +2,18 @@
 
 import hashlib
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, InternVLConfig, InternVLForConditionalGeneration
+from safetensors.torch import save_file
+from transformers import (
+    AutoTokenizer,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+)
 from transformers.utils.hub import cached_file
 
 from vision_agent.errors import CheckpointError, ConfigError
@@ -233,3 +240,44 @@ def _last_line(error: BaseException) -> str:
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+DEFAULT_CHECKPOINT = Path(__file__).parent / "checkpoints" / "default"
+
+
+def _adapter_folders(checkpoint: Path) -> list[Path]:
+    folder = checkpoint / "adapters"
+    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+
+
+def save_backbone(backbone: Backbone, folder: Path, dtype: torch.dtype = torch.float16) -> None:
+    """Write a native checkpoint folder that `Backbone.from_pretrained` reads. The folder appears whole or not at all.
+
+    Also sets the backbone's fingerprint to that of the written weights, for adapters saved after it.
+    """
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    backbone.model.config.save_pretrained(partial)
+    backbone.model.generation_config.save_pretrained(partial)
+    backbone.tokenizer.save_pretrained(partial)
+    state = backbone.model.state_dict()
+    if backbone.model.get_input_embeddings().weight is backbone.model.get_output_embeddings().weight:
+        state.pop("lm_head.weight")
+    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
+    save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
+    tiling = backbone.tiling
+    processor = {
+        "image_processor_type": "GotOcr2ImageProcessor",
+        "processor_class": "InternVLProcessor",
+        "crop_to_patches": tiling.max_tiles > 1,
+        "min_patches": tiling.min_tiles,
+        "max_patches": tiling.max_tiles,
+        "size": {"height": tiling.size, "width": tiling.size},
+        "image_mean": list(tiling.mean),
+        "image_std": list(tiling.std),
+    }
+    (partial / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n", "utf-8")
+    backbone.fingerprint = weights_fingerprint(partial / "model.safetensors")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)

@@ -1,5 +1,7 @@
 """Which device to run on, and in which number format."""
 
+from typing import Any
+
 import torch
 
 from vision_agent.errors import ConfigError, bad_argument
@@ -56,3 +58,12 @@ def choose_dtype(device: torch.device, dtype: str | torch.dtype, *, parameters: 
         return torch.float16
     fast = torch.cpu._is_amx_tile_supported() and parameters >= _SMALL_MODEL_PARAMETERS
     return torch.bfloat16 if fast else torch.float32
+
+
+def input_device(model: Any) -> torch.device:
+    """Where a model takes its inputs. `model.device` says "meta" when the first weights wait on disk."""
+    hook = getattr(model, "_hf_hook", None)
+    if hook is None:
+        device: torch.device = model.device
+        return device
+    return torch.device(hook.execution_device)

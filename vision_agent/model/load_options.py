@@ -12,17 +12,15 @@ Quantisation by device:
 """
 
 import importlib.util
-import os
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
 import torch
 from pydantic import BaseModel, ConfigDict, StrictBool, ValidationError, field_validator
-from torch import Tensor
 
-from vision_agent.errors import ConfigError, MissingExtraError, bad_argument
+from vision_agent.errors import ConfigError, MissingExtraError, _require, bad_argument
+from vision_agent.model.compile import _check_compiler, compile_steps
 from vision_agent.model.devices import DTYPE_NAMES, choose_device
 from vision_agent.model.int8 import quantize_linears
 from vision_agent.model.lora import apply_lora, check_lora_folder
@@ -200,60 +198,6 @@ def finish(model: Any, options: LoadOptions, device: torch.device) -> None:
         compile_steps(model.model.language_model)
 
 
-def input_device(model: Any) -> torch.device:
-    """Where a model takes its inputs. `model.device` says "meta" when the first weights wait on disk."""
-    hook = getattr(model, "_hf_hook", None)
-    if hook is None:
-        device: torch.device = model.device
-        return device
-    return torch.device(hook.execution_device)
-
-
-def compile_steps(language_model: Any, backend: str | Callable[..., Any] = "inductor") -> None:
-    """Compile the forward pass of single tokens over a cache, in place.
-
-    A step of writing does little arithmetic, so its time is that of launching operations, which compiling removes. A
-    prompt is bound by arithmetic; compiling it would take minutes for each combination of mask, cache and batch and
-    save next to nothing, so prompts and routed reading run as before.
-    """
-    language_model.forward = _CompiledSteps(language_model.forward, backend)
-
-
-class _CompiledSteps:
-    """A language model's forward pass, compiled for steps and as it was for everything else."""
-
-    def __init__(self, forward: Callable[..., Any], backend: str | Callable[..., Any]) -> None:
-        self._forward = forward
-        self._step = torch.compile(forward, dynamic=True, backend=backend)
-
-    def __call__(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: Any = None,
-        inputs_embeds: Tensor | None = None,
-        **more: Any,
-    ) -> Any:
-        tokens = inputs_embeds if inputs_embeds is not None else input_ids
-        is_step = (
-            tokens is not None
-            and tokens.shape[1] == 1
-            and past_key_values is not None
-            and past_key_values.get_seq_length() > 0
-            and (attention_mask is None or attention_mask.ndim == 2)
-        )
-        # The arguments always come in the same shape: another set of keywords would be compiled anew.
-        return (self._step if is_step else self._forward)(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            **more,
-        )
-
-
 def _by_bitsandbytes(options: LoadOptions, device: torch.device) -> bool:
     return options.quantization is not None and device.type == "cuda"
 
@@ -307,29 +251,3 @@ def _check_device_map(options: LoadOptions) -> None:
                 raise ConfigError("`device_map` puts weights on disk; say where with `offload_folder`")
             if place != "disk":
                 choose_device(f"cuda:{place}" if isinstance(place, int) else place)
-
-
-def _check_compiler(device: torch.device) -> None:
-    """`torch.compile` writes C++ (and Triton on CUDA) that must be built here."""
-    if device.type == "cuda":
-        _require_module("triton", "`compile`=True on CUDA needs Triton: pip install triton; or leave `compile` out")
-    named = os.environ.get("CXX")
-    candidates = (named,) if named else ("g++", "clang++", "c++", "cl")
-    if not any(shutil.which(name) for name in candidates):
-        raise ConfigError(
-            f"`compile`=True needs a C++ compiler, and none of {', '.join(candidates)} is there; install one (Debian, "
-            "Ubuntu: apt install g++; macOS: xcode-select --install), or leave `compile` out"
-        )
-
-
-def _require(package: str, extra: str, what: str) -> None:
-    _require_module(package, f"{what} done by {package}, which is not installed: {_install_line(extra)}")
-
-
-def _require_module(package: str, message: str) -> None:
-    if importlib.util.find_spec(package) is None:
-        raise MissingExtraError(message)
-
-
-def _install_line(extra: str) -> str:
-    return f'pip install "internvl-vision-agent[{extra}]"'

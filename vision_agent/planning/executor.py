@@ -18,7 +18,7 @@ from vision_agent.planning.plan import Plan, PlannedStep
 from vision_agent.planning.result import AgentResult, AgentStep
 from vision_agent.planning.summary import counted, found, place, places, quoted, verdict
 from vision_agent.planning.tool_calls import Caller, Calls, StoppedError
-from vision_agent.results.detections import Answer
+from vision_agent.results.answers import Answer
 
 # The tools that a step may call.
 _NEEDS: Mapping[str, tuple[str, ...]] = {

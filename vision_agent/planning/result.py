@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeF
 from vision_agent.errors import InputError, bad_argument
 from vision_agent.planning.plan import Plan
 from vision_agent.planning.summary import routed_line
-from vision_agent.results.detections import Answer, revived
+from vision_agent.results.answers import Answer, revived
 from vision_agent.results.generated import GeneratedImage, GeneratedImages
 
 

@@ -10,17 +10,18 @@ from vision_agent.errors import InputError, bad_argument
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.images.loading import ImageLimits
 from vision_agent.images.store import ImageStore
-from vision_agent.inference.answering import Answerer
-from vision_agent.inference.engine import Conversation
+from vision_agent.inference.answering import AnswerPipeline
+from vision_agent.inference.conversation import Conversation
 from vision_agent.model.prompt import PLACEHOLDER, with_placeholders
+from vision_agent.planning.events import AgentEvent, StepDone
 from vision_agent.planning.executor import PlanRunner
 from vision_agent.planning.parser import read_plan
 from vision_agent.planning.plan import Plan
 from vision_agent.planning.result import AgentResult, AgentStep
 from vision_agent.planning.tool_calls import Caller
-from vision_agent.planning.tool_loop import ModelLoop
-from vision_agent.results.detections import Answer
-from vision_agent.results.events import AgentEvent, AnswerDone, StepDone, TextDelta
+from vision_agent.planning.tool_loop import ToolLoop
+from vision_agent.results.answers import Answer
+from vision_agent.results.events import AnswerDone, TextDelta
 from vision_agent.routing.policy import RouteChoice
 
 Planner = Literal["auto", "clauses", "model", "off"]
@@ -60,12 +61,12 @@ class RequestRunner:
 
     def __init__(
         self,
-        answerer: Answerer,
+        answer_pipeline: AnswerPipeline,
         decide: Callable[[str, dict[str, Any]], Answer],
         toolkit: "Callable[[ImageStore], SessionTools]",
         limits: ImageLimits,
     ) -> None:
-        self._answerer = answerer
+        self._pipeline = answer_pipeline
         self._decide = decide
         self._toolkit = toolkit
         self._limits = limits
@@ -91,7 +92,7 @@ class RequestRunner:
                 events = self._carried_out(plan, request, conversation.pictures, options, max_steps, store)
                 results[row] = _last(events)
         if single:
-            answers = self._answerer.answers([conversations[row] for row in single], options, choice)
+            answers = self._pipeline.answers([conversations[row] for row in single], options, choice)
             results |= {row: _as_result(answer) for row, answer in zip(single, answers, strict=True)}
         return [results[row] for row in range(len(requests))]
 
@@ -110,7 +111,7 @@ class RequestRunner:
         if plan is not None:
             yield from self._carried_out(plan, request, conversation.pictures, options, max_steps, store)
             return
-        for event in self._answerer.stream(conversation, options, choice):
+        for event in self._pipeline.stream(conversation, options, choice):
             yield AnswerDone(answer=_as_result(event.answer)) if isinstance(event, AnswerDone) else event
 
     def _plan(
@@ -120,10 +121,10 @@ class RequestRunner:
         if planner == "model":
             return "model"
         # A request that places its pictures itself is a prompt for the model.
-        if planner == "off" or choice.narrows(self._answerer.routes) or PLACEHOLDER in request:
+        if planner == "off" or choice.narrows(self._pipeline.routes) or PLACEHOLDER in request:
             return None
         plan = read_plan(request, pictures)
-        if plan is not None and plan.refused and planner == "auto" and self._answerer.parameters >= _PLANS_ITSELF:
+        if plan is not None and plan.refused and planner == "auto" and self._pipeline.parameters >= _PLANS_ITSELF:
             return "model"
         return plan
 
@@ -140,7 +141,7 @@ class RequestRunner:
         session = ImageStore(limits=self._limits) if store is None else store
         images = [session.add(picture, origin="given with the request") for picture in pictures]
         toolkit = self._toolkit(session)
-        model = self._answerer.model
+        model = self._pipeline.model
         done: Iterator[AgentStep | AgentResult]
         if isinstance(plan, Plan):
             routed = partial(self._routed, options)
@@ -148,7 +149,7 @@ class RequestRunner:
         else:
             definitions = toolkit.definitions("openai")
             asked = request.replace(PLACEHOLDER, "the picture")  # the loop's prompt holds the pictures already
-            done = ModelLoop(toolkit, definitions, session, self._decide, model, max_steps).run(asked, images)
+            done = ToolLoop(toolkit, definitions, session, self._decide, model, max_steps).run(asked, images)
         for item in done:
             if isinstance(item, AgentStep):
                 yield StepDone(step=item)
@@ -164,7 +165,7 @@ class RequestRunner:
             pictures=tuple(pictures),
             max_tiles=(None,) * len(pictures),
         )
-        (answer,) = self._answerer.answers([conversation], options, RouteChoice(tuple(self._answerer.routes)))
+        (answer,) = self._pipeline.answers([conversation], options, RouteChoice(tuple(self._pipeline.routes)))
         return answer
 
 

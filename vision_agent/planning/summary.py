@@ -12,7 +12,7 @@ from vision_agent.planning.clauses import same_thing
 from vision_agent.planning.objects import Thing, phrases_of, things_of
 from vision_agent.planning.plan import PlannedStep
 from vision_agent.plugins.tool import ToolResult
-from vision_agent.results.detections import RoutedText
+from vision_agent.results.answers import RoutedText
 from vision_agent.results.generated import GeneratedImage, GeneratedImages
 from vision_agent.results.segmentation import Segmentation
 

@@ -15,7 +15,7 @@ from vision_agent.images.store import ImageStore
 from vision_agent.planning.result import AgentResult, AgentStep
 from vision_agent.planning.summary import quoted, summary
 from vision_agent.planning.tool_calls import Caller
-from vision_agent.results.detections import Answer
+from vision_agent.results.answers import Answer
 
 # Tools whose results hold words of the picture.
 _READS = frozenset({"ocr", "extract", "ask", "caption"})
@@ -25,7 +25,7 @@ _PICTURE_ARGUMENTS = ("image", "document", "mask")
 Ask = Callable[[str, dict[str, Any]], Answer]
 
 
-class ModelLoop:
+class ToolLoop:
     """One request, carried out by the model's own calls.
 
     Args:

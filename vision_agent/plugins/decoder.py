@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vision_agent.errors import RouteError
 from vision_agent.geometry.frames import TileGrid
 from vision_agent.plugins.constraint import Constraint
-from vision_agent.routing.layout import RouteSpec
+from vision_agent.plugins.route import RouteSpec
 
 
 @dataclass(frozen=True)

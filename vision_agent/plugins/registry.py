@@ -10,7 +10,7 @@ import warnings
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from vision_agent.errors import InputError, UnknownDecoderError, bad_argument
+from vision_agent.errors import InputError, MissingExtraError, UnknownDecoderError, bad_argument
 from vision_agent.plugins.decoder import Decoder, TextDecoder
 from vision_agent.plugins.tool import Tool
 
@@ -156,3 +156,24 @@ def _entries() -> dict[str, EntryPoint]:
 def _restriction() -> str:
     allowed = os.environ.get(RESTRICT_VARIABLE)
     return "" if allowed is None else f" ({RESTRICT_VARIABLE}={allowed!r} restricts them)"
+
+
+READER_GROUP = "vision_agent.readers"
+
+
+def load_reader(name: str) -> Any:
+    """The reader class of that name: `cls(threads)` gives a `documents.reader.PageReader`.
+
+    Raises:
+        UnknownDecoderError: not registered, or its plug-in is broken.
+        MissingExtraError: it needs a package that is not installed.
+    """
+    for entry in entry_points(group=READER_GROUP, name=name):
+        try:
+            return entry.load()
+        except MissingExtraError:
+            raise
+        except Exception as error:  # a plug-in may fail in any way while it is imported
+            raise UnknownDecoderError(f"reader {name!r} ({entry.value}) cannot be loaded: {error}") from error
+    known = sorted({entry.name for entry in entry_points(group=READER_GROUP)})
+    raise UnknownDecoderError(f"no reader {name!r} is registered; there are {known}")

@@ -5,7 +5,6 @@ Boxes are float xyxy in pixels of the upright original picture (frame "image" of
 
 import html
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import import_module
 from operator import index
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, overload
 
@@ -14,11 +13,9 @@ import numpy.typing as npt
 from PIL import Image
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     FiniteFloat,
-    NonNegativeInt,
     PositiveInt,
     model_validator,
 )
@@ -427,98 +424,6 @@ class Detections(BaseModel, Sequence[Detection]):
         head = "<tr><th>label</th><th>score</th><th>x0, y0, x1, y1</th></tr>"
         title = html.escape(f"{len(self)} on {self.image_size[0]}x{self.image_size[1]}, {self.model}")
         return f"<table><caption>{title}</caption>{head}{''.join(rows)}</table>{more}"
-
-
-# Where each kind of result lives, so that JSON becomes the same object again. Imported when it is needed.
-_KINDS = {
-    "detections": "vision_agent.results.detections:Detections",
-    "segmentation": "vision_agent.results.segmentation:Segmentation",
-    "video_segmentation": "vision_agent.results.video_segmentation:VideoSegmentation",
-    "points": "vision_agent.results.points:Points",
-    "count": "vision_agent.results.points:Count",
-    "answer": "vision_agent.results.detections:Answer",
-    "ocr": "vision_agent.documents.result:OcrResult",
-    "generated_image": "vision_agent.results.generated:GeneratedImage",
-    "generated_images": "vision_agent.results.generated:GeneratedImages",
-}
-
-
-def revived(value: Any) -> Any:
-    """A result again, from the dict that its JSON holds; anything else, and unknown kinds, as they are."""
-    if not isinstance(value, dict) or value.get("kind") not in _KINDS:
-        return value
-    module, _, name = _KINDS[value["kind"]].partition(":")
-    return getattr(import_module(module), name).model_validate(value)
-
-
-class RoutedText(BaseModel):
-    """A routing token in an answer, and what its decoder made of it.
-
-    Attributes:
-        token: the routing token, such as "[DET]".
-        phrase: the words it stands for.
-        start, end: the characters of `Answer.text` that are the phrase, end excluded.
-        result: what the decoder gave: `Detections`, a `Segmentation`, pictures, words, or a plug-in's own model. None
-            where the route needs a picture and there was none.
-        image: which of the request's pictures it is about, from 0; None for none. A token that names no picture stands
-            once for each of them.
-    """
-
-    model_config = _FROZEN
-
-    token: str
-    phrase: str
-    start: NonNegativeInt
-    end: NonNegativeInt
-    result: Annotated[Any, BeforeValidator(revived)] = None
-    image: NonNegativeInt | None = None
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        if self.end < self.start:
-            raise ValueError(f"`end` must be at least `start`, but got {self.start} and {self.end}")
-        return self
-
-    @property
-    def detections(self) -> Detections | None:
-        """The result as boxes; None where it has none."""
-        if isinstance(self.result, Detections):
-            return self.result
-        boxes = getattr(self.result, "detections", None)
-        return boxes if isinstance(boxes, Detections) else None
-
-
-class Answer(BaseModel):
-    """What the model wrote. `str(answer)` is its text.
-
-    Attributes:
-        text: the answer.
-        finish_reason: "stop" where the model ended it, "length" where a token limit did.
-        prompt_tokens, completion_tokens: tokens read and written.
-        confidence: geometric mean of the probabilities of the tokens written, 0-1.
-        value: for a `schema` its validated instance, for `choices` the choice, otherwise None.
-        model: the model that answered.
-        routes: the routing tokens in the answer, in their order.
-        looked: what was looked for in the picture before the answer in words was given, in order: the phrase is in each
-            one's `phrases`. A model that was not taught to look first looks at nothing.
-        kind: "answer", or the kind of a subclass; tells results apart in JSON.
-    """
-
-    model_config = _FROZEN
-
-    kind: Literal["answer", "agent_result", "document_answer"] = "answer"
-    text: str
-    finish_reason: Literal["stop", "length"]
-    prompt_tokens: NonNegativeInt
-    completion_tokens: NonNegativeInt
-    confidence: float = Field(ge=0, le=1)
-    model: str
-    value: Any = None
-    routes: tuple[RoutedText, ...] = ()
-    looked: tuple[Detections, ...] = ()
-
-    def __str__(self) -> str:
-        return self.text
 
 
 def _shown(text: str, longest: int = 40) -> str:

@@ -8,8 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, SerializeAsAny
 
-from vision_agent.planning.result import AgentStep
-from vision_agent.results.detections import Answer, RoutedText
+from vision_agent.results.answers import Answer, RoutedText
 
 _FROZEN = ConfigDict(frozen=True)
 
@@ -59,14 +58,4 @@ class AnswerDone(BaseModel):
     answer: SerializeAsAny[Answer]
 
 
-class StepDone(BaseModel):
-    """A step of a plan, or a call of the model's own, was carried out."""
-
-    model_config = _FROZEN
-
-    kind: Literal["step"] = "step"
-    step: AgentStep
-
-
 AnswerEvent = TextDelta | RouteOpened | ResultReady | AnswerDone
-AgentEvent = AnswerEvent | StepDone

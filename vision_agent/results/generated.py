@@ -25,7 +25,7 @@ _LARGEST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
-class PictureOptions:
+class ImageOptions:
     """How a picture is made; None leaves a value to the decoder.
 
     Attributes:
@@ -41,7 +41,7 @@ class PictureOptions:
     guidance: float | None = None
 
     @classmethod
-    def of(cls, seed: Any, steps: Any, size: Any, guidance: Any, largest_side: int) -> "PictureOptions":
+    def of(cls, seed: Any, steps: Any, size: Any, guidance: Any, largest_side: int) -> "ImageOptions":
         """The options, checked. `size` may be one side of a square.
 
         Raises:

@@ -5,7 +5,7 @@ JSON is a few kB. Everything a `Segmentation` shares with boxes it asks of its o
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self, overload
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -404,32 +404,6 @@ class Segmentation(BaseModel, Sequence[Segment]):
     def _repr_html_(self) -> str:
         """The table that notebooks show."""
         return self.detections._repr_html_()
-
-
-class Segmenter(Protocol):
-    """What makes masks from boxes and points, such as `decoders.sam.SamSegmenter`.
-
-    Attributes:
-        name: of the decoder, for results.
-    """
-
-    name: str
-
-    def segment(
-        self,
-        image: "ImageSource",
-        *,
-        boxes: npt.ArrayLike | None = None,
-        points: npt.ArrayLike | None = None,
-        point_labels: npt.ArrayLike | None = None,
-        labels: Sequence[str] | None = None,
-        scores: Sequence[float] | None = None,
-        phrases: Sequence[str] | None = None,
-        model: str | None = None,
-        limits: "ImageLimits | None" = None,
-    ) -> Segmentation:
-        """One segment for each box or for each object's points, in their order."""
-        ...
 
 
 def _paint(canvas: Image.Image, runs: RunLengths, color: tuple[int, int, int], opacity: float, width: int) -> None:

@@ -18,7 +18,8 @@ from vision_agent.errors import AdapterMismatchError, CheckpointError, RouteErro
 from vision_agent.model.backbone import Backbone
 from vision_agent.plugins.decoder import Decoder
 from vision_agent.plugins.registry import load_decoder
-from vision_agent.routing.layout import QueryBank, RouteSpec
+from vision_agent.plugins.route import RouteSpec
+from vision_agent.routing.layout import QueryBank
 
 if TYPE_CHECKING:
     from vision_agent.model.original.sa2va import OwnRoute

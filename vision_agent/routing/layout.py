@@ -20,58 +20,15 @@ Shape suffixes: B rows, P cached tokens, L laid-out tokens, K keys (P + L), N qu
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from vision_agent.errors import RouteError
+from vision_agent.plugins.route import RouteSpec
 
 # Stands for "no token" in the places of queries and padding.
 NO_TOKEN = -1
-
-
-class RouteSpec(BaseModel):
-    """What ties a routing token to its decoder.
-
-    Attributes:
-        token: the token's text, in square brackets, such as `"[DET]"`.
-        decoder: entry-point name of the decoder in the group `vision_agent.decoders`.
-        num_queries: queries per emitted token; 0 unless `read` is `"queries"`.
-        read: which states the decoder gets (see the module's docstring).
-        loss_weight: weight of the decoder's loss in training.
-        looks: the language model was taught to take this route before it answers in words, and to go on with what was
-            found (see `evidence`). For routes whose decoder gives boxes.
-        ends: the language model was taught to end its answer with this token: nothing that it would write after it is
-            worth reading.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    token: str = Field(pattern=r"^\[[A-Z][A-Z0-9_]*\]$")
-    decoder: str = Field(min_length=1)
-    num_queries: int = Field(default=4, ge=0, le=1024)
-    read: Literal["queries", "self", "prev"] = "queries"
-    loss_weight: float = Field(default=1.0, ge=0)
-    looks: bool = False
-    ends: bool = False
-
-    @model_validator(mode="after")
-    def _queries_fit_read(self) -> "RouteSpec":
-        if (self.num_queries > 0) != (self.read == "queries"):
-            raise ValueError(f"`num_queries` must be positive for read='queries' and 0 otherwise, got {self!r}")
-        return self
-
-    @property
-    def name(self) -> str:
-        """The token without its brackets, in lower case: `"det"`. Names the adapter's folder."""
-        return self.token.strip("[]").lower()
-
-    @property
-    def states_per_token(self) -> int:
-        """Hidden states a decoder receives for one emitted token."""
-        return self.num_queries or 1
 
 
 class QueryBank(nn.Module):

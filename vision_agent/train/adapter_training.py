@@ -1,7 +1,7 @@
 """Trains the adapter of any decoder: a token's row, a bank of queries and a head, while the model itself rests.
 
 What a new task needs besides its decoder is a function that draws samples by number: a picture, phrases, and the truth
-in the form that the decoder's own `loss` takes. Every phrase is asked as `agent.force` asks it: the answer
+in the form that the decoder's own `loss` takes. Every phrase is asked as `agent.run_route` asks it: the answer
 `phrase[TOKEN]`, with its query block after it. Gradients pass through the language model to the token's row and to the
 queries, and change nothing on their way.
 
@@ -29,8 +29,9 @@ from vision_agent.errors import ConfigError, InputError, bad_argument
 from vision_agent.model.backbone import Backbone
 from vision_agent.plugins.decoder import Decoder, DenseFeatures
 from vision_agent.plugins.registry import load_decoder
+from vision_agent.plugins.route import RouteSpec
 from vision_agent.routing.adapter import Route, new_route, save_adapter
-from vision_agent.routing.layout import NO_TOKEN, RouteSpec, Segment, arrange, state_columns
+from vision_agent.routing.layout import NO_TOKEN, Segment, arrange, state_columns
 from vision_agent.routing.states import FORCED_REQUEST, embed_layout, forced_segments, hidden_states
 
 

@@ -4,15 +4,12 @@ import tomllib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from vision_agent.data.recipe import DataSection, _Section
 from vision_agent.errors import ConfigError
 
 DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "default.toml"
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ModelSection(_Section):
@@ -25,17 +22,6 @@ class ModelSection(_Section):
     layers: int = Field(default=6, ge=1)
     heads: int = Field(default=5, ge=1)
     intermediate: int = Field(default=960, ge=32)
-
-
-class DataSection(_Section):
-    """How often each kind of picture is drawn; the numbers are shares."""
-
-    photos: float = Field(default=0.28, ge=0)
-    mosaics: float = Field(default=0.10, ge=0)
-    composed: float = Field(default=0.42, ge=0)
-    composed_on_photos: float = Field(default=0.14, ge=0)
-    animals: float = Field(default=0.06, ge=0)
-    phrases: int = Field(default=16, ge=2)
 
 
 class StageSection(_Section):

@@ -20,7 +20,7 @@ from vision_agent.train.collate import Batch
 _BIAS_WEIGHT = 0.1
 
 
-class PhraseKeeper:
+class PhraseDistillation:
     """A copy of the model and its route as they are now."""
 
     def __init__(self, backbone: Backbone, route: Route) -> None:

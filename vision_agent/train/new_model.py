@@ -1,13 +1,8 @@
 """A new small model: tokenizer, InternVL configuration, pretrained tower. And how it is written as a checkpoint."""
 
-import json
-import os
-import shutil
 from collections.abc import Iterable
-from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     GenerationConfig,
@@ -19,7 +14,6 @@ from transformers import (
 
 from vision_agent.errors import MissingExtraError
 from vision_agent.model.backbone import Backbone, TilingSettings
-from vision_agent.model.checkpoint import weights_fingerprint
 from vision_agent.model.prompt import IMAGE_CONTEXT, IMAGE_END, IMAGE_START
 from vision_agent.model.tower import LiteTower, LiteTowerConfig, folded_efficientnet_state
 from vision_agent.train.config import ModelSection
@@ -94,39 +88,6 @@ def new_backbone(tokenizer: PreTrainedTokenizerFast, settings: ModelSection) -> 
         size=settings.tile, mean=(127 / 255,) * 3, std=(128 / 255,) * 3, max_tiles=1, thumbnail=False
     )
     return Backbone(model, tokenizer, tiling, name="default")
-
-
-def save_backbone(backbone: Backbone, folder: Path, dtype: torch.dtype = torch.float16) -> None:
-    """Write a native checkpoint folder that `Backbone.from_pretrained` reads. The folder appears whole or not at all.
-
-    Also sets the backbone's fingerprint to that of the written weights, for adapters saved after it.
-    """
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    backbone.model.config.save_pretrained(partial)
-    backbone.model.generation_config.save_pretrained(partial)
-    backbone.tokenizer.save_pretrained(partial)
-    state = backbone.model.state_dict()
-    if backbone.model.get_input_embeddings().weight is backbone.model.get_output_embeddings().weight:
-        state.pop("lm_head.weight")
-    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
-    save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
-    tiling = backbone.tiling
-    processor = {
-        "image_processor_type": "GotOcr2ImageProcessor",
-        "processor_class": "InternVLProcessor",
-        "crop_to_patches": tiling.max_tiles > 1,
-        "min_patches": tiling.min_tiles,
-        "max_patches": tiling.max_tiles,
-        "size": {"height": tiling.size, "width": tiling.size},
-        "image_mean": list(tiling.mean),
-        "image_std": list(tiling.std),
-    }
-    (partial / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n", "utf-8")
-    backbone.fingerprint = weights_fingerprint(partial / "model.safetensors")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
 
 
 def _load_imagenet(tower: LiteTower) -> None:

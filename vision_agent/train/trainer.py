@@ -23,18 +23,20 @@ from transformers import PreTrainedTokenizerFast
 
 from vision_agent.data.dataset import NumberedFrom, Pictures, TalkMix, TrainingMix
 from vision_agent.data.sources import read_text_vectors
-from vision_agent.data.text.language_mix import LanguageMix, NameTeacher, corpus
+from vision_agent.data.text.language_mix import LanguageMix, corpus
 from vision_agent.errors import ConfigError
+from vision_agent.model.checkpoint import save_backbone
 from vision_agent.model.devices import choose_device
 from vision_agent.model.prompt import IMAGE_CONTEXT
 from vision_agent.plugins.decoder import DenseFeatures
+from vision_agent.plugins.route import RouteSpec
 from vision_agent.routing.adapter import Route, add_token, new_route, save_adapter
-from vision_agent.routing.layout import RouteSpec
 from vision_agent.routing.states import embed_layout, hidden_states
 from vision_agent.train.collate import Batch, Collator
 from vision_agent.train.config import StageSection, TrainConfig
-from vision_agent.train.distillation import PhraseKeeper
-from vision_agent.train.new_model import new_backbone, save_backbone, train_tokenizer
+from vision_agent.train.distillation import PhraseDistillation
+from vision_agent.train.name_teacher import NameTeacher
+from vision_agent.train.new_model import new_backbone, train_tokenizer
 
 DETECT = RouteSpec(token="[DET]", decoder="box", num_queries=4, looks=True)
 # Routes the language model learns to choose. All but `[DET]` get their decoder, and its queries, in later stages of
@@ -82,7 +84,7 @@ class _Run:
         generator = torch.Generator().manual_seed(config.seed)
         self.route: Route = new_route(self.backbone, DETECT, generator)
         self.tokens = {name: add_token(self.backbone, token) for name, token in TOKENS.items()}
-        self.keeper: PhraseKeeper | None = None
+        self.keeper: PhraseDistillation | None = None
         teacher = NameTeacher(self.backbone.hidden_size, names, vectors)
         self.parts = nn.ModuleDict({"model": self.backbone.model, "route": self.route, "teacher": teacher}).to(device)
         if config.init is not None and not (out / "state.pt").exists():
@@ -105,7 +107,7 @@ class _Run:
         optimiser = torch.optim.AdamW(_groups(self.parts, settings), betas=(0.9, 0.99))
         base_rates = [group["lr"] for group in optimiser.param_groups]
         start = 0
-        self.keeper = PhraseKeeper(self.backbone, self.route) if settings.kind == "language" else None
+        self.keeper = PhraseDistillation(self.backbone, self.route) if settings.kind == "language" else None
         if self.resumed is not None and self.resumed["stage"] == name:
             optimiser.load_state_dict(self.resumed["optimiser"])
             start = self.resumed["step"]

@@ -14,14 +14,16 @@ from vision_agent.generation.structured import AnswerForm
 from vision_agent.images.loading import ImageSource, load_image
 from vision_agent.images.store import ImageStore
 from vision_agent.inference.chat import Chat
-from vision_agent.inference.engine import Conversation
+from vision_agent.inference.conversation import Conversation
+from vision_agent.model.preprocess import check_tiles
 from vision_agent.model.prompt import with_placeholders
+from vision_agent.planning.events import AgentEvent
 from vision_agent.planning.result import AgentResult
 from vision_agent.planning.runner import Planner, RunSettings, check_planning
-from vision_agent.results.detections import Answer
-from vision_agent.results.events import AgentEvent, AnswerEvent
+from vision_agent.results.answers import Answer
+from vision_agent.results.events import AnswerEvent
 from vision_agent.routing.policy import RouteChoice
-from vision_agent.validation import check_length, check_options, check_request, check_tiles
+from vision_agent.validation import check_length, check_options, check_request
 from vision_agent.verbs.parts import Parts
 
 Pictures = ImageSource | Sequence[ImageSource] | None
@@ -114,12 +116,12 @@ class AnsweringVerbs(Parts):
             if stream:
                 raise InputError(bad_argument("stream", "False for a list of questions", stream))
             batch = self._batch("question", question, image, max_tiles, combine, form)
-            return self._answerer.answers(batch, settings, form=form)
+            return self._pipeline.answers(batch, settings, form=form)
         check_request("question", question, image)
         conversation = self._conversation(question, self._load(image), max_tiles, combine, form)
         if stream:
-            return self._answerer.stream(conversation, settings, form=form)
-        return self._answerer.answers([conversation], settings, form=form)[0]
+            return self._pipeline.stream(conversation, settings, form=form)
+        return self._pipeline.answers([conversation], settings, form=form)[0]
 
     def caption(
         self,
@@ -145,7 +147,7 @@ class AnsweringVerbs(Parts):
     def chat(self, *, options: GenerationOptions | None = None) -> Chat:
         """A conversation of several rounds, about any number of pictures, a video, or nothing but words."""
         settings = check_options(options, None)
-        return Chat(self._answerer, self._limits, settings)
+        return Chat(self._pipeline, self._limits, settings)
 
     @overload
     def run(

@@ -3,9 +3,9 @@
 from typing import TypedDict, Unpack, overload
 
 from vision_agent.images.loading import ImageSource, load_image
-from vision_agent.inference.image_generation import MaskSource, check_progress, check_prompts, read_mask
-from vision_agent.results.generated import GeneratedImage, GeneratedImages, PictureOptions, Progress
-from vision_agent.validation import check_request
+from vision_agent.inference.image_generation import MaskSource, read_mask
+from vision_agent.results.generated import GeneratedImage, GeneratedImages, ImageOptions, Progress
+from vision_agent.validation import check_progress, check_prompts, check_request
 from vision_agent.verbs.parts import Parts
 
 
@@ -63,10 +63,10 @@ class DrawingVerbs(Parts):
         """
         prompts = check_prompts("prompt", prompt)
         away = None if negative_prompt is None else check_prompts("negative_prompt", negative_prompt)[0]
-        decoder = self._drawer.decoder("gen")
-        options = PictureOptions.of(seed, steps, size, guidance, decoder.largest_side)
+        decoder = self._image_generator.decoder("gen")
+        options = ImageOptions.of(seed, steps, size, guidance, decoder.largest_side)
         check_progress(progress)
-        made = self._drawer.draw("gen", prompts, options, away, progress)
+        made = self._image_generator.draw("gen", prompts, options, away, progress)
         return made[0] if isinstance(prompt, str) else made
 
     def edit(
@@ -98,9 +98,9 @@ class DrawingVerbs(Parts):
         """
         check_request("prompt", prompt, image)
         check_prompts("prompt", prompt)
-        decoder = self._drawer.decoder("edit")
-        options = PictureOptions.of(seed, steps, None, guidance, decoder.largest_side)
+        decoder = self._image_generator.decoder("edit")
+        options = ImageOptions.of(seed, steps, None, guidance, decoder.largest_side)
         check_progress(progress)
         picture = load_image(image, limits=self._limits)
         allowed = read_mask(mask, picture.size)
-        return self._drawer.draw("edit", (prompt,), options, None, progress, picture, allowed)[0]
+        return self._image_generator.draw("edit", (prompt,), options, None, progress, picture, allowed)[0]

@@ -1,4 +1,4 @@
-"""Verbs that find things: `detect`, `point`, `count`, `segment`, `segment_video`, and `force` for any decoder."""
+"""Verbs that find things: `detect`, `point`, `count`, `segment`, `segment_video`, and `run_route` for any decoder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +10,10 @@ from vision_agent.errors import ArgumentTypeError, InputError, RouteError, bad_a
 from vision_agent.images.loading import ImageSource, load_image
 from vision_agent.images.video import VideoSource, sample_frames
 from vision_agent.inference.tracking import segment_clip
+from vision_agent.plugins.segmenter import Segmenter
 from vision_agent.results.detections import Detections
 from vision_agent.results.points import Count, Points
-from vision_agent.results.segmentation import Segmentation, Segmenter
+from vision_agent.results.segmentation import Segmentation
 from vision_agent.results.video_segmentation import VideoSegmentation
 from vision_agent.validation import check_phrases, check_threshold
 from vision_agent.verbs.parts import Parts
@@ -61,8 +62,8 @@ class FindingVerbs(Parts):
         check_threshold(threshold)
         if isinstance(image, list | tuple):
             pictures = [load_image(item, limits=self._limits, name=f"image[{i}]") for i, item in enumerate(image)]
-            return [self._finder.detect(phrases, picture, threshold) for picture in pictures]
-        return self._finder.detect(phrases, load_image(image, limits=self._limits), threshold)  # type: ignore[arg-type]
+            return [self._predictor.detect(phrases, picture, threshold) for picture in pictures]
+        return self._predictor.detect(phrases, load_image(image, limits=self._limits), threshold)  # type: ignore[arg-type]
 
     def point(self, phrase: str | Sequence[str], image: ImageSource, *, threshold: float | None = None) -> Points:
         """Point at things by phrase. Raises what `detect` raises.
@@ -72,7 +73,7 @@ class FindingVerbs(Parts):
         """
         phrases = check_phrases(phrase, image)
         check_threshold(threshold)
-        return self._finder.point(phrases, load_image(image, limits=self._limits), threshold)
+        return self._predictor.point(phrases, load_image(image, limits=self._limits), threshold)
 
     def count(self, phrase: str, image: ImageSource, *, threshold: float | None = None) -> Count:
         """Count things by phrase: evidence first, boxes of what is sure enough to be counted, then their number.
@@ -87,7 +88,7 @@ class FindingVerbs(Parts):
         if not isinstance(phrase, str):
             raise ArgumentTypeError(bad_argument("phrase", "one string", phrase))
         check_threshold(threshold)
-        return self._finder.count(phrase, load_image(image, limits=self._limits), threshold)
+        return self._predictor.count(phrase, load_image(image, limits=self._limits), threshold)
 
     def segment(
         self,
@@ -98,11 +99,11 @@ class FindingVerbs(Parts):
         points: npt.ArrayLike | None = None,
         point_labels: npt.ArrayLike | None = None,
         threshold: float | None = None,
-        sam: Segmenter | str | Path | None = None,
+        segmenter: Segmenter | str | Path | None = None,
     ) -> Segmentation:
         """Masks of things, by phrase, by boxes or by points.
 
-        A phrase goes to the model's `[SEG]` route. With `sam` it is found by `detect` first, and Segment Anything makes
+        A phrase goes to the model's `[SEG]` route. With `segmenter` it is found by `detect` first, and Segment Anything makes
         a mask for each box. `Segmentation.union()` is one mask of all, for what is not counted, such as grass.
 
         Args:
@@ -119,10 +120,10 @@ class FindingVerbs(Parts):
             one segment for each box found or given, or for each object's points; empty if a phrase finds nothing.
 
         Raises:
-            RouteError: no `sam`, and the model has no `[SEG]` route, or one that takes no boxes and points.
+            RouteError: no `segmenter`, and the model has no `[SEG]` route, or one that takes no boxes and points.
             InputError: neither or both of a phrase and boxes or points, and what `detect` and
                 `SamSegmenter.segment` refuse.
-            CheckpointError, MissingExtraError: `sam` cannot be loaded.
+            CheckpointError, MissingExtraError: `segmenter` cannot be loaded.
             ArgumentTypeError: values of other types, or no picture.
         """
         if image is None:
@@ -131,19 +132,19 @@ class FindingVerbs(Parts):
             got = "none of them" if phrase is None else "both"
             raise InputError(f"either `phrase`, or `boxes` or `points`, must be given, but got {got}")
         if phrase is None:
-            if sam is None:
+            if segmenter is None:
                 picture = load_image(image, limits=self._limits)
-                return self._finder.segment_prompts(picture, boxes, points, point_labels)
-            segmenter = self._finder.segmenter(sam)
+                return self._predictor.segment_prompts(picture, boxes, points, point_labels)
+            segmenter = self._predictor.segmenter(segmenter)
             return segmenter.segment(image, boxes=boxes, points=points, point_labels=point_labels, limits=self._limits)
         phrases = check_phrases(phrase, image)
         check_threshold(threshold)
-        if sam is not None:
+        if segmenter is not None:
             picture = load_image(image, limits=self._limits)
-            return self._finder.segment_by(sam, phrases, picture, threshold, self._limits)
+            return self._predictor.segment_by(segmenter, phrases, picture, threshold, self._limits)
         if "seg" not in self._routes:
-            raise RouteError(f"{self.model!r} has no [SEG] route to segment with: load an adapter, or give `sam=`")
-        return self._finder.segment(phrases, load_image(image, limits=self._limits), threshold)
+            raise RouteError(f"{self.model!r} has no [SEG] route to segment with: load an adapter, or give `segmenter=`")
+        return self._predictor.segment(phrases, load_image(image, limits=self._limits), threshold)
 
     def segment_video(
         self,
@@ -173,11 +174,11 @@ class FindingVerbs(Parts):
             MissingExtraError: a video file without the extra "video".
         """
         phrases = check_phrases(phrase, None)
-        route = self._finder.route("seg")
+        route = self._predictor.route("seg")
         clip = sample_frames(video, segments=segments, bounds=bounds, limits=self._limits)
-        return segment_clip(self._responder, self._routes, route, phrases, clip)
+        return segment_clip(self._engine, self._routes, route, phrases, clip)
 
-    def force(
+    def run_route(
         self, route: str, phrase: str | Sequence[str], image: ImageSource, *, threshold: float | None = None
     ) -> Any:
         """Force any loaded route by its name (`"det"` for `[DET]`) and return what its decoder gives.
@@ -191,4 +192,4 @@ class FindingVerbs(Parts):
         phrases = check_phrases(phrase, image)
         check_threshold(threshold)
         picture = load_image(image, limits=self._limits)
-        return self._finder.forced(self._finder.route(route), phrases, picture, threshold)
+        return self._predictor.forced(self._predictor.route(route), phrases, picture, threshold)

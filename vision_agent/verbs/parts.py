@@ -1,12 +1,12 @@
 """What the verbs of an agent have in common: the parts that `VisionAgent` is put together from."""
 
-from vision_agent.documents.reader import Librarian
+from vision_agent.documents.reader import DocumentReader
 from vision_agent.extract.extractor import Extractor
 from vision_agent.images.loading import ImageLimits
-from vision_agent.inference.answering import Answerer
-from vision_agent.inference.engine import Responder
-from vision_agent.inference.image_generation import Drawer
-from vision_agent.inference.predictor import Finder
+from vision_agent.inference.answering import AnswerPipeline
+from vision_agent.inference.engine import InferenceEngine
+from vision_agent.inference.image_generation import ImageGenerator
+from vision_agent.inference.predictor import Predictor
 from vision_agent.model.backbone import Backbone
 from vision_agent.planning.runner import RequestRunner
 from vision_agent.routing.adapter import Route
@@ -17,13 +17,13 @@ class Parts:
 
     _backbone: Backbone
     _limits: ImageLimits
-    _responder: Responder
+    _engine: InferenceEngine
     _routes: dict[str, Route]
-    _finder: Finder
-    _answerer: Answerer
-    _drawer: Drawer
+    _predictor: Predictor
+    _pipeline: AnswerPipeline
+    _image_generator: ImageGenerator
     _runner: RequestRunner
-    _librarian: Librarian
+    _document_reader: DocumentReader
     _extractor: Extractor
 
     @property
@@ -42,9 +42,9 @@ class Parts:
         return self._limits
 
     @property
-    def answerer(self) -> Answerer:
+    def answer_pipeline(self) -> AnswerPipeline:
         """What answers whole conversations, for programs that bring their own history."""
-        return self._answerer
+        return self._pipeline
 
     @property
     def routes(self) -> dict[str, Route]:

@@ -74,7 +74,7 @@ class ReadingVerbs(Parts):
             MissingExtraError: the extra "ocr" is not installed.
             ArgumentTypeError: values of other types.
         """
-        return self._librarian.read(
+        return self._document_reader.read(
             source,
             pages=pages,
             password=password,
@@ -99,7 +99,7 @@ class ReadingVerbs(Parts):
 
         Each page tells its `number` and `file`. Raises what `ocr` raises, at the page where it happens.
         """
-        return self._librarian.pages(
+        return self._document_reader.pages(
             source,
             pages=pages,
             password=password,

@@ -80,7 +80,7 @@ def straighten(
     """Cut a page out of a photo. Prints its score and corners; exit code 1 where no sheet is seen."""
     agent = VisionAgent.from_pretrained(model, adapters=[adapter])
     photo = load_image(picture)
-    found: Sheets = agent.force(ROUTE.name, phrase, photo)
+    found: Sheets = agent.run_route(ROUTE.name, phrase, photo)
     if not found.items:
         print(f"no {phrase} is seen", file=sys.stderr)
         raise typer.Exit(1)

@@ -21,7 +21,7 @@ def by_model(agent: VisionAgent) -> Find:
     """Corners by the agent's `[CORNERS]` route."""
 
     def find(scene: Scene) -> Corners | None:
-        found: Sheets = agent.force(ROUTE.name, "sheet of paper", scene.picture)
+        found: Sheets = agent.run_route(ROUTE.name, "sheet of paper", scene.picture)
         return np.array(found.items[0].corners) if found.items else None
 
     return find

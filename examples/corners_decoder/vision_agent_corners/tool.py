@@ -29,7 +29,7 @@ class StraightenAnswer(BaseModel):
 
 def _straighten(agent: VisionAgent, store: ImageStore, args: StraightenArguments) -> ToolOutput:
     picture = store.open(args.image)
-    found: Sheets = agent.force(ROUTE.name, args.phrase, picture.image)
+    found: Sheets = agent.run_route(ROUTE.name, args.phrase, picture.image)
     made = tuple(
         store.add(sheet.straighten(picture.image), origin=f"made by `straighten` from {picture.id}")
         for sheet in found.items

@@ -8,10 +8,6 @@ questions with random evidence teach to read evidence (see `evidence`).
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from vision_agent.data.text import request_templates as requests
 from vision_agent.data.text.dialogue import Exchange
@@ -21,28 +17,6 @@ from vision_agent.data.text.phrases import CHANGES, Phrases
 from vision_agent.data.text.sentence_templates import one
 from vision_agent.inference.colors import COLOURS
 from vision_agent.inference.evidence import COUNT_WORDS
-
-
-class NameTeacher(nn.Module):
-    """Predicts a name's CLIP vector (512) from its query states; used in training only."""
-
-    def __init__(self, hidden_size: int, names: Sequence[str], vectors: NDArray[np.float32]) -> None:
-        super().__init__()
-        self.head = nn.Linear(hidden_size, vectors.shape[1])
-        # CLIP's text vectors share a large mean; what tells names apart is the rest.
-        centred = vectors - vectors.mean(axis=0)
-        self._vectors = F.normalize(torch.from_numpy(centred), dim=-1)
-        self._rows = {name: row for row, name in enumerate(names)}
-
-    def forward(self, states_KNC: Tensor, phrases: Sequence[str]) -> Tensor:
-        """1 - cosine, averaged over the phrases that have a vector; 0 without any."""
-        known = [(place, self._rows[phrase]) for place, phrase in enumerate(phrases) if phrase in self._rows]
-        if not known:
-            return states_KNC.sum() * 0
-        places, rows = (torch.tensor(side) for side in zip(*known, strict=True))
-        predicted = self.head(states_KNC[places].mean(dim=1).float())
-        return 1 - F.cosine_similarity(predicted, self._vectors[rows], dim=-1).mean()
-
 
 # How often each kind of exchange is drawn.
 _SHARES = {"det": 3.0, "seg": 1.6, "ocr": 1.2, "gen": 1.8, "edit": 1.4, "question": 4.5, "describe": 0.8, "talk": 0.3}

@@ -263,3 +263,6 @@ def plural(name: str) -> str:
 def callable_as(name: str) -> tuple[str, ...]:
     """Other words for one thing: synonyms."""
     return SYNONYMS.get(name, ())
+
+
+NUMBERS = ("one", "two", "three", "four")

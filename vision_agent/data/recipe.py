@@ -1,0 +1,18 @@
+"""TODO docstring."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataSection(_Section):
+    """How often each kind of picture is drawn; the numbers are shares."""
+
+    photos: float = Field(default=0.28, ge=0)
+    mosaics: float = Field(default=0.10, ge=0)
+    composed: float = Field(default=0.42, ge=0)
+    composed_on_photos: float = Field(default=0.14, ge=0)
+    animals: float = Field(default=0.06, ge=0)
+    phrases: int = Field(default=16, ge=2)
