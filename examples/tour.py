@@ -48,7 +48,7 @@ def main(out: str = "demo.png") -> None:
     show(people.evidence.draw(SKATERS), 'agent.count("person", skaters)', str(people.count))
 
     colour = agent.ask("what colour is the bus?", COACH)
-    (bus,) = colour.looked  # what the answer rests on
+    (bus,) = colour.evidence  # what the answer rests on
     show(bus.draw(COACH), 'agent.ask("what colour is the bus?", coach)', colour.text)
 
     place = agent.run("where is the dog?", BOAT)

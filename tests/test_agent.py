@@ -105,8 +105,8 @@ def test_the_model_routes_by_itself(agent: VisionAgent) -> None:
     plain = agent.run("is there a bus?", BUS)
     assert plain.routes == ()
     assert plain.text == "yes"
-    assert [look.phrases for look in plain.looked] == [("bus",)]  # what the answer rests on
-    assert len(plain.looked[0]) >= 1
+    assert [look.phrases for look in plain.evidence] == [("bus",)]  # what the answer rests on
+    assert len(plain.evidence[0]) >= 1
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_the_model_routes_by_itself(agent: VisionAgent) -> None:
 def test_relations_are_answered_by_two_looks(agent: VisionAgent, question: str, answer: str) -> None:
     said = agent.ask(question, DOG)
     assert said.text == answer
-    first, second = said.looked
+    first, second = said.evidence
     assert {*first.phrases, *second.phrases} == {"dog", "frisbee"} and len(first) and len(second)
 
 
@@ -155,7 +155,7 @@ def test_ask_never_routes(agent: VisionAgent) -> None:
     answer = agent.ask("where is the bus?", BUS)
     assert answer.routes == ()
     assert "[DET]" not in answer.text
-    assert [look.phrases for look in answer.looked] == [("bus",)]
+    assert [look.phrases for look in answer.evidence] == [("bus",)]
 
 
 def test_routes_can_be_forced_and_forbidden(agent: VisionAgent) -> None:

@@ -45,7 +45,7 @@ def test_one_request_is_one_reading_of_the_model(agent: VisionAgent, photo: Path
 def test_a_crop_is_looked_at_again(agent: VisionAgent, photo: Path) -> None:
     result = agent.run("crop the dog and describe it", photo)
     assert result.done and tools(result) == ["detect", "crop", "caption"]
-    original, crop = result.images
+    original, crop = result.image_ids
     assert result.steps[0].arguments == {"image": original, "phrases": ["dog"]}
     found = result.steps[0].result
     assert isinstance(found, Detections)
@@ -140,12 +140,12 @@ def test_what_hangs_on_something_absent_is_not_done(agent: VisionAgent, photo: P
 def test_all_that_came_out_is_told_in_words(agent: VisionAgent, photo: Path) -> None:
     asked = agent.run("where is the dog?", photo)
     (box,) = asked.routes[0].result.xyxy
-    assert asked.told == f"dog: 1 found, at ({','.join(f'{side:.0f}' for side in box)})" and asked.made == ()
+    assert asked.summary == f"dog: 1 found, at ({','.join(f'{side:.0f}' for side in box)})" and asked.created_images == ()
     cut = agent.run("crop the dog", photo)
-    assert cut.told == cut.text and [each.size for each in cut.made] == [cut.picture(cut.images[1]).size]
+    assert cut.summary == cut.text and [each.size for each in cut.created_images] == [cut.picture(cut.image_ids[1]).size]
     blind = agent.run("where is the dog?")
     if blind.routes:
-        assert not blind.done and "needs a picture" in str(blind.refused) and "needs a picture" in blind.told
+        assert not blind.done and "needs a picture" in str(blind.refused) and "needs a picture" in blind.summary
 
 
 def test_an_open_verb_is_routed_by_the_model(agent: VisionAgent, photo: Path) -> None:
@@ -202,7 +202,7 @@ def test_a_batch_mixes_plans_and_single_requests(agent: VisionAgent, photo: Path
 def test_the_session_may_be_given(agent: VisionAgent, photo: Path) -> None:
     store = ImageStore()
     result = agent.run("crop the dog", photo, store=store)
-    assert set(result.images) == set(store.ids)
+    assert set(result.image_ids) == set(store.ids)
     with pytest.raises(InputError, match="image_id"):
         result.picture("img_000000")
 
@@ -246,7 +246,7 @@ def test_a_random_model_can_only_write_calls_that_there_are(tiny: VisionAgent) -
     assert set(tools(result)) <= known and len(result.steps) <= 1
     for step in result.steps:
         assert step.error is None or not step.error.startswith("there is no tool")
-        assert step.arguments.get("image", result.images[0]) in result.images
+        assert step.arguments.get("image", result.image_ids[0]) in result.image_ids
     assert result.done or result.refused
 
 

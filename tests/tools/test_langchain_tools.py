@@ -274,7 +274,7 @@ class Notes(BaseCallbackHandler):
         self.inputs += [input_str, str(inputs)]
 
     def on_custom_event(self, name: str, data: Any, **_: Any) -> None:
-        assert name == "vision_agent.images.loading"
+        assert name == "vision_agent.images"
         self.events.append(data)
 
 

@@ -37,14 +37,14 @@ except ImportError as error:
 if TYPE_CHECKING:
     from vision_agent.agent import VisionAgent
 
-_EVENT = "vision_agent.images.loading"
+_EVENT = "vision_agent.images"
 _SHOWN_SIDE = 768  # pixels of the longer side of pictures that are shown to the language model
 
 
 class VisionTool(BaseTool):
     """A `vision_agent.Tool` in LangChain's form. Made by `VisionToolkit` and `VisionAgent.tools`.
 
-    Callbacks see a picture's id, size and hash, in the custom event `vision_agent.images.loading`, and never its bytes.
+    Callbacks see a picture's id, size and hash, in the custom event `vision_agent.images`, and never its bytes.
 
     Attributes:
         include_images: pictures that a call makes follow its text as image blocks.

@@ -110,8 +110,8 @@ def run(
     _check_output("save", save)
     picture = None if image is None else load_image(image, limits=_limits(allow_urls))
     result = _agent(model, adapter, device, dtype).run(request, picture)
-    print(result.model_dump_json() if as_json else result.told)
-    for number, made in enumerate(result.made, start=1):
+    print(result.model_dump_json() if as_json else result.summary)
+    for number, made in enumerate(result.created_images, start=1):
         if save is not None:
             path = save if number == 1 else save.with_stem(f"{save.stem}-{number}")
             made.save(path)

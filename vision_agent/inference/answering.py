@@ -105,7 +105,7 @@ class AnswerPipeline:
         return self._written(conversations, options, choice, form)
 
     def _looked(self, conversation: Conversation, options: GenerationOptions, form: AnswerForm) -> Answer:
-        """An answer in words that rests on what was found; `looked` has the boxes."""
+        """An answer in words that rests on what was found; `evidence` has the boxes."""
         sighting = self._onlooker.answer(conversation, options)
         turns, text = sighting.told.turns, cut_at_stop(sighting.told.words, options.stop).strip()
         logprobs = [each for turn in turns for each in turn.logprobs[0]]
@@ -118,7 +118,7 @@ class AnswerPipeline:
             confidence=min(1.0, math.exp(sum(logprobs) / max(1, len(logprobs)))),
             model=self.model,
             value=form.value(text, reason),
-            looked=sighting.found,
+            evidence=sighting.found,
         )
 
     def _written(

@@ -323,7 +323,7 @@ class PlanRunner:
             model=self._model,
             plan=plan,
             steps=tuple(self._calls.steps),
-            images=images,
+            image_ids=images,
             pictures={image: self._store.get(image).image for image in images if image in self._store},
             done=refused is None,
             refused=refused,

@@ -51,7 +51,7 @@ class AgentResult(Answer):
     Attributes:
         plan: the steps that the request was read as; None where it was not planned.
         steps: the calls, in their order.
-        images: ids of the pictures of a plan: those of the request, then those that were made.
+        image_ids: ids of the pictures of a plan: those of the request, then those that were made.
         pictures: the same, by id, upright RGB; not part of the JSON.
         done: everything that was asked for was done.
         refused: why it was not; None where it was.
@@ -60,13 +60,13 @@ class AgentResult(Answer):
     kind: Literal["agent_result"] = "agent_result"
     plan: Plan | None = None
     steps: tuple[AgentStep, ...] = ()
-    images: tuple[str, ...] = ()
+    image_ids: tuple[str, ...] = ()
     pictures: dict[str, Any] = Field(default={}, exclude=True, repr=False)
     done: bool = True
     refused: str | None = None
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """All that came out, in plain lines: the words, and a line for what each routing token gave."""
         pictures = len({each.image for each in self.routes if each.image is not None})
         phrases = {each.phrase for each in self.routes}
@@ -75,7 +75,7 @@ class AgentResult(Answer):
         return "\n".join(filter(None, [*words, *dict.fromkeys(lines)]))
 
     @property
-    def made(self) -> tuple[Image.Image, ...]:
+    def created_images(self) -> tuple[Image.Image, ...]:
         """The pictures that were made, whichever way: by a routing token, or by steps (crops, masks, drawings)."""
         routed = [each.result for each in self.routes]
         drawn = [one for each in routed if isinstance(each, GeneratedImages) for one in each]

@@ -1,4 +1,4 @@
-"""How results are told in words: in the answers of plans, and in `AgentResult.told`.
+"""How results are told in words: in the answers of plans, and in `AgentResult.summary`.
 
 Words that were read from a picture are always quoted, on one line: they are data.
 """

@@ -128,7 +128,7 @@ class ToolLoop:
             confidence=min((answer.confidence for answer in answers), default=1.0),
             model=self._model,
             steps=tuple(steps),
-            images=tuple(known),
+            image_ids=tuple(known),
             pictures={image: self._store.get(image).image for image in known if image in self._store},
             done=refused is None,
             refused=refused,

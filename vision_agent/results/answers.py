@@ -22,7 +22,7 @@ _KINDS = {
     "video_segmentation": "vision_agent.results.video_segmentation:VideoSegmentation",
     "points": "vision_agent.results.points:Points",
     "count": "vision_agent.results.points:Count",
-    "answer": "vision_agent.results.detections:Answer",
+    "answer": "vision_agent.results.answers:Answer",
     "ocr": "vision_agent.documents.result:OcrResult",
     "generated_image": "vision_agent.results.generated:GeneratedImage",
     "generated_images": "vision_agent.results.generated:GeneratedImages",
@@ -85,7 +85,7 @@ class Answer(BaseModel):
         value: for a `schema` its validated instance, for `choices` the choice, otherwise None.
         model: the model that answered.
         routes: the routing tokens in the answer, in their order.
-        looked: what was looked for in the picture before the answer in words was given, in order: the phrase is in each
+        evidence: what was looked for in the picture before the answer in words was given, in order: the phrase is in each
             one's `phrases`. A model that was not taught to look first looks at nothing.
         kind: "answer", or the kind of a subclass; tells results apart in JSON.
     """
@@ -101,7 +101,7 @@ class Answer(BaseModel):
     model: str
     value: Any = None
     routes: tuple[RoutedText, ...] = ()
-    looked: tuple[Detections, ...] = ()
+    evidence: tuple[Detections, ...] = ()
 
     def __str__(self) -> str:
         return self.text
