@@ -29,8 +29,8 @@ from transformers import (
 
 from vision_agent import GenerationOptions, VisionAgent
 from vision_agent.model.backbone import Backbone, TilingSettings
-from vision_agent.model.prompt import IMAGE_CONTEXT, IMAGE_END, IMAGE_START
 from vision_agent.model.checkpoint import save_backbone
+from vision_agent.model.prompt import IMAGE_CONTEXT, IMAGE_END, IMAGE_START
 from vision_agent.train.new_model import train_tokenizer
 
 TOKENS = 16
@@ -38,20 +38,20 @@ QUESTIONS = ["what is it?", "how many are there?", "what colour is the car?", "i
 
 
 class Transformers:
-    """What a user writes without this package: picture processor, chat template, `generate`.
+    """What a user writes without this package: image processor, chat template, `generate`.
 
-    transformers' `InternVLProcessor` needs torchvision; the lines of it that put picture tokens into the text are
-    written out here, with its picture processor for PIL.
+    transformers' `InternVLProcessor` needs torchvision; the lines of it that put image tokens into the text are
+    written out here, with its image processor for PIL.
     """
 
     def __init__(self, folder: Path) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-        self.pictures = GotOcr2ImageProcessorPil.from_pretrained(folder)
+        self.images = GotOcr2ImageProcessorPil.from_pretrained(folder)
         self.model = InternVLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
 
     def answer(self, conversation: list[dict[str, object]], images: list[Image.Image], tokens: int) -> str:
         text = self.tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
-        seen = self.pictures(images, return_tensors="pt")
+        seen = self.images(images, return_tensors="pt")
         for tiles in seen["num_patches"].tolist():
             places = IMAGE_CONTEXT.replace("IMG", "PLACE") * (256 * int(tiles))
             text = text.replace(IMAGE_CONTEXT, f"{IMAGE_START}{places}{IMAGE_END}", 1)
@@ -63,8 +63,8 @@ class Transformers:
         return str(self.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 
 
-def asked(question: str, pictures: int = 0) -> dict[str, object]:
-    return {"role": "user", "content": [*[{"type": "image"}] * pictures, {"type": "text", "text": question}]}
+def asked(question: str, images: int = 0) -> dict[str, object]:
+    return {"role": "user", "content": [*[{"type": "image"}] * images, {"type": "text", "text": question}]}
 
 
 def replied(text: str) -> dict[str, object]:
@@ -120,7 +120,7 @@ def seconds(call: Callable[[], object], repeats: int = 3, before: Callable[[], o
     return statistics.median(times)
 
 
-def picture(seed: int, width: int, height: int) -> Image.Image:
+def image(seed: int, width: int, height: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
@@ -144,7 +144,7 @@ def measure(folder: Path) -> dict[str, float]:
     # Neither side may end early: the tokens compared are the same in number.
     backbone.model.lm_head = _WithoutEnds(backbone.model.lm_head, backbone.end_ids)
     options = GenerationOptions(max_new_tokens=TOKENS)
-    large = picture(1, 1792, 1344)
+    large = image(1, 1792, 1344)
     first, second = QUESTIONS[:2]
 
     ours, theirs = agent.ask(second, large, options=options).text, peer.answer([asked(second, 1)], [large], TOKENS)
@@ -156,21 +156,21 @@ def measure(folder: Path) -> dict[str, float]:
     again = seconds(lambda: agent.ask(second, large, options=options), before=fresh)
     theirs_again = seconds(lambda: peer.answer([asked(second, 1)], [large], TOKENS))
 
-    medium = picture(2, 896, 896)
+    medium = image(2, 896, 896)
     chat = seconds(lambda: ten_turns(agent, medium, options), 1, before=agent.clear_cache)
-    theirs_chat = seconds(lambda: ten_turns_of(peer, picture(2, 896, 896)), 1)
+    theirs_chat = seconds(lambda: ten_turns_of(peer, image(2, 896, 896)), 1)
 
-    pictures = [picture(10 + index, 448, 448) for index in range(8)]
+    images = [image(10 + index, 448, 448) for index in range(8)]
     questions = [QUESTIONS[index % len(QUESTIONS)] for index in range(8)]
     long = GenerationOptions(max_new_tokens=64)
-    batch = seconds(lambda: agent.ask(questions, list(pictures), options=long), before=agent.clear_cache)
+    batch = seconds(lambda: agent.ask(questions, list(images), options=long), before=agent.clear_cache)
     loop = seconds(
-        lambda: [agent.ask(q, p, options=long) for q, p in zip(questions, pictures, strict=True)],
+        lambda: [agent.ask(q, p, options=long) for q, p in zip(questions, images, strict=True)],
         before=agent.clear_cache,
     )
 
     # The bare call: everything is prepared, only the model runs.
-    one = pictures[0]
+    one = images[0]
     encoded = backbone.encode(first, one)
     bare_settings = GenerationConfig(max_new_tokens=64, do_sample=False, pad_token_id=0)
     ids = encoded.input_ids[None]

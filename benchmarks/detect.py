@@ -40,7 +40,7 @@ def median_seconds(call: Callable[[], object], repeats: int) -> float:
     return statistics.median(times)
 
 
-def written_boxes_seconds(agent: VisionAgent, picture: Image.Image) -> tuple[float, int]:
+def written_boxes_seconds(agent: VisionAgent, image: Image.Image) -> tuple[float, int]:
     """Time for the same backbone to write 50 boxes as text, one greedy token after another.
 
     The default was not trained to write boxes; what is timed is the decoding of as many tokens as 50 boxes in
@@ -50,7 +50,7 @@ def written_boxes_seconds(agent: VisionAgent, picture: Image.Image) -> tuple[flo
     line = "<ref>car</ref><box>[[{0}, {1}, {2}, {3}]]</box>"
     text = "".join(line.format(*(100 + 7 * n + 13 * k for k in range(4))) for n in range(OBJECTS))
     count = len(backbone.text_ids(text))
-    encoded = backbone.encode_image(picture)
+    encoded = backbone.encode_image(image)
     prompt = backbone.prompt_ids("where is the car?", [len(encoded.tokens_TC)])
     reading = Reading(tuple(prompt), encoded.tokens_TC)
     forbidden = [*backbone.end_ids, *(route.token_id for route in agent.routes.values())]
@@ -70,27 +70,27 @@ def main() -> None:
     start = time.perf_counter()
     agent = VisionAgent()
     loading = time.perf_counter() - start
-    picture = load_image(options.photo)
+    image = load_image(options.photo)
 
     def fresh(phrases: str | list[str], threshold: float | None = None) -> None:
         agent.clear_cache()
-        agent.detect(phrases, picture, threshold=threshold)
+        agent.detect(phrases, image, threshold=threshold)
 
     cold = median_seconds(lambda: fresh("car"), 9)
-    warm = median_seconds(lambda: agent.detect("car", picture), 9)
+    warm = median_seconds(lambda: agent.detect("car", image), 9)
     together = median_seconds(lambda: fresh(PHRASES), 5)
     one_by_one = median_seconds(lambda: [fresh(phrase) for phrase in PHRASES], 3)
-    # Exactly 50 boxes, whatever is in the picture: the limit at 50, and no suppression of overlaps.
+    # Exactly 50 boxes, whatever is in the image: the limit at 50, and no suppression of overlaps.
     settings = agent.routes["det"].decoder.settings
     kept = dict(settings)
     settings |= {"limit": OBJECTS, "nms_iou": 1.0}
     routed = median_seconds(lambda: fresh("car", threshold=0.0), 5)
-    found = len(agent.detect("car", picture, threshold=0.0))
+    found = len(agent.detect("car", image, threshold=0.0))
     settings |= kept
-    written, tokens = written_boxes_seconds(agent, picture)
+    written, tokens = written_boxes_seconds(agent, image)
     figures = {
         "machine": f"{platform.machine()}, {options.threads} threads, torch {torch.__version__}",
-        "photo": f"{options.photo.name}, {picture.width}x{picture.height}",
+        "photo": f"{options.photo.name}, {image.width}x{image.height}",
         "loading_s": loading,
         "detect_new_picture_ms": cold * 1e3,
         "detect_same_picture_ms": warm * 1e3,

@@ -3,8 +3,8 @@
     python benchmarks/ocr.py [--receipts receipts_900.zip] [--documents 40] [--half 1] [--out FILE.json]
     python benchmarks/ocr.py --receipts receipts_900.zip --fit
 
-Raw is `RapidOCR()(picture)` as documented, its lines split at spaces. Ours is `DocumentReader().read(picture)`.
-Both get the same decoded pictures. Speed is of whole pages, in turns: a raw page, then ours; then all pages by two
+Raw is `RapidOCR()(image)` as documented, its lines split at spaces. Ours is `DocumentReader().read(image)`.
+Both get the same decoded images. Speed is of whole pages, in turns: a raw page, then ours; then all pages by two
 workers. Peak memory is of a process of its own for either. Docling is measured where it is installed and finds its
 models without a network. Without receipts, pages of text are drawn, and only the speed means something.
 

@@ -2,10 +2,10 @@
 
     python benchmarks/preprocess.py [--threads 2] [--repeats 9] [--photo PATH] [--out FILE.json]
 
-The official pipeline is written out here as its authors' quick start has it: the picture is resized to the canvas in
+The official pipeline is written out here as its authors' quick start has it: the image is resized to the canvas in
 one call, each tile is cropped, resized to its own size again, turned into a tensor and normalised by itself, and all
 are stacked (what torchvision's ToTensor and Normalize do is spelt out, so that torchvision is not needed). Both
-pipelines get the same decoded picture and the same number of PyTorch threads, and are timed in turns.
+pipelines get the same decoded image and the same number of PyTorch threads, and are timed in turns.
 """
 
 import argparse
@@ -33,7 +33,7 @@ SIZES = ((3840, 2160), (4000, 3000), (3000, 4000), (1920, 1080), (640, 480))
 
 
 def official(image: Image.Image, grid: TileGrid) -> Tensor:
-    """The picture's tiles, float32 (N, 3, S, S), made the official way."""
+    """The image's tiles, float32 (N, 3, S, S), made the official way."""
     side = grid.tile_size
     canvas = image.resize((grid.columns * side, grid.rows * side))
     tiles = []
@@ -47,7 +47,7 @@ def official(image: Image.Image, grid: TileGrid) -> Tensor:
 
 def _transformed(tile: Image.Image, side: int) -> Tensor:
     """torchvision's Resize, ToTensor and Normalize."""
-    if tile.size != (side, side):  # torchvision leaves a picture of the wanted size alone
+    if tile.size != (side, side):  # torchvision leaves an image of the wanted size alone
         tile = tile.resize((side, side), Image.Resampling.BICUBIC)
     levels = torch.from_numpy(np.array(tile, np.uint8, copy=True)).permute(2, 0, 1).contiguous()
     values = levels.to(torch.get_default_dtype()).div(255)
@@ -72,7 +72,7 @@ def median_seconds(calls: list[Callable[[], object]], repeats: int) -> list[floa
 
 
 def measure(image: Image.Image, threads: int, repeats: int) -> dict[str, float | str]:
-    """The figures of one picture."""
+    """The figures of one image."""
     grid = TileGrid.for_image(*image.size)
     side = grid.tile_size
     tiles = cut_tiles(image, grid)
@@ -86,7 +86,7 @@ def measure(image: Image.Image, threads: int, repeats: int) -> dict[str, float |
         ],
         repeats,
     )
-    # Pillow 13 takes the height first in some upright pictures; the versions InternVL was trained with never did.
+    # Pillow 13 takes the height first in some upright images; the versions InternVL was trained with never did.
     difference = float((official(image, grid) - ours(image, grid, threads)).abs().mean())
     return {
         "picture": f"{image.width}x{image.height}",

@@ -1,10 +1,10 @@
-"""Eight objects segmented in one picture against one call each, and masks of a 12-megapixel picture.
+"""Eight objects segmented in one image against one call each, and masks of a 12-megapixel image.
 
     python benchmarks/segment.py [--threads 2] [--sam FOLDER_OR_FILE] [--out FILE.json]
 
 Without `--sam` a SAM 2 of its smallest published size (Hiera-tiny) with random weights does the work: time and memory
 do not depend on the weights. "One call each" is a call that knows nothing of the others, as the code of LISA and Sa2VA
-makes them: it encodes the picture for its own object. Prints a Markdown table that names the machine.
+makes them: it encodes the image for its own object. Prints a Markdown table that names the machine.
 """
 
 import argparse
@@ -92,24 +92,24 @@ def main() -> None:
         if options.sam is None:
             Sam2Model(Sam2Config()).save_pretrained(folder)
         decoder = SamDecoder(HIDDEN, str(options.sam or folder)).eval().requires_grad_(False)
-    picture = load_image(PHOTO)
+    image = load_image(PHOTO)
     states_KNC = torch.randn(OBJECTS, 1, HIDDEN)
     names = tuple(f"thing {number}" for number in range(OBJECTS))
-    grid = TileGrid.for_image(*picture.size)
+    grid = TileGrid.for_image(*image.size)
 
     def segment(shown: Image.Image, which: slice) -> None:
-        prepared = decoder.prepare_picture(DenseFeatures(()), shown)
+        prepared = decoder.prepare_image(DenseFeatures(()), shown)
         decoder.decode(states_KNC[which], prepared, DecodeRequest(names[which], grid, "benchmark"))
 
-    prepared = decoder.prepare_picture(DenseFeatures(()), picture)
+    prepared = decoder.prepare_image(DenseFeatures(()), image)
     request = DecodeRequest(names, grid, "benchmark")
     with torch.inference_mode():
-        together = seconds(lambda: segment(picture, slice(None)), 2)
-        each = seconds(lambda: segment(picture, slice(0, 1)), 2) * OBJECTS
+        together = seconds(lambda: segment(image, slice(None)), 2)
+        each = seconds(lambda: segment(image, slice(0, 1)), 2) * OBJECTS
         decoding = seconds(lambda: decoder.decode(states_KNC, prepared, request), 3)
     figures: dict[str, str | float] = {
         "machine": f"{platform.machine()}, {options.threads} threads, torch {torch.__version__}",
-        "photo": f"{PHOTO.name}, {picture.width}x{picture.height}",
+        "photo": f"{PHOTO.name}, {image.width}x{image.height}",
         "sam": options.sam.name if options.sam else "SAM 2 Hiera-tiny, random weights",
         f"{OBJECTS}_objects_in_one_call_ms": together * 1e3,
         f"{OBJECTS}_objects_one_call_each_ms": each * 1e3,

@@ -1,19 +1,19 @@
-"""Boxes from the `[DET]` route: query states against regions of the picture, one score a phrase and region.
+"""Boxes from the `[DET]` route: query states against regions of the image, one score a phrase and region.
 
-The picture side (`prepare`) proposes regions, whatever they hold: a small feature pyramid gives an objectness and a box
+The image side (`prepare`) proposes regions, whatever they hold: a small feature pyramid gives an objectness and a box
 for every cell of strides 8, 16 and 32, of which the best that do not overlap much stay. Each region is then described
 by what all feature maps hold at a grid of points inside it (Fast R-CNN's region features,
 https://arxiv.org/abs/1504.08083, sampled bilinearly as in https://arxiv.org/abs/1703.06870). The phrase side turns the
 query states of a routing token into one vector. A score compares the two, so phrases cost next to nothing, several
 boxes may come back, and an absent phrase gets none. What a region is called says little of how well it fits; how much
 of a thing it is says more, so that joins the score (as detectors of unknown things do,
-https://arxiv.org/abs/2108.06753), measured against the picture's other regions.
+https://arxiv.org/abs/2108.06753), measured against the image's other regions.
 
 Training assigns cells to boxes by task alignment (TOOD, https://arxiv.org/abs/2108.07755), with soft targets, and
 regresses boxes with generalised IoU (https://arxiv.org/abs/1902.09630). Regions are taught the phrases of the true box
 they overlap most, as strongly as they overlap it.
 
-Shape suffixes: B pictures, K phrases, N queries or regions, C hidden size, E embedding, L cells of all levels, G true
+Shape suffixes: B images, K phrases, N queries or regions, C hidden size, E embedding, L cells of all levels, G true
 boxes, P points of a region.
 """
 
@@ -41,13 +41,13 @@ _POINTS = 6  # a region is described at 6 x 6 points
 
 @dataclass(frozen=True)
 class PreparedBoxes:
-    """The picture side of the box decoder.
+    """The image side of the box decoder.
 
     Attributes:
-        regions_BN4: proposed boxes, xyxy in the frame "unit" (0-1 of the picture), best first.
+        regions_BN4: proposed boxes, xyxy in the frame "unit" (0-1 of the image), best first.
         embeddings_BNE: their descriptions.
-        proposed_BN: bool, False at the padding of pictures with fewer proposals.
-        prominence_BN: objectness logits of the regions, less their mean over the picture's.
+        proposed_BN: bool, False at the padding of images with fewer proposals.
+        prominence_BN: objectness logits of the regions, less their mean over the image's.
         objectness_BL: logits of all cells.
         boxes_BL4: boxes of all cells, frame "unit".
         centres_L2, strides_L2: cell centres and cell sizes in the frame "unit".
@@ -74,14 +74,14 @@ class BoxDecoder(Decoder):
             pyramid; of a single map a pyramid is built. Regions are described by all of them.
         width: channels of the pyramid and the heads.
         embedding: E.
-        proposals: most regions of a picture.
+        proposals: most regions of an image.
         threshold: default least score.
         presence: least best score at which a phrase counts as there when a question is answered; None for `threshold`.
         maybe: least best score at which a question that names a thing is answered, with a doubt; None for `presence`.
         counted: least score of the boxes that are counted; None for `threshold`. Higher where second boxes on one thing
             are commoner than things that are missed.
         temperature: scores are sigmoid((logit + prominence weight * prominence) / temperature); fitted on validation
-            pictures after training.
+            images after training.
         prominence: weight of how much a region looks like a thing, beside what it is called.
         limit: most boxes a phrase.
         nms_iou: of two boxes of one phrase that overlap more, the better one stays.
@@ -188,14 +188,14 @@ class BoxDecoder(Decoder):
         return unit_KE, self.phrase_bias(unit_KE).squeeze(-1)
 
     def logits(self, unit_KE: Tensor, bias_K: Tensor, embeddings_NE: Tensor) -> Tensor:
-        """(K, N) logits of phrases against the regions of one picture."""
+        """(K, N) logits of phrases against the regions of one image."""
         summed_KN = self.logit_scale.exp() * unit_KE @ embeddings_NE.T + bias_K[:, None]
         paired_KN1: Tensor = self.pair_head(unit_KE[:, None] * embeddings_NE[None] * unit_KE.shape[1] ** 0.5)
         return summed_KN + paired_KN1.squeeze(-1).float()
 
     @torch.no_grad()
     def decode(self, states_KNC: Tensor, prepared: PreparedBoxes, request: DecodeRequest) -> Detections:
-        """Scored boxes of all phrases of one picture, best first within each phrase.
+        """Scored boxes of all phrases of one image, best first within each phrase.
 
         Returns boxes in pixels of the upright original. No phrase gets a box below the threshold: an absent thing
         gives no box at all.
@@ -231,7 +231,7 @@ class BoxDecoder(Decoder):
             RuntimeError: `prepared` was made without gradients.
         """
         if prepared.sampled is None:
-            raise RuntimeError("pictures for training must be prepared with gradients enabled")
+            raise RuntimeError("images for training must be prepared with gradients enabled")
         zero = states_KNC.new_zeros((), dtype=torch.float32)
         object_total, box_total, cell_weight, class_total, class_weight = zero, zero, zero, zero, zero
         rows = torch.as_tensor(rows_K, device=states_KNC.device)
@@ -284,7 +284,7 @@ class BoxDecoder(Decoder):
         keep_BT = _non_maximum(boxes_BT4, torch.ones_like(scores_BT, dtype=torch.bool), _PROPOSAL_NMS_IOU)
         _, first_BN = torch.where(keep_BT, scores_BT, -torch.inf).topk(wanted, dim=1)
         proposed_BN, objectness_BN = keep_BT.gather(1, first_BN), scores_BT.gather(1, first_BN)
-        # The best box always stays, so no picture is without a proposal.
+        # The best box always stays, so no image is without a proposal.
         mean_B1 = (objectness_BN * proposed_BN).sum(dim=1, keepdim=True) / proposed_BN.sum(dim=1, keepdim=True)
         prominence_BN = (objectness_BN - mean_B1) * proposed_BN
         return boxes_BT4.gather(1, first_BN[..., None].expand(-1, -1, 4)), proposed_BN, prominence_BN
@@ -292,7 +292,7 @@ class BoxDecoder(Decoder):
     def _true_regions(self, prepared: PreparedBoxes, targets: Sequence[BoxTargets]) -> tuple[Tensor, Tensor]:
         """Slightly moved true boxes (B, G, 4), padded, and their descriptions (B, G, E).
 
-        They teach names before the proposals are any good, and rare things in every picture that shows them.
+        They teach names before the proposals are any good, and rare things in every image that shows them.
         """
         most = max(1, *(len(target.boxes_G4) for target in targets))
         regions_BG4 = prepared.boxes_BL4.new_zeros(len(targets), most, 4)

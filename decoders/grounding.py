@@ -1,6 +1,6 @@
 """Boxes in InternVL's own words, for checkpoints without routes: `<ref>phrase</ref><box>[[x0, y0, x1, y1]]</box>`.
 
-Published InternVL checkpoints were taught to ground phrases in text, with whole numbers 0..1000 of the picture. Left
+Published InternVL checkpoints were taught to ground phrases in text, with whole numbers 0..1000 of the image. Left
 alone they also write boxes turned inside out, endless lists, or an essay. Here they write under a grammar: the phrase
 is given, and what remains is a list of different boxes with x1 > x0 and y1 > y0, or none. Digits may come one by one
 or in groups ("12", "345"), as the tokenizer has them; the grammar follows characters.

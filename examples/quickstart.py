@@ -20,38 +20,38 @@ SHORT = GenerationOptions(max_new_tokens=48)
 
 
 def words_only(agent: VisionAgent) -> list[str]:
-    """A conversation without any picture."""
+    """A conversation without any image."""
     chat = agent.chat(options=SHORT)
     return [chat.ask("Hello, who are you?").text, chat.ask("Can you tell me a story?").text]
 
 
-def one_picture(agent: VisionAgent) -> list[str]:
-    """One question about one picture, and a caption."""
+def one_image(agent: VisionAgent) -> list[str]:
+    """One question about one image, and a caption."""
     answer = agent.ask("Please describe the image shortly.", PHOTOS[0], options=SHORT)
     return [answer.text, agent.caption(PHOTOS[0], length="short").text]
 
 
 def several_rounds(agent: VisionAgent) -> list[str]:
-    """A conversation about one picture. It is shown once; later rounds pay for their own words only."""
+    """A conversation about one image. It is shown once; later rounds pay for their own words only."""
     chat = agent.chat(options=SHORT)
     first = chat.ask("Please describe the image in detail.", PHOTOS[0])
     return [first.text, chat.ask("Please write a poem according to the image.").text]
 
 
-def pictures_combined(agent: VisionAgent) -> list[str]:
-    """Two pictures as one: the model sees a single run of tiles."""
+def images_combined(agent: VisionAgent) -> list[str]:
+    """Two images as one: the model sees a single run of tiles."""
     return [agent.ask("Describe the two images in detail.", PHOTOS, combine=True, max_tiles=3, options=SHORT).text]
 
 
-def pictures_apart(agent: VisionAgent) -> list[str]:
-    """Two pictures that the model can name: `Image-1`, `Image-2`. A third one may join later."""
+def images_apart(agent: VisionAgent) -> list[str]:
+    """Two images that the model can name: `Image-1`, `Image-2`. A third one may join later."""
     chat = agent.chat(options=SHORT)
     first = chat.ask("Describe the two images in detail.", PHOTOS, max_tiles=3)
     return [first.text, chat.ask("What are the similarities and differences between these two images?").text]
 
 
 def batch(agent: VisionAgent) -> list[str]:
-    """Many requests at once: a list of questions, and a picture (or a list of them) for each."""
+    """Many requests at once: a list of questions, and an image (or a list of them) for each."""
     questions = ["Describe the image in detail."] * len(PHOTOS)
     return [answer.text for answer in agent.ask(questions, PHOTOS, max_tiles=3, options=SHORT)]
 
@@ -89,10 +89,10 @@ USES: dict[str, Callable[[VisionAgent], list[str]]] = {
     use.__name__: use
     for use in (
         words_only,
-        one_picture,
+        one_image,
         several_rounds,
-        pictures_combined,
-        pictures_apart,
+        images_combined,
+        images_apart,
         batch,
         video,
         streaming,

@@ -1,4 +1,4 @@
-"""A first look: boxes, masks, a count, an answer and a drawing by the model inside the package, in one picture.
+"""A first look: boxes, masks, a count, an answer and a drawing by the model inside the package, in one image.
 
     python examples/tour.py [OUT.png]
 
@@ -17,10 +17,10 @@ STREET, PARK, SKATERS, COACH, BOAT = (PHOTOS / f"000000{n}.jpg" for n in (142472
 PANEL, STRIP = (480, 360), 46
 
 
-def panel(picture: Image.Image, call: str, answer: str) -> Image.Image:
-    """A picture with the call that gave it, and its answer in words."""
+def panel(image: Image.Image, call: str, answer: str) -> Image.Image:
+    """An image with the call that gave it, and its answer in words."""
     whole = Image.new("RGB", (PANEL[0], PANEL[1] + STRIP), "white")
-    fitted = ImageOps.contain(picture.convert("RGB"), PANEL)
+    fitted = ImageOps.contain(image.convert("RGB"), PANEL)
     whole.paste(fitted, ((PANEL[0] - fitted.width) // 2, (PANEL[1] - fitted.height) // 2))
     pen = ImageDraw.Draw(whole)
     pen.text((10, PANEL[1] + 5), call, "black", ImageFont.load_default(16))
@@ -29,13 +29,13 @@ def panel(picture: Image.Image, call: str, answer: str) -> Image.Image:
 
 
 def main(out: str = "demo.png") -> None:
-    """Make the picture, and print each call with its answer."""
+    """Make the image, and print each call with its answer."""
     agent = VisionAgent()
     panels = []
 
-    def show(picture: Image.Image, call: str, answer: str) -> None:
+    def show(image: Image.Image, call: str, answer: str) -> None:
         print(f"{call}\t{answer}")
-        panels.append(panel(picture, call, answer))
+        panels.append(panel(image, call, answer))
 
     cars = agent.detect("red car", STREET, threshold=0.4)
     sure = ", ".join(f"{car.score:.2f}" for car in cars)

@@ -243,7 +243,7 @@ def write_original(folder: Path, content: Config, state: State, shards: int = 1,
 def reference_logits(
     state: State, content: Config, ids_L: Sequence[int], pixels_B3SS: Tensor | None = None, image_token: int = -1
 ) -> Tensor:
-    """Logits (L, vocabulary) of a prompt whose picture places have the id `image_token`."""
+    """Logits (L, vocabulary) of a prompt whose image places have the id `image_token`."""
     embedding = state.get("language_model.model.embed_tokens.weight")
     embedding = state["language_model.model.tok_embeddings.weight"] if embedding is None else embedding
     ids = torch.tensor(ids_L)

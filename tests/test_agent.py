@@ -64,30 +64,30 @@ def test_order_of_phrases_does_not_matter(agent: VisionAgent) -> None:
     np.testing.assert_allclose(first.xyxy, second.xyxy, atol=0.05)
 
 
-def test_a_list_of_pictures_gives_a_list_of_results(agent: VisionAgent) -> None:
+def test_a_list_of_images_gives_a_list_of_results(agent: VisionAgent) -> None:
     results = agent.detect("bus", [BUS, DOG])
     assert [type(result) for result in results] == [Detections, Detections]
     assert results[0] == agent.detect("bus", BUS)
 
 
 def test_every_kind_of_input_gives_the_same_boxes(agent: VisionAgent) -> None:
-    picture = Image.open(BUS)
-    array = np.asarray(picture.convert("RGB"))
+    image = Image.open(BUS)
+    array = np.asarray(image.convert("RGB"))
     data = BUS.read_bytes()
     expected = agent.detect("bus", BUS)
     url = "data:image/jpeg;base64," + base64.b64encode(data).decode()
-    kinds = [str(BUS), data, io.BytesIO(data), picture, array, torch.tensor(array).permute(2, 0, 1), url]
+    kinds = [str(BUS), data, io.BytesIO(data), image, array, torch.tensor(array).permute(2, 0, 1), url]
     for kind in kinds:
         assert agent.detect("bus", kind) == expected
 
 
-def test_boxes_are_in_the_upright_picture(agent: VisionAgent, tmp_path: Path) -> None:
-    picture = Image.open(BUS).convert("RGB")
-    turned = picture.transpose(Image.Transpose.ROTATE_90)
+def test_boxes_are_in_the_upright_image(agent: VisionAgent, tmp_path: Path) -> None:
+    image = Image.open(BUS).convert("RGB")
+    turned = image.transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()
     exif[0x0112] = 6  # "turn clockwise to see it upright"
     turned.save(tmp_path / "turned.png", exif=exif)
-    assert agent.detect("bus", tmp_path / "turned.png") == agent.detect("bus", picture)
+    assert agent.detect("bus", tmp_path / "turned.png") == agent.detect("bus", image)
 
 
 def test_threshold_only_removes(agent: VisionAgent) -> None:
@@ -179,7 +179,7 @@ def test_a_token_typed_by_the_user_is_text(agent: VisionAgent) -> None:
     assert agent.routes["det"].token_id not in ids
 
 
-def test_a_picture_is_encoded_once(agent: VisionAgent, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_image_is_encoded_once(agent: VisionAgent, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     encode = agent.backbone.encode_image
     monkeypatch.setattr(agent.backbone, "encode_image", lambda *args: calls.append(1) or encode(*args))
@@ -226,7 +226,7 @@ def test_bad_thresholds(agent: VisionAgent, threshold: object) -> None:
         agent.detect("dog", DOG, threshold=threshold)  # type: ignore[call-overload]
 
 
-def test_bad_pictures(agent: VisionAgent, tmp_path: Path) -> None:
+def test_bad_images(agent: VisionAgent, tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.jpg").write_text("not a picture")
     (tmp_path / "cut.jpg").write_bytes(DOG.read_bytes()[:9000])
@@ -271,7 +271,7 @@ def test_sixteen_threads_get_the_answers_of_one(agent: VisionAgent) -> None:
 
 
 def test_a_thousand_calls_do_not_grow_memory() -> None:
-    """In a process of its own: small pictures, a new one at every fourth call, so that the cache turns over."""
+    """In a process of its own: small images, a new one at every fourth call, so that the cache turns over."""
     program = """
 import numpy as np, psutil, sys
 from vision_agent import VisionAgent

@@ -24,7 +24,7 @@ def corner() -> Bools:
 
 
 def line() -> Bools:
-    """A diagonal one pixel wide in a picture so large that it is looked at in cells."""
+    """A diagonal one pixel wide in an image so large that it is looked at in cells."""
     return np.eye(1000, dtype=np.bool_)
 
 

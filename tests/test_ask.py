@@ -1,4 +1,4 @@
-"""Answers: single, several pictures, batches, streams, chats, choices, options. On tiny random checkpoints."""
+"""Answers: single, several images, batches, streams, chats, choices, options. On tiny random checkpoints."""
 
 import asyncio
 import threading
@@ -40,9 +40,9 @@ def tiny(checkpoint: Path) -> VisionAgent:
     return VisionAgent.from_pretrained(checkpoint)
 
 
-def reference(agent: VisionAgent, question: str, pictures: list[Image.Image], tokens: int = 12) -> list[int]:
+def reference(agent: VisionAgent, question: str, images: list[Image.Image], tokens: int = 12) -> list[int]:
     """The greedy answer by transformers' own `generate`."""
-    encoded = agent.backbone.encode(question, pictures)
+    encoded = agent.backbone.encode(question, images)
     return agent.backbone.generate_ids(encoded.input_ids, encoded.pixel_values, max_new_tokens=tokens)
 
 
@@ -52,78 +52,78 @@ def text_of(agent: VisionAgent, ids: list[int]) -> str:
 
 
 def test_an_answer_is_that_of_generate(tiny: VisionAgent) -> None:
-    picture = noise(1)
-    expected = reference(tiny, "what is it?", [picture])
-    answer = tiny.ask("what is it?", picture, options=SHORT)
+    image = noise(1)
+    expected = reference(tiny, "what is it?", [image])
+    answer = tiny.ask("what is it?", image, options=SHORT)
     assert answer.text == text_of(tiny, expected)
     assert answer.completion_tokens == len(expected)
     assert answer.finish_reason == ("stop" if expected[-1] in tiny.backbone.end_ids else "length")
     assert 0 < answer.confidence <= 1
-    assert answer.prompt_tokens == len(tiny.backbone.encode("what is it?", picture).input_ids)
+    assert answer.prompt_tokens == len(tiny.backbone.encode("what is it?", image).input_ids)
 
 
-def test_words_alone_need_no_picture(tiny: VisionAgent) -> None:
+def test_words_alone_need_no_image(tiny: VisionAgent) -> None:
     assert tiny.ask("hello", options=SHORT).text == text_of(tiny, reference(tiny, "hello", []))
 
 
-def test_the_second_question_reads_the_picture_from_memory_and_answers_the_same(tiny: VisionAgent) -> None:
-    picture = noise(2)
-    first = tiny.ask("what is it?", picture, options=SHORT)
-    second = tiny.ask("is there a bus?", picture, options=SHORT)
+def test_the_second_question_reads_the_image_from_memory_and_answers_the_same(tiny: VisionAgent) -> None:
+    image = noise(2)
+    first = tiny.ask("what is it?", image, options=SHORT)
+    second = tiny.ask("is there a bus?", image, options=SHORT)
     tiny.clear_cache()
-    assert tiny.ask("is there a bus?", picture, options=SHORT) == second
-    assert tiny.ask("what is it?", picture, options=SHORT) == first
+    assert tiny.ask("is there a bus?", image, options=SHORT) == second
+    assert tiny.ask("what is it?", image, options=SHORT) == first
     engine = tiny._engine
-    prompt = tiny.backbone.encode("where is the dog?", picture)
-    seen = engine.see(picture)
+    prompt = tiny.backbone.encode("where is the dog?", image)
+    seen = engine.see(image)
     from vision_agent.inference.engine import _marks
 
     reading = Reading(tuple(prompt.input_ids.tolist()), seen.encoded.tokens_TC, tuple(_marks(seen)))
     written = write(tiny.backbone, [reading], SHORT, prefixes=engine.prefixes)
     assert written.reused_tokens >= len(seen.encoded.tokens_TC)
-    assert written.answers[0] == reference(tiny, "where is the dog?", [picture])
+    assert written.answers[0] == reference(tiny, "where is the dog?", [image])
 
 
-def test_another_picture_is_never_taken_from_memory(tiny: VisionAgent) -> None:
+def test_another_image_is_never_taken_from_memory(tiny: VisionAgent) -> None:
     one, other = noise(3), noise(4)
     tiny.ask("what is it?", one, options=SHORT)
     assert tiny.ask("what is it?", other, options=SHORT).text == text_of(tiny, reference(tiny, "what is it?", [other]))
 
 
-def test_several_pictures_are_numbered_or_combined(tiny: VisionAgent) -> None:
-    pictures = [noise(5), noise(6, 60, 60)]
-    encoded = tiny.backbone.encode("compare", pictures)
+def test_several_images_are_numbered_or_combined(tiny: VisionAgent) -> None:
+    images = [noise(5), noise(6, 60, 60)]
+    encoded = tiny.backbone.encode("compare", images)
     assert "Image-1: <img>" in encoded.prompt and "Image-2: <img>" in encoded.prompt
-    assert tiny.ask("compare", pictures, options=SHORT).text == text_of(tiny, reference(tiny, "compare", pictures))
-    combined = tiny.backbone.encode("compare", pictures, combine=True)
+    assert tiny.ask("compare", images, options=SHORT).text == text_of(tiny, reference(tiny, "compare", images))
+    combined = tiny.backbone.encode("compare", images, combine=True)
     assert combined.prompt.count("<img>") == 1
     assert sum(combined.num_tiles) * tiny.backbone.tokens_per_tile == combined.prompt.count("<IMG_CONTEXT>")
     ids = tiny.backbone.generate_ids(combined.input_ids, combined.pixel_values, max_new_tokens=12)
-    assert tiny.ask("compare", pictures, combine=True, options=SHORT).text == text_of(tiny, ids)
+    assert tiny.ask("compare", images, combine=True, options=SHORT).text == text_of(tiny, ids)
 
 
-def test_placeholders_say_where_pictures_go(tiny: VisionAgent) -> None:
+def test_placeholders_say_where_images_go(tiny: VisionAgent) -> None:
     prompt = tiny.backbone.encode("first <image> then <image> end", [noise(1, 50, 50), noise(2, 50, 50)]).prompt
     assert prompt.index("first <img>") < prompt.index("then <img>") < prompt.index(" end")
-    with pytest.raises(InputError, match=r"2 pictures.* 1 <image>"):
+    with pytest.raises(InputError, match=r"2 images.* 1 <image>"):
         tiny.ask("one <image> only", [noise(1), noise(2)])
-    with pytest.raises(InputError, match=r"1 pictures.* 2 <image>"):
+    with pytest.raises(InputError, match=r"1 images.* 2 <image>"):
         tiny.ask("<image> and <image>", noise(1))
 
 
 def test_a_batch_of_mixed_requests_equals_single_calls(tiny: VisionAgent) -> None:
     questions = ["what is it?", "is there a bus on the grass?", "hello", "compare them"]
-    pictures = [noise(1), noise(2, 60, 60), None, [noise(3, 50, 50), noise(4)]]
-    together = tiny.ask(questions, pictures, options=SHORT)
+    images = [noise(1), noise(2, 60, 60), None, [noise(3, 50, 50), noise(4)]]
+    together = tiny.ask(questions, images, options=SHORT)
     tiny.clear_cache()
-    alone = [tiny.ask(q, p, options=SHORT) for q, p in zip(questions, pictures, strict=True)]
+    alone = [tiny.ask(q, p, options=SHORT) for q, p in zip(questions, images, strict=True)]
     assert [answer.text for answer in together] == [answer.text for answer in alone]
     assert [answer.prompt_tokens for answer in together] == [answer.prompt_tokens for answer in alone]
     for one, other in zip(together, alone, strict=True):
         assert one.confidence == pytest.approx(other.confidence, abs=1e-3)
 
 
-def test_many_questions_on_one_picture_read_it_once(tiny: VisionAgent) -> None:
+def test_many_questions_on_one_image_read_it_once(tiny: VisionAgent) -> None:
     questions = ["what is it?", "is there a bus?", "where is the red car?"]
     together = tiny.ask(questions, noise(7), options=SHORT)
     tiny.clear_cache()
@@ -225,7 +225,7 @@ def test_options_that_make_no_sense_are_refused(settings: dict[str, object]) -> 
         GenerationOptions(**settings)
 
 
-def test_a_prompt_that_does_not_fit_is_refused_before_the_picture_is_encoded(tiny: VisionAgent) -> None:
+def test_a_prompt_that_does_not_fit_is_refused_before_the_image_is_encoded(tiny: VisionAgent) -> None:
     tiny.backbone.model.config.text_config.max_position_embeddings = 40
     tiny.backbone.encode_image = None  # type: ignore[method-assign,assignment]
     with pytest.raises(InputError, match=r"max_new_tokens.*=30.*takes 40 in all"):
@@ -261,7 +261,7 @@ def test_a_schema_gives_an_instance(tiny: VisionAgent) -> None:
         tiny.ask("what is it?", noise(1), schema=Thing, max_new_tokens=3)
 
 
-def test_a_chat_remembers_pictures_and_rounds(tiny: VisionAgent) -> None:
+def test_a_chat_remembers_images_and_rounds(tiny: VisionAgent) -> None:
     chat = tiny.chat(options=SHORT)
     one, other = noise(1), noise(2)
     first = chat.ask("what is it?", one)
@@ -278,7 +278,7 @@ def test_a_chat_remembers_pictures_and_rounds(tiny: VisionAgent) -> None:
     assert [question for question, _ in chat.history] == [history[0][0], history[1][0], "compare them"]
 
 
-def test_a_chat_needs_no_picture_and_streams(tiny: VisionAgent) -> None:
+def test_a_chat_needs_no_image_and_streams(tiny: VisionAgent) -> None:
     chat = tiny.chat(options=SHORT)
     events = list(chat.ask("hello", stream=True))
     assert isinstance(events[-1], AnswerDone)
@@ -290,13 +290,13 @@ def test_a_chat_needs_no_picture_and_streams(tiny: VisionAgent) -> None:
 
 
 def test_async_twins_give_the_same(tiny: VisionAgent) -> None:
-    picture = noise(1)
+    image = noise(1)
 
     async def main() -> None:
         answer, other = await asyncio.gather(
-            tiny.aio.ask("what is it?", picture, options=SHORT), tiny.aio.ask("hello", options=SHORT)
+            tiny.aio.ask("what is it?", image, options=SHORT), tiny.aio.ask("hello", options=SHORT)
         )
-        assert answer.text == tiny.ask("what is it?", picture, options=SHORT).text
+        assert answer.text == tiny.ask("what is it?", image, options=SHORT).text
         assert other.text == tiny.ask("hello", options=SHORT).text
         events = [event async for event in await tiny.aio.ask("hello", options=SHORT, stream=True)]
         assert events[-1].answer.text == other.text
@@ -322,7 +322,7 @@ def test_wrong_kinds_of_arguments(tiny: VisionAgent) -> None:
         tiny.ask("what?", noise(1), max_tiles=0)
     with pytest.raises(InputError, match="max_tiles"):
         tiny.ask("what?", [noise(1), noise(2)], max_tiles=[1])
-    with pytest.raises(InputError, match="2 pictures"):
+    with pytest.raises(InputError, match="2 images"):
         tiny.ask(["a", "b"], [noise(1)])
     with pytest.raises(InputError, match="stream"):
         tiny.ask(["a"], noise(1), stream=True)  # type: ignore[call-overload]
@@ -520,7 +520,7 @@ def test_settings_of_a_round_that_would_be_ignored_are_refused(tiny: VisionAgent
         tiny.ask("a <image>, then <image>?", [noise(1), noise(2)], combine=True)
 
 
-def test_chats_on_one_picture_do_not_mix(tiny: VisionAgent) -> None:
+def test_chats_on_one_image_do_not_mix(tiny: VisionAgent) -> None:
     def histories(order: tuple[int, ...]) -> list[list[tuple[str, str]]]:
         tiny.clear_cache()
         chats = [tiny.chat(options=SHORT), tiny.chat(options=SHORT)]
@@ -536,19 +536,19 @@ def test_threads_share_an_agent_and_abandoned_streams_block_nobody(tiny: VisionA
     abandoned = []
 
     def job(number: int) -> object:
-        picture = noise(number % 3)
+        image = noise(number % 3)
         match number % 5:
             case 0:
-                return tiny.ask("what is it?", picture, options=SHORT).text
+                return tiny.ask("what is it?", image, options=SHORT).text
             case 1:
-                events = tiny.ask("is there a bus?", picture, options=SHORT, stream=True)
+                events = tiny.ask("is there a bus?", image, options=SHORT, stream=True)
                 return "".join(event.text for event in events if isinstance(event, TextDelta))
             case 2:
-                return tiny.point("dog", picture).xy.tolist()
+                return tiny.point("dog", image).xy.tolist()
             case 3:
                 chat = tiny.chat(options=SHORT)
-                return [chat.ask("what?", picture).text, chat.ask("and?").text]
-        abandoned.append(tiny.ask("tell me more", picture, max_new_tokens=200, stream=True))
+                return [chat.ask("what?", image).text, chat.ask("and?").text]
+        abandoned.append(tiny.ask("tell me more", image, max_new_tokens=200, stream=True))
         return next(abandoned[-1])
 
     expected = [job(number) for number in range(15)]

@@ -1,4 +1,4 @@
-"""Answers that mix words and routes: read whole, in batches, in streams, and about several pictures.
+"""Answers that mix words and routes: read whole, in batches, in streams, and about several images.
 
 A random model does not know routing tokens. So the routes of these tests take over tokens that it happens to write:
 its answers then hold routes at known places, of several kinds, and differently many in each row.
@@ -38,7 +38,7 @@ from vision_agent import (
     save_adapter,
 )
 from vision_agent.inference.engine import InferenceEngine
-from vision_agent.inference.image_refs import named_pictures
+from vision_agent.inference.image_refs import named_images
 from vision_agent.inference.streaming import AnswerReader, Opened
 from vision_agent.model.checkpoint import save_backbone
 from vision_agent.routing.adapter import add_token
@@ -48,7 +48,7 @@ TOKENS = GenerationOptions(max_new_tokens=12)
 
 
 class Stripe(Decoder):
-    """Columns of the picture that depend on the states and the picture: a mask that is cheap to tell apart."""
+    """Columns of the image that depend on the states and the image: a mask that is cheap to tell apart."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -133,16 +133,16 @@ def same(first: Answer, second: Answer) -> None:
 
 
 def test_a_batch_with_different_routes_equals_single_calls(tiny: VisionAgent) -> None:
-    pictures = [noise(seed) for seed in range(4)]
-    together = tiny.run(REQUESTS, pictures, options=TOKENS)
+    images = [noise(seed) for seed in range(4)]
+    together = tiny.run(REQUESTS, images, options=TOKENS)
     counts = {len(answer.routes) for answer in together}
     kinds = {(routed.token, type(routed.result)) for answer in together for routed in answer.routes}
     assert (
         len(counts) > 1 and {kind.__name__ for _, kind in kinds} == {"Detections", "Segmentation"} and len(kinds) == 3
     )
     tiny.clear_cache()
-    for request, picture, answer in zip(REQUESTS, pictures, together, strict=True):
-        same(answer, tiny.run(request, picture, options=TOKENS))
+    for request, image, answer in zip(REQUESTS, images, together, strict=True):
+        same(answer, tiny.run(request, image, options=TOKENS))
 
 
 def test_a_stream_tells_in_order_what_a_call_tells_at_once(tiny: VisionAgent) -> None:
@@ -183,28 +183,26 @@ def test_routes_may_be_limited_and_the_first_one_chosen(tiny: VisionAgent) -> No
     most = max(len(answer.routes) for answer in free)
     assert most >= 2
     for seed, (request, answer) in enumerate(zip(REQUESTS, free, strict=True)):
-        picture = noise(seed)
-        limited = tiny.run(request, picture, options=TOKENS, max_routes=1)
+        image = noise(seed)
+        limited = tiny.run(request, image, options=TOKENS, max_routes=1)
         assert len(limited.routes) == min(1, len(answer.routes))
         assert [(r.token, r.phrase) for r in limited.routes] == [(r.token, r.phrase) for r in answer.routes[:1]]
         for name in ("det", "seg", "far"):
-            forced = tiny.run(request, picture, options=TOKENS, first_route=name, max_routes=1)
+            forced = tiny.run(request, image, options=TOKENS, first_route=name, max_routes=1)
             assert [routed.token for routed in forced.routes] == [f"[{name.upper()}]"]
             assert forced.routes[0].phrase
-            without = tiny.run(
-                request, picture, options=TOKENS, routes=[other for other in tiny.routes if other != name]
-            )
+            without = tiny.run(request, image, options=TOKENS, routes=[other for other in tiny.routes if other != name])
             assert f"[{name.upper()}]" not in {routed.token for routed in without.routes}
-        assert tiny.run(request, picture, options=TOKENS, max_routes=0).routes == ()
+        assert tiny.run(request, image, options=TOKENS, max_routes=0).routes == ()
     events = list(tiny.run(REQUESTS[0], noise(1), options=TOKENS, first_route="seg", max_routes=1, stream=True))
     assert [event.token for event in events if isinstance(event, RouteOpened)] == ["[SEG]"]
 
 
-def test_a_result_is_about_the_picture_that_is_named(tiny: VisionAgent) -> None:
-    pictures = [noise(1), noise(2, 90, 120)]
-    routed = tiny.run("a dog in the second picture", pictures, options=TOKENS, first_route="seg", max_routes=1).routes
+def test_a_result_is_about_the_image_that_is_named(tiny: VisionAgent) -> None:
+    images = [noise(1), noise(2, 90, 120)]
+    routed = tiny.run("a dog in the second picture", images, options=TOKENS, first_route="seg", max_routes=1).routes
     assert [(item.image, item.result.image_size) for item in routed] == [(1, (90, 120))]
-    both = tiny.run("a dog", pictures, options=TOKENS, first_route="seg", max_routes=1).routes
+    both = tiny.run("a dog", images, options=TOKENS, first_route="seg", max_routes=1).routes
     assert [(item.image, item.result.image_size) for item in both] == [(0, (150, 80)), (1, (90, 120))]
     assert len({(item.token, item.start, item.end) for item in both}) == 1
     none = tiny.run("a dog", options=TOKENS, first_route="seg", max_routes=1).routes
@@ -241,7 +239,7 @@ def test_wrong_choices_are_refused_before_any_work(tiny: VisionAgent) -> None:
             tiny.run("a dog", noise(1), **arguments)
     with pytest.raises(InputError, match="stream"):
         tiny.run(["a dog"], noise(1), stream=True)  # type: ignore[call-overload]
-    with pytest.raises(InputError, match="2 pictures"):
+    with pytest.raises(InputError, match="2 images"):
         tiny.run(["a dog", "a cat"], [noise(1)])
 
 
@@ -332,8 +330,8 @@ def test_phrases_are_the_marked_words_or_those_before_the_token(
         ("the 2nd image", 2, (1,)),
     ],
 )
-def test_pictures_are_named_by_number_or_place(text: str, pictures: int, named: tuple[int, ...]) -> None:
-    assert named_pictures(text, pictures) == named
+def test_images_are_named_by_number_or_place(text: str, images: int, named: tuple[int, ...]) -> None:
+    assert named_images(text, images) == named
 
 
 # --- the default
@@ -363,6 +361,6 @@ def test_masks_keep_their_kind_in_json() -> None:
     assert other.result == {"kind": "mine"} and other.detections is None
 
 
-def test_the_picture_may_be_a_list_of_one(agent: VisionAgent, photo: Path) -> None:
+def test_the_image_may_be_a_list_of_one(agent: VisionAgent, photo: Path) -> None:
     one, many = agent.run("where is the dog?", photo), agent.run("where is the dog?", [Image.open(photo)])
     assert one.routes == many.routes

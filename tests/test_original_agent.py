@@ -22,7 +22,7 @@ FAMILIES = ["qwen2", "internlm2", "llama", "yi", "phi3"]
 SHORT = GenerationOptions(max_new_tokens=6)
 
 
-def picture(seed: int, width: int = 60, height: int = 30) -> Image.Image:
+def image(seed: int, width: int = 60, height: int = 30) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
@@ -32,13 +32,13 @@ def test_prompts_ids_pixels_and_logits_are_official(tmp_path: Path, family: str)
     backbone = VisionAgent.from_pretrained(tmp_path).backbone
     template = OFFICIAL_TEMPLATES[official.TEMPLATES[family]]
     image_id = backbone.model.config.image_token_id
-    pictures = [picture(1), picture(2, 28, 28)]
+    images = [image(1), image(2, 28, 28)]
     cases = {
-        "single": backbone.encode("What is it?", pictures[0]),
-        "apart": backbone.encode("What differs?", pictures),
-        "rounds": backbone.encode("and now?", pictures[0], history=[("<image>\nWhat?", "A dog."), ("Why?", "So.")]),
-        "video": backbone.encode("Frame1: <image>\nFrame2: <image>\nWhat happens?", pictures, max_tiles=1),
-        "combined": backbone.encode("What differs?", pictures, max_tiles=[2, 1], combine=True),
+        "single": backbone.encode("What is it?", images[0]),
+        "apart": backbone.encode("What differs?", images),
+        "rounds": backbone.encode("and now?", images[0], history=[("<image>\nWhat?", "A dog."), ("Why?", "So.")]),
+        "video": backbone.encode("Frame1: <image>\nFrame2: <image>\nWhat happens?", images, max_tiles=1),
+        "combined": backbone.encode("What differs?", images, max_tiles=[2, 1], combine=True),
         "words": backbone.encode("Hello  <ref>you</ref>", []),
     }
     per_tile = backbone.tokens_per_tile
@@ -76,12 +76,12 @@ def test_the_verbs_work_on_an_original_folder_and_on_its_conversion(tmp_path: Pa
     before, after = (VisionAgent.from_pretrained(tmp_path / name) for name in ("original", "native"))
     for agent in (before, after):
         assert agent.backbone.end_ids == before.backbone.end_ids
-        assert agent.detect("dog", picture(1)).decoder == "grounding"
-    assert before.ask("what?", picture(1), options=SHORT).text == after.ask("what?", picture(1), options=SHORT).text
+        assert agent.detect("dog", image(1)).decoder == "grounding"
+    assert before.ask("what?", image(1), options=SHORT).text == after.ask("what?", image(1), options=SHORT).text
     chats = [agent.chat(options=SHORT) for agent in (before, after)]
     for question in ("what?", "and now?"):
         assert len({chat.ask(question).text for chat in chats}) == 1
-    encoded = [agent.backbone.encode("what?", picture(3)) for agent in (before, after)]
+    encoded = [agent.backbone.encode("what?", image(3)) for agent in (before, after)]
     assert encoded[0].prompt == encoded[1].prompt
     assert encoded[0].input_ids.tolist() == encoded[1].input_ids.tolist()
     torch.testing.assert_close(encoded[0].pixel_values, encoded[1].pixel_values)

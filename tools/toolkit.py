@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 
 class Toolkit:
-    """What an agent can do, as tools that share one session's pictures. Safe to share between threads and tasks.
+    """What an agent can do, as tools that share one session's images. Safe to share between threads and tasks.
 
     Args:
         agent: does the work.
         names: which tools, by name, or tools of the program's own; None for all that are registered.
-        store: the session's pictures; None for a new session, without folders to read.
+        store: the session's images; None for a new session, without folders to read.
         max_bytes: most bytes of a result's text.
 
     Raises:
@@ -78,7 +78,7 @@ class Toolkit:
             arguments: by name, or their JSON.
 
         Raises:
-            ToolError: an unknown tool, arguments that do not fit, a picture that may not or cannot be read, or what
+            ToolError: an unknown tool, arguments that do not fit, an image that may not or cannot be read, or what
                 the verb itself refuses. The message is for the language model.
         """
         tool = self._tools.get(name) if isinstance(name, str) else None

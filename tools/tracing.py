@@ -1,4 +1,4 @@
-"""OpenTelemetry spans of tool calls: which tool, which pictures by id, size and hash; never their bytes or texts.
+"""OpenTelemetry spans of tool calls: which tool, which images by id, size and hash; never their bytes or texts.
 
 Only the API package is used (extra `tracing`): without it, or without an exporter of the program's own, nothing is
 recorded. Names follow OpenTelemetry's conventions for generative AI where they have one.
@@ -20,12 +20,12 @@ _DATA = re.compile(r"data:[^\s\"']{64,}", re.IGNORECASE)
 
 
 def image_facts(stored: StoredImage) -> dict[str, Any]:
-    """What may be written down about a picture: its id, size and hash."""
+    """What may be written down about an image: its id, size and hash."""
     return {"id": stored.id, "width": stored.size[0], "height": stored.size[1], "sha256": stored.sha256}
 
 
 def without_bytes(value: Any) -> Any:
-    """Arguments as they may be written down: pictures in `data:` addresses become their length."""
+    """Arguments as they may be written down: images in `data:` addresses become their length."""
     if isinstance(value, str):
         return _DATA.sub(lambda found: f"data: address of {len(found[0])} characters", value)
     if isinstance(value, Mapping):
@@ -40,7 +40,7 @@ class CallSpan:
         self._span = span
 
     def finished(self, store: ImageStore, seen: str | None, made: tuple[str, ...]) -> None:
-        """Note the pictures of a call that went well: `seen` was looked at, `made` are new."""
+        """Note the images of a call that went well: `seen` was looked at, `made` are new."""
         if self._span is None:
             return
         if seen is not None and seen in store:

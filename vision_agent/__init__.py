@@ -140,7 +140,7 @@ __all__ = [
     "save_adapter",
 ]
 
-# What needs torch loads on first use: errors, results and pictures must not cost two seconds.
+# What needs torch loads on first use: errors, results and images must not cost two seconds.
 _LAZY = {
     "AsyncChat": "vision_agent.aio",
     "AsyncVisionAgent": "vision_agent.aio",

@@ -47,7 +47,7 @@ class VisionAgent(FindingVerbs, DrawingVerbs, ReadingVerbs, AnsweringVerbs):
         """Load the default model.
 
         Args:
-            image_limits: what pictures are accepted; also whether `https` addresses are fetched.
+            image_limits: what images are accepted; also whether `https` addresses are fetched.
             settings: `device`, `dtype` and more: see `loading.LoadOptions`.
         """
         backbone = Backbone.from_pretrained(DEFAULT_CHECKPOINT, local_files_only=True, **settings)
@@ -71,7 +71,7 @@ class VisionAgent(FindingVerbs, DrawingVerbs, ReadingVerbs, AnsweringVerbs):
             adapters: adapter folders, one a route; those in the checkpoint's own `adapters/` load by themselves.
             cache_dir: folder for downloads.
             local_files_only: never touch the network.
-            image_limits: what pictures are accepted.
+            image_limits: what images are accepted.
             settings: `device`, `dtype`, `attn_implementation`, `quantization`, `compile`, `device_map`,
                 `offload_folder`, `max_memory`, `lora`: see `loading.LoadOptions`.
 
@@ -93,7 +93,9 @@ class VisionAgent(FindingVerbs, DrawingVerbs, ReadingVerbs, AnsweringVerbs):
         self._engine = InferenceEngine(backbone)
         self._routes: dict[str, Route] = {}
         self._predictor = Predictor(self._engine, self._routes)
-        self._pipeline = AnswerPipeline(self._engine, self._routes, Onlooker(self._engine, self._routes, self._predictor))
+        self._pipeline = AnswerPipeline(
+            self._engine, self._routes, Onlooker(self._engine, self._routes, self._predictor)
+        )
         self._image_generator = ImageGenerator(self._engine, self._routes)
         self._session: ImageStore | None = None
         self._runner = RequestRunner(self._pipeline, self._decide, self._toolkit, self._limits)
@@ -119,7 +121,7 @@ class VisionAgent(FindingVerbs, DrawingVerbs, ReadingVerbs, AnsweringVerbs):
         return route.spec.name
 
     def clear_cache(self) -> None:
-        """Forget all encoded pictures and all prompts read."""
+        """Forget all encoded images and all prompts read."""
         self._engine.clear()
 
     # Tools -------------------------------------------------------------------------------------------------------
@@ -135,8 +137,8 @@ class VisionAgent(FindingVerbs, DrawingVerbs, ReadingVerbs, AnsweringVerbs):
 
         Args:
             names: which of them, or tools of your own; None for all.
-            store: the session's pictures and the folders it may read; None for a new session without folders.
-            include_images: pictures that a tool makes are shown to the language model too, where it can see.
+            store: the session's images and the folders it may read; None for a new session without folders.
+            include_images: images that a tool makes are shown to the language model too, where it can see.
 
         Raises:
             MissingExtraError: LangChain is not installed.
@@ -165,7 +167,7 @@ class VisionAgent(FindingVerbs, DrawingVerbs, ReadingVerbs, AnsweringVerbs):
         Args:
             name: of the tool.
             arguments: by name, or their JSON.
-            store: the session's pictures; None for one session that all such calls of this agent share.
+            store: the session's images; None for one session that all such calls of this agent share.
 
         Raises:
             ToolError: the call is refused; the message is for the language model.

@@ -4,7 +4,7 @@
     ├── InputError (ValueError)            a value that cannot be used
     │   ├── DocumentError                  a PDF or a file of several pages that cannot be read
     │   │   └── PasswordError              a document that is locked
-    │   ├── ImageError                     a picture that cannot be read
+    │   ├── ImageError                     an image that cannot be read
     │   │   ├── ImageTooLargeError         over the pixel, side or byte limit
     │   │   └── UnsupportedImageError      a format that is not allowed
     │   ├── PathRefusedError               a path outside the folders that may be read
@@ -44,15 +44,15 @@ class PasswordError(DocumentError):
 
 
 class ImageError(InputError):
-    """A picture that cannot be read."""
+    """An image that cannot be read."""
 
 
 class ImageTooLargeError(ImageError):
-    """A picture over the pixel, side or byte limit."""
+    """An image over the pixel, side or byte limit."""
 
 
 class UnsupportedImageError(ImageError):
-    """A picture of a format that is not allowed."""
+    """An image of a format that is not allowed."""
 
 
 class PathRefusedError(InputError):

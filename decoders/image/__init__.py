@@ -1,1 +1,1 @@
-"""Pictures from query states: the default's own small generator, and diffusers pipelines by path."""
+"""Images from query states: the default's own small generator, and diffusers pipelines by path."""

@@ -1,4 +1,4 @@
-"""The commands that make the default's picture generator: `vision-agent train-generator`, then `train-drawing`."""
+"""The commands that make the default's image generator: `vision-agent train-generator`, then `train-drawing`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +24,7 @@ def train_generator(
     out: Annotated[Path, typer.Option("--out", help="Folder of the run; an unfinished run there goes on.")],
     device: DeviceOption = "auto",
 ) -> None:
-    """Train the small picture generator; prints the folder that `train-drawing` takes."""
+    """Train the small image generator; prints the folder that `train-drawing` takes."""
     from .training import read_generator_config
     from .training import train_generator as run_training
 

@@ -1,7 +1,7 @@
-"""Pictures by a diffusers pipeline given by path: any that takes `prompt_embeds`, with a UNet or a transformer.
+"""Images by a diffusers pipeline given by path: any that takes `prompt_embeds`, with a UNet or a transformer.
 
 The pipeline stays as it is and is no part of the adapter; a mapper learns to give the condition that its own text
-encoders would (the arrangement of VisionLLM v2, https://arxiv.org/abs/2406.08394). Making pictures is the pipeline's
+encoders would (the arrangement of VisionLLM v2, https://arxiv.org/abs/2406.08394). Making images is the pipeline's
 own call, so its scheduler and its guidance are those its authors chose. Changing one is its image-to-image or, with a
 mask, its inpainting form.
 
@@ -34,7 +34,7 @@ STEPS = 25
 
 
 class DiffusionDecoder(ImageDecoder):
-    """Pictures from words, by a pipeline.
+    """Images from words, by a pipeline.
 
     Args:
         hidden_size: C of the query states.
@@ -43,10 +43,10 @@ class DiffusionDecoder(ImageDecoder):
         pooled: P, 0 for pipelines without a pooled condition.
         inner: width inside the mapper.
         guidance: default guidance.
-        strength: how far an edit may go from its picture, 0-1.
+        strength: how far an edit may go from its image, 0-1.
     """
 
-    needs_picture = False
+    needs_image = False
     name = "diffusion"
 
     def __init__(
@@ -121,9 +121,7 @@ class DiffusionDecoder(ImageDecoder):
         asked = ImageRequest.of(request)
         return self._drawn(self.pipeline, states_KNC, asked, {})
 
-    def _drawn(
-        self, pipeline: Any, states_KNC: Tensor, request: ImageRequest, more: dict[str, Any]
-    ) -> GeneratedImages:
+    def _drawn(self, pipeline: Any, states_KNC: Tensor, request: ImageRequest, more: dict[str, Any]) -> GeneratedImages:
         options = request.options
         steps = STEPS if options.steps is None else options.steps
         guidance = self.guidance if options.guidance is None else options.guidance
@@ -157,25 +155,25 @@ class DiffusionDecoder(ImageDecoder):
             mask = torch.ones(count, condition.shape[1], dtype=torch.long, device=condition.device)
             arguments |= {"prompt_attention_mask": mask, "negative_prompt_attention_mask": mask}
             arguments["negative_prompt"] = None
-        pictures = pipeline(**{name: value for name, value in arguments.items() if name in taken}).images
+        images = pipeline(**{name: value for name, value in arguments.items() if name in taken}).images
         if options.size is not None:
-            pictures = [picture.resize(options.size, Image.Resampling.LANCZOS) for picture in pictures]
-        return finished(self, self.name, pictures, request, steps=steps, guidance=guidance)
+            images = [image.resize(options.size, Image.Resampling.LANCZOS) for image in images]
+        return finished(self, self.name, images, request, steps=steps, guidance=guidance)
 
     def loss(self, states_KNC: Tensor, rows_K: Sequence[int], prepared: Any, targets: Sequence[Any]) -> Tensor:
         """Noise loss plus a tenth of the squared distance to the text encoders' own condition.
 
         Args:
             rows_K: the target of each state.
-            targets: `(prompt, picture)`, the picture float (3, H, W) of 0..1.
+            targets: `(prompt, image)`, the image float (3, H, W) of 0..1.
         """
         pipeline = self.pipeline
         chosen = [targets[row] for row in rows_K]
         condition, pooled = self.condition(states_KNC)
         with torch.no_grad():
             taught, taught_pooled = encode_prompts(pipeline, [prompt for prompt, _ in chosen])
-            pictures = torch.stack([picture for _, picture in chosen]).to(condition) * 2 - 1
-            latents = pipeline.vae.encode(pictures.to(pipeline.vae.dtype)).latent_dist.sample()
+            images = torch.stack([image for _, image in chosen]).to(condition) * 2 - 1
+            latents = pipeline.vae.encode(images.to(pipeline.vae.dtype)).latent_dist.sample()
             config = pipeline.vae.config
             latents = (latents - (getattr(config, "shift_factor", None) or 0.0)) * config.scaling_factor
         distance = F.mse_loss(condition, taught.to(condition))
@@ -185,23 +183,23 @@ class DiffusionDecoder(ImageDecoder):
 
 
 class DiffusionEditor(DiffusionDecoder):
-    """Changes a picture by words: a pipeline's image-to-image form, or with a mask its inpainting form."""
+    """Changes an image by words: a pipeline's image-to-image form, or with a mask its inpainting form."""
 
-    needs_picture = True
+    needs_image = True
     name = "diffusion-editor"
 
-    def prepare_picture(self, features: DenseFeatures, picture: Image.Image) -> Image.Image:
-        """The picture as it is."""
-        return picture
+    def prepare_image(self, features: DenseFeatures, image: Image.Image) -> Image.Image:
+        """The image as it is."""
+        return image
 
     @torch.inference_mode()
     def decode(self, states_KNC: Tensor, prepared: Any, request: DecodeRequest) -> GeneratedImages:
         from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting
 
         asked = ImageRequest.of(request)
-        picture = cast(Image.Image, prepared).convert("RGB")
-        width, height = (max(16, length // 16 * 16) for length in picture.size)
-        source = picture.resize((width, height), Image.Resampling.LANCZOS)
+        image = cast(Image.Image, prepared).convert("RGB")
+        width, height = (max(16, length // 16 * 16) for length in image.size)
+        source = image.resize((width, height), Image.Resampling.LANCZOS)
         count = len(states_KNC)
         more: dict[str, Any] = {"image": [source] * count, "strength": self.strength, "width": width, "height": height}
         form: type[AutoPipelineForImage2Image | AutoPipelineForInpainting] = AutoPipelineForImage2Image
@@ -215,10 +213,10 @@ class DiffusionEditor(DiffusionDecoder):
         except ValueError as error:
             raise RouteError(f"{self.settings['pipeline']!r} has no form that edits: {error}") from error
         made = self._drawn(pipeline, states_KNC, asked, more)
-        pictures = [each.image.resize(picture.size, Image.Resampling.LANCZOS) for each in made]
+        images = [each.image.resize(image.size, Image.Resampling.LANCZOS) for each in made]
         if mask is not None:  # what may not change keeps its very pixels
-            pictures = [Image.composite(each, picture, mask) for each in pictures]
-        return finished(self, self.name, pictures, asked, steps=made[0].steps, guidance=made[0].guidance)
+            images = [Image.composite(each, image, mask) for each in images]
+        return finished(self, self.name, images, asked, steps=made[0].steps, guidance=made[0].guidance)
 
 
 def encode_prompts(pipeline: Any, prompts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
@@ -292,7 +290,7 @@ def _load(path: str) -> Any:
         from diffusers import DiffusionPipeline
     except ImportError as error:
         raise MissingExtraError(
-            'pictures by a pipeline need diffusers: pip install "internvl-vision-agent[diffusers]"'
+            'images by a pipeline need diffusers: pip install "internvl-vision-agent[diffusers]"'
         ) from error
     index = Path(path) / "model_index.json"
     if not index.is_file():

@@ -1,9 +1,9 @@
-"""The default's own picture maker, decoder of `[GEN]` (`GeneratorDecoder`) and `[EDIT]` (`EditorDecoder`).
+"""The default's own image maker, decoder of `[GEN]` (`GeneratorDecoder`) and `[EDIT]` (`EditorDecoder`).
 
-A mapper turns query states into condition tokens; a small generator (`model`) turns those into pictures. Both routes
+A mapper turns query states into condition tokens; a small generator (`model`) turns those into images. Both routes
 draw with one network: `[GEN]` holds it, `[EDIT]` borrows it, so the second adapter is small.
 
-Shape suffixes: K prompts, N states a token, C hidden size, T condition tokens, D their width, H W of a picture.
+Shape suffixes: K prompts, N states a token, C hidden size, T condition tokens, D their width, H W of an image.
 """
 
 from abc import abstractmethod
@@ -60,7 +60,7 @@ class _NetworkDecoder(ImageDecoder):
         taught = torch.stack([taught for taught, _ in chosen]).to(condition_KTD)
         return noise + DISTILLATION * F.mse_loss(condition_KTD, taught)
 
-    def _drawn(self, states_KNC: Tensor, request: ImageRequest, picture: Image.Image | None) -> GeneratedImages:
+    def _drawn(self, states_KNC: Tensor, request: ImageRequest, image: Image.Image | None) -> GeneratedImages:
         options = request.options
         steps = STEPS if options.steps is None else options.steps
         guidance = self.guidance if options.guidance is None else options.guidance
@@ -71,7 +71,7 @@ class _NetworkDecoder(ImageDecoder):
             steps=steps,
             guidance=guidance,
             size=None if options.size is None else (options.size[1], options.size[0]),
-            under_3HW=None if picture is None else _from_image(picture).to(device),
+            under_3HW=None if image is None else _from_image(image).to(device),
             mask_HW=None if request.mask is None else torch.from_numpy(request.mask).to(device),
             away_BTD=None
             if request.away_1NC is None
@@ -82,7 +82,7 @@ class _NetworkDecoder(ImageDecoder):
 
 
 class GeneratorDecoder(_NetworkDecoder):
-    """Pictures from words.
+    """Images from words.
 
     Args:
         states: N, how many states a routing token has.
@@ -91,7 +91,7 @@ class GeneratorDecoder(_NetworkDecoder):
         guidance: default guidance.
     """
 
-    needs_picture = False
+    needs_image = False
     name = "generator"
 
     def __init__(self, states: int, hidden_size: int, generator: Mapping[str, Any], guidance: float = 2.0) -> None:
@@ -137,17 +137,17 @@ class GeneratorDecoder(_NetworkDecoder):
 
 
 class EditorDecoder(_NetworkDecoder):
-    """Changes a picture by words, with the network of another route's decoder.
+    """Changes an image by words, with the network of another route's decoder.
 
     Args:
         states: N, how many states a routing token has.
         hidden_size: C of the query states.
         tokens, width: T and D of the network's condition.
-        lender: name of the route that holds the network.
+        shared_with: name of the route that holds the network.
         guidance: default guidance.
     """
 
-    needs_picture = True
+    needs_image = True
     name = "editor"
 
     def __init__(
@@ -183,23 +183,23 @@ class EditorDecoder(_NetworkDecoder):
         shape = (self.settings["tokens"], self.settings["width"])
         if not isinstance(network, Generator) or network.condition_shape != shape:
             raise RouteError(
-                f"[{str(self.lender).upper()}] of {type(other).__name__} has no network for conditions of shape {shape}"
+                f"[{str(self.shared_with).upper()}] of {type(other).__name__} has no network for conditions of shape {shape}"
             )
         self._lent = [network]
 
     @property
     def network(self) -> Generator:
         if not self._lent:
-            raise RouteError(f"no network: the route {self.lender!r}, which holds it, is not loaded")
+            raise RouteError(f"no network: the route {self.shared_with!r}, which holds it, is not loaded")
         return self._lent[0]
 
     def prepare(self, features: DenseFeatures) -> Any:
-        """Not enough: the picture itself is changed."""
-        raise RouteError("an edit needs the picture itself; see `prepare_picture`")
+        """Not enough: the image itself is changed."""
+        raise RouteError("an edit needs the image itself; see `prepare_image`")
 
-    def prepare_picture(self, features: DenseFeatures, picture: Image.Image) -> Image.Image:
-        """The picture as it is."""
-        return picture
+    def prepare_image(self, features: DenseFeatures, image: Image.Image) -> Image.Image:
+        """The image as it is."""
+        return image
 
     @torch.inference_mode()
     def decode(self, states_KNC: Tensor, prepared: Any, request: DecodeRequest) -> GeneratedImages:
@@ -211,10 +211,10 @@ def _from_image(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
 
 
-def _to_image(picture_3HW: Tensor) -> Image.Image:
-    pixels = (picture_3HW.float() * 255).round().clamp(0, 255).byte()
+def _to_image(image_3HW: Tensor) -> Image.Image:
+    pixels = (image_3HW.float() * 255).round().clamp(0, 255).byte()
     return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
 
 
 def _previews(progress: Progress) -> Callable[[int, int, Tensor], None]:
-    return lambda step, steps, picture: progress(step, steps, _to_image(picture))
+    return lambda step, steps, image: progress(step, steps, _to_image(image))

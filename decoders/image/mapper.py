@@ -1,4 +1,4 @@
-"""Maps query states of the language model to the text condition of a picture generator.
+"""Maps query states of the language model to the text condition of an image generator.
 
 `ConditionMapper` is VisionLLM v2's (https://arxiv.org/abs/2406.08394), in one module: learned queries, one for each
 token of the condition, attend to the states. It fits conditions of any length and width. `PlacedMapper` reads each

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from vision_agent.data.sources import ImageArchive
-from .samples import Sample
 from vision_agent.model.backbone import Backbone
 from vision_agent.plugins.route import RouteSpec
 from vision_agent.routing.adapter import Route, new_route, save_adapter
@@ -29,17 +28,18 @@ from vision_agent.routing.layout import Segment, arrange, state_columns
 from vision_agent.routing.states import embed_layout, forced_segments, hidden_states, read_forced
 from vision_agent.train.loop import fast_bfloat16, schedule
 
+from .samples import Sample
 from .scenes import GeneratorScenes, vocabulary
 from .training import GeneratorConfig, load_generator, read_generator_config
 
 GENERATE = RouteSpec(token="[GEN]", decoder="generator", num_queries=64, ends=True)
 EDIT = RouteSpec(token="[EDIT]", decoder="editor", num_queries=64, ends=True)
 
-# What asks for a picture where the route is not forced; the mapper has to read states after either.
+# What asks for an image where the route is not forced; the mapper has to read states after either.
 _REQUESTS = ("draw {}", "generate a picture of {}", "show me {}", "make an image of {}", "please draw {}")
 _EDIT_REQUESTS = ("{}", "please {}", "{} in the picture", "change the picture: {}")
 _TOGETHER = 16  # prompts that are read at once
-_PICTURES = 8  # put before edits: what is in them must not matter
+_IMAGES = 8  # put before edits: what is in them must not matter
 
 
 class DrawingTraining(BaseModel):
@@ -117,16 +117,16 @@ def _take_words(route: Route, backbone: Backbone, words: Sequence[str], draws: t
 
 
 def _read(backbone: Backbone, route: Route, prompts: Sequence[str], data: Path, rng: np.random.Generator) -> Tensor:
-    """States (P, N, C) of the route after each prompt, fp16; edits are read with a picture before them.
+    """States (P, N, C) of the route after each prompt, fp16; edits are read with an image before them.
 
     Three in four are forced, as `agent.generate` and `agent.edit` do it; the others answer a request.
     """
     edit = route.spec.token == EDIT.token
-    pictures = _encoded_pictures(backbone, data) if edit else []
+    images = _encoded_images(backbone, data) if edit else []
     read = []
     for first in tqdm(range(0, len(prompts), _TOGETHER), desc=f"states of {route.spec.token}", mininterval=5):
         some = prompts[first : first + _TOGETHER]
-        shown = [pictures[int(rng.integers(len(pictures)))]] if edit else []
+        shown = [images[int(rng.integers(len(images)))]] if edit else []
         with torch.autocast(backbone.device.type, torch.bfloat16, enabled=fast_bfloat16(backbone.device)):
             if rng.random() < 0.75:
                 tokens_TC = torch.cat(shown) if shown else torch.empty(0, backbone.hidden_size, device=backbone.device)
@@ -143,7 +143,7 @@ def _read(backbone: Backbone, route: Route, prompts: Sequence[str], data: Path, 
 def _read_answers(
     backbone: Backbone, route: Route, requests: Sequence[str], prompts: Sequence[str], shown: Sequence[Tensor]
 ) -> Tensor:
-    """States (K, N, C) of a route in the answers to requests, each with the same pictures before it."""
+    """States (K, N, C) of a route in the answers to requests, each with the same images before it."""
     rows: list[list[Segment]] = []
     for request, prompt in zip(requests, prompts, strict=True):
         asked = Segment(tokens=tuple(backbone.prompt_ids(request, [len(each) for each in shown])))
@@ -157,11 +157,11 @@ def _read_answers(
     return torch.stack([hidden_BLC[span.row, state_columns(route.spec, span)] for span in read])
 
 
-def _encoded_pictures(backbone: Backbone, data: Path) -> list[Tensor]:
-    """Picture tokens (T, C) of some backgrounds, one tile each."""
+def _encoded_images(backbone: Backbone, data: Path) -> list[Tensor]:
+    """Image tokens (T, C) of some backgrounds, one tile each."""
     archive = ImageArchive(data / "backgrounds_320.zip")
     names = [name for name in archive.names() if name.endswith(".webp") and "mask" not in name]
-    chosen = names[:: max(1, len(names) // _PICTURES)][:_PICTURES]
+    chosen = names[:: max(1, len(names) // _IMAGES)][:_IMAGES]
     return [backbone.encode_image(archive.open(name).convert("RGB"), max_tiles=1).tokens_TC for name in chosen]
 
 

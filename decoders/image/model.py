@@ -1,4 +1,4 @@
-"""The small generator: words to slots by flow matching, slots to a picture by painting; and how both are taught.
+"""The small generator: words to slots by flow matching, slots to an image by painting; and how both are taught.
 
 While it learns, a word encoder gives the condition. Afterwards a mapper learns to give the same tokens from a language
 model's states, and the encoder is not needed any longer.
@@ -23,13 +23,13 @@ _DROPPED = 0.1  # share of training samples without a condition: what guidance m
 
 
 class Generator(nn.Module):
-    """Draws and changes pictures of the things it was taught, given condition tokens.
+    """Draws and changes images of the things it was taught, given condition tokens.
 
     Args:
         words: the words it was taught.
         looks: how many ways for a thing to look it knows.
         colours: how many colours, a thing's own included.
-        size: pixels a side, of the pictures it makes where no other size is asked for.
+        size: pixels a side, of the images it makes where no other size is asked for.
         width, depth: see `Denoiser`.
         channels: of the painter.
     """
@@ -70,7 +70,7 @@ class Generator(nn.Module):
         return LENGTH, self.width
 
     def flow_loss(self, samples: Sequence["Sample"], condition_BTD: Tensor) -> Tensor:
-        """Flow-matching loss of samples that are all new pictures, or all edits. One condition in ten is dropped."""
+        """Flow-matching loss of samples that are all new images, or all edits. One condition in ten is dropped."""
         device = condition_BTD.device
         rows, weights = (part.to(device) for part in rows_of(samples, self.looks.cpu(), self.colours.cpu()))
         dropped = (torch.rand(len(rows), device=device) < _DROPPED)[:, None, None]
@@ -95,7 +95,7 @@ class Generator(nn.Module):
         return torch.cat(known, dim=1)
 
     def noise(self, seed: int) -> Tensor:
-        """Where a picture of this seed starts, (R, F). Drawn on the CPU: the same on every device."""
+        """Where an image of this seed starts, (R, F). Drawn on the CPU: the same on every device."""
         return torch.randn(ROWS, NUMBERS, generator=torch.Generator().manual_seed(seed % 2**63))
 
     def draw(
@@ -111,15 +111,15 @@ class Generator(nn.Module):
         away_BTD: Tensor | None = None,
         progress: Callable[[int, int, Tensor], None] | None = None,
     ) -> list[Tensor]:
-        """Pictures, each (3, H, W), 0..1.
+        """Images, each (3, H, W), 0..1.
 
         Args:
-            seeds: one for each picture.
-            size: (height, width); None for the generator's own, or for the old picture's.
-            under_3HW: a picture to change, 0..1.
+            seeds: one for each image.
+            size: (height, width); None for the generator's own, or for the old image's.
+            under_3HW: an image to change, 0..1.
             mask_HW: True where it may change, everywhere if None.
             away_BTD: the condition that guidance moves away from; one that says nothing if None.
-            progress: told the step, the number of steps and the first picture as expected so far.
+            progress: told the step, the number of steps and the first image as expected so far.
         """
         device = condition_BTD.device
         away = self.denoiser.nothing.expand(len(seeds), -1, -1) if away_BTD is None else away_BTD
@@ -165,21 +165,21 @@ class TaughtGenerator(nn.Module):
 
 
 def _sources(samples: Sequence["Sample"], device: torch.device) -> Tensor | None:
-    """The pictures to change (B, 4, S, S) as the denoiser sees them; None for new pictures."""
+    """The images to change (B, 4, S, S) as the denoiser sees them; None for new images."""
     if samples[0].source is None:
         return None
     seen = []
     for sample in samples:
         assert sample.source is not None
-        picture = torch.from_numpy(sample.source.copy()).permute(2, 0, 1).float() / 255
-        seen.append(_seen(picture, None if sample.mask is None else torch.from_numpy(sample.mask)))
+        image = torch.from_numpy(sample.source.copy()).permute(2, 0, 1).float() / 255
+        seen.append(_seen(image, None if sample.mask is None else torch.from_numpy(sample.mask)))
     return torch.cat(seen).to(device)
 
 
-def _seen(picture_3HW: Tensor, mask_HW: Tensor | None) -> Tensor:
-    """A picture of 0..1 and its mask as the denoiser sees them, (1, 4, S, S)."""
-    mask = torch.ones_like(picture_3HW[:1]) if mask_HW is None else mask_HW[None].to(picture_3HW)
-    both = torch.cat([picture_3HW * 2 - 1, mask])[None]
+def _seen(image_3HW: Tensor, mask_HW: Tensor | None) -> Tensor:
+    """An image of 0..1 and its mask as the denoiser sees them, (1, 4, S, S)."""
+    mask = torch.ones_like(image_3HW[:1]) if mask_HW is None else mask_HW[None].to(image_3HW)
+    both = torch.cat([image_3HW * 2 - 1, mask])[None]
     if both.shape[-2:] != (SOURCE, SOURCE):
         both = F.interpolate(both, (SOURCE, SOURCE), mode="area")
     return both

@@ -1,10 +1,10 @@
 """The small generator's networks: words to condition tokens, a denoiser of slots, and a painter of single things.
 
 The denoiser is a transformer whose sequence holds the condition, the rows of slots and, for an edit, the patches of the
-picture to change. Time and the mean condition modulate every layer through one shared projection (PixArt,
+image to change. Time and the mean condition modulate every layer through one shared projection (PixArt,
 https://arxiv.org/abs/2310.00426).
 
-Shape suffixes: B pictures, T condition tokens, D width, R F rows and numbers of slots, S side of a source, L positions.
+Shape suffixes: B images, T condition tokens, D width, R F rows and numbers of slots, S side of a source, L positions.
 """
 
 import math
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .slots import CODE, NUMBERS, ROWS
 from .words import LENGTH
 
-SOURCE = 96  # pixels a side of the picture to change, as the denoiser sees it
+SOURCE = 96  # pixels a side of the image to change, as the denoiser sees it
 SPRITE = 96  # pixels a side of a painted thing
 _PATCH = 12
 _HEAD = 64  # width of an attention head
@@ -41,7 +41,7 @@ class WordEncoder(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """Noisy rows, time, condition and perhaps a picture to change -> clean rows.
+    """Noisy rows, time, condition and perhaps an image to change -> clean rows.
 
     Args:
         width: D, a multiple of 64.
@@ -71,7 +71,7 @@ class Denoiser(nn.Module):
 
         Args:
             time_B: share of what is clean, 0 (noise) to 1.
-            source_B4SS: the picture to change, -1..1, and 1 where it may change, 0 elsewhere; None to make a new one.
+            source_B4SS: the image to change, -1..1, and 1 where it may change, 0 elsewhere; None to make a new one.
         """
         level_BD = F.silu(self.time(_waves(time_B)) + self.pooled(condition_BTD.mean(dim=1)))
         parts = [self.enter(noisy_BRF) + self.row_places, condition_BTD + self.word_places]

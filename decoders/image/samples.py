@@ -12,11 +12,11 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Thing:
-    """One thing in a scene. Place and size are shares of the picture's side.
+    """One thing in a scene. Place and size are shares of the image's side.
 
     Attributes:
         name, colour: what prompts call it; no colour is its own.
-        look: number of its picture among all pictures of things.
+        look: number of its image among all images of things.
         paint: number of its colour, 0 for its own.
         light: how bright, about 1.
     """
@@ -39,10 +39,10 @@ class Sample:
     """One training example: what to draw, and for an edit, on what.
 
     Attributes:
-        prompt: what the picture shows, or what the edit does.
-        grid: the background's colours, float32 (3, 3, 3) of 0..1, spread smoothly over the picture.
+        prompt: what the image shows, or what the edit does.
+        grid: the background's colours, float32 (3, 3, 3) of 0..1, spread smoothly over the image.
         things: what is drawn, in order.
-        source: the picture to change, uint8 (S, S, 3); None for a new picture.
+        source: the image to change, uint8 (S, S, 3); None for a new image.
         mask: bool (S, S), where it may change; None for everywhere.
         gone: what of the source becomes background, x0 y0 x1 y1 as shares of its sides.
     """

@@ -1,6 +1,6 @@
 """Training scenes of the small generator: things of known name, colour, number and place, and edits of such scenes.
 
-A scene is a background, things drawn in order, and a prompt that says what is in it. An edit is a scene as a picture,
+A scene is a background, things drawn in order, and a prompt that says what is in it. An edit is a scene as an image,
 words for a change of one thing, and what the change draws. Every draw follows from the random generator given, so
 sample number n of a run is always the same.
 """
@@ -15,8 +15,9 @@ from PIL import Image
 
 from vision_agent.data.sources import Cutout, Cutouts, ImageArchive
 from vision_agent.data.text.phrases import NUMBERS, plural
-from .samples import Pixels, Sample, Thing
 from vision_agent.inference.colors import COLOURS
+
+from .samples import Pixels, Sample, Thing
 
 GRID = 3  # colours of a background a side
 SPRITE = 96  # pixels a side of a thing
@@ -93,7 +94,7 @@ class GeneratorScenes:
         self._photos = [_shrunk(backgrounds.open(name).convert("RGB")) for name in photos[::8]]
 
     def sample(self, rng: np.random.Generator, *, edit: bool) -> Sample:
-        """One example: a new picture or an edit."""
+        """One example: a new image or an edit."""
         if edit:
             return self._edit(rng)
         kind = rng.random()
@@ -112,7 +113,7 @@ class GeneratorScenes:
             text = f"{rng.choice(_OPENINGS)} {text}"
         return Sample(text, self._background(rng, colour), tuple(things))
 
-    # New pictures
+    # New images
 
     def _alone(self, rng: np.random.Generator) -> tuple[str, list[Thing]]:
         name, colour = self._subject(rng)
@@ -227,7 +228,7 @@ class GeneratorScenes:
         return grid.clip(0, 1)
 
     def _extent(self, thing: Thing) -> tuple[float, float, float, float]:
-        """The box of what is seen of a thing, as shares of the picture's side."""
+        """The box of what is seen of a thing, as shares of the image's side."""
         cover = self.sprites[thing.look, 0, :, :, 3] > 60
         rows, columns = np.nonzero(cover.any(1))[0], np.nonzero(cover.any(0))[0]
         left, top = thing.x - thing.size / 2, thing.y - thing.size / 2
@@ -237,7 +238,7 @@ class GeneratorScenes:
         return max(0.0, x0), max(0.0, y0), min(1.0, x1), min(1.0, y1)
 
     def draw(self, grid: NDArray[np.float32], things: Sequence[Thing], side: int = 96) -> Pixels:
-        """A scene as a picture, uint8 (side, side, 3)."""
+        """A scene as an image, uint8 (side, side, 3)."""
         canvas = Image.fromarray(spread(grid, side))
         for thing in things:
             size = max(4, round(thing.size * side))
@@ -249,7 +250,7 @@ class GeneratorScenes:
 
 
 def spread(grid: NDArray[np.float32], side: int) -> Pixels:
-    """A grid of colours, its corners in the picture's corners, as uint8 (side, side, 3)."""
+    """A grid of colours, its corners in the image's corners, as uint8 (side, side, 3)."""
     places = np.linspace(0, GRID - 1, side)
     share = np.maximum(0, 1 - np.abs(places[:, None] - np.arange(GRID)))  # bilinear
     smooth = np.einsum("yi,xj,ijc->yxc", share, share, grid)

@@ -1,11 +1,11 @@
-"""A picture as slots: rows of numbers that say what is drawn where, and the drawing of them.
+"""An image as slots: rows of numbers that say what is drawn where, and the drawing of them.
 
 Row 0 is the background, a 3 x 3 grid of colours; rows 1-4 are things, drawn in that order; row 5 is a part of an older
-picture that an edit takes away. A thing is a place, a size, and two codes of +1 and -1, which say how it looks and what
+image that an edit takes away. A thing is a place, a size, and two codes of +1 and -1, which say how it looks and what
 colour it is. Discrete choices as real numbers are "analog bits" (https://arxiv.org/abs/2208.04202): a flow can draw
 them.
 
-Places and sizes are shares of the picture's sides. Shape suffixes: B pictures, R rows, F numbers a row, H W picture.
+Places and sizes are shares of the image's sides. Shape suffixes: B images, R rows, F numbers a row, H W image.
 """
 
 from collections.abc import Sequence
@@ -70,12 +70,12 @@ def rows_of(samples: Sequence["Sample"], looks: Tensor, colours: Tensor) -> tupl
 
 
 def compose(rows_RF: Tensor, sprites_T4SS: Tensor, size: tuple[int, int], under_3HW: Tensor | None = None) -> Tensor:
-    """Draw the rows of one picture: (3, H, W), 0..1.
+    """Draw the rows of one image: (3, H, W), 0..1.
 
     Args:
         sprites_T4SS: how each of the four things looks: premultiplied colours and cover, 0..1, on a square.
         size: (height, width).
-        under_3HW: an older picture to draw on; None for the rows' own background.
+        under_3HW: an older image to draw on; None for the rows' own background.
     """
     height, width = size
     grid = ((rows_RF[0, : GRID * GRID * 3] + 1) / 2).clamp(0, 1).reshape(1, GRID, GRID, 3).permute(0, 3, 1, 2)
@@ -85,7 +85,7 @@ def compose(rows_RF: Tensor, sprites_T4SS: Tensor, size: tuple[int, int], under_
     across = ((torch.arange(width, device=canvas.device) + 0.5) / width)[None]
     if under_3HW is not None and rows_RF[_GONE, _THERE] > 0:
         x, y, wide, high = (rows_RF[_GONE, 1:5] / _PLACE_SCALE).unbind()
-        edge = 0.03  # the part that goes fades over a thirtieth of the picture
+        edge = 0.03  # the part that goes fades over a thirtieth of the image
         beyond = torch.maximum((across - 0.5 - x).abs() - wide / 2, (down - 0.5 - y).abs() - high / 2)
         canvas = canvas + (ground - canvas) * (1 - beyond / edge).clamp(0, 1)
     for row, sprite in zip(rows_RF[1:_GONE], sprites_T4SS, strict=True):

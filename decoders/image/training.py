@@ -1,4 +1,4 @@
-"""Trains the default's small picture generator: how things look, and what words ask for.
+"""Trains the default's small image generator: how things look, and what words ask for.
 
 Two lessons. The *painter* learns how every thing looks in every colour. The *flow* learns, with a small encoder of
 words, which things a prompt puts where. How a language model learns to draw with them: see `train.drawing`.

@@ -6,9 +6,9 @@ https://arxiv.org/abs/1703.06870), knows the phrase's vector and where the box's
 mask of 56 x 56 points with the IoU it expects of it (mask scoring, https://arxiv.org/abs/1903.00241). So every mask
 belongs to one box and one phrase; the mask of all there is of a phrase, such as "grass", is `Segmentation.union()`.
 
-Logits are enlarged inside their box alone and kept as run lengths: no picture-sized mask of floats ever exists.
+Logits are enlarged inside their box alone and kept as run lengths: no image-sized mask of floats ever exists.
 
-Shape suffixes: B pictures, N boxes of a picture, M masks, K phrases, C channels, E phrase vector, G true things,
+Shape suffixes: B images, N boxes of an image, M masks, K phrases, C channels, E phrase vector, G true things,
 S side of a grid of points.
 """
 
@@ -34,12 +34,12 @@ from .head import FINE, MaskHead, grid_points
 
 _AT_ONCE = 32  # masks in one pass
 _CANDIDATES = 12  # boxes tried for the points of a thing
-_FALLBACK_SIDE = 0.25  # of the picture: the box tried around a point that no proposal holds
+_FALLBACK_SIDE = 0.25  # of the image: the box tried around a point that no proposal holds
 
 
 @dataclass(frozen=True)
 class PreparedMasks:
-    """The picture side of the mask decoder.
+    """The image side of the mask decoder.
 
     Attributes:
         boxes: the finder's own preparation.
@@ -59,11 +59,13 @@ class MaskDecoder(Decoder):
         margin: how far a box is grown on each side before its mask is made, as a share of its side.
     """
 
-    def __init__(self, predictor: dict[str, Any], width: int = 64, margin: float = 0.15) -> None:
+    def __init__(self, finder: dict[str, Any], width: int = 64, margin: float = 0.15) -> None:
         super().__init__()
-        self.predictor = BoxDecoder(**predictor)
-        self.settings: dict[str, Any] = {"finder": self.predictor.settings, "width": width, "margin": margin}
-        self.head = MaskHead(self.predictor.settings["feature_widths"], self.predictor.settings["embedding"], width, margin)
+        self.finder = BoxDecoder(**finder)
+        self.settings: dict[str, Any] = {"finder": self.finder.settings, "width": width, "margin": margin}
+        self.head = MaskHead(
+            self.finder.settings["feature_widths"], self.finder.settings["embedding"], width, margin
+        )
 
     @classmethod
     def for_backbone(cls, route: RouteSpec, hidden_size: int, feature_widths: tuple[int, ...]) -> "MaskDecoder":
@@ -71,16 +73,16 @@ class MaskDecoder(Decoder):
 
     def prepare(self, features: DenseFeatures) -> PreparedMasks:
         """Feature maps (B, C, H, W), finest first -> proposals, and maps to look at."""
-        return PreparedMasks(self.predictor.prepare(features), self.head.reduced(features))
+        return PreparedMasks(self.finder.prepare(features), self.head.reduced(features))
 
     @torch.no_grad()
     def decode(self, states_KNC: Tensor, prepared: PreparedMasks, request: DecodeRequest) -> Segmentation:
-        """A mask for each box that the phrases find in one picture, best first within each phrase.
+        """A mask for each box that the phrases find in one image, best first within each phrase.
 
         Returns an empty result where nothing is found. Boxes and masks are in pixels of the upright original.
         """
-        found = self.predictor.decode(states_KNC, prepared.boxes, request)
-        unit_KE, _ = self.predictor.phrase_vectors(states_KNC)
+        found = self.finder.decode(states_KNC, prepared.boxes, request)
+        unit_KE, _ = self.finder.phrase_vectors(states_KNC)
         phrase_of = {phrase: number for number, phrase in enumerate(request.phrases)}
         phrases_ME = unit_KE[[phrase_of[label] for label in found.labels]]
         boxes = found.xyxy.astype(np.float64)
@@ -98,13 +100,13 @@ class MaskDecoder(Decoder):
         """One segment for each box, inside it: who gives a box knows where the thing ends.
 
         Args:
-            boxes: (n, 4) xyxy in pixels of the upright original; what reaches over the edge of the picture is cut off.
+            boxes: (n, 4) xyxy in pixels of the upright original; what reaches over the edge of the image is cut off.
             request: its phrases are for the result alone.
             labels: what the n things are; "object" if None.
             scores: how sure it is that they are there; None for the IoU expected of each mask.
 
         Raises:
-            InputError: another shape, a box without area in the picture, lists of other lengths.
+            InputError: another shape, a box without area in the image, lists of other lengths.
         """
         prompts = Prompts.check(boxes, None, None, _size(request))
         assert prompts.given is not None and prompts.boxes is not None
@@ -131,7 +133,7 @@ class MaskDecoder(Decoder):
             labels: what the n things are; "object" if None.
 
         Raises:
-            InputError: another shape, a point outside the picture, labels that do not fit.
+            InputError: another shape, a point outside the image, labels that do not fit.
         """
         prompts = Prompts.check(None, points, point_labels, _size(request))
         chosen = self._chosen(prompts, prepared, request)
@@ -153,17 +155,17 @@ class MaskDecoder(Decoder):
     ) -> dict[str, Tensor]:
         """The losses by name, each averaged over the masks.
 
-        Every picture gives `count` boxes: true ones, moved by up to a tenth of their sides, and proposals that overlap
+        Every image gives `count` boxes: true ones, moved by up to a tenth of their sides, and proposals that overlap
         a true one by at least half.
 
         Args:
-            states_KNC: of all phrases of all pictures; `rows_K` names the picture of each.
-            targets: `MaskTargets`, one a picture. Pictures without true things are left out; 0 if all are.
+            states_KNC: of all phrases of all images; `rows_K` names the image of each.
+            targets: `MaskTargets`, one an image. Images without true things are left out; 0 if all are.
         """
-        unit_KE, _ = self.predictor.phrase_vectors(states_KNC)
+        unit_KE, _ = self.finder.phrase_vectors(states_KNC)
         boxes_BN4, owner_BN = _training_boxes(prepared.boxes, targets, count)
         rows = torch.as_tensor(rows_K, device=unit_KE.device)
-        phrases_BNE = unit_KE.new_zeros(*owner_BN.shape, self.predictor.settings["embedding"])
+        phrases_BNE = unit_KE.new_zeros(*owner_BN.shape, self.finder.settings["embedding"])
         for row, target in enumerate(targets):
             if len(target.boxes_G4):
                 phrase_N = target.phrase_G[owner_BN[row]]
@@ -201,7 +203,7 @@ class MaskDecoder(Decoder):
         *,
         exact: bool = False,
     ) -> Segmentation:
-        """Masks of boxes in pixels of one picture; the result has the boxes `shown`, or the tightest if None.
+        """Masks of boxes in pixels of one image; the result has the boxes `shown`, or the tightest if None.
 
         With `exact`, nothing of a mask lies outside its box.
         """
@@ -251,10 +253,10 @@ class MaskDecoder(Decoder):
         prepared: PreparedMasks,
         request: DecodeRequest,
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Logits (M, S, S) over the grown boxes, and expected IoUs (M,), of boxes in pixels of one picture."""
+        """Logits (M, S, S) over the grown boxes, and expected IoUs (M,), of boxes in pixels of one image."""
         like = prepared.maps[0]
         if phrases_ME is None:
-            phrases_ME = like.new_zeros(len(xyxy), self.predictor.settings["embedding"])
+            phrases_ME = like.new_zeros(len(xyxy), self.finder.settings["embedding"])
         unit_M4 = torch.from_numpy(request.grid.convert(xyxy, "image", "unit")).to(like)
         logits_MSS, rating_M = self.head(prepared.maps, unit_M4[None], phrases_ME[None])
         return logits_MSS.float().cpu().numpy(), torch.sigmoid(rating_M.float()).cpu().numpy()
@@ -265,7 +267,7 @@ class MaskDecoder(Decoder):
 
 
 def _size(request: DecodeRequest) -> tuple[int, int]:
-    """(width, height) of the picture."""
+    """(width, height) of the image."""
     return request.grid.image_width, request.grid.image_height
 
 
@@ -295,7 +297,7 @@ def _training_boxes(prepared: PreparedBoxes, targets: Sequence[MaskTargets], cou
 
 @torch.no_grad()
 def _sampled_truth(targets: Sequence[MaskTargets], owner_BN: Tensor, grown_BN4: Tensor) -> Tensor:
-    """True masks at the points of the fine grid (B * N, S, S), 0-1; beyond the picture as at its edge."""
+    """True masks at the points of the fine grid (B * N, S, S), 0-1; beyond the image as at its edge."""
     grids = grid_points(grown_BN4, FINE).reshape(*grown_BN4.shape[:2], FINE, FINE, 2) * 2 - 1
     truth = []
     for target, owner_N, grid_NSS2 in zip(targets, owner_BN, grids, strict=True):
@@ -310,7 +312,7 @@ def _sampled_truth(targets: Sequence[MaskTargets], owner_BN: Tensor, grown_BN4: 
 def _around(
     points: npt.NDArray[np.float64], regions: npt.NDArray[np.float64], size: tuple[int, int]
 ) -> npt.NDArray[np.float64]:
-    """The best proposals that hold all of a thing's points (n, 2); a box of the picture's shape where none does."""
+    """The best proposals that hold all of a thing's points (n, 2); a box of the image's shape where none does."""
     holds = ((points[:, None] >= regions[:, :2]) & (points[:, None] <= regions[:, 2:])).all(axis=(0, 2))
     held = regions[holds][:_CANDIDATES]
     if len(held):

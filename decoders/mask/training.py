@@ -52,8 +52,8 @@ class MaskTraining(BaseModel):
     """How long and how fast the two stages learn.
 
     Attributes:
-        masks: boxes a picture, in the stage "masks".
-        phrases: phrases a picture, in the stage "states".
+        masks: boxes an image, in the stage "masks".
+        phrases: phrases an image, in the stage "states".
         ema: decay of the average of the weights that is kept.
     """
 
@@ -113,11 +113,11 @@ def train_masks(
 def phrase_states(
     backbone: Backbone, routes: Sequence[Route], tokens_NTC: Tensor, phrases: Sequence[Sequence[str]]
 ) -> dict[str, Tensor]:
-    """States (K, N, C) of forced phrases on several pictures, for each route by its name, in one pass.
+    """States (K, N, C) of forced phrases on several images, for each route by its name, in one pass.
 
     Args:
-        tokens_NTC: image tokens of each picture.
-        phrases: of each picture; K is their number, in their order.
+        tokens_NTC: image tokens of each image.
+        phrases: of each image; K is their number, in their order.
     """
     prompt = Segment(tokens=tuple(backbone.prompt_ids(FORCED_REQUEST, [tokens_NTC.shape[1]])))
     rows: list[list[Segment]] = []
@@ -222,8 +222,8 @@ class _Run:
         """The parameters that a stage trains, by name; all others rest."""
         parts: dict[str, nn.Module] = {"head": self.decoder.head}
         if stage == "states":
-            predictor = self.decoder.predictor
-            parts = {"queries": self.route.queries, "phrase": predictor.phrase_head, "bias": predictor.phrase_bias}
+            finder = self.decoder.finder
+            parts = {"queries": self.route.queries, "phrase": finder.phrase_head, "bias": finder.phrase_bias}
         self.route.requires_grad_(False)
         learning = nn.ModuleDict(parts)
         learning.requires_grad_(True)
@@ -238,7 +238,7 @@ class _Run:
             states = phrase_states(self.backbone, [self.detect, self.route], tokens_NTC, phrases)
         with torch.no_grad():
             wanted_KE, wanted_K = cast(Any, self.detect.decoder).phrase_vectors(states["det"])
-        unit_KE, bias_K = self.decoder.predictor.phrase_vectors(states[SEGMENT.name])
+        unit_KE, bias_K = self.decoder.finder.phrase_vectors(states[SEGMENT.name])
         return {
             "turned": 1 - F.cosine_similarity(unit_KE, wanted_KE, dim=-1).mean(),
             "bias": _BIAS_WEIGHT * F.mse_loss(bias_K, wanted_K),
@@ -327,12 +327,12 @@ def _segment_route(backbone: Backbone, detect: Route, own: Path, start: Path | N
     if own.is_dir():
         route = load_adapter(own, backbone)
     else:
-        decoder = load_decoder(SEGMENT.decoder)(predictor=detect.decoder.settings)
+        decoder = load_decoder(SEGMENT.decoder)(finder=detect.decoder.settings)
         queries = QueryBank(SEGMENT.num_queries, backbone.hidden_size)
         queries.load_state_dict(detect.queries.state_dict())
         route = Route(SEGMENT, add_token(backbone, SEGMENT.token), queries, decoder)
     parts = cast(Any, route.decoder)
-    parts.predictor.load_state_dict(detect.decoder.state_dict())
+    parts.finder.load_state_dict(detect.decoder.state_dict())
     if start is not None:
         given = load_file(start / "adapter.safetensors")
         prefix = "decoder.head."

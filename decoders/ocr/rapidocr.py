@@ -33,15 +33,15 @@ Pixels = npt.NDArray[np.uint8]
 Corners = npt.NDArray[np.float64]
 
 _DETECTOR, _RECOGNISER = "PP-OCRv6_det_small.onnx", "PP-OCRv6_rec_small.onnx"
-_HEIGHT = 48  # pixels of a line's picture; what the recogniser was made for
+_HEIGHT = 48  # pixels of a line's image; what the recogniser was made for
 _LEAST_WIDTH = 320
 _BATCH = 6
 _LEAST_SCORE = 0.5  # of a line, as in RapidOCR
 _TURNED_SCORE = 0.85  # pages read worse than this are tried upside down; upright ones rarely are, those always
 _TRIED = 6  # lines that decide whether a page stands on its head
 _TALL = 1.5  # times as high as wide
-_TILE, _OVERLAP = 2000, 240  # pixels; RapidOCR shrinks larger pictures, which loses small print ...
-_SMALL_PRINT = 14  # ... of lines lower than this, in pixels of the shrunk picture
+_TILE, _OVERLAP = 2000, 240  # pixels; RapidOCR shrinks larger images, which loses small print ...
+_SMALL_PRINT = 14  # ... of lines lower than this, in pixels of the shrunk image
 
 
 class RapidReader:
@@ -84,23 +84,23 @@ class RapidReader:
         characters = self._session.get_modelmeta().custom_metadata_map["character"].splitlines()
         self._characters = np.array(["", *characters, " "])  # the first is CTC's blank
 
-    def read(self, picture: Image.Image) -> list[Line]:
+    def read(self, image: Image.Image) -> list[Line]:
         """The lines of an RGB page, upright, turned or skewed, in no order; those read badly are left out."""
-        pixels = np.ascontiguousarray(np.asarray(picture)[:, :, ::-1])
+        pixels = np.ascontiguousarray(np.asarray(image)[:, :, ::-1])
         lines = self._read(pixels, self._find(pixels))
         return [line for line in lines if line is not None and line.score >= _LEAST_SCORE]
 
-    def find(self, picture: Image.Image) -> Corners:
+    def find(self, image: Image.Image) -> Corners:
         """Quads (n, 4, 2) of the lines of a page, clockwise from the upper left corner, pixels."""
-        return self._find(np.asarray(picture)[:, :, ::-1])
+        return self._find(np.asarray(image)[:, :, ::-1])
 
-    def recognise(self, picture: Image.Image, quads: Corners) -> list[Line | None]:
+    def recognise(self, image: Image.Image, quads: Corners) -> list[Line | None]:
         """The line in each quad (n, 4, 2), whose first side is its upper edge; None where nothing could be read."""
-        return self._lines(np.ascontiguousarray(np.asarray(picture)[:, :, ::-1]), quads)
+        return self._lines(np.ascontiguousarray(np.asarray(image)[:, :, ::-1]), quads)
 
-    def glyphs(self, picture: Image.Image) -> list[tuple[Corners, Glyphs]]:
+    def glyphs(self, image: Image.Image) -> list[tuple[Corners, Glyphs]]:
         """Quad (4, 2) and characters of each line of an upright page, for fitting `documents.spacing`."""
-        pixels = np.ascontiguousarray(np.asarray(picture)[:, :, ::-1])
+        pixels = np.ascontiguousarray(np.asarray(image)[:, :, ::-1])
         quads = _along_writing(self._find(pixels))
         found = zip(quads, self._characters_in(pixels, quads), strict=True)
         return [(quad, glyphs) for quad, glyphs in found if glyphs is not None]
@@ -226,7 +226,7 @@ def _along_writing(quads: Corners) -> Corners:
 
 
 def _straightened(pixels: Pixels, quad: Corners) -> Pixels:
-    """A line's picture (_HEIGHT, width, 3): the quad's first side becomes its upper edge."""
+    """A line's image (_HEIGHT, width, 3): the quad's first side becomes its upper edge."""
     along, across = _lengths(quad[None])[0]
     width = max(8, math.ceil(_HEIGHT * along / max(across, 1.0)))
     target = np.array([[0, 0], [width, 0], [width, _HEIGHT], [0, _HEIGHT]], dtype=np.float32)

@@ -1,6 +1,6 @@
-"""The decoder of the `[OCR]` route: what the model's token asks for, a reader of the picture itself does.
+"""The decoder of the `[OCR]` route: what the model's token asks for, a reader of the image itself does.
 
-It has nothing to learn: the whole picture is read, whatever the states say. The reader is loaded when it is first
+It has nothing to learn: the whole image is read, whatever the states say. The reader is loaded when it is first
 needed, so that a model with the route loads without the packages.
 """
 
@@ -25,7 +25,7 @@ READ = RouteSpec(token="[OCR]", decoder="ocr", num_queries=0, read="self", ends=
 
 
 class OcrDecoder(Decoder):
-    """Reads the picture; see the module's docstring.
+    """Reads the image; see the module's docstring.
 
     Args:
         reader: name of a reader in the group `vision_agent.readers`.
@@ -44,17 +44,17 @@ class OcrDecoder(Decoder):
 
     def prepare(self, features: DenseFeatures) -> Any:
         """Raises RouteError: features are not enough to read."""
-        raise RouteError("the decoder of '[OCR]' reads the picture itself, not its features")
+        raise RouteError("the decoder of '[OCR]' reads the image itself, not its features")
 
-    def prepare_picture(self, features: DenseFeatures, picture: Image.Image) -> Page:
-        """The page, read once for a picture."""
+    def prepare_image(self, features: DenseFeatures, image: Image.Image) -> Page:
+        """The page, read once for an image."""
         with self._loading:
             if self._reader is None:
                 self._reader = load_reader(self.settings["reader"])(None)
-        return read_page(PageImage(picture), self._reader)
+        return read_page(PageImage(image), self._reader)
 
     def decode(self, states_KNC: Tensor, prepared: Page, request: DecodeRequest) -> OcrResult:
-        """The page that `prepare_picture` has read, as a document of one page."""
+        """The page that `prepare_image` has read, as a document of one page."""
         return OcrResult.of([prepared], self.settings["reader"])
 
     def loss(self, states_KNC: Tensor, rows_K: Sequence[int], prepared: Any, targets: Sequence[Any]) -> Tensor:

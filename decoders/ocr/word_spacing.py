@@ -1,7 +1,7 @@
 """Where a line of recognised characters breaks into words.
 
 A recogniser that writes "TotalAmount" has mostly seen the gap: its probability of a space between the two characters is
-well above that of a gap inside a word, it only did not win. Together with the width of the blank strip in the picture,
+well above that of a gap inside a word, it only did not win. Together with the width of the blank strip in the image,
 measured against the gaps between the line's other characters, it tells words apart better than the most probable
 character does: on receipts the gaps wrongly left closed fall by some 40 %. Both are language-independent.
 """
@@ -32,10 +32,10 @@ class Glyphs:
     Attributes:
         characters: n of them.
         scores: probability of each (n,).
-        starts, ends: columns of the line's picture in which each was seen (n,), pixels.
+        starts, ends: columns of the line's image in which each was seen (n,), pixels.
         space: highest probability of a space between neighbours (n - 1,).
-        ink: darkness 0..1 of each column of the line's picture (width,).
-        height: of the line's picture, pixels.
+        ink: darkness 0..1 of each column of the line's image (width,).
+        height: of the line's image, pixels.
     """
 
     characters: tuple[str, ...]
@@ -49,7 +49,7 @@ class Glyphs:
 
 @dataclass(frozen=True)
 class Span:
-    """A word in a line: characters [first, last] and the columns [start, end) of the line's picture, pixels."""
+    """A word in a line: characters [first, last] and the columns [start, end) of the line's image, pixels."""
 
     text: str
     score: float
@@ -58,7 +58,7 @@ class Span:
 
 
 def ink_columns(line_HW: npt.NDArray[np.uint8]) -> Floats:
-    """Darkness 0..1 (W,) of the columns of a grey picture (H, W) of one line, dark on light or light on dark."""
+    """Darkness 0..1 (W,) of the columns of a grey image (H, W) of one line, dark on light or light on dark."""
     height = line_HW.shape[0]
     trim = round(_MARGIN * height)
     rows = line_HW[trim : height - trim].astype(np.float64)

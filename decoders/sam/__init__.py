@@ -4,11 +4,11 @@ One way in for all generations: checkpoints of the original `segment-anything` p
 transformers folders of SAM, SAM 2 (video ones too) and SAM 3's tracker, and the SAM 2 inside a Sa2VA folder. The path
 decides.
 
-* The picture is encoded once and remembered; prompts are cheap after that.
-* All objects of a picture go through the mask decoder together.
-* Masks are enlarged strip by strip straight into run lengths, so that no object needs a float mask of the picture's
+* The image is encoded once and remembered; prompts are cheap after that.
+* All objects of an image go through the mask decoder together.
+* Masks are enlarged strip by strip straight into run lengths, so that no object needs a float mask of the image's
   size.
-* Only the picture encoder computes in half precision. The coordinates of prompts are positions in sine waves: in
+* Only the image encoder computes in half precision. The coordinates of prompts are positions in sine waves: in
   bfloat16 they would be off by several pixels.
 
 `SamSegmenter` takes boxes and points and needs no training. `SamDecoder` is the decoder of a route: states of the

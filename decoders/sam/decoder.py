@@ -36,7 +36,7 @@ Found = list[tuple[RunLengths, float]]
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """A picture as SAM's encoder sees it.
+    """An image as SAM's encoder sees it.
 
     Attributes:
         features: of the canvas, fp32.
@@ -128,12 +128,12 @@ class SamDecoder(Decoder):
         return None if template is None else str(template).replace("{phrase}", phrase)
 
     def prepare(self, features: DenseFeatures) -> PreparedImage:
-        """Raises RouteError: SAM sees the picture itself; use `prepare_picture`."""
-        raise RouteError("SAM encodes the picture itself: call `prepare_picture`, not `prepare`")
+        """Raises RouteError: SAM sees the image itself; use `prepare_image`."""
+        raise RouteError("SAM encodes the image itself: call `prepare_image`, not `prepare`")
 
     @torch.no_grad()
-    def prepare_picture(self, features: DenseFeatures, picture: Image.Image) -> PreparedImage:
-        return PreparedImage(self.network.encode(picture), picture.size)
+    def prepare_image(self, features: DenseFeatures, image: Image.Image) -> PreparedImage:
+        return PreparedImage(self.network.encode(image), image.size)
 
     def tokens(self, states_KNC: Tensor) -> Tensor:
         """States -> prompt tokens (K, N, E). Raises RouteError for states of another width."""
@@ -203,7 +203,7 @@ class SamDecoder(Decoder):
 
         Args:
             states_KNC: states that were read with the first frames in view.
-            frames: upright RGB pictures of one size, in order.
+            frames: upright RGB images of one size, in order.
             prompted: how many of the first frames are prompted with the tokens; the rest is followed.
 
         Yields:
@@ -227,22 +227,22 @@ class SamDecoder(Decoder):
         """2 x binary cross-entropy + 0.5 x dice loss, Sa2VA's, averaged over objects; 0 without any.
 
         Args:
-            prepared: one a picture.
-            targets: one a picture, (its phrases, H, W) bools that cover the whole picture at any resolution, in the
+            prepared: one an image.
+            targets: one an image, (its phrases, H, W) bools that cover the whole image at any resolution, in the
                 order of its states.
 
         Raises:
             RouteError: another number of masks than of phrases.
         """
         total = states_KNC.sum() * 0 + sum(parameter.sum() for parameter in self.parameters()) * 0
-        for number, (picture, truth_GHW) in enumerate(zip(prepared, targets, strict=True)):
+        for number, (image, truth_GHW) in enumerate(zip(prepared, targets, strict=True)):
             mine = torch.tensor([row == number for row in rows_K], dtype=torch.bool, device=states_KNC.device)
             if int(mine.sum()) != len(truth_GHW):
-                raise RouteError(f"picture {number} has {int(mine.sum())} phrases, but {len(truth_GHW)} true masks")
+                raise RouteError(f"image {number} has {int(mine.sum())} phrases, but {len(truth_GHW)} true masks")
             if len(truth_GHW):
                 tokens_GNE = self.tokens(states_KNC[mine])
-                logits_GMhw, ratings_GM = self.network.masks_of_tokens(picture.features, tokens_GNE)
-                shown = self.network.shown(picture.image_size)
+                logits_GMhw, ratings_GM = self.network.masks_of_tokens(image.features, tokens_GNE)
+                shown = self.network.shown(image.image_size)
                 losses_G = mask_loss(_rated_best(logits_GMhw, ratings_GM), truth_GHW, shown, self.network.side)
                 total = total + losses_G.sum() / len(rows_K)
         return total

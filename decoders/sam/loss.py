@@ -17,8 +17,8 @@ def mask_loss(logits_Ghw: Tensor, truth_GHW: Tensor, shown: tuple[int, int], sid
 
     Args:
         logits_Ghw: of the square canvas.
-        truth_GHW: bools that cover the picture edge to edge.
-        shown: (width, height) of the picture on the canvas, from its top left corner, pixels.
+        truth_GHW: bools that cover the image edge to edge.
+        shown: (width, height) of the image on the canvas, from its top left corner, pixels.
         side: of the canvas, pixels.
     """
     width, height = (

@@ -52,7 +52,7 @@ def track(
 
     Args:
         network: SAM 2 with its memory.
-        frames: upright RGB pictures of one size.
+        frames: upright RGB images of one size.
         tokens_OKE: prompt tokens of each object.
         prompted: how many of the first frames are prompted.
 
@@ -89,9 +89,9 @@ class _Tracker:
         self._followed: dict[int, _Memory] = {}
         self._most_pointers = min(frames, int(self._config.max_object_pointers_in_encoder))
 
-    def step(self, number: int, picture: Image.Image, tokens_OKE: Tensor | None) -> list[tuple[RunLengths, float]]:
+    def step(self, number: int, image: Image.Image, tokens_OKE: Tensor | None) -> list[tuple[RunLengths, float]]:
         """The masks of a frame, prompted or followed; it is remembered for those that come."""
-        frame = self._encoded(picture)
+        frame = self._encoded(image)
         coarse_OEhw = self._alone(frame) if tokens_OKE is not None else self._remembering(number, frame)
         logits_Ohw, ratings_O, pointers_OE, seen_O1 = self._masks(frame, coarse_OEhw, tokens_OKE)
         memories = self._prompted if tokens_OKE is not None else self._followed
@@ -99,12 +99,12 @@ class _Tracker:
         reach = max(self._most_pointers, int(self._model.num_maskmem))
         self._followed.pop(number - reach, None)
         return [
-            (self._network.enlarged(logits_hw, picture.size), float(rating))
+            (self._network.enlarged(logits_hw, image.size), float(rating))
             for logits_hw, rating in zip(logits_Ohw, ratings_O, strict=True)
         ]
 
-    def _encoded(self, picture: Image.Image) -> _Frame:
-        pixels = self._network.canvas(picture)
+    def _encoded(self, image: Image.Image) -> _Frame:
+        pixels = self._network.canvas(image)
         with self._network.encoding():
             out = self._model.get_image_features(pixels, return_dict=True)
         maps = [cells.float() for cells in out.fpn_hidden_states]

@@ -1,4 +1,4 @@
-"""What every generation of SAM has in common: a picture on a canvas, prompts in, small mask logits out.
+"""What every generation of SAM has in common: an image on a canvas, prompts in, small mask logits out.
 
 A prompt is a box, points, or *tokens*: vectors of the width that SAM's own prompt encoder makes of a point. A token may
 come from anywhere, from a language model's state for example, as in LISA (https://arxiv.org/abs/2308.00692) and Sa2VA
@@ -26,15 +26,15 @@ OBJECTS_AT_ONCE = 64  # a decoder call holds some 30 MB for each object
 
 
 class Network(ABC):
-    """A loaded model: pictures to features, features and prompts to masks.
+    """A loaded model: images to features, features and prompts to masks.
 
     Attributes:
         side: of the square canvas that the encoder sees, pixels.
-        pads: whether the picture keeps its shape on the canvas, which is filled up at the right and at the foot;
+        pads: whether the image keeps its shape on the canvas, which is filled up at the right and at the foot;
             otherwise it is stretched to fill it.
-        enlarges: whether small masks are enlarged to the canvas first and to the picture's size then, as the model's
+        enlarges: whether small masks are enlarged to the canvas first and to the image's size then, as the model's
             authors do; the rims differ a little from those of one step.
-        resampling: how Pillow resizes the picture for the canvas; None for torch's smoothed bilinear resizing, which
+        resampling: how Pillow resizes the image for the canvas; None for torch's smoothed bilinear resizing, which
             rounds a little differently from Pillow's.
         mean, std: of the pixels, 0..1, red, green, blue.
         module: the torch module with the weights.
@@ -89,10 +89,10 @@ class Network(ABC):
         Gradients reach the tokens.
         """
 
-    def encode(self, picture: Image.Image) -> tuple[Tensor, ...]:
-        """An upright RGB picture -> its features in fp32."""
+    def encode(self, image: Image.Image) -> tuple[Tensor, ...]:
+        """An upright RGB image -> its features in fp32."""
         with self.encoding():
-            features = self.features(self.canvas(picture))
+            features = self.features(self.canvas(image))
         return tuple(each.float() for each in features)
 
     def encoding(self) -> AbstractContextManager[Any]:
@@ -102,7 +102,7 @@ class Network(ABC):
     def decode(
         self, features: tuple[Tensor, ...], prompts: Prompts, image_size: tuple[int, int]
     ) -> list[tuple[RunLengths, float]]:
-        """The best mask for each object, of the picture's size, and its rating. All objects go together."""
+        """The best mask for each object, of the image's size, and its rating. All objects go together."""
         scale = np.array(self.shown(image_size), np.float64) / image_size
 
         def tensor(values: Floats | None, factor: Floats) -> Tensor | None:
@@ -120,7 +120,7 @@ class Network(ABC):
     def best(
         self, logits_NMhw: Tensor, ratings_NM: Tensor, image_size: tuple[int, int]
     ) -> list[tuple[RunLengths, float]]:
-        """The proposal that the model rates best for each object, of the picture's size, and its rating."""
+        """The proposal that the model rates best for each object, of the image's size, and its rating."""
         best_N = ratings_NM.float().argmax(1)
         found = []
         for logits_Mhw, ratings_M, best in zip(logits_NMhw, ratings_NM, best_N.tolist(), strict=True):
@@ -128,30 +128,30 @@ class Network(ABC):
         return found
 
     def enlarged(self, logits_hw: Tensor, image_size: tuple[int, int]) -> RunLengths:
-        """The mask of the picture's size that small logits of the canvas stand for."""
+        """The mask of the image's size that small logits of the canvas stand for."""
         logits_hw = logits_hw.float()
         if self.pads or self.enlarges:
             size = (self.side, self.side)
             logits_hw = F.interpolate(logits_hw[None, None], size, mode="bilinear", align_corners=False)[0, 0]
-        if self.pads:  # the picture's part of the canvas ends between two of the small pixels
+        if self.pads:  # the image's part of the canvas ends between two of the small pixels
             width, height = self.shown(image_size)
             logits_hw = logits_hw[:height, :width]
         return RunLengths.from_logits(logits_hw.cpu().numpy(), (image_size[1], image_size[0]))
 
     def shown(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """(width, height) of the picture on the canvas, pixels."""
+        """(width, height) of the image on the canvas, pixels."""
         if not self.pads:
             return self.side, self.side
         scale = self.side / max(image_size)
         width, height = (max(1, int(side * scale + 0.5)) for side in image_size)
         return width, height
 
-    def canvas(self, picture: Image.Image) -> Tensor:
+    def canvas(self, image: Image.Image) -> Tensor:
         """Normalised pixels (1, 3, side, side)."""
-        width, height = self.shown(picture.size)
+        width, height = self.shown(image.size)
         if self.resampling is not None:
-            picture = picture.resize((width, height), self.resampling)
-        bytes_1CHW = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
+            image = image.resize((width, height), self.resampling)
+        bytes_1CHW = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
         if self.resampling is None:
             bytes_1CHW = F.interpolate(bytes_1CHW, (height, width), mode="bilinear", antialias=True)
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))

@@ -16,11 +16,11 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Prompts:
-    """Checked prompts of n objects, in pixels of the picture.
+    """Checked prompts of n objects, in pixels of the image.
 
     Attributes:
         given: float64 (n, 4), the boxes as they came; None where there are only points.
-        boxes: float64 (n, 4), cut to the picture; None where there are only points.
+        boxes: float64 (n, 4), cut to the image; None where there are only points.
         points: float64 (n, k, 2); None where there are only boxes.
         labels: int64 (n, k), 1 on the object, 0 beside it; None where there are only boxes.
     """

@@ -40,7 +40,7 @@ class SamSegmenter(Segmenter):
         Args:
             network: what encodes and decodes.
             model: name of the checkpoint.
-            cache_bytes: bound on the encoded pictures that are remembered; 0 for none.
+            cache_bytes: bound on the encoded images that are remembered; 0 for none.
         """
         self.model = model
         self._network = network
@@ -62,8 +62,8 @@ class SamSegmenter(Segmenter):
         Args:
             path: the folder or file. No code in it is ever run.
             device: `"auto"` (CUDA, then MPS, then CPU) or any torch device.
-            dtype: what the picture encoder computes in; `"auto"` takes what the device computes fast.
-            cache_bytes: bound on the encoded pictures that are remembered; 0 for none.
+            dtype: what the image encoder computes in; `"auto"` takes what the device computes fast.
+            cache_bytes: bound on the encoded images that are remembered; 0 for none.
 
         Raises:
             CheckpointError: nothing there, damaged or missing weights, or another kind of model.
@@ -77,7 +77,7 @@ class SamSegmenter(Segmenter):
         return cls(network, model=source.name if source.is_dir() else source.stem, cache_bytes=cache_bytes)
 
     def clear_cache(self) -> None:
-        """Forget all encoded pictures."""
+        """Forget all encoded images."""
         with self._lock:
             self._seen.clear()
 
@@ -101,7 +101,7 @@ class SamSegmenter(Segmenter):
 
         Args:
             image: anything `load_image` takes.
-            boxes: (n, 4) xyxy in pixels of the upright original. What reaches over the edge of the picture is cut off.
+            boxes: (n, 4) xyxy in pixels of the upright original. What reaches over the edge of the image is cut off.
             points: (n, 2) x, y, one point for each object, or (n, k, 2), k points for each; with `boxes` they refine
                 the object of the same row.
             point_labels: (n, k), or (n,) for points (n, 2): 1 for on the object, 0 for beside it; all 1 if None.
@@ -114,9 +114,9 @@ class SamSegmenter(Segmenter):
 
         Raises:
             InputError: no boxes and no points, an empty list, another shape, numbers that are not finite, a box that
-                is turned inside out or without area inside the picture, a point outside it, an object without a point
-                on it, lists of several lengths, or a picture that cannot be read.
-            ArgumentTypeError: `image` is no picture.
+                is turned inside out or without area inside the image, a point outside it, an object without a point
+                on it, lists of several lengths, or an image that cannot be read.
+            ArgumentTypeError: `image` is no image.
         """
         picture = load_image(image, limits=limits or ImageLimits())
         prompts = Prompts.check(boxes, points, point_labels, picture.size)
@@ -145,12 +145,12 @@ class SamSegmenter(Segmenter):
             decoder=self.name,
         )
 
-    def _encoded(self, picture: Image.Image) -> tuple[Tensor, ...]:
-        key = f"{picture.size}{hashlib.sha256(picture.tobytes()).hexdigest()}"
+    def _encoded(self, image: Image.Image) -> tuple[Tensor, ...]:
+        key = f"{image.size}{hashlib.sha256(image.tobytes()).hexdigest()}"
         if key in self._seen:
             self._seen.move_to_end(key)
             return self._seen[key]
-        features = self._network.encode(picture)
+        features = self._network.encode(image)
         self._seen[key] = features
         while sum(map(_byte_count, self._seen.values())) > self._cache_bytes:
             self._seen.popitem(last=False)

@@ -16,8 +16,8 @@ from vision_agent.errors import CheckpointError
 from .files import IMAGENET, Channels, first_line, normalisation
 from .network import Network
 
-# `model_type` in config.json -> the class that is loaded. SAM 2's video class holds all of the picture class and its
-# memory; SAM 3's weights for pictures have another name in its video checkpoints, which transformers knows.
+# `model_type` in config.json -> the class that is loaded. SAM 2's video class holds all of the image class and its
+# memory; SAM 3's weights for images have another name in its video checkpoints, which transformers knows.
 CLASSES = {
     "sam": "SamModel",
     "sam2": "Sam2Model",

@@ -1,9 +1,9 @@
-"""Is the thing in the picture? A decoder of its own package, to copy from.
+"""Is the thing in the image? A decoder of its own package, to copy from.
 
-The picture side (`prepare`) pools the dense features of the whole picture into one vector. The phrase side turns the
+The image side (`prepare`) pools the dense features of the whole image into one vector. The phrase side turns the
 query states of a routing token into another. A score is the sigmoid of their dot product.
 
-Shape suffixes: B pictures, K phrases, N queries, C hidden size, E embedding, H and W cells.
+Shape suffixes: B images, K phrases, N queries, C hidden size, E embedding, H and W cells.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from vision_agent import Decoder, DecodeRequest, DenseFeatures, ImageStore, Rout
 
 
 class Presence(BaseModel):
-    """Whether one thing is in a picture.
+    """Whether one thing is in an image.
 
     Attributes:
         phrase: the thing, in the words of the request.
@@ -35,7 +35,7 @@ class Presence(BaseModel):
 
 
 class Presences(BaseModel):
-    """The answers for all phrases of one picture, in the order asked; those under the threshold are left out."""
+    """The answers for all phrases of one image, in the order asked; those under the threshold are left out."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,10 +44,10 @@ class Presences(BaseModel):
 
 @dataclass(frozen=True)
 class PresenceTarget:
-    """The truth for one training picture.
+    """The truth for one training image.
 
     Attributes:
-        present_K: bool, for each phrase of the picture (in the order of its states) whether it is there.
+        present_K: bool, for each phrase of the image (in the order of its states) whether it is there.
     """
 
     present_K: Tensor
@@ -75,7 +75,7 @@ class PresenceDecoder(Decoder):
         }
         # The mean tells what the scene is, the maximum finds what fills few cells.
         pooled = 2 * sum(feature_widths)
-        self.picture_head = nn.Sequential(nn.LayerNorm(pooled), nn.Linear(pooled, width))
+        self.image_head = nn.Sequential(nn.LayerNorm(pooled), nn.Linear(pooled, width))
         self.phrase_head = nn.Sequential(nn.LayerNorm(hidden_size), nn.Linear(hidden_size, width))
         self.phrase_bias = nn.Linear(width, 1)
 
@@ -84,22 +84,22 @@ class PresenceDecoder(Decoder):
         return cls(hidden_size=hidden_size, feature_widths=feature_widths)
 
     def prepare(self, features: DenseFeatures) -> Tensor:
-        """Feature maps, each (B, channels, H, W), to picture vectors (B, E)."""
+        """Feature maps, each (B, channels, H, W), to image vectors (B, E)."""
         pooled = [map_BCHW.mean(dim=(2, 3)) for map_BCHW in features.maps]
         pooled += [map_BCHW.amax(dim=(2, 3)) for map_BCHW in features.maps]
-        picture_BE: Tensor = self.picture_head(torch.cat(pooled, dim=1))
-        return picture_BE
+        image_BE: Tensor = self.image_head(torch.cat(pooled, dim=1))
+        return image_BE
 
-    def logits(self, states_KNC: Tensor, picture_KE: Tensor) -> Tensor:
-        """(K,) logits of phrases, each against its own picture's vector (or all against one)."""
+    def logits(self, states_KNC: Tensor, image_KE: Tensor) -> Tensor:
+        """(K,) logits of phrases, each against its own image's vector (or all against one)."""
         phrase_KE: Tensor = self.phrase_head(states_KNC).mean(dim=1)
-        match_K = (phrase_KE * picture_KE).sum(dim=-1) / phrase_KE.shape[-1] ** 0.5
+        match_K = (phrase_KE * image_KE).sum(dim=-1) / phrase_KE.shape[-1] ** 0.5
         logits_K: Tensor = match_K + self.phrase_bias(phrase_KE).squeeze(-1)
         return logits_K
 
     @torch.no_grad()
     def decode(self, states_KNC: Tensor, prepared: Tensor, request: DecodeRequest) -> Presences:
-        """Scores of all phrases of one picture."""
+        """Scores of all phrases of one image."""
         least = self.settings["threshold"] if request.threshold is None else request.threshold
         scores = torch.sigmoid(self.logits(states_KNC, prepared)).tolist()
         return Presences(
@@ -113,7 +113,7 @@ class PresenceDecoder(Decoder):
     def loss(
         self, states_KNC: Tensor, rows_K: Sequence[int], prepared: Tensor, targets: Sequence[PresenceTarget]
     ) -> Tensor:
-        """Binary cross-entropy, the mean over all phrases of all pictures."""
+        """Binary cross-entropy, the mean over all phrases of all images."""
         rows = torch.as_tensor(rows_K, device=states_KNC.device)
         truth_K = states_KNC.new_zeros(len(rows), dtype=torch.float32)
         for row, target in enumerate(targets):
@@ -126,7 +126,7 @@ class PresenceArguments(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    image: str = Field(description="The picture: an image id such as img_3f9a2c, or a path that was given to you.")
+    image: str = Field(description="The image: an image id such as img_3f9a2c, or a path that was given to you.")
     phrases: list[str] = Field(min_length=1, max_length=20, description='What to look for, such as ["dog", "bus"].')
 
 
@@ -138,10 +138,10 @@ class PresenceAnswer(BaseModel):
 
 
 def _presence(agent: VisionAgent, store: ImageStore, args: PresenceArguments) -> ToolOutput:
-    picture = store.open(args.image)
-    found: Presences = agent.run_route("here", args.phrases, picture.image)
+    image = store.open(args.image)
+    found: Presences = agent.run_route("here", args.phrases, image.image)
     scores = {item.phrase: round(item.score, 3) for item in found.items}
-    return ToolOutput(PresenceAnswer(image=picture.id, scores=scores), found)
+    return ToolOutput(PresenceAnswer(image=image.id, scores=scores), found)
 
 
 PRESENCE = Tool(

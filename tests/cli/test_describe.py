@@ -42,7 +42,7 @@ def test_numbers_are_those_of_the_loaded_model(checkpoint: Path) -> None:
     assert found.disk_bytes == sum(path.stat().st_size for path in checkpoint.iterdir())
 
 
-def test_tokens_of_the_largest_picture_are_those_of_a_real_one(checkpoint: Path) -> None:
+def test_tokens_of_the_largest_image_are_those_of_a_real_one(checkpoint: Path) -> None:
     tiles = describe(checkpoint).tiles
     backbone = tiny_backbone()
     assert tiles.tokens_per_tile == backbone.tokens_per_tile == 4

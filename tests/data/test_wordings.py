@@ -194,7 +194,7 @@ def test_questions_about_a_scene_follow_its_boxes() -> None:
     assert seen == {"dog", "bus", "cat", "maybe", "compared"}
 
 
-def test_a_training_picture_is_asked_in_all_ways() -> None:
+def test_a_training_image_is_asked_in_all_ways() -> None:
     boxes = np.array([[0, 0, 20, 20]], dtype=np.float32)
     known = frozenset({"dog", "bus", "cat"})
     scene = Scene(Image.new("RGB", (90, 60)), boxes, ("dog",), ("red",), known_names=known, captions=("A dog.",))

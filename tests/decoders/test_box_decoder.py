@@ -52,7 +52,7 @@ def targets(
 
 
 def picked(prepared: PreparedBoxes, rows: Sequence[int]) -> PreparedBoxes:
-    """A batch of some pictures of a batch, in another order or repeated."""
+    """A batch of some images of a batch, in another order or repeated."""
     names = ("regions_BN4", "embeddings_BNE", "proposed_BN", "prominence_BN", "objectness_BL", "boxes_BL4")
     changed = {name: getattr(prepared, name)[list(rows)] for name in names}
     return replace(prepared, **changed, sampled=tuple(map_BCHW[list(rows)] for map_BCHW in prepared.sampled or ()))
@@ -103,7 +103,7 @@ def test_proposals_are_the_best_cells_that_do_not_overlap_much() -> None:
         assert torch.equal(regions, cells[best[torch.from_numpy(chosen)]])
 
 
-def test_prominence_is_objectness_against_the_other_proposals_of_the_picture() -> None:
+def test_prominence_is_objectness_against_the_other_proposals_of_the_image() -> None:
     with torch.no_grad():
         prepared = decoder().prepare(features(rows=2))
     for objectness, cells, regions, prominence in zip(
@@ -141,7 +141,7 @@ def _logit(scores: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def one_proposal_only() -> BoxDecoder:
-    """Every cell's box is the whole picture, so all but one are suppressed."""
+    """Every cell's box is the whole image, so all but one are suppressed."""
     model = decoder()
     torch.nn.init.constant_(model.box_head[-1].bias, 8.0)  # type: ignore[arg-type]
     return model
@@ -188,7 +188,7 @@ def test_one_map_backbones_get_a_pyramid() -> None:
     assert bool((prepared.centres_L2 > 0).all() and (prepared.centres_L2 < 1).all())
 
 
-def test_what_is_kept_of_a_picture_is_small_unless_it_trains() -> None:
+def test_what_is_kept_of_a_image_is_small_unless_it_trains() -> None:
     model = decoder()
     assert model.prepare(features()).sampled is not None
     with torch.no_grad():
@@ -207,7 +207,7 @@ def test_a_region_is_described_by_what_is_in_it() -> None:
     maps = describe.reduced(features())
 
     def described(column: slice) -> torch.Tensor:
-        """With other content in some columns (quarters of the picture) of all maps."""
+        """With other content in some columns (quarters of the image) of all maps."""
         changed = []
         for map_BCHW in maps:
             copy = map_BCHW.clone()
@@ -259,7 +259,7 @@ def test_a_list_of_phrases_equals_single_phrases() -> None:
         np.testing.assert_allclose(mine.xyxy, alone.xyxy, rtol=0, atol=1e-3)
 
 
-def test_a_batch_of_pictures_is_prepared_as_each_alone() -> None:
+def test_a_batch_of_images_is_prepared_as_each_alone() -> None:
     model, both = decoder(), features(rows=2)
     with torch.no_grad():
         together = model.prepare(both)
@@ -313,7 +313,7 @@ def test_regions_are_called_what_the_box_they_overlap_most_is_called() -> None:
     torch.testing.assert_close(named, expected, rtol=0, atol=1e-5)
 
 
-def test_nothing_is_named_in_a_picture_without_boxes() -> None:
+def test_nothing_is_named_in_a_image_without_boxes() -> None:
     assert torch.equal(_named(torch.rand(7, 4), targets([], [[], []])), torch.zeros(2, 7))
 
 
@@ -324,7 +324,7 @@ def unmoved(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("unmoved")
-def test_a_batch_loses_what_its_pictures_lose() -> None:
+def test_a_batch_loses_what_its_images_lose() -> None:
     model, asked = decoder(), states(3)
     prepared = model.prepare(features(rows=2))
     # So small that what is assigned weighs less than one: sums are then divided by one, and losses add up.
@@ -353,7 +353,7 @@ def test_the_loss_is_per_assigned_weight_and_the_order_does_not_matter() -> None
     torch.testing.assert_close(twice, once)
 
 
-def test_pictures_without_boxes_or_phrases_have_a_finite_loss_with_gradients() -> None:
+def test_images_without_boxes_or_phrases_have_a_finite_loss_with_gradients() -> None:
     model = decoder()
     loss = model.loss(states(1), [0], model.prepare(features()), [targets([], [[]])])
     loss.backward()
@@ -420,7 +420,7 @@ LEFT, RIGHT = [0.1, 0.25, 0.4, 0.75], [0.6, 0.25, 0.9, 0.75]
 
 
 def drawn(things: Sequence[tuple[int, int, list[float]]], seed: int) -> DenseFeatures:
-    """Maps of a picture of things (paint, shape, box). Only the finest map shows paint, only coarser ones shape."""
+    """Maps of an image of things (paint, shape, box). Only the finest map shows paint, only coarser ones shape."""
     maps = [0.3 * map_BCHW for map_BCHW in features(seed).maps]
     for paint, shape, (x0, y0, x1, y1) in things:
         for number, map_BCHW in enumerate(maps):
@@ -435,8 +435,8 @@ def test_it_learns_red_a_from_blue_a_by_looking_not_by_place() -> None:
     scenes = []
     for shape in range(2):
         scenes += [[(0, shape, LEFT), (1, shape, RIGHT)], [(1, shape, LEFT), (0, shape, RIGHT)]]
-    pictures = [drawn(scene, seed) for seed, scene in enumerate(scenes)]
-    batch = DenseFeatures(tuple(torch.cat(level) for level in zip(*(p.maps for p in pictures), strict=True)))
+    images = [drawn(scene, seed) for seed, scene in enumerate(scenes)]
+    batch = DenseFeatures(tuple(torch.cat(level) for level in zip(*(p.maps for p in images), strict=True)))
     truth = [
         targets([box for *_, box in scene], [[(p, s) == phrase for p, s, _ in scene] for phrase in phrases])
         for scene in scenes
@@ -444,7 +444,7 @@ def test_it_learns_red_a_from_blue_a_by_looking_not_by_place() -> None:
     model, asked = decoder(proposals=15), states(4)
     fit(model, batch, asked.repeat(4, 1, 1), [r for r in range(4) for _ in phrases], truth, 70)
     for number, scene in enumerate(scenes):
-        result = found(model, asked, drawn(scene, 100 + number), threshold=0.4)  # a picture it never saw
+        result = found(model, asked, drawn(scene, 100 + number), threshold=0.4)  # an image it never saw
         best = {
             label: np.array(result.filter(label=label)[0].box.xyxy) / [640, 480, 640, 480] for label in result.labels
         }

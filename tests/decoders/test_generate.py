@@ -1,4 +1,4 @@
-"""Making and changing pictures: results, routes, the small generator, and what is refused."""
+"""Making and changing images: results, routes, the small generator, and what is refused."""
 
 import io
 import shutil
@@ -30,7 +30,7 @@ EDIT = RouteSpec(token="[EDIT]", decoder="editor", num_queries=6)
 
 
 def small_generator() -> Generator:
-    """A random generator whose pictures depend on their condition."""
+    """A random generator whose images depend on their condition."""
     torch.manual_seed(5)
     generator = Generator(WORDS, looks=3, colours=4, size=32, width=64, depth=1, channels=8)
     with torch.no_grad():
@@ -67,7 +67,7 @@ def artist(folder: Path) -> VisionAgent:
 
 
 @pytest.fixture
-def picture() -> Image.Image:
+def image() -> Image.Image:
     pixels = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
@@ -81,14 +81,14 @@ class TestResults:
         fields = {"prompt": "a dog", "seed": 1, "steps": 2, "guidance": 2.0, "model": "m", "decoder": "d"}
         return GeneratedImage.of(Image.new("RGB", (20, 10), "red"), **(fields | more))
 
-    def test_json_is_the_same_picture_again(self) -> None:
+    def test_json_is_the_same_image_again(self) -> None:
         made = self.image(unknown_words=("zorp",))
         again = GeneratedImage.model_validate_json(made.model_dump_json())
         assert again == made
         assert again.image.size == (20, 10)
         assert again.image.getpixel((3, 3)) == (255, 0, 0)
 
-    def test_a_routed_picture_survives_json(self) -> None:
+    def test_a_routed_image_survives_json(self) -> None:
         made = GeneratedImages(images=(self.image(),))
         routed = RoutedText(token="[GEN]", phrase="a dog", start=0, end=5, result=made)
         assert RoutedText.model_validate_json(routed.model_dump_json()).result == made
@@ -96,7 +96,7 @@ class TestResults:
     def test_it_is_frozen_and_consistent(self) -> None:
         with pytest.raises(ValidationError):
             self.image().prompt = "a cat"
-        with pytest.raises(ValidationError, match="must be a picture of `size`"):
+        with pytest.raises(ValidationError, match="must be an image of `size`"):
             GeneratedImage.model_validate(self.image().model_dump() | {"size": (5, 5)})
 
     def test_it_saves_and_shows(self, tmp_path: Path) -> None:
@@ -110,14 +110,14 @@ class TestResults:
         assert [each.seed for each in both] == [1, 2]
         assert both[1:].images == (both[1],)
         assert both.sheet(columns=2).size == (40, 10)
-        with pytest.raises(InputError, match="one picture, but there are 2"):
+        with pytest.raises(InputError, match="one image, but there are 2"):
             _ = both.image
         with pytest.raises(InputError, match="columns"):
             both.sheet(columns=0)
 
 
 class TestGenerate:
-    def test_a_seed_gives_the_same_picture_and_another_seed_another(self, artist: VisionAgent) -> None:
+    def test_a_seed_gives_the_same_image_and_another_seed_another(self, artist: VisionAgent) -> None:
         first, again = (artist.generate("a red car", seed=7, steps=4) for _ in range(2))
         assert first == again
         assert (first.size, first.seed, first.steps, first.decoder) == ((32, 32), 7, 4, "generator")
@@ -126,7 +126,7 @@ class TestGenerate:
     def test_words_matter(self, artist: VisionAgent) -> None:
         assert difference(*(artist.generate(text, seed=1, steps=4) for text in ("a red car", "the dog"))) > 0.1
 
-    def test_without_a_seed_each_picture_has_its_own(self, artist: VisionAgent) -> None:
+    def test_without_a_seed_each_image_has_its_own(self, artist: VisionAgent) -> None:
         made = artist.generate("a dog", steps=2)
         assert made.seed != artist.generate("a dog", steps=2).seed
         assert artist.generate("a dog", seed=made.seed, steps=2) == made
@@ -188,55 +188,55 @@ class TestGenerate:
         with pytest.raises(ArgumentTypeError, match="`prompt` must be a string"):
             artist.generate(Image.new("RGB", (8, 8)))  # type: ignore[call-overload]
 
-    def test_without_a_route_the_remedy_is_told(self, checkpoint: Path, picture: Image.Image) -> None:
+    def test_without_a_route_the_remedy_is_told(self, checkpoint: Path, image: Image.Image) -> None:
         agent = VisionAgent.from_pretrained(checkpoint)
-        with pytest.raises(RouteError, match=r"no \[GEN\] route to make pictures with: load an adapter"):
+        with pytest.raises(RouteError, match=r"no \[GEN\] route to make images with: load an adapter"):
             agent.generate("a dog")
         with pytest.raises(RouteError, match=r"no \[EDIT\] route"):
-            agent.edit("make it red", picture)
+            agent.edit("make it red", image)
 
 
 class TestEdit:
-    def test_only_what_the_mask_allows_changes(self, artist: VisionAgent, picture: Image.Image) -> None:
+    def test_only_what_the_mask_allows_changes(self, artist: VisionAgent, image: Image.Image) -> None:
         mask = np.zeros((40, 60), dtype=bool)
         mask[5:30, 10:50] = True
-        made = artist.edit("make it red", picture, mask=mask, seed=1, steps=3)
+        made = artist.edit("make it red", image, mask=mask, seed=1, steps=3)
         assert made.edited
         assert made.size == (60, 40)
-        changed = (made.to_array() != np.asarray(picture)).any(axis=2)
+        changed = (made.to_array() != np.asarray(image)).any(axis=2)
         assert changed[mask].mean() > 0.05
         assert not changed[~mask].any()
 
-    def test_masks_of_all_kinds_agree(self, artist: VisionAgent, picture: Image.Image) -> None:
+    def test_masks_of_all_kinds_agree(self, artist: VisionAgent, image: Image.Image) -> None:
         mask = np.zeros((40, 60), dtype=bool)
         mask[:, 20:] = True
         kinds = [mask, mask.astype(np.uint8) * 255, mask.astype(float), Image.fromarray(mask), Mask.from_array(mask)]
-        made = [artist.edit("make it red", picture, mask=kind, seed=1, steps=2) for kind in kinds]
+        made = [artist.edit("make it red", image, mask=kind, seed=1, steps=2) for kind in kinds]
         assert all(each == made[0] for each in made)
 
-    def test_the_picture_matters_where_it_stays(self, artist: VisionAgent, picture: Image.Image) -> None:
-        other = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        one, two = (artist.edit("make it red", each, seed=1, steps=2) for each in (picture, other))
+    def test_the_image_matters_where_it_stays(self, artist: VisionAgent, image: Image.Image) -> None:
+        other = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        one, two = (artist.edit("make it red", each, seed=1, steps=2) for each in (image, other))
         assert difference(one, two) > 1
 
-    def test_bad_masks(self, artist: VisionAgent, picture: Image.Image) -> None:
+    def test_bad_masks(self, artist: VisionAgent, image: Image.Image) -> None:
         with pytest.raises(InputError, match=r"`mask` must be of shape \(40, 60\).*\(60, 40\)"):
-            artist.edit("make it red", picture, mask=np.ones((60, 40), dtype=bool))
+            artist.edit("make it red", image, mask=np.ones((60, 40), dtype=bool))
         with pytest.raises(InputError, match="lets nothing change"):
-            artist.edit("make it red", picture, mask=np.zeros((40, 60), dtype=bool))
+            artist.edit("make it red", image, mask=np.zeros((40, 60), dtype=bool))
         with pytest.raises(ArgumentTypeError, match="`mask` must be a Mask"):
-            artist.edit("make it red", picture, mask="left half")  # type: ignore[arg-type]
+            artist.edit("make it red", image, mask="left half")  # type: ignore[arg-type]
 
-    def test_swapped_arguments(self, artist: VisionAgent, picture: Image.Image) -> None:
+    def test_swapped_arguments(self, artist: VisionAgent, image: Image.Image) -> None:
         with pytest.raises(ArgumentTypeError, match="swapped"):
-            artist.edit(picture, "make it red")  # type: ignore[arg-type]
+            artist.edit(image, "make it red")  # type: ignore[arg-type]
 
-    def test_without_the_lender_nothing_is_drawn(self, folder: Path, tmp_path: Path, picture: Image.Image) -> None:
+    def test_without_the_lender_nothing_is_drawn(self, folder: Path, tmp_path: Path, image: Image.Image) -> None:
         copy = tmp_path / "alone"
         shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("gen"))
         agent = VisionAgent.from_pretrained(copy)
         with pytest.raises(RouteError, match=r"with the network of \[GEN\], which is not loaded"):
-            agent.edit("make it red", picture)
+            agent.edit("make it red", image)
 
 
 class TestDecoders:

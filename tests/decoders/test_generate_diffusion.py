@@ -1,4 +1,4 @@
-"""Pictures by diffusers pipelines: tiny random ones, written and read as the published folders are."""
+"""Images by diffusers pipelines: tiny random ones, written and read as the published folders are."""
 
 import json
 import sys
@@ -229,5 +229,5 @@ def test_without_diffusers_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, t
         new_route(tiny_backbone(), GEN, pipeline=str(tmp_path))
 
 
-def test_an_array_is_a_picture(artist: VisionAgent) -> None:
+def test_an_array_is_a_image(artist: VisionAgent) -> None:
     assert isinstance(artist.generate("a dog", seed=1, steps=1, size=SIDE).image, Image.Image)

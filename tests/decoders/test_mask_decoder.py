@@ -25,8 +25,8 @@ SEGMENT = RouteSpec(token="[SEG]", decoder="mask", num_queries=4)
 
 def decoder(margin: float = 0.15) -> MaskDecoder:
     torch.manual_seed(1)
-    predictor = {"hidden_size": 64, "feature_widths": list(WIDTHS), "width": 32, "embedding": 32, "proposals": 30}
-    return MaskDecoder(predictor, width=16, margin=margin).eval()
+    finder = {"hidden_size": 64, "feature_widths": list(WIDTHS), "width": 32, "embedding": 32, "proposals": 30}
+    return MaskDecoder(finder, width=16, margin=margin).eval()
 
 
 def noise(seed: int = 0) -> DenseFeatures:
@@ -51,8 +51,8 @@ def disc(cells: int, middle: tuple[float, float], radius: float) -> torch.Tensor
     return (places[None] - middle[0]) ** 2 + (places[:, None] - middle[1]) ** 2 < radius**2
 
 
-def pictures_of_discs(count: int) -> tuple[DenseFeatures, list[MaskTargets]]:
-    """Pictures whose maps show a disc each, at places and of sizes of their own."""
+def images_of_discs(count: int) -> tuple[DenseFeatures, list[MaskTargets]]:
+    """Images whose maps show a disc each, at places and of sizes of their own."""
     generator = torch.Generator().manual_seed(5)
     maps = [torch.randn(count, w, s, s, generator=generator) * 0.3 for w, s in zip(WIDTHS, (32, 16, 8, 4), strict=True)]
     targets = []
@@ -75,9 +75,9 @@ def pictures_of_discs(count: int) -> tuple[DenseFeatures, list[MaskTargets]]:
 def trained() -> MaskDecoder:
     """A decoder that has learned discs."""
     model = decoder().train()
-    model.predictor.requires_grad_(False)
+    model.finder.requires_grad_(False)
     optimiser = torch.optim.AdamW(model.head.parameters(), lr=3e-3)
-    features, targets = pictures_of_discs(6)
+    features, targets = images_of_discs(6)
     for step in range(30):
         torch.manual_seed(step)
         losses = model.losses(torch.zeros(0, 4, 64), [], model.prepare(features), targets, 1)
@@ -92,7 +92,7 @@ def test_every_mask_belongs_to_a_box_and_its_phrase() -> None:
     with torch.no_grad():
         prepared = model.prepare(noise())
     asked = request("dog", "cat", threshold=0.05)
-    found = model.predictor.decode(states(2), prepared.boxes, asked)
+    found = model.finder.decode(states(2), prepared.boxes, asked)
     result = model.decode(states(2), prepared, asked)
     assert len(result) == len(found) > 2 and result.decoder == "mask" and result.phrases == ("dog", "cat")
     assert result.labels == found.labels and np.array_equal(result.scores, found.scores)
@@ -128,7 +128,7 @@ def test_masks_do_not_depend_on_what_else_is_asked(trained: MaskDecoder) -> None
 
 
 def test_shapes_are_learned(trained: MaskDecoder) -> None:
-    features, targets = pictures_of_discs(6)
+    features, targets = images_of_discs(6)
     with torch.no_grad():
         prepared = trained.prepare(features)
         boxes_BN4 = torch.stack([target.boxes_G4 for target in targets])
@@ -142,9 +142,9 @@ def test_shapes_are_learned(trained: MaskDecoder) -> None:
         assert abs(float(torch.sigmoid(rating_M[row])) - iou) < 0.25
 
 
-def test_pictures_without_outlined_things_teach_nothing() -> None:
+def test_images_without_outlined_things_teach_nothing() -> None:
     model = decoder()
-    features, (first, *_) = pictures_of_discs(2)
+    features, (first, *_) = images_of_discs(2)
     empty = MaskTargets(torch.zeros(0, 4), torch.zeros(0, 112, 112, dtype=torch.bool), torch.zeros(0, dtype=torch.long))
     torch.manual_seed(0)
     both = model.loss(torch.zeros(0, 4, 64), [], model.prepare(features), [first, empty]).detach()
@@ -159,14 +159,14 @@ def test_the_phrase_matters_to_the_mask() -> None:
     model = decoder()
     with torch.no_grad():
         prepared = model.prepare(noise())
-        unit_KE, _ = model.predictor.phrase_vectors(states(2))
+        unit_KE, _ = model.finder.phrase_vectors(states(2))
         boxes_BN4 = torch.tensor([[[0.1, 0.1, 0.6, 0.7]] * 2])
         logits_MSS, _ = model.head(prepared.maps, boxes_BN4, unit_KE[None])
     assert float((logits_MSS[0] - logits_MSS[1]).abs().max()) > 1e-3
 
 
 def test_points_take_the_mask_that_agrees_with_them(trained: MaskDecoder) -> None:
-    features, targets = pictures_of_discs(1)
+    features, targets = images_of_discs(1)
     with torch.no_grad():
         prepared = trained.prepare(features)
     x0, y0, x1, y1 = (targets[0].boxes_G4[0] * torch.tensor([160.0, 120, 160, 120])).tolist()

@@ -1,4 +1,4 @@
-"""Reading with the shipped engine: real pictures of text, turned and skewed, and PDFs whose text may lie."""
+"""Reading with the shipped engine: real images of text, turned and skewed, and PDFs whose text may lie."""
 
 import io
 import logging
@@ -15,7 +15,7 @@ from reportlab.pdfgen.canvas import Canvas
 
 from vision_agent import MissingExtraError, OcrResult, VisionAgent
 from vision_agent.documents.reader import DocumentReader
-from vision_agent.documents.source import page_pictures
+from vision_agent.documents.source import page_images
 from vision_agent.plugins.registry import load_reader
 
 LINES = ["GREEN GROCER LTD", "Invoice No: 2024-0815", "Apples and pears 12.50", "Total Amount 1 234.00"]
@@ -131,7 +131,7 @@ def test_a_born_digital_page_gives_its_own_text(document_reader: DocumentReader)
     assert page.words[0].box.y0 < (220 - 180) * page.scale < page.words[0].box.y1 + 1
 
 
-def test_a_scanned_page_is_read_from_its_picture(document_reader: DocumentReader) -> None:
+def test_a_scanned_page_is_read_from_its_image(document_reader: DocumentReader) -> None:
     data = pdf(lambda canvas: canvas.drawInlineImage(sheet(), 0, 0, 300, 173))
     page = read(document_reader, data).pages[0]
     assert page.source == "ocr" and page.text.split() == " ".join(LINES).split()
@@ -159,7 +159,7 @@ def test_text_that_the_page_does_not_show_is_not_taken(document_reader: Document
 
 def test_a_layer_that_says_something_else_than_the_page_is_dropped(document_reader: DocumentReader) -> None:
     def draw(canvas: Canvas) -> None:
-        # What is seen is a picture; the layer under it claims other words in its place.
+        # What is seen is an image; the layer under it claims other words in its place.
         write(canvas, ["RED BUTCHER INC", "Quote Nr. 77", "Fish 99.99", "Sum 5.00"], x=25, top=142)
         canvas.drawInlineImage(sheet(), 0, 0, 300, 173)
 
@@ -167,7 +167,7 @@ def test_a_layer_that_says_something_else_than_the_page_is_dropped(document_read
     assert "BUTCHER" not in page.text and page.text.split() == " ".join(LINES).split()
 
 
-def test_lines_that_only_the_picture_has_are_added_to_the_layer(document_reader: DocumentReader) -> None:
+def test_lines_that_only_the_image_has_are_added_to_the_layer(document_reader: DocumentReader) -> None:
     def draw(canvas: Canvas) -> None:
         write(canvas)
         canvas.drawInlineImage(sheet(["STAMP PAID"], size=(300, 110)), 30, 20, 150, 55)
@@ -188,7 +188,7 @@ def test_tables_and_headings_of_a_page_are_in_its_markdown(document_reader: Docu
                 canvas.drawString(x, 130 - 20 * row, text)
         canvas.grid([30, 150, 220, 280], [144 - 20 * row for row in range(5)])
 
-    for source in (pdf(draw), next(iter(page_pictures(pdf(draw)))).image):
+    for source in (pdf(draw), next(iter(page_images(pdf(draw)))).image):
         page = read(document_reader, source).pages[0]
         (table,) = page.tables
         assert table.source == "lines" and table.grid()[:3] == [list(row) for row in rows[:3]]
@@ -198,7 +198,7 @@ def test_tables_and_headings_of_a_page_are_in_its_markdown(document_reader: Docu
     assert [word.text for word in read(document_reader, pdf(draw)).words].count("77") == 1
 
 
-def test_the_layer_of_a_turned_page_has_boxes_where_the_picture_has_ink(document_reader: DocumentReader) -> None:
+def test_the_layer_of_a_turned_page_has_boxes_where_the_image_has_ink(document_reader: DocumentReader) -> None:
     document = pypdfium2.PdfDocument(pdf(write))
     document[0].set_rotation(90)
     turned = io.BytesIO()
@@ -219,7 +219,9 @@ def test_columns_of_a_scanned_pdf_skewed_by_three_degrees(document_reader: Docum
         pen.text((50, 80 + 50 * row), f"left column text row {row}", fill="black", font=ImageFont.load_default(28))
         pen.text((540, 96 + 50 * row), f"right column text row {row}", fill="black", font=ImageFont.load_default(28))
     skewed = image.rotate(-3, expand=True, fillcolor="white", resample=Image.Resampling.BICUBIC)
-    page = read(document_reader, pdf(lambda canvas: canvas.drawInlineImage(skewed, 0, 0, 400, 200), size=(400, 210))).pages[0]
+    page = read(
+        document_reader, pdf(lambda canvas: canvas.drawInlineImage(skewed, 0, 0, 400, 200), size=(400, 210))
+    ).pages[0]
     assert page.angle == pytest.approx(3, abs=0.7)
     assert page.text.split("\n\n")[0].split() == " ".join(f"left column text row {row}" for row in range(5)).split()
 
@@ -248,7 +250,7 @@ def test_the_model_can_read_instead(agent: VisionAgent) -> None:
     assert all(word.box.xyxy == (0, 0, 64, 64) for word in result.words)
 
 
-def test_the_route_reads_the_picture(document_reader: DocumentReader) -> None:
+def test_the_route_reads_the_image(document_reader: DocumentReader) -> None:
     from torch import zeros
 
     from vision_agent.geometry.frames import TileGrid
@@ -257,7 +259,7 @@ def test_the_route_reads_the_picture(document_reader: DocumentReader) -> None:
 
     decoder: Any = load_decoder("ocr")(reader="rapidocr")
     image = sheet(LINES[:1], size=(520, 120))
-    prepared = decoder.prepare_picture(DenseFeatures(()), image)
+    prepared = decoder.prepare_image(DenseFeatures(()), image)
     request = DecodeRequest(("the sign",), TileGrid(520, 120, 1, 1, 448, 16, True), "tiny")
     result = decoder.decode(zeros(1, 1, 8), prepared, request)
     assert isinstance(result, OcrResult) and result.text == LINES[0] and result.untrusted

@@ -49,7 +49,7 @@ def agent(folder: Path) -> VisionAgent:
     return VisionAgent.from_pretrained(folder, device="cpu")
 
 
-def picture(seed: int = 0, size: tuple[int, int] = (70, 40)) -> Image.Image:
+def random_image(seed: int = 0, size: tuple[int, int] = (70, 40)) -> Image.Image:
     """Smooth coloured noise."""
     noise = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
@@ -139,7 +139,7 @@ def test_prompts_have_no_system_message_and_answers_end_as_officially(tmp_path: 
     layout.write_sa2va(tmp_path, family, [before, "S", "[SEG]", ".", stop])
     agent = VisionAgent.from_pretrained(tmp_path, device="cpu")
     tokens = agent.backbone.tokens_per_tile
-    encoded = agent.backbone.encode(sa2va.REQUEST.format(phrase="the dog"), picture(size=(28, 28)))
+    encoded = agent.backbone.encode(sa2va.REQUEST.format(phrase="the dog"), random_image(size=(28, 28)))
     shown = f"<img>{'<IMG_CONTEXT>' * tokens}</img>\n Please segment the dog in this image."
     marks = ("<|user|>\n", "<|assistant|>\n") if family == "phi3" else ("<|im_start|>user\n", "<|im_start|>assistant\n")
     assert encoded.prompt == f"{marks[0]}{shown}{stop}\n{marks[1]}"
@@ -147,7 +147,7 @@ def test_prompts_have_no_system_message_and_answers_end_as_officially(tmp_path: 
     tokenizer = agent.backbone.tokenizer
     assert {tokenizer.convert_tokens_to_ids(stop), tokenizer.eos_token_id} <= set(agent.backbone.end_ids)
     assert agent.routes["seg"].spec == RouteSpec(token="[SEG]", decoder="sam", num_queries=0, read="self")
-    assert [route.token for route in agent.run("find it", picture(), max_new_tokens=8).routes] == ["[SEG]"]
+    assert [route.token for route in agent.run("find it", random_image(), max_new_tokens=8).routes] == ["[SEG]"]
 
 
 def test_what_a_folder_lacks_is_named(folder: Path, tmp_path: Path) -> None:
@@ -200,11 +200,11 @@ def test_sa2va_on_other_models_is_refused(tmp_path: Path) -> None:
         VisionAgent.from_pretrained(tmp_path)
 
 
-# --- pictures -------------------------------------------------------------------------------------------------------
+# --- images -------------------------------------------------------------------------------------------------------
 
 
 def reference(agent: VisionAgent, folder: Path, phrase: str, image: Image.Image) -> tuple[Tensor, float]:
-    """Logits of the picture's size, and the rating, by transformers' whole forward pass and the file's own tensors."""
+    """Logits of the image's size, and the rating, by transformers' whole forward pass and the file's own tensors."""
     state = {key: tensor for file in folder.glob("*.safetensors") for key, tensor in load_file(file).items()}
     backbone = agent.backbone
     encoded = backbone.encode(sa2va.REQUEST.format(phrase=phrase), image)
@@ -240,7 +240,7 @@ PARTS = ("weight", "bias")
 
 
 def test_masks_are_those_of_its_own_states_and_its_own_sam2(agent: VisionAgent, folder: Path) -> None:
-    for image in (picture(), picture(1, (33, 90))):
+    for image in (random_image(), random_image(1, (33, 90))):
         logits, rating = reference(agent, folder, "red car", image)
         (found,) = agent.segment("red car", image)
         clear = (logits.abs() > 1e-3 * logits.abs().max()).numpy()
@@ -250,7 +250,7 @@ def test_masks_are_those_of_its_own_states_and_its_own_sam2(agent: VisionAgent, 
         assert found.label == "red car" and 0 < found.score < 1  # the probability of [SEG]
 
 
-def test_phrases_of_one_batch_equal_single_ones_and_the_picture_is_encoded_once(
+def test_phrases_of_one_batch_equal_single_ones_and_the_image_is_encoded_once(
     agent: VisionAgent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = agent.routes["seg"].decoder.network
@@ -259,7 +259,7 @@ def test_phrases_of_one_batch_equal_single_ones_and_the_picture_is_encoded_once(
         original = getattr(network, name)
         monkeypatch.setattr(network, name, lambda *a, n=name, f=original: (calls.append(n), f(*a))[1])
     phrases = ["dog", "red car", "a tree", "the man on the left", "x", "grass", "sky", "two cups"]
-    image = picture()
+    image = random_image()
     together = agent.segment(phrases, image)
     assert calls == ["features", "masks_of_tokens"]
     assert together.labels == phrases and together.phrases == tuple(phrases)
@@ -274,7 +274,7 @@ def test_phrases_of_one_batch_equal_single_ones_and_the_picture_is_encoded_once(
 def test_a_caption_comes_with_masks_for_its_phrases(tmp_path: Path) -> None:
     layout.write_sa2va(tmp_path, "qwen2", CAPTION)
     agent = VisionAgent.from_pretrained(tmp_path, device="cpu")
-    answer = agent.run(sa2va.DESCRIBE_REQUEST, picture(), max_new_tokens=8)
+    answer = agent.run(sa2va.DESCRIBE_REQUEST, random_image(), max_new_tokens=8)
     assert [(route.token, route.phrase) for route in answer.routes] == [("[SEG]", "a")] * 2
     assert "<p>" not in answer.text and "[SEG]" not in answer.text
     assert [answer.text[route.start : route.end] for route in answer.routes] == ["a", "a"]
@@ -288,14 +288,14 @@ def test_a_caption_comes_with_masks_for_its_phrases(tmp_path: Path) -> None:
 def test_a_phrase_without_a_routing_token_has_no_mask(tmp_path: Path) -> None:
     layout.write_sa2va(tmp_path, "qwen2", ["\n", "N", "o", ".", "<|im_end|>"])
     agent = VisionAgent.from_pretrained(tmp_path, device="cpu")
-    found = agent.segment(["dog", "cat"], picture())
+    found = agent.segment(["dog", "cat"], random_image())
     assert len(found) == 0 and found.phrases == ("dog", "cat") and found.image_size == (70, 40)
-    followed = agent.segment_video(["dog"], [picture(), picture(1)])
+    followed = agent.segment_video(["dog"], [random_image(), random_image(1)])
     assert len(followed) == 2 and followed.labels == [] and followed.phrases == ("dog",)
 
 
 def test_questions_get_words_alone(agent: VisionAgent) -> None:
-    assert agent.routes["seg"].token_id not in agent.backbone.text_ids(agent.ask("what?", picture()).text)
+    assert agent.routes["seg"].token_id not in agent.backbone.text_ids(agent.ask("what?", random_image()).text)
 
 
 def test_it_is_described_without_its_weights(folder: Path) -> None:
@@ -305,14 +305,14 @@ def test_it_is_described_without_its_weights(folder: Path) -> None:
 
 def test_its_sam2_takes_boxes_too(folder: Path) -> None:
     sam = SamSegmenter.from_pretrained(folder, "cpu")
-    assert len(sam.segment(picture(), boxes=[[5, 5, 40, 30], [20, 1, 69, 39]])) == 2
+    assert len(sam.segment(random_image(), boxes=[[5, 5, 40, 30], [20, 1, 69, 39]])) == 2
 
 
 def test_the_route_is_saved_without_sam2_and_loads_again(agent: VisionAgent, folder: Path, tmp_path: Path) -> None:
     save_adapter(tmp_path / "seg", agent.routes["seg"], agent.backbone, torch.float32)
     assert sum(t.numel() for t in load_file(tmp_path / "seg" / "adapter.safetensors").values()) < 10_000
     again = VisionAgent.from_pretrained(folder, adapters=[tmp_path / "seg"], device="cpu")
-    assert again.segment("dog", picture()) == agent.segment("dog", picture())
+    assert again.segment("dog", random_image()) == agent.segment("dog", random_image())
 
 
 # --- videos ---------------------------------------------------------------------------------------------------------
@@ -354,7 +354,7 @@ def test_objects_are_followed_as_transformers_follows_them(version: str) -> None
     sight += {"Sa2VA": 1000.0, "2.0": 0.0, "2.1": 3.15}[version]
     network = (Sa2vaNetwork if version == "Sa2VA" else TransformersNetwork)(model, *IMAGENET)
     network.place(torch.device("cpu"), torch.float32)
-    frames = [picture(number // 3) for number in range(11)]
+    frames = [random_image(number // 3) for number in range(11)]
     tokens = torch.randn(2, 1, layout.TINY.width, generator=torch.Generator().manual_seed(0))
     sizes = ((64, 64), (40, 70)) if version == "Sa2VA" else ((40, 70),)
     with torch.inference_mode():
@@ -379,7 +379,7 @@ def test_objects_are_followed_as_transformers_follows_them(version: str) -> None
 
 
 def test_phrases_are_found_in_the_first_frames_and_followed(agent: VisionAgent) -> None:
-    frames = [picture(number // 3) for number in range(7)]
+    frames = [random_image(number // 3) for number in range(7)]
     found = agent.segment_video(["dog", "red car"], frames)
     assert isinstance(found, VideoSegmentation) and len(found) == 7
     assert found.labels == ["dog", "red car"] and found.indices == tuple(range(7)) and found.seconds is None
@@ -395,8 +395,8 @@ def test_phrases_are_found_in_the_first_frames_and_followed(agent: VisionAgent) 
 
 def test_what_cannot_be_followed_is_refused(agent: VisionAgent, checkpoint: Path) -> None:
     with pytest.raises(InputError, match=r"`frames\[1\]` must be of the first frame's size"):
-        agent.segment_video("dog", [picture(), picture(1, (40, 40))])
+        agent.segment_video("dog", [random_image(), random_image(1, (40, 40))])
     with pytest.raises(RouteError, match="no 'seg' route"):
-        VisionAgent.from_pretrained(checkpoint).segment_video("dog", [picture()])
+        VisionAgent.from_pretrained(checkpoint).segment_video("dog", [random_image()])
     with pytest.raises(RouteError, match=r"'mask' of '\[SEG\]' does not follow things through a video; load a Sa2VA"):
-        VisionAgent().segment_video("dog", [picture()])
+        VisionAgent().segment_video("dog", [random_image()])

@@ -1,4 +1,4 @@
-"""SAM: the numbers of transformers' own pipeline, right coordinates in any picture, one encoding, one call."""
+"""SAM: the numbers of transformers' own pipeline, right coordinates in any image, one encoding, one call."""
 
 import json
 import sys
@@ -112,14 +112,14 @@ def segmenter_in(folder: Path) -> SamSegmenter:
     return SamSegmenter.from_pretrained(folder, device="cpu")
 
 
-def picture(size: tuple[int, int], seed: int = 0) -> Image.Image:
+def random_image(size: tuple[int, int], seed: int = 0) -> Image.Image:
     """Smooth coloured noise."""
     noise = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
 
 
 def official(model: Any, image: Image.Image, prompts: dict[str, Any], several: bool) -> tuple[Any, Any]:
-    """Logits (n, m, H, W) of the picture's size, and ratings (n, m), by transformers alone, without a cache."""
+    """Logits (n, m, H, W) of the image's size, and ratings (n, m), by transformers alone, without a cache."""
     width, height = image.size
     if isinstance(model, transformers.SamModel):
         square = {"height": SIDE, "width": SIDE}
@@ -169,7 +169,7 @@ POINTS = np.array([[[0.2, 0.3], [0.7, 0.6]], [[0.5, 0.5], [0.1, 0.9]]])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", SIZES)
 def test_boxes_give_what_transformers_gives(kind: str, size: tuple[int, int], folders: dict[str, Path]) -> None:
-    image, boxes = picture(size), BOXES * [*size, *size]
+    image, boxes = random_image(size), BOXES * [*size, *size]
     found = segmenter_in(folders[kind]).segment(image, boxes=boxes)
     agrees(found, *official(tiny_model(kind), image, {"input_boxes": boxes[None]}, several=False))
     assert found.scores.tolist() == [np.float32(each.mask_score) for each in found]
@@ -180,7 +180,7 @@ def test_boxes_give_what_transformers_gives(kind: str, size: tuple[int, int], fo
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", SIZES[:2])
 def test_points_give_the_best_of_several_masks(kind: str, size: tuple[int, int], folders: dict[str, Path]) -> None:
-    image, points, labels = picture(size), POINTS * size, np.array([[1, 0], [1, 1]])
+    image, points, labels = random_image(size), POINTS * size, np.array([[1, 0], [1, 1]])
     found = segmenter_in(folders[kind]).segment(image, points=points, point_labels=labels)
     prompts = {"input_points": points[None], "input_labels": labels[None]}
     logits, ratings = official(tiny_model(kind), image, prompts, several=True)
@@ -192,7 +192,7 @@ def test_points_give_the_best_of_several_masks(kind: str, size: tuple[int, int],
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_points_refine_boxes(kind: str, folders: dict[str, Path]) -> None:
-    image, points, boxes = picture((96, 40)), POINTS * [96, 40], BOXES[:2] * [96, 40, 96, 40]
+    image, points, boxes = random_image((96, 40)), POINTS * [96, 40], BOXES[:2] * [96, 40, 96, 40]
     labels = np.array([[1, 0], [0, 0]])
     found = segmenter_in(folders[kind]).segment(image, boxes=boxes, points=points, point_labels=labels)
     prompts = {"input_points": points[None], "input_labels": labels[None], "input_boxes": boxes[None]}
@@ -201,18 +201,18 @@ def test_points_refine_boxes(kind: str, folders: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_point_for_each_object_is_the_short_form(kind: str, folders: dict[str, Path]) -> None:
-    image, points = picture((96, 40)), [[10, 10], [80.5, 30]]
+    image, points = random_image((96, 40)), [[10, 10], [80.5, 30]]
     sam = segmenter_in(folders[kind])
     short = sam.segment(image, points=points)
     assert short == sam.segment(image, points=[[point] for point in points], point_labels=[[1], [1]])
     assert short == sam.segment(image, points=points, point_labels=[1, 1])
 
 
-def test_a_video_checkpoint_is_taken_as_its_picture_part(folders: dict[str, Path]) -> None:
+def test_a_video_checkpoint_is_taken_as_its_image_part(folders: dict[str, Path]) -> None:
     video = transformers.Sam2VideoModel.from_pretrained(folders["sam2_video"])
     alone = tiny_model("sam2")
     alone.load_state_dict({name: video.state_dict()[name] for name in alone.state_dict()})
-    image, boxes = picture((96, 40)), BOXES * [96, 40, 96, 40]
+    image, boxes = random_image((96, 40)), BOXES * [96, 40, 96, 40]
     found = SamSegmenter.from_pretrained(folders["sam2_video"], "cpu").segment(image, boxes=boxes)
     agrees(found, *official(alone.eval(), image, {"input_boxes": boxes[None]}, several=False))
 
@@ -228,7 +228,7 @@ def test_many_boxes_are_one_decoder_call_and_equal_single_ones(
     calls: dict[str, list[Any]] = {"features": [], "masks": []}
     for name, made in calls.items():
         monkeypatch.setattr(sam._network, name, counting(getattr(sam._network, name), made))
-    image = picture((80, 50))
+    image = random_image((80, 50))
     boxes = [[5 + 4 * n, 3, 30 + 5 * n, 20 + 3 * n] for n in range(8)]
     together = sam.segment(image, boxes=boxes)
     assert [len(made) for made in calls.values()] == [1, 1]
@@ -251,7 +251,7 @@ def counting(function: Callable[..., Any], results: list[Any]) -> Callable[..., 
 
 
 def test_more_objects_than_one_call_holds(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    image, boxes = picture((80, 50)), [[n, 3, 30 + n, 20 + n] for n in range(7)]
+    image, boxes = random_image((80, 50)), [[n, 3, 30 + n, 20 + n] for n in range(7)]
     sam = segmenter_in(folders["sam"])
     whole = sam.segment(image, boxes=boxes)
     monkeypatch.setattr("vision_agent.decoders.sam.segmenter.OBJECTS_AT_ONCE", 3)
@@ -260,9 +260,9 @@ def test_more_objects_than_one_call_holds(folders: dict[str, Path], monkeypatch:
     assert all(a.mask.iou(b.mask) > 0.995 for a, b in zip(whole, pieces, strict=True))
 
 
-def test_encoded_pictures_are_remembered_by_content_up_to_a_bound(folders: dict[str, Path]) -> None:
+def test_encoded_images_are_remembered_by_content_up_to_a_bound(folders: dict[str, Path]) -> None:
     made: list[Any] = []
-    first, second, third = (picture((40, 40), seed) for seed in range(3))
+    first, second, third = (random_image((40, 40), seed) for seed in range(3))
     box = [[1, 1, 30, 30]]
     for bound, expected in ((2**20, 3), (2 * 16 * 64 * 4, 4), (0, 7)):  # all fit; two fit; none does
         sam = SamSegmenter.from_pretrained(folders["sam"], "cpu", cache_bytes=bound)
@@ -282,15 +282,15 @@ def test_encoded_pictures_are_remembered_by_content_up_to_a_bound(folders: dict[
 
 def test_threads_share_one_segmenter(folders: dict[str, Path]) -> None:
     sam = SamSegmenter.from_pretrained(folders["sam2"], "cpu", cache_bytes=20000)
-    pictures = [picture((60, 30 + n), n) for n in range(4)]
+    images = [random_image((60, 30 + n), n) for n in range(4)]
     boxes = [[5, 5, 40, 25]]
-    expected = [sam.segment(each, boxes=boxes) for each in pictures]
+    expected = [sam.segment(each, boxes=boxes) for each in images]
     wrong = []
 
     def work(number: int) -> None:
         for turn in range(6):
             which = (number + turn) % 4
-            if sam.segment(pictures[which], boxes=boxes) != expected[which]:
+            if sam.segment(images[which], boxes=boxes) != expected[which]:
                 wrong.append((number, turn))
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
@@ -415,7 +415,7 @@ def test_a_mask_that_is_empty_has_its_points_box() -> None:
 
 
 def test_half_precision_is_for_the_encoder_alone(folders: dict[str, Path]) -> None:
-    image, boxes = picture((96, 40)), BOXES * [96, 40, 96, 40]
+    image, boxes = random_image((96, 40)), BOXES * [96, 40, 96, 40]
     for kind in KINDS:
         exact = segmenter_in(folders[kind]).segment(image, boxes=boxes)
         sam = SamSegmenter.from_pretrained(folders[kind], "cpu", "bf16")
@@ -574,7 +574,7 @@ def test_an_original_checkpoint_gives_what_its_own_package_gives(
     monkeypatch.setitem(original.sam_model_registry, "vit_b", lambda: tiny_original(original))
     sam = SamSegmenter.from_pretrained(tmp_path / "sam_vit_b_tiny.pth", "cpu")
     for size in ((96, 40), (50, 200)):
-        image = picture(size)
+        image = random_image(size)
         width, height = (int(side * 128 / max(size) + 0.5) for side in size)
         pixels = torch.from_numpy(np.array(image.resize((width, height), Image.Resampling.BILINEAR)))
         record = {"image": pixels.permute(2, 0, 1).float(), "original_size": size[::-1]}

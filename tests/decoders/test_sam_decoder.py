@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from test_sam import KINDS, original, picture, tiny_model, tiny_original
+from test_sam import KINDS, random_image, original, tiny_model, tiny_original
 from torch import Tensor
 
 from vision_agent import (
@@ -56,11 +56,11 @@ def states(count: int, per_token: int = 1, seed: int = 0) -> Tensor:
 
 
 def request(phrases: list[str], size: tuple[int, int] = (96, 40), **more: Any) -> DecodeRequest:
-    return DecodeRequest(tuple(phrases), TileGrid.for_image(*size), "tiny", **more)
+    return DecodeRequest(tuple(phrases), TileGrid.for_random_image(*size), "tiny", **more)
 
 
 def seen(decoder: SamDecoder, image: Image.Image) -> Any:
-    return decoder.prepare_picture(DenseFeatures(()), image)
+    return decoder.prepare_random_image(DenseFeatures(()), image)
 
 
 # --- one call -------------------------------------------------------------------------------------------------------
@@ -68,7 +68,7 @@ def seen(decoder: SamDecoder, image: Image.Image) -> Any:
 
 @pytest.mark.parametrize("kind", [*KINDS, "original"])
 @pytest.mark.parametrize("per_token", [1, 4])
-def test_eight_objects_are_one_call_equal_to_eight_and_the_picture_is_encoded_once(
+def test_eight_objects_are_one_call_equal_to_eight_and_the_image_is_encoded_once(
     kind: str, per_token: int, folders: dict[str, Path], tmp_path: Path, original: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if kind == "original":
@@ -89,7 +89,7 @@ def test_eight_objects_are_one_call_equal_to_eight_and_the_picture_is_encoded_on
 
     for name in counts:
         monkeypatch.setattr(network, name, counted(name, getattr(network, name)))
-    image, asked = picture((96, 40)), states(8, per_token)
+    image, asked = random_image((96, 40)), states(8, per_token)
     names = [f"thing {number}" for number in range(8)]
     with torch.inference_mode():
         prepared = seen(decoder, image)
@@ -112,7 +112,7 @@ def test_eight_objects_are_one_call_equal_to_eight_and_the_picture_is_encoded_on
 
 def test_more_objects_than_one_call_holds(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     decoder, names = decoder_of(folders["sam2"]), [str(number) for number in range(7)]
-    prepared = seen(decoder, picture((96, 40)))
+    prepared = seen(decoder, random_image((96, 40)))
     whole = decoder.decode(states(7), prepared, request(names))
     monkeypatch.setattr("vision_agent.decoders.sam.decoder.OBJECTS_AT_ONCE", 3)
     pieces = decoder.decode(states(7), prepared, request(names))
@@ -122,12 +122,12 @@ def test_more_objects_than_one_call_holds(folders: dict[str, Path], monkeypatch:
 
 def test_no_phrases_give_an_empty_result(folders: dict[str, Path]) -> None:
     decoder = decoder_of(folders["sam"])
-    assert len(decoder.decode(states(0), seen(decoder, picture((96, 40))), request([]))) == 0
+    assert len(decoder.decode(states(0), seen(decoder, random_image((96, 40))), request([]))) == 0
 
 
 def test_scores_are_the_tokens_own_and_the_threshold_counts(folders: dict[str, Path]) -> None:
     decoder = decoder_of(folders["sam2"])
-    prepared = seen(decoder, picture((96, 40)))
+    prepared = seen(decoder, random_image((96, 40)))
     plain = decoder.decode(states(3), prepared, request(["a", "b", "c"]))
     assert [each.score for each in plain] == [each.mask_score for each in plain]
     told = decoder.decode(states(3), prepared, request(["a", "b", "c"], scores=(0.9, 0.2, 0.6), threshold=0.5))
@@ -139,7 +139,7 @@ def test_scores_are_the_tokens_own_and_the_threshold_counts(folders: dict[str, P
 
 def test_boxes_and_points_are_prompts_too(folders: dict[str, Path]) -> None:
     decoder = decoder_of(folders["sam2"])
-    prepared = seen(decoder, picture((96, 40)))
+    prepared = seen(decoder, random_image((96, 40)))
     boxes = [[5, 5, 60, 30], [20, 1, 95, 39]]
     found = decoder.decode_boxes(boxes, prepared, request([]), labels=["a", "b"], scores=[0.3, 0.4])
     assert (
@@ -155,7 +155,7 @@ def test_boxes_and_points_are_prompts_too(folders: dict[str, Path]) -> None:
     ):
         with pytest.raises(InputError, match=message):
             decoder.decode_boxes(bad, prepared, request([]))
-    with pytest.raises(InputError, match=r"`points\[0\]` must be inside the picture of 96 x 40"):
+    with pytest.raises(InputError, match=r"`points\[0\]` must be inside the image of 96 x 40"):
         decoder.decode_points([[97, 3]], prepared, request([]))
     with pytest.raises(InputError, match="`labels` must be 2 of them"):
         decoder.decode_boxes(boxes, prepared, request([]), labels=["a"])
@@ -165,8 +165,8 @@ def test_boxes_and_points_are_prompts_too(folders: dict[str, Path]) -> None:
 
 
 def halves(decoder: SamDecoder) -> tuple[list[Any], list[Tensor]]:
-    """Two prepared pictures, and true masks: left and right half of the first one, upper half of the second."""
-    prepared = [seen(decoder, picture(size, number)) for number, size in enumerate([(96, 40), (40, 80)])]
+    """Two prepared images, and true masks: left and right half of the first one, upper half of the second."""
+    prepared = [seen(decoder, random_image(size, number)) for number, size in enumerate([(96, 40), (40, 80)])]
     truth = [torch.zeros(2, 40, 96, dtype=torch.bool), torch.zeros(1, 80, 40, dtype=torch.bool)]
     truth[0][0, :, :48] = truth[0][1, :, 48:] = truth[1][0, :40] = True
     return prepared, truth
@@ -217,7 +217,7 @@ def test_the_loss_of_right_and_wrong_masks() -> None:
     right[:, :8, :8] = 20.0
     assert mask_loss(right, truth, (64, 64), 64).max() < 0.05
     assert mask_loss(-right, truth, (64, 64), 64).min() > 20
-    # On a padded canvas the picture takes the upper half alone, and what lies below does not count.
+    # On a padded canvas the image takes the upper half alone, and what lies below does not count.
     padded = torch.full((2, 16, 16), 20.0)
     padded[:, :8] = -20.0
     padded[:, :4, :8] = 20.0
@@ -230,11 +230,11 @@ def test_the_loss_of_right_and_wrong_masks() -> None:
 
 def test_the_loss_without_objects_is_zero_with_gradients(folders: dict[str, Path]) -> None:
     decoder = SamDecoder(HIDDEN, str(folders["sam"]))
-    prepared = [seen(decoder, picture((96, 40)))]
+    prepared = [seen(decoder, random_image((96, 40)))]
     loss = decoder.loss(states(0), [], prepared, [torch.zeros(0, 40, 96, dtype=torch.bool)])
     loss.backward()
     assert float(loss) == 0 and all(parameter.grad is not None for parameter in decoder.parameters())
-    with pytest.raises(RouteError, match="picture 0 has 2 phrases, but 1 true masks"):
+    with pytest.raises(RouteError, match="image 0 has 2 phrases, but 1 true masks"):
         decoder.loss(states(2), [0, 0], prepared, [torch.zeros(1, 40, 96, dtype=torch.bool)])
 
 
@@ -303,15 +303,15 @@ def test_what_cannot_work_is_refused(backbone: Backbone, folders: dict[str, Path
     with pytest.raises(CheckpointError, match="no SAM checkpoint at"):
         new_route(backbone, SEG, checkpoint=tmp_path / "nothing")
     decoder = decoder_of(folders["sam"])
-    prepared = seen(decoder, picture((96, 40)))
+    prepared = seen(decoder, random_image((96, 40)))
     with pytest.raises(RouteError, match=r"made for states \(phrases, states, 24\), but got \(1, 1, 25\)"):
         decoder.decode(torch.zeros(1, 1, 25), prepared, request(["a"]))
     with pytest.raises(RouteError, match="2 phrases, but states of 1 routing tokens"):
         decoder.decode(states(1), prepared, request(["a", "b"]))
-    with pytest.raises(RouteError, match="call `prepare_picture`"):
+    with pytest.raises(RouteError, match="call `prepare_image`"):
         decoder.prepare(DenseFeatures(()))
     with pytest.raises(RouteError, match="needs the memory of SAM 2"):
-        list(decoder.track(states(1), [picture((96, 40))], 1, request(["a"])))
+        list(decoder.track(states(1), [random_image((96, 40))], 1, request(["a"])))
 
 
 def test_a_folder_says_what_it_is(folders: dict[str, Path]) -> None:

@@ -25,9 +25,9 @@ from vision_agent.model.backbone import Backbone
 from vision_agent.model.checkpoint import save_backbone
 
 
-def stored(picture: Image.Image) -> bytes:
+def stored(image: Image.Image) -> bytes:
     file = io.BytesIO()
-    picture.save(file, "WEBP", lossless=True)
+    image.save(file, "WEBP", lossless=True)
     return file.getvalue()
 
 
@@ -38,9 +38,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels = {}
     with zipfile.ZipFile(folder / "cutouts_192.zip", "w") as archive:
         for name, shape in (("ball", "ellipse"), ("box", "rectangle")):
-            picture = Image.new("RGBA", (80, 80))
-            getattr(ImageDraw.Draw(picture), shape)((10, 10, 70, 70), fill=(200, 60, 40, 255))
-            archive.writestr(f"{name}.webp", stored(picture))
+            image = Image.new("RGBA", (80, 80))
+            getattr(ImageDraw.Draw(image), shape)((10, 10, 70, 70), fill=(200, 60, 40, 255))
+            archive.writestr(f"{name}.webp", stored(image))
             labels[f"{name}.webp"] = {"name": name, "kind": "render"}
     (folder / "cutouts_192_labels.json").write_text(json.dumps(labels))
     with zipfile.ZipFile(folder / "backgrounds_320.zip", "w") as archive:

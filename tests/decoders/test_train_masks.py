@@ -1,4 +1,4 @@
-"""Training of masks: shapes stay on their things when pictures change; a run adds a route, and goes on when killed."""
+"""Training of masks: shapes stay on their things when images change; a run adds a route, and goes on when killed."""
 
 import json
 import shutil
@@ -38,14 +38,14 @@ def data(archives: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(archives, folder)
     images, annotations, files = [], [], {}
     for number in range(1, 31):
-        picture = Image.new("RGB", (60, 90), (180, 180, 200))
-        pen = ImageDraw.Draw(picture)
+        image = Image.new("RGB", (60, 90), (180, 180, 200))
+        pen = ImageDraw.Draw(image)
         mask = np.zeros((90, 60), dtype=np.bool_)
         for x in (8, 36):
             pen.rectangle((x, 60, x + 13, 79), fill=(90, 40, 20))
             mask[60:80, x : x + 14] = True
         runs = RunLengths.from_mask(mask)
-        files[f"{number}.png"] = test_train.encoded(picture)
+        files[f"{number}.png"] = test_train.encoded(image)
         images.append({"id": number, "file_name": f"{number}.png", "width": 60, "height": 90})
         annotations.append(
             {
@@ -192,8 +192,8 @@ def test_a_run_adds_a_route_and_leaves_the_model_alone(data: Path, model: Path, 
             assert torch.equal(stored[name.replace("decoder.", "decoder.finder.")], tensor)
     agent = VisionAgent.from_pretrained(model, adapters=[folder], device="cpu")
     assert sorted(agent.routes) == ["det", "seg"]
-    picture = Image.new("RGB", (120, 90), (200, 200, 190))
-    assert agent.segment(image=picture, boxes=[[5, 5, 60, 60]]).decoder == "mask"
+    image = Image.new("RGB", (120, 90), (200, 200, 190))
+    assert agent.segment(image=image, boxes=[[5, 5, 60, 60]]).decoder == "mask"
     figures = {figure.name: figure for figure in mask_figures(agent, data, "val", limit=3)}
     given = figures["mask mIoU given the true box, COCO photos"]
     assert given.count > 0 and 0 <= given.value <= 1

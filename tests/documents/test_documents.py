@@ -145,10 +145,10 @@ def test_the_weights_of_spacing_can_be_learned() -> None:
 
 
 def test_ink_is_dark_on_light_and_light_on_dark() -> None:
-    picture = np.full((48, 40), 250, dtype=np.uint8)
-    picture[10:40, 12:18] = 20
-    assert np.flatnonzero(ink_columns(picture) > 0.5).tolist() == list(range(12, 18))
-    assert np.flatnonzero(ink_columns(255 - picture) > 0.5).tolist() == list(range(12, 18))
+    image = np.full((48, 40), 250, dtype=np.uint8)
+    image[10:40, 12:18] = 20
+    assert np.flatnonzero(ink_columns(image) > 0.5).tolist() == list(range(12, 18))
+    assert np.flatnonzero(ink_columns(255 - image) > 0.5).tolist() == list(range(12, 18))
 
 
 def test_wide_forms_become_plain_in_latin_lines_only() -> None:

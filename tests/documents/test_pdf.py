@@ -20,7 +20,7 @@ from vision_agent import DocumentError, ImageLimits, InputError, PasswordError
 from vision_agent.documents.pdf import MAX_PIXELS
 from vision_agent.documents.reader import DocumentReader, side_by_side
 from vision_agent.documents.result import Line
-from vision_agent.documents.source import page_pictures
+from vision_agent.documents.source import page_images
 
 
 class Blind:
@@ -31,14 +31,14 @@ class Blind:
     def __init__(self) -> None:
         self.pages = 0
 
-    def read(self, picture: Image.Image) -> list[Line]:
+    def read(self, image: Image.Image) -> list[Line]:
         self.pages += 1
         return []
 
-    def find(self, picture: Image.Image) -> npt.NDArray[np.float64]:
+    def find(self, image: Image.Image) -> npt.NDArray[np.float64]:
         return np.zeros((0, 4, 2))
 
-    def recognise(self, picture: Image.Image, quads: npt.NDArray[np.float64]) -> list[Line | None]:
+    def recognise(self, image: Image.Image, quads: npt.NDArray[np.float64]) -> list[Line | None]:
         return [None] * len(quads)
 
 
@@ -162,8 +162,8 @@ def test_a_pdf_without_pages_is_an_error(document_reader: DocumentReader) -> Non
         numbers(document_reader, buffer.getvalue())
 
 
-def huge_picture(side: int) -> bytes:
-    """A PDF of one page with a black-and-white picture of side x side pixels, some kilobytes when packed."""
+def huge_image(side: int) -> bytes:
+    """A PDF of one page with a black-and-white image of side x side pixels, some kilobytes when packed."""
     packer = zlib.compressobj(9)
     row = bytes(side // 8)
     packed = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
@@ -181,29 +181,29 @@ def huge_picture(side: int) -> bytes:
     return body + b"trailer<</Root 1 0 R/Size 6>>\nstartxref\n0\n%%EOF"
 
 
-def test_a_page_with_a_huge_picture_is_refused_before_it_is_decoded(document_reader: DocumentReader) -> None:
-    assert numbers(document_reader, huge_picture(800)) == [1]
+def test_a_page_with_a_huge_image_is_refused_before_it_is_decoded(document_reader: DocumentReader) -> None:
+    assert numbers(document_reader, huge_image(800)) == [1]
     before = psutil.Process().memory_info().rss
     with pytest.raises(DocumentError, match="one is 40000 x 40000"):
-        numbers(document_reader, huge_picture(40000))
+        numbers(document_reader, huge_image(40000))
     assert psutil.Process().memory_info().rss - before < 100 * 2**20
 
 
-def test_large_pages_get_a_bounded_picture() -> None:
-    (page,) = page_pictures(pdf(lambda canvas: canvas.drawString(40, 100, "A0"), size=(2384, 3370)))
+def test_large_pages_get_a_bounded_image() -> None:
+    (page,) = page_images(pdf(lambda canvas: canvas.drawString(40, 100, "A0"), size=(2384, 3370)))
     width, height = page.image.size
     assert 0.98 * MAX_PIXELS < width * height <= 1.001 * MAX_PIXELS
     assert page.scale == pytest.approx(width / 2384, rel=1e-3)
 
 
-def test_limits_hold_for_pictures(document_reader: DocumentReader) -> None:
+def test_limits_hold_for_images(document_reader: DocumentReader) -> None:
     strict = DocumentReader(ImageLimits(max_pixels=1000))
     with pytest.raises(InputError, match="at most 1000 pixels"):
         strict.read(Image.new("RGB", (100, 100)), engine=Blind())
 
 
 def test_settings_that_make_no_sense(document_reader: DocumentReader) -> None:
-    picture = Image.new("RGB", (50, 50))
+    image = Image.new("RGB", (50, 50))
     for settings, message in (
         ({"workers": 0}, "`workers` must be"),
         ({"text_layer": "always"}, "`text_layer` must be"),
@@ -212,7 +212,7 @@ def test_settings_that_make_no_sense(document_reader: DocumentReader) -> None:
         ({"password": 5}, "`password` must be"),
     ):
         with pytest.raises(Exception, match=message):
-            document_reader.read(picture, **settings)  # type: ignore[arg-type]
+            document_reader.read(image, **settings)  # type: ignore[arg-type]
 
 
 # --- lazily

@@ -80,7 +80,7 @@ def test_cells_must_fit(cells: tuple[Cell, ...]) -> None:
 
 
 def drawn(words: list[tuple[float, float, str]], lines: list[tuple[float, float, float, float]], angle: float = 0):
-    """A picture with texts and ruling lines, and its words, turned clockwise by an angle in degrees."""
+    """An image with texts and ruling lines, and its words, turned clockwise by an angle in degrees."""
     image = Image.new("RGB", SIZE, "white")
     pen, font = ImageDraw.Draw(image), ImageFont.load_default(size=18)
     quads = []

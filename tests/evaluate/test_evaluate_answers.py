@@ -31,7 +31,7 @@ KNOWN = frozenset({"dog", "cat", "bus", "car", "kite", "person"})
 
 
 def scene(*things: tuple[str, str, float]) -> Scene:
-    """Things (name, colour, left edge), each 10 px wide, in a picture of 100 px."""
+    """Things (name, colour, left edge), each 10 px wide, in an image of 100 px."""
     boxes = np.array([[x, 0, x + 10, 10] for _, _, x in things], dtype=np.float32).reshape(-1, 4)
     names, colours = tuple(name for name, _, _ in things), tuple(colour for _, colour, _ in things)
     return Scene(Image.new("RGB", (100, 40)), boxes, names, colours, known_names=KNOWN)
@@ -139,10 +139,10 @@ def test_reading_answers(answer: str, yes: bool | None, number: int | None, colo
 
 
 def test_the_default_routes_by_itself(agent: VisionAgent, photo: Path) -> None:
-    picture = load_image(photo)
-    where = free_route(agent.backbone, "where is the dog?", picture)
+    image = load_image(photo)
+    where = free_route(agent.backbone, "where is the dog?", image)
     assert (where.route, where.phrase) == ("det", "dog")
-    assert free_route(agent.backbone, "how many dogs are there?", picture).route == "text"
+    assert free_route(agent.backbone, "how many dogs are there?", image).route == "text"
 
 
 def test_captions_are_compared_with_all_that_people_wrote() -> None:

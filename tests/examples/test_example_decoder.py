@@ -137,13 +137,13 @@ SHORT = AdapterTraining(steps=3, batch=2, rate=1e-2, warm_up=1)
 
 
 def draw(number: int) -> AdapterSample:
-    """Pictures of several shapes; the truth changes with the number."""
+    """Images of several shapes; the truth changes with the number."""
     from vision_agent_presence import PresenceTarget
 
     size = ((56, 56), (120, 56))[number % 2]
-    picture = Image.fromarray(np.random.default_rng(number).integers(0, 255, (*size[::-1], 3), dtype=np.uint8))
+    image = Image.fromarray(np.random.default_rng(number).integers(0, 255, (*size[::-1], 3), dtype=np.uint8))
     phrases = ("a dog", "the red car")[: 1 + number % 3 % 2]
-    return AdapterSample(picture, phrases, PresenceTarget(torch.tensor([number % 4 < 2, True][: len(phrases)])))
+    return AdapterSample(image, phrases, PresenceTarget(torch.tensor([number % 4 < 2, True][: len(phrases)])))
 
 
 HERE = RouteSpec(token="[HERE]", decoder="presence", num_queries=2)
@@ -206,13 +206,13 @@ def test_a_killed_run_goes_on_as_if_it_was_not(installed: None, tmp_path: Path) 
 
 @pytest.mark.parametrize("read", ["queries", "self", "prev"])
 def test_states_are_those_of_a_forced_route(installed: None, read: Any) -> None:
-    """Pictures with different numbers of tokens and phrases, in one pass: what training sees is what is used."""
+    """Images with different numbers of tokens and phrases, in one pass: what training sees is what is used."""
     backbone = tiny_backbone()
     route = new_route(
         backbone, RouteSpec(token="[HERE]", decoder="presence", num_queries=2 * (read == "queries"), read=read)
     )
     samples = [draw(number) for number in range(3)]
-    tokens = [backbone.encode_image(sample.picture).tokens_TC.clone() for sample in samples]
+    tokens = [backbone.encode_image(sample.image).tokens_TC.clone() for sample in samples]
     assert len({len(each) for each in tokens}) == 2
     row = backbone.model.get_input_embeddings().weight[route.token_id].clone().requires_grad_(True)
     states = forced_states(backbone, route, row, tokens, [sample.phrases for sample in samples])
@@ -285,7 +285,7 @@ def test_the_corners_loss_is_least_at_the_truth_and_reaches_every_parameter(inst
     (sheet,) = decoder.decode(states[:1], first, DecodeRequest(("page",), TileGrid(480, 320, 1, 1), "tiny")).items
     assert np.abs(np.array(sheet.corners) - true[0].numpy() * (480, 320)).max() < 10  # half a cell
     second = decoder.prepare(DenseFeatures(tuple(each[1:] for each in features.maps)))
-    # The second picture's corners go round the wrong way, which is no sheet, and its other phrase has none.
+    # The second image's corners go round the wrong way, which is no sheet, and its other phrase has none.
     request = DecodeRequest(("page", "dog"), TileGrid(480, 320, 1, 1), "tiny")
     assert decoder.decode(states[1:], second, request).items == ()
     with pytest.raises(ConfigError, match="4 queries"):
@@ -307,12 +307,12 @@ def test_scenes_are_drawn_again_and_straighten_to_their_page(installed: None) ->
     photos = sorted(PHOTOS.glob("*.jpg"))
     for number in range(6):
         scene, again = (draw_scene(number, hard=number > 3, photos=photos) for _ in range(2))
-        assert scene.picture.tobytes() == again.picture.tobytes()
+        assert scene.image.tobytes() == again.image.tobytes()
         other = draw_scene(number, hard=number > 3, photos=photos, held_out=True)
-        assert scene.picture.tobytes() != other.picture.tobytes()
+        assert scene.image.tobytes() != other.image.tobytes()
         if scene.corners is not None:
             assert is_convex(scene.corners) and (scene.corners >= 0).all()
-            assert (scene.corners <= scene.picture.size).all() and scene.words
+            assert (scene.corners <= scene.image.size).all() and scene.words
     assert draw_scene(0, sheet=False).corners is None
 
 

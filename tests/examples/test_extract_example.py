@@ -14,10 +14,10 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 def test_the_pdf_is_what_its_script_makes(tmp_path: Path) -> None:
     pytest.importorskip("reportlab")
     pytest.importorskip("pypdfium2")
-    from vision_agent.documents.source import page_pictures
+    from vision_agent.documents.source import page_images
 
     runpy.run_path(str(EXAMPLES / "make_invoice.py"))["make"](tmp_path / "made.pdf")
-    (made,), (kept,) = (list(page_pictures(file)) for file in (tmp_path / "made.pdf", EXAMPLES / "invoice.pdf"))
+    (made,), (kept,) = (list(page_images(file)) for file in (tmp_path / "made.pdf", EXAMPLES / "invoice.pdf"))
     assert made.image.tobytes() == kept.image.tobytes()
 
 
@@ -38,8 +38,8 @@ def test_the_program_is_short_and_runs(
         ("Cutting to size", 3, "45.00"),
     ]
     assert str(found.total) == "265.13" and '"total": "265.13"' in capsys.readouterr().out
-    picture = Image.open(tmp_path / "invoice.png").convert("RGB")
+    image = Image.open(tmp_path / "invoice.png").convert("RGB")
     box = names["found"].fields["total"].box
     left = round(box.x0)
-    colours = {picture.getpixel((x, y)) for y in range(round(box.y0), round(box.y1)) for x in range(left - 6, left + 1)}
+    colours = {image.getpixel((x, y)) for y in range(round(box.y0), round(box.y1)) for x in range(left - 6, left + 1)}
     assert any(max(colour) - min(colour) > 60 for colour in colours)  # a coloured edge on a black and white page

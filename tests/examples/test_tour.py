@@ -17,6 +17,6 @@ def test_the_tour_prints_each_answer_and_draws_them_all(tmp_path: Path, capsys: 
     assert told['agent.segment(["dog", "frisbee"], park)'] == "dog, frisbee"
     assert told['agent.count("person", skaters)'] == "2"
     assert told['agent.ask("what colour is the bus?", coach)'] == "red"
-    picture = Image.open(tmp_path / "tour.png")
-    assert picture.size == (1440, 812)
-    assert len({picture.crop((x, y, x + 480, y + 406)).tobytes() for x in (0, 480, 960) for y in (0, 406)}) == 6
+    image = Image.open(tmp_path / "tour.png")
+    assert image.size == (1440, 812)
+    assert len({image.crop((x, y, x + 480, y + 406)).tobytes() for x in (0, 480, 960) for y in (0, 406)}) == 6

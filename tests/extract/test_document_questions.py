@@ -89,7 +89,7 @@ def test_a_big_model_reads_the_page_and_its_words() -> None:
     assert "Warranty" in asked[0] and "Chapter 7" not in asked[0].split("JSON string")[1].split("Chapter 23")[0]
     assert (loose.text, loose.found, loose.extractive, loose.prompt_tokens) == ("It is 36 months", False, False, 9)
     exact = ask_document("How long is the warranty period?", read, extractor, short, options, "big")
-    assert (exact.page, exact.evidence, exact.found) == (23, "36 months", True)
+    assert (exact.page, exact.excerpt, exact.found) == (23, "36 months", True)
 
 
 def test_the_agent_answers_about_pdfs_and_words(agent: VisionAgent) -> None:

@@ -1,4 +1,4 @@
-"""Coordinates: every frame there and back, on every shape of picture, and against the official tiling."""
+"""Coordinates: every frame there and back, on every shape of image, and against the official tiling."""
 
 from typing import get_args
 
@@ -34,7 +34,7 @@ grids = st.builds(
 
 
 def boxes_on(size: tuple[int, int], parts: list[tuple[float, ...]]) -> np.ndarray:
-    """Boxes float64 (n, 4) inside the picture, from numbers in 0..1."""
+    """Boxes float64 (n, 4) inside the image, from numbers in 0..1."""
     corners = np.array(parts) * [*size, *size]
     return np.concatenate([np.minimum(corners[:, :2], corners[:, 2:]), np.maximum(corners[:, :2], corners[:, 2:])], 1)
 
@@ -102,7 +102,7 @@ def test_thousand_ints_clip_and_refuse_nan():
 
 def test_known_values():
     grid = TileGrid(800, 300, columns=3, rows=2, tile_size=448, cells=32)
-    corner = np.array([400, 150])  # the middle of the picture
+    corner = np.array([400, 150])  # the middle of the image
     assert grid.convert(corner, "image", "unit").tolist() == [0.5, 0.5]
     assert grid.convert(corner, "image", "thousand").tolist() == [500, 500]
     assert grid.convert(corner, "image", "input").tolist() == [672, 448]
@@ -161,7 +161,7 @@ def test_grid_refuses_what_is_not_positive(field):
         TileGrid(**{"image_width": 1, "image_height": 1, "columns": 1, "rows": 1, field: 0})
 
 
-def test_size_of_picture_is_checked():
+def test_size_of_image_is_checked():
     with pytest.raises(InputError, match="image_size"):
         geo.to_thousand(np.zeros(4), (0, 10))
 
@@ -205,9 +205,9 @@ def test_tile_of_centers_edges_and_outside():
         *(5, 0, 1, 3, 2)
     ]
     assert int(grid.tile_index_of(np.array([299.0, 1]))) == 2
-    with pytest.raises(InputError, match="whole picture"):
+    with pytest.raises(InputError, match="whole image"):
         grid.tile_index_of(np.zeros(2), "tile")
-    with pytest.raises(InputError, match="whole picture"):
+    with pytest.raises(InputError, match="whole image"):
         grid.tile_boxes("tile")
 
 
@@ -229,12 +229,12 @@ def test_choice_of_tiles_is_the_official_one():
     from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
     random = np.random.default_rng(0)
-    pictures = [(1, 1), (1, 3000), (5000, 1), (448, 448), (896, 896), (897, 896), (640, 480), (1344, 896), (300, 200)]
-    pictures += [(448 * i, 448 * j) for i in range(1, 8) for j in range(1, 8)]
-    pictures += [(int(w), int(h)) for w, h in random.integers(1, (5000, 3000), size=(500, 2))]
+    images = [(1, 1), (1, 3000), (5000, 1), (448, 448), (896, 896), (897, 896), (640, 480), (1344, 896), (300, 200)]
+    images += [(448 * i, 448 * j) for i in range(1, 8) for j in range(1, 8)]
+    images += [(int(w), int(h)) for w, h in random.integers(1, (5000, 3000), size=(500, 2))]
     for limits in ((1, 12), (1, 6), (1, 1), (2, 9), (3, 40)):
         for tile_size in (448, 224):
-            for width, height in pictures:
+            for width, height in images:
                 expected = get_optimal_tiled_canvas((height, width), (tile_size, tile_size), *limits)
                 chosen = geo.choose_tiles(width, height, min_tiles=limits[0], max_tiles=limits[1], tile_size=tile_size)
                 assert chosen == expected, (width, height, limits, tile_size)
@@ -258,12 +258,12 @@ def test_a_marked_spot_is_found_where_the_official_tiles_show_it(size):
     width, height = size
     box = np.floor(np.array([0.55 * width, 0.30 * height, 0.80 * width, 0.65 * height]))
     x0, y0, x1, y1 = box.astype(int)
-    picture = np.zeros((height, width, 3), dtype=np.uint8)
-    picture[y0:y1, x0:x1] = 255
+    image = np.zeros((height, width, 3), dtype=np.uint8)
+    image[y0:y1, x0:x1] = 255
 
     side = 64
     tiles = GotOcr2ImageProcessorPil().crop_image_to_patches(
-        picture, 1, 12, patch_size=SizeDict(height=side, width=side), resample=2
+        image, 1, 12, patch_size=SizeDict(height=side, width=side), resample=2
     )
     grid = TileGrid.for_image(width, height, tile_size=side, cells=4)
     assert len(tiles) == grid.tile_count

@@ -250,7 +250,7 @@ def _components(mask: Bools) -> int:
 
 
 def test_holes_belong_to_the_part_around_them() -> None:
-    picture = """
+    image = """
         ###########....
         #.........#.###
         #.#######.#.#.#
@@ -260,7 +260,7 @@ def test_holes_belong_to_the_part_around_them() -> None:
         #.........#....
         ###########....
     """
-    rows = picture.split()
+    rows = image.split()
     mask = np.array([[cell == "#" for cell in row] for row in rows])
     polygons = mask_polygons(mask, origin=(100, 200))
     assert [len(polygon) - 1 for polygon in polygons] == [1, 1, 2]

@@ -30,7 +30,7 @@ HOST = "pictures.test"
 Reply = Callable[[BaseHTTPRequestHandler], None]
 
 
-def picture() -> bytes:
+def image() -> bytes:
     out = io.BytesIO()
     Image.fromarray(np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)).save(out, "PNG")
     return out.getvalue()
@@ -128,7 +128,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def server(running: Server) -> Iterator[Server]:
-    running.replies = {"/a.png": answer(picture())}
+    running.replies = {"/a.png": answer(image())}
     running.seen.clear()
     running.looked_up.clear()
     running.names = {HOST: ["127.0.0.1"], "other.test": ["127.0.0.1"], "internal.test": ["127.0.0.2"]}
@@ -155,7 +155,7 @@ def redirect(to: str, status: int = 302) -> Reply:
 # --- What works ---
 
 
-def test_a_picture_is_downloaded(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_image_is_downloaded(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_fetch, "_SYSTEM", server.network())
     result = load_image(server.url("/a.png"), limits=ImageLimits(allow_urls=True))
     assert np.array_equal(np.asarray(result).ravel(), np.arange(768, dtype=np.uint8))
@@ -174,7 +174,7 @@ def test_the_request(server: Server) -> None:
 def test_proxies_of_the_environment_are_not_used(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("HTTPS_PROXY", "ALL_PROXY", "https_proxy", "all_proxy"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
-    assert server.fetch(server.url("/a.png")) == picture()
+    assert server.fetch(server.url("/a.png")) == image()
 
 
 def test_the_next_address_is_tried(server: Server) -> None:
@@ -182,14 +182,14 @@ def test_the_next_address_is_tried(server: Server) -> None:
     network = server.network()
     both = _Network(network.resolve, lambda address: address.is_loopback, network.ssl_context)
     body = fetch(server.url("/a.png"), max_bytes=10_000, timeout=5, max_redirects=0, _network=both)
-    assert body == picture()
+    assert body == image()
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirects_are_followed(server: Server, status: int) -> None:
     server.replies["/old"] = redirect("/a.png", status)
     server.replies["/older"] = redirect(server.url("/old", "other.test"), status)
-    assert server.fetch(server.url("/older"), max_redirects=2) == picture()
+    assert server.fetch(server.url("/older"), max_redirects=2) == image()
     assert server.looked_up == [HOST, "other.test", "other.test"]  # checked again at each hop
     assert [headers["Host"].split(":")[0] for _, headers in server.seen] == [HOST, "other.test", "other.test"]
 
@@ -247,7 +247,7 @@ def test_a_body_without_a_length(server: Server) -> None:
     ],
 )
 def test_addresses_that_are_refused_without_a_lookup(server: Server, url: str) -> None:
-    with pytest.raises(UrlRefusedError, match=r"^`photo` must be the https:// address of a picture") as caught:
+    with pytest.raises(UrlRefusedError, match=r"^`photo` must be the https:// address of an image") as caught:
         server.fetch(url, name="photo")
     assert server.looked_up == []
     assert "secret" not in str(caught.value)

@@ -101,7 +101,7 @@ def png_header(width: int, height: int) -> bytes:
 @pytest.fixture
 def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
-        raise AssertionError("the picture was decoded")
+        raise AssertionError("the image was decoded")
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
     monkeypatch.setattr(Image.Image, "load", fail)
@@ -181,7 +181,7 @@ def test_lossy_webp() -> None:
     )
 
 
-def test_the_first_picture_of_an_mpo_is_the_picture() -> None:
+def test_the_first_image_of_an_mpo_is_the_image() -> None:
     other = Image.new("RGB", (48, 32), "black")
     data = encode(Image.fromarray(quarters()), "MPO", save_all=True, append_images=[other], quality=95, subsampling=0)
     with Image.open(io.BytesIO(data)) as image:
@@ -383,7 +383,7 @@ def test_more_than_16_bits_is_refused(values: tuple[int, int]) -> None:
         load_image(image)
 
 
-def test_float_pictures() -> None:
+def test_float_images() -> None:
     values = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
     for source in (Image.fromarray(values), encode(Image.fromarray(values), "TIFF")):
         assert np.array_equal(pixels(load_image(source))[..., 0].ravel(), np.arange(256))
@@ -453,7 +453,7 @@ def test_views_and_read_only_arrays() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(8, 40), st.integers(8, 40), st.sampled_from([1, 3]), st.integers(0, 2**32 - 1))
-def test_every_kind_of_array_gives_the_same_picture(height: int, width: int, channels: int, seed: int) -> None:
+def test_every_kind_of_array_gives_the_same_image(height: int, width: int, channels: int, seed: int) -> None:
     values = np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
     expected = np.broadcast_to(values, (height, width, 3))
     tensor = torch.from_numpy(values)
@@ -611,7 +611,7 @@ def test_pillows_own_error_does_not_come_through(kind: str, monkeypatch: pytest.
     assert Image.MAX_IMAGE_PIXELS == 20
 
 
-def test_a_large_picture_inside_the_limit_is_read() -> None:
+def test_a_large_image_inside_the_limit_is_read() -> None:
     limits = ImageLimits(max_pixels=200)
     assert load_image(Image.new("L", (10, 20)), limits=limits).size == (10, 20)
     with pytest.raises(ImageTooLargeError, match=r"at most 200 pixels.*10 x 21 pixels, 210 in all"):
@@ -789,10 +789,10 @@ def test_an_empty_file(way: str, tmp_path: Path) -> None:
         load_image(source)
 
 
-def test_text_with_a_picture_name(tmp_path: Path) -> None:
+def test_text_with_a_image_name(tmp_path: Path) -> None:
     path = tmp_path / "notes.jpg"
     path.write_text("this is not a picture\n" * 9)
-    with pytest.raises(ImageError, match=r"`photo` must be .*notes\.jpg', which is no picture in a known format"):
+    with pytest.raises(ImageError, match=r"`photo` must be .*notes\.jpg', which is no image in a known format"):
         load_image(path, name="photo")
 
 
@@ -800,7 +800,7 @@ def test_text_with_a_picture_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.6, 0.9])
 def test_truncated_files(kind: str, share: float) -> None:
     data = encode(Image.fromarray(noise(64, 64)), kind)
-    with pytest.raises(ImageError, match=f"whose {kind} data is broken or cut off|no picture in a known format"):
+    with pytest.raises(ImageError, match=f"whose {kind} data is broken or cut off|no image in a known format"):
         load_image(data[: int(len(data) * share)])
 
 
@@ -841,7 +841,7 @@ def test_any_failure_of_a_plugin_becomes_our_error(failure: type[Exception], mon
 
 
 @pytest.mark.parametrize("size", [(0, 5), (5, 0)])
-def test_pictures_without_pixels(size: tuple[int, int]) -> None:
+def test_images_without_pixels(size: tuple[int, int]) -> None:
     for source in (Image.new("RGB", size), png_header(*size)):
         with pytest.raises(ImageError, match=f"at least one pixel.*{size[0]} x {size[1]} pixels"):
             load_image(source)
@@ -867,7 +867,7 @@ def test_a_missing_file() -> None:
 
 @pytest.mark.parametrize("path", ["", "null\0inside", "x" * 5000])
 def test_impossible_paths(path: str) -> None:
-    with pytest.raises(ImageError, match="the path of a picture file") as caught:
+    with pytest.raises(ImageError, match="the path of an image file") as caught:
         load_image(path)
     assert len(str(caught.value)) < 300
 
@@ -945,6 +945,6 @@ def test_other_types(source: Any, what: str) -> None:
         load_image(source)
 
 
-def test_a_list_of_pictures() -> None:
-    with pytest.raises(ArgumentTypeError, match="pass one picture at a time"):
+def test_a_list_of_images() -> None:
+    with pytest.raises(ArgumentTypeError, match="pass one image at a time"):
         load_image([Image.new("L", (9, 9))])  # type: ignore[arg-type]

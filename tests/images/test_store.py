@@ -1,4 +1,4 @@
-"""The pictures of one session: ids, what may be opened by reference, bounds, isolation, threads."""
+"""The images of one session: ids, what may be opened by reference, bounds, isolation, threads."""
 
 import base64
 import io
@@ -23,7 +23,7 @@ from vision_agent import (
 SIZE = 32 * 24 * 3
 
 
-def picture(level: int = 0) -> Image.Image:
+def image(level: int = 0) -> Image.Image:
     return Image.new("RGB", (32, 24), (level, 0, 0))
 
 
@@ -41,25 +41,25 @@ def data_url(image: Image.Image) -> str:
 def root(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     (folder / "deep").mkdir(parents=True)
-    picture(1).save(folder / "one.png")
-    picture(2).save(folder / "deep" / "two.png")
-    picture(3).save(tmp_path / "secret.png")
+    image(1).save(folder / "one.png")
+    image(2).save(folder / "deep" / "two.png")
+    image(3).save(tmp_path / "secret.png")
     return folder
 
 
 def test_ids_are_short_and_made_of_the_content() -> None:
     store = ImageStore()
-    first, second = store.add(picture(1)), store.add(picture(2))
+    first, second = store.add(image(1)), store.add(image(2))
     assert first != second
     assert first.startswith("img_") and len(first) == 10
-    assert store.add(png(picture(1))) == first == ImageStore().add(picture(1))
+    assert store.add(png(image(1))) == first == ImageStore().add(image(1))
     assert len(store) == 2 and set(store.ids) == {first, second}
     stored = store.open(first)
     assert stored.size == (32, 24) and stored.image.getpixel((0, 0)) == (1, 0, 0)
     assert stored.sha256.startswith(first.removeprefix("img_"))
 
 
-def test_pictures_of_other_shapes_differ() -> None:
+def test_images_of_other_shapes_differ() -> None:
     store = ImageStore()
     assert store.add(Image.new("RGB", (32, 24))) != store.add(Image.new("RGB", (24, 32)))
 
@@ -77,7 +77,7 @@ def test_a_longer_id_where_the_short_one_is_taken(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr("vision_agent.images.store.hashlib.sha256", Colliding)
     store = ImageStore()
-    assert [store.add(picture(level)) for level in (1, 2, 1)] == ["img_abcdef", "img_abcdef02", "img_abcdef"]
+    assert [store.add(image(level)) for level in (1, 2, 1)] == ["img_abcdef", "img_abcdef02", "img_abcdef"]
     assert store.open("img_abcdef02").image.getpixel((0, 0)) == (2, 0, 0)
 
 
@@ -119,7 +119,7 @@ def test_links_that_leave_the_roots(root: Path) -> None:
 def test_a_root_beside_one_with_a_longer_name(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "ab").mkdir()
-    picture().save(tmp_path / "ab" / "x.png")
+    image().save(tmp_path / "ab" / "x.png")
     with pytest.raises(PathRefusedError):
         ImageStore(roots=[tmp_path / "a"]).open("../ab/x.png")
 
@@ -151,7 +151,7 @@ def test_https_is_off_and_never_reaches_private_hosts() -> None:
 
 def test_data_addresses_are_bounded() -> None:
     store = ImageStore(max_data_bytes=20_000)
-    stored = store.open(data_url(picture(5)))
+    stored = store.open(data_url(image(5)))
     assert stored.image.getpixel((0, 0)) == (5, 0, 0) and "base64" not in stored.origin
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (100, 100, 3), dtype=np.uint8))
     with pytest.raises(ImageTooLargeError):
@@ -163,32 +163,32 @@ def test_data_addresses_are_bounded() -> None:
 
 def test_the_least_recently_used_is_dropped() -> None:
     store = ImageStore(max_bytes=2 * SIZE)
-    first, second = store.add(picture(1), origin="the cover"), store.add(picture(2))
+    first, second = store.add(image(1), origin="the cover"), store.add(image(2))
     store.get(first)
-    third = store.add(picture(3))
+    third = store.add(image(3))
     assert set(store.ids) == {first, third} and store.nbytes == 2 * SIZE
     with pytest.raises(UnknownImageError, match="dropped to make room"):
         store.open(second)
-    store.add(picture(4))
+    store.add(image(4))
     with pytest.raises(UnknownImageError, match="it was the cover: make or open it again"):
         store.open(first)
-    assert store.add(picture(1)) == first and first in store
+    assert store.add(image(1)) == first and first in store
 
 
-def test_a_picture_larger_than_the_store() -> None:
+def test_a_image_larger_than_the_store() -> None:
     store = ImageStore(max_bytes=SIZE - 1)
     with pytest.raises(ImageTooLargeError, match=f"takes {SIZE} bytes"):
-        store.add(picture())
+        store.add(image())
     assert len(store) == 0 and store.nbytes == 0
 
 
 def test_sessions_do_not_share() -> None:
     mine, other = ImageStore(), ImageStore()
-    kept, theirs = mine.add(picture(1)), other.add(picture(2))
+    kept, theirs = mine.add(image(1)), other.add(image(2))
     with pytest.raises(UnknownImageError, match=f"which has {kept}, but got '{theirs}'"):
         mine.open(theirs)
     mine.clear()
-    with pytest.raises(UnknownImageError, match="no pictures yet"):
+    with pytest.raises(UnknownImageError, match="no images yet"):
         mine.open(kept)
 
 
@@ -217,7 +217,7 @@ def test_threads_keep_the_books_right() -> None:
         barrier.wait()
         for step in range(60):
             level = (seed * 7 + step * 3) % 20
-            image_id = store.add(picture(level))
+            image_id = store.add(image(level))
             try:
                 assert store.get(image_id).image.getpixel((0, 0)) == (level, 0, 0)
             except UnknownImageError as error:

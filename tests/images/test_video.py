@@ -43,9 +43,9 @@ def numbered(number: int, width: int = WIDTH, height: int = HEIGHT) -> npt.NDArr
     return np.broadcast_to(np.where(bits, 235, 20).astype(np.uint8)[None, :, None], (height, width, 3)).copy()
 
 
-def number_of(picture: Image.Image) -> int:
-    assert picture.mode == "RGB"
-    bars = np.asarray(picture.convert("L")).mean(axis=0).reshape(8, -1).mean(axis=1)
+def number_of(image: Image.Image) -> int:
+    assert image.mode == "RGB"
+    bars = np.asarray(image.convert("L")).mean(axis=0).reshape(8, -1).mean(axis=1)
     return sum(int(bar > 128) << bit for bit, bar in enumerate(bars))
 
 
@@ -282,7 +282,7 @@ def test_without_pyav(monkeypatch: pytest.MonkeyPatch, clip: bytes) -> None:
 # --- bad videos -------------------------------------------------------------------------------------------------------
 
 
-def picture_file(kind: str) -> bytes:
+def image_file(kind: str) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (64, 64)).save(file, kind)
     return file.getvalue()
@@ -293,8 +293,8 @@ def picture_file(kind: str) -> bytes:
     [
         b"not a video at all\n" * 50,
         bytes(range(256)) * 8,
-        picture_file("JPEG"),
-        picture_file("PNG"),
+        image_file("JPEG"),
+        image_file("PNG"),
         b"\x00\x00\x00\x20ftypisom" + bytes(100),
     ],
 )
@@ -323,7 +323,7 @@ def test_sound_alone() -> None:
             frame.sample_rate, frame.pts = 44100, number * 1024
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    with pytest.raises(InputError, match="sound, but no pictures"):
+    with pytest.raises(InputError, match="sound, but no images"):
         sample_frames(file.getvalue())
 
 

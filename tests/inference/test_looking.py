@@ -53,7 +53,7 @@ def test_evidence_reads_as_documented() -> None:
     ("middle", "place"),
     [((5, 5), "top left"), ((45, 5), "top"), ((45, 30), "middle"), ((90, 60), "bottom right"), ((1, 31), "left")],
 )
-def test_places_are_ninths_of_the_picture(middle: tuple[float, float], place: str) -> None:
+def test_places_are_ninths_of_the_image(middle: tuple[float, float], place: str) -> None:
     x, y = middle
     assert place_of(Box(x0=x - 1, y0=y - 1, x1=x + 1, y1=y + 1), (90, 60)) == place
 

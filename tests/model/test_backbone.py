@@ -30,7 +30,7 @@ def test_the_small_tower_gives_four_maps_and_the_grid_of_the_third() -> None:
     assert seen.last_hidden_state.shape == (2, 4 * 6, config.hidden_size)
 
 
-def test_tiles_are_the_resized_picture_row_by_row_with_the_thumbnail_last(backbone: Backbone) -> None:
+def test_tiles_are_the_resized_image_row_by_row_with_the_thumbnail_last(backbone: Backbone) -> None:
     image = noise(300, 190)
     grid = backbone.grid_for(*image.size)
     tiles = backbone.tiles(image, grid)
@@ -54,7 +54,7 @@ def test_tiles_equal_transformers_own_processor(backbone: Backbone) -> None:
     torch.testing.assert_close(backbone.tiles(image, backbone.grid_for(*image.size)), expected, atol=1e-4, rtol=0)
 
 
-def test_dense_features_are_tile_features_stitched_over_the_picture(backbone: Backbone) -> None:
+def test_dense_features_are_tile_features_stitched_over_the_image(backbone: Backbone) -> None:
     image = noise(300, 190)
     encoded = backbone.encode_image(image)
     (stitched,) = encoded.features.maps
@@ -65,16 +65,16 @@ def test_dense_features_are_tile_features_stitched_over_the_picture(backbone: Ba
     assert encoded.tokens_TC.shape == (7 * 4, 64)
 
 
-def test_prompt_holds_a_place_for_each_picture_token(backbone: Backbone) -> None:
+def test_prompt_holds_a_place_for_each_image_token(backbone: Backbone) -> None:
     ids = backbone.prompt_ids("what is it?", [8, 4])
     assert ids.count(backbone.model.config.image_token_id) == 12
     text = backbone.decode_text(ids)
     assert text.index("<img>") < text.index("what is it?") < text.index("assistant")
 
 
-def test_wrong_number_of_picture_tokens_is_an_error(backbone: Backbone) -> None:
+def test_wrong_number_of_image_tokens_is_an_error(backbone: Backbone) -> None:
     ids = torch.tensor([backbone.prompt_ids("what?", [4])])
-    with pytest.raises(CheckpointError, match="4 picture places in the prompt for 5 tokens"):
+    with pytest.raises(CheckpointError, match="4 image places in the prompt for 5 tokens"):
         backbone.embed(ids, torch.zeros(5, 64))
 
 

@@ -83,10 +83,10 @@ def test_logits_of_each_family_with_each_tower(tmp_path: Path, family: str, visi
     loaded = load(tmp_path)
     prompt = loaded.template.render([(f"<img>{PLACES * 2}</img>\nWhat is it?", None)])
     ids = loaded.tokenizer(prompt)["input_ids"]
-    picture = pixels(2)
-    expected = official.reference_logits(state, content, ids, picture, loaded.model.config.image_token_id)
+    image = pixels(2)
+    expected = official.reference_logits(state, content, ids, image, loaded.model.config.image_token_id)
     assert expected.std() > 1  # flat logits would agree with anything
-    torch.testing.assert_close(native_logits(loaded.model, ids, picture), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(native_logits(loaded.model, ids, image), expected, atol=1e-4, rtol=0)
     assert not loaded.model.training
 
 
@@ -388,7 +388,7 @@ def test_ids_of_random_text(tmp_path: Path, family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_picture_and_chat_tokens_are_single_ids(tmp_path: Path, family: str) -> None:
+def test_image_and_chat_tokens_are_single_ids(tmp_path: Path, family: str) -> None:
     rows = official.write_tokenizer(tmp_path, family)
     tokenizer = load_tokenizer(tmp_path)
     stop = OFFICIAL_TEMPLATES[official.TEMPLATES[family]].stop

@@ -63,7 +63,7 @@ def test_tiles_and_values_equal_the_official_pipeline(
     image = noise(width, height)
     grid = TileGrid(width, height, columns, rows, side, 4, thumbnail)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preprocess, "_PIXELS_PER_THREAD", 1)  # else pictures this small are never shared out
+        patch.setattr(preprocess, "_PIXELS_PER_THREAD", 1)  # else images this small are never shared out
         tiles = cut_tiles(image, grid, threads=threads)
     expected = official_pixels(image, columns, rows, side, thumbnail)
     assert tiles.dtype == torch.uint8
@@ -102,7 +102,7 @@ def test_a_4k_photo_with_twelve_tiles_shared_by_threads(monkeypatch: pytest.Monk
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("vision-agent-resize")]
 
 
-def test_small_pictures_start_no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_images_start_no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preprocess, "ThreadPoolExecutor", lambda *_: pytest.fail("threads for a small picture"))
     assert cut_tiles(noise(640, 480), TileGrid.for_image(640, 480, tile_size=56), threads=16).shape[0] == 13
 
@@ -146,7 +146,7 @@ def test_a_gpu_gives_the_same_values() -> None:
         (Image.new("RGB", (20, 21)), InputError, "`grid` must be made for a picture of 20 x 21 pixels"),
     ],
 )
-def test_pictures_that_do_not_fit(image: Any, error: type[Exception], message: str) -> None:
+def test_images_that_do_not_fit(image: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         cut_tiles(image, TileGrid(20, 20, 1, 1, 14))
 

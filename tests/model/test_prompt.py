@@ -1,4 +1,4 @@
-"""Prompts: where pictures go, what users type, and which tokens come of it."""
+"""Prompts: where images go, what users type, and which tokens come of it."""
 
 import pytest
 from conftest import tiny_backbone
@@ -22,11 +22,11 @@ CONTEXT = BACKBONE.model.config.image_token_id
         (1, False, 3, "Image-3: <image>\nwhat?"),
     ],
 )
-def test_pictures_stand_before_a_question_that_does_not_place_them(
-    pictures: int, combine: bool, first: int, expected: str
+def test_images_stand_before_a_question_that_does_not_place_them(
+    images: int, combine: bool, first: int, expected: str
 ) -> None:
-    assert with_placeholders("what?", pictures, combine=combine, first=first) == expected
-    assert with_placeholders("see <image>?", pictures, combine=combine, first=first) == "see <image>?"
+    assert with_placeholders("what?", images, combine=combine, first=first) == expected
+    assert with_placeholders("see <image>?", images, combine=combine, first=first) == "see <image>?"
 
 
 def test_a_conversation_is_written_in_the_checkpoints_own_format() -> None:
@@ -54,12 +54,12 @@ def test_nothing_a_user_types_is_a_special_token(text: str) -> None:
     assert [t for t in plain if t in specials] == [t for t in tricky if t in specials]
 
 
-def test_placeholders_and_pictures_must_agree_in_number() -> None:
-    with pytest.raises(InputError, match=r"`images` has 1 pictures.*2 <image>"):
+def test_placeholders_and_images_must_agree_in_number() -> None:
+    with pytest.raises(InputError, match=r"`images` has 1 images.*2 <image>"):
         BACKBONE.prompt([("<image> <image>", None)], [4])
     assert CONTEXT not in BACKBONE.prompt([("the tag <image> in html", None)], []).ids
     turns = [("a tag <image>", "an <image>"), ("<image>\nwhat?", None)]
-    with pytest.raises(InputError, match=r"1 pictures.*2 <image>"):
+    with pytest.raises(InputError, match=r"1 images.*2 <image>"):
         BACKBONE.prompt(turns, [4])
     prompt = BACKBONE.prompt(turns, [4], plain=1)
     assert (

@@ -7,8 +7,8 @@ from vision_agent.planning.clauses import same_thing, split_clauses
 from vision_agent.planning.parser import read_plan
 
 
-def steps(request: str, pictures: int = 1) -> list[str]:
-    plan = read_plan(request, pictures)
+def steps(request: str, images: int = 1) -> list[str]:
+    plan = read_plan(request, images)
     assert plan is not None and plan.refused is None, plan
     return [str(step) for step in plan.steps]
 
@@ -84,7 +84,7 @@ def test_clauses_become_steps(request_: str, expected: list[str]) -> None:
         ("how many dogs are in each picture?", ["count each dogs"]),
     ],
 )
-def test_pictures_are_compared_and_named(request_: str, expected: list[str]) -> None:
+def test_images_are_compared_and_named(request_: str, expected: list[str]) -> None:
     assert steps(request_, 2) == expected
 
 
@@ -114,8 +114,8 @@ def test_pictures_are_compared_and_named(request_: str, expected: list[str]) -> 
     ],
 )
 @pytest.mark.parametrize("pictures", [0, 1, 2])
-def test_one_thing_is_left_to_the_model(request_: str, pictures: int) -> None:
-    assert read_plan(request_, pictures) is None
+def test_one_thing_is_left_to_the_model(request_: str, images: int) -> None:
+    assert read_plan(request_, images) is None
 
 
 @pytest.mark.parametrize(
@@ -134,8 +134,8 @@ def test_one_thing_is_left_to_the_model(request_: str, pictures: int) -> None:
         ("find the dog and read the left side", 1, "a side of the picture"),
     ],
 )
-def test_what_cannot_be_read_is_refused_with_the_reason(request_: str, pictures: int, reason: str) -> None:
-    plan = read_plan(request_, pictures)
+def test_what_cannot_be_read_is_refused_with_the_reason(request_: str, images: int, reason: str) -> None:
+    plan = read_plan(request_, images)
     assert plan is not None and plan.steps == () and plan.refused is not None
     assert reason in plan.refused and reason in str(plan)
 

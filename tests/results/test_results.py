@@ -357,28 +357,28 @@ def one(box: Sequence[float], size: tuple[int, int] = SIZE, label: str = "thing"
 def test_color_runs_along_the_edges(background, size):
     width, height = size
     box = np.array([0.25 * width, 0.4 * height, 0.75 * width, 0.8 * height])
-    picture = Image.new("RGB", size, background)
-    drawn = one(box, size).draw(picture, colors={"thing": COLOR}, labels=False, scores=False)
+    image = Image.new("RGB", size, background)
+    drawn = one(box, size).draw(image, colors={"thing": COLOR}, labels=False, scores=False)
     assert drawn.mode == "RGB" and drawn.size == size
     pixels = np.asarray(drawn)
     x0, y0, x1, y1 = box.astype(int)
     for edge in (pixels[y0, x0:x1], pixels[y1 - 1, x0:x1], pixels[y0:y1, x0], pixels[y0:y1, x1 - 1]):
         assert (edge == COLOR).all()
-    assert (pixels[y0 - 1, x0:x1] != COLOR).any(-1).all()  # the rim, also where the picture has the line's colour
+    assert (pixels[y0 - 1, x0:x1] != COLOR).any(-1).all()  # the rim, also where the image has the line's colour
     middle = pixels[(y0 + y1) // 2, (x0 + x1) // 2]
-    assert (middle == picture.getpixel((0, 0))).all()
+    assert (middle == image.getpixel((0, 0))).all()
 
 
-def test_the_picture_itself_is_not_touched():
+def test_the_image_itself_is_not_touched():
     array = np.zeros((480, 640, 3), np.uint8)
-    picture = Image.fromarray(array)
-    some().draw(picture)
+    image = Image.fromarray(array)
+    some().draw(image)
     some().draw(array)
-    assert not np.asarray(picture).any() and not array.any()
+    assert not np.asarray(image).any() and not array.any()
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    assert some().draw(buffer.getvalue()).tobytes() == some().draw(picture.convert("L")).tobytes()
-    assert Detections.empty(SIZE, "toy").draw(picture).tobytes() == picture.tobytes()
+    image.save(buffer, "PNG")
+    assert some().draw(buffer.getvalue()).tobytes() == some().draw(image.convert("L")).tobytes()
+    assert Detections.empty(SIZE, "toy").draw(image).tobytes() == image.tobytes()
 
 
 @pytest.mark.parametrize("size", [(10, 10), (8, 60), (64, 400), (400, 40), (200, 150), (640, 480)])
@@ -387,30 +387,30 @@ def test_the_picture_itself_is_not_touched():
     [(0, 0, 1, 1), (0, 0, 0.1, 0.1), (0.9, 0.9, 1, 1), (0.9, 0, 1, 0.1), (0, 0.9, 0.1, 1), (-3, -3, 4, 4), (0.5,) * 4],
 )
 @pytest.mark.parametrize("label", ["a", "a long name of a thing " * 30, "猫の写真 кот", "", "\n\x00\u202e"])
-def test_any_box_on_any_picture(size, part, label):
-    picture = Image.new("RGB", size, "white")
-    drawn = np.asarray(one(np.array(part) * [*size, *size], size, label).draw(picture, colors={label: COLOR}))
+def test_any_box_on_any_image(size, part, label):
+    image = Image.new("RGB", size, "white")
+    drawn = np.asarray(one(np.array(part) * [*size, *size], size, label).draw(image, colors={label: COLOR}))
     assert (drawn == COLOR).all(-1).any()
 
 
 def test_nothing_of_a_box_outside_is_drawn():
-    picture = Image.new("RGB", SIZE, "white")
+    image = Image.new("RGB", SIZE, "white")
     for box in ([-50, 0, 0, 50], [640, 0, 700, 50], [0, 480, 9, 500], [10, -30, 20, -10]):
-        assert one(box).draw(picture).tobytes() == picture.tobytes()
+        assert one(box).draw(image).tobytes() == image.tobytes()
 
 
 @pytest.mark.parametrize(
     "box", [[0, 0, 50, 40], [590, 0, 640, 40], [0, 440, 50, 480], [590, 440, 640, 480], [0, 0, *SIZE]]
 )
-def test_tags_stay_inside_the_picture(box):
-    """Drawn in the middle of a larger picture, where there is room on all sides, a tag is as large as at the edge."""
+def test_tags_stay_inside_the_image(box):
+    """Drawn in the middle of a larger image, where there is room on all sides, a tag is as large as at the edge."""
     label = "name of a thing"
 
     def tag_pixels(size: tuple[int, int], place: Sequence[float]) -> int:
-        picture = Image.new("RGB", size, "white")
+        image = Image.new("RGB", size, "white")
         options = {"colors": {label: COLOR}, "line_width": 1, "font_size": 14}
-        with_tag = np.asarray(one(place, size, label).draw(picture, **options))
-        without = np.asarray(one(place, size, label).draw(picture, labels=False, scores=False, **options))
+        with_tag = np.asarray(one(place, size, label).draw(image, **options))
+        without = np.asarray(one(place, size, label).draw(image, labels=False, scores=False, **options))
         return int((with_tag != without).any(-1).sum())
 
     shifted = np.add(box, [*SIZE, *SIZE])
@@ -419,19 +419,17 @@ def test_tags_stay_inside_the_picture(box):
 
 
 def test_tags_do_not_cover_each_other_when_there_is_room():
-    picture = Image.new("RGB", SIZE, "white")
+    image = Image.new("RGB", SIZE, "white")
     labels = ["first", "second", "third"]
     colors = {"first": (200, 0, 0), "second": (0, 200, 0), "third": (0, 0, 200)}
     boxes = [[100, 100, 300, 300]] * 3
     drawn = np.asarray(
-        Detections.from_arrays(boxes, [0.9, 0.8, 0.7], labels, image_size=SIZE, model="toy").draw(
-            picture, colors=colors
-        )
+        Detections.from_arrays(boxes, [0.9, 0.8, 0.7], labels, image_size=SIZE, model="toy").draw(image, colors=colors)
     )
     for label, color in colors.items():
         alone = Detections.from_arrays(boxes[:1], [0.7], [label], image_size=SIZE, model="toy")
-        count = (np.asarray(alone.draw(picture, colors=colors, scores=True)) == color).all(-1).sum()
-        frame = (np.asarray(alone.draw(picture, colors=colors, labels=False, scores=False)) == color).all(-1).sum()
+        count = (np.asarray(alone.draw(image, colors=colors, scores=True)) == color).all(-1).sum()
+        frame = (np.asarray(alone.draw(image, colors=colors, labels=False, scores=False)) == color).all(-1).sum()
         assert (drawn == color).all(-1).sum() >= 0.9 * (count - frame)
 
 

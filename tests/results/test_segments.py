@@ -62,7 +62,7 @@ def test_a_mask_is_a_coco_segmentation(mask: Bools) -> None:
     assert (made.box is None) == (not mask.any())
 
 
-def test_a_mask_measures_in_picture_coordinates() -> None:
+def test_a_mask_measures_in_image_coordinates() -> None:
     mask = Mask.from_array(ellipse(20, 20, 12, 10) & ~ellipse(20, 20, 5, 4))
     assert mask.box == Box(x0=8, y0=10, x1=32, y1=30) and mask.size == (40, 60)
     ((outer, hole),) = mask.polygons()
@@ -151,13 +151,13 @@ def test_json_is_exact_and_small() -> None:
     assert len(one.model_dump_json()) < 20_000 and (one.masks[0] == large).all()
 
 
-def test_masks_must_fit_the_picture_and_lists_each_other() -> None:
+def test_masks_must_fit_the_image_and_lists_each_other() -> None:
     mask = Mask.from_array(np.ones((60, 40), bool))  # turned
     segment = Segment(label="a", score=1, box=Box(x0=0, y0=0, x1=1, y1=1), mask=mask)
-    with pytest.raises(ValidationError, match=r"`segments\[0\].mask` must be of the picture's"):
+    with pytest.raises(ValidationError, match=r"`segments\[0\].mask` must be of the image's"):
         Segmentation(segments=(segment,), image_size=SIZE, model="toy")
     make: Any = Segmentation.from_masks
-    with pytest.raises(InputError, match=r"`masks\[0\]` must be of the picture's"):
+    with pytest.raises(InputError, match=r"`masks\[0\]` must be of the image's"):
         make([mask], [1], ["a"], image_size=SIZE, model="toy")
     good = Mask.from_array(np.ones((40, 60), bool))
     for arguments, name in (
@@ -220,12 +220,12 @@ def test_a_cutout_is_the_segment_on_nothing() -> None:
     assert empty.shape == (8, 6, 4) and not empty[..., 3].any()
     with pytest.raises(IndexError):
         found.cutout(pixels, 3)
-    with pytest.raises(InputError, match="`image` must be the picture of these segments, 60 x 40"):
+    with pytest.raises(InputError, match="`image` must be the image of these segments, 60 x 40"):
         found.cutout(pixels[:30], 0)
 
 
 @pytest.mark.parametrize("box", [(-9.0, -9, -3, -2), (70, 50, 90, 60), (59.9, 39.9, 60, 40), (3, 3, 3, 3)])
-def test_a_cutout_of_nothing_anywhere_is_a_picture(box: tuple[float, float, float, float]) -> None:
+def test_a_cutout_of_nothing_anywhere_is_a_image(box: tuple[float, float, float, float]) -> None:
     nothing = Mask.from_runs(RunLengths.from_counts([2400], (40, 60)))
     found = Segmentation.from_masks([nothing], [1], ["a"], xyxy=[box], image_size=SIZE, model="toy")
     cut = found.cutout(np.zeros((40, 60, 3), np.uint8))
@@ -256,7 +256,7 @@ def test_masks_are_tinted_rimmed_and_nothing_else_changes() -> None:
     assert (drawn[rim & ~frame] == COLOR).all()
 
 
-def test_a_mask_over_the_whole_picture_has_its_rim_at_the_edge() -> None:
+def test_a_mask_over_the_whole_image_has_its_rim_at_the_edge() -> None:
     found = Segmentation.from_masks(
         np.ones((1, 50, 80), bool), [1], ["a"], xyxy=[[30, 20, 50, 30]], image_size=(80, 50), model="toy"
     )
@@ -282,16 +282,16 @@ def test_the_better_one_is_on_top_and_colours_follow_labels() -> None:
 
 
 def test_drawing_refuses_what_makes_no_sense() -> None:
-    picture = Image.new("RGB", SIZE)
+    image = Image.new("RGB", SIZE)
     for arguments, name in (
         ({"opacity": 1.5}, "opacity"),
         ({"line_width": 0}, "line_width"),
         ({"font_size": 0}, "font_size"),
     ):
         with pytest.raises(InputError, match=f"`{name}` must be"):
-            some().draw(picture, **arguments)
-    with pytest.raises(InputError, match="`image` must be the picture of these segments"):
+            some().draw(image, **arguments)
+    with pytest.raises(InputError, match="`image` must be the image of these segments"):
         some().draw(Image.new("RGB", (40, 60)))
     with pytest.raises(ArgumentTypeError, match="`image`"):
         some().draw(7)
-    assert np.array(Segmentation.empty(SIZE, "toy").draw(picture)).max() == 0
+    assert np.array(Segmentation.empty(SIZE, "toy").draw(image)).max() == 0

@@ -16,7 +16,7 @@ from vision_agent.model.checkpoint import save_backbone
 from vision_agent.routing.adapter import new_route, save_adapter
 
 DET = RouteSpec(token="[DET]", decoder="box", num_queries=4)
-PICTURE = Image.new("RGB", (90, 60), "green")
+IMAGE = Image.new("RGB", (90, 60), "green")
 
 
 @pytest.fixture
@@ -38,8 +38,8 @@ def test_round_trip_gives_the_same_detections(checkpoint: Path, tmp_path: Path) 
         assert torch.equal(loaded.state_dict()[name], tensor), name
     row = backbone.model.get_input_embeddings().weight[route.token_id]
     assert torch.equal(agent.backbone.model.get_input_embeddings().weight[loaded.token_id], row)
-    first = agent.detect("a dog", PICTURE, threshold=0)
-    again = VisionAgent.from_pretrained(checkpoint, adapters=[tmp_path / "det"]).detect("a dog", PICTURE, threshold=0)
+    first = agent.detect("a dog", IMAGE, threshold=0)
+    again = VisionAgent.from_pretrained(checkpoint, adapters=[tmp_path / "det"]).detect("a dog", IMAGE, threshold=0)
     assert len(first) > 0
     assert first == again
 
@@ -54,11 +54,11 @@ def test_loading_a_second_adapter_leaves_the_first_alone(checkpoint: Path, adapt
     spec = DET.model_copy(update={"token": "[OTHER]"})
     save_adapter(tmp_path / "other", new_route(backbone, spec), backbone, torch.float32)
     agent = VisionAgent.from_pretrained(checkpoint, adapters=[adapter])
-    before = agent.detect("a dog", PICTURE, threshold=0)
+    before = agent.detect("a dog", IMAGE, threshold=0)
     agent.load_adapter(tmp_path / "other")
     assert sorted(agent.routes) == ["det", "other"]
     assert agent.routes["det"].token_id != agent.routes["other"].token_id
-    assert agent.detect("a dog", PICTURE, threshold=0) == before
+    assert agent.detect("a dog", IMAGE, threshold=0) == before
 
 
 def test_adapter_of_another_base_is_refused(adapter: Path, tmp_path: Path) -> None:
@@ -95,4 +95,4 @@ def test_settings_the_decoder_does_not_take_are_named(checkpoint: Path, adapter:
 
 def test_an_agent_without_the_route_says_what_to_do(checkpoint: Path) -> None:
     with pytest.raises(RouteError, match="load_adapter"):
-        VisionAgent.from_pretrained(checkpoint).run_route("det", "dog", PICTURE)
+        VisionAgent.from_pretrained(checkpoint).run_route("det", "dog", IMAGE)

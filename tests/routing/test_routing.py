@@ -21,7 +21,7 @@ from vision_agent.routing.states import Emitted, embed_layout, forced_segments, 
 DET = RouteSpec(token="[DET]", decoder="box", num_queries=4)
 SELF = RouteSpec(token="[SEG]", decoder="box", num_queries=0, read="self")
 PREV = RouteSpec(token="[LISA]", decoder="box", num_queries=0, read="prev")
-NO_PICTURES = torch.empty(0, 64)
+NO_IMAGES = torch.empty(0, 64)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def one_pass(
     read = read_segment(spec, answer_start, index, sequence[answer_start:])
     rows = [[text, Segment(read.tokens, read.queries, read.route, parent=0, cut=read.cut)]]
     layout = arrange(rows)
-    hidden = hidden_states(backbone, layout, embed_layout(backbone, routes, layout, rows, NO_PICTURES))
+    hidden = hidden_states(backbone, layout, embed_layout(backbone, routes, layout, rows, NO_IMAGES))
     return hidden[0, state_columns(spec, layout.spans[0][1])]
 
 
@@ -143,8 +143,8 @@ def test_blocks_do_not_change_the_text(backbone: Backbone, routes: dict[str, Rou
     plain = arrange([[text]])
     rows = [[text, Segment(queries=4, route="det", parent=0, cut=5), Segment(queries=4, route="det", parent=0)]]
     layout = arrange(rows)
-    alone = hidden_states(backbone, plain, embed_layout(backbone, routes, plain, [[text]], NO_PICTURES))
-    beside = hidden_states(backbone, layout, embed_layout(backbone, routes, layout, rows, NO_PICTURES))
+    alone = hidden_states(backbone, plain, embed_layout(backbone, routes, plain, [[text]], NO_IMAGES))
+    beside = hidden_states(backbone, layout, embed_layout(backbone, routes, layout, rows, NO_IMAGES))
     torch.testing.assert_close(beside[:, : len(text)], alone, atol=1e-5, rtol=0)
 
 

@@ -56,7 +56,7 @@ class TestUnit(_OfTheDefault, ChatModelUnitTests):
 class TestStandard(_OfTheDefault, ChatModelIntegrationTests):
     @pytest.fixture(autouse=True)
     def _no_network(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Where the suite would download its picture, it gets another one."""
+        """Where the suite would download its image, it gets another one."""
         file = io.BytesIO()
         Image.open(PHOTO).resize((160, 120)).save(file, "PNG")
         monkeypatch.setattr(httpx, "get", lambda *_, **__: httpx.Response(200, content=file.getvalue()))
@@ -82,7 +82,7 @@ class TestStandard(_OfTheDefault, ChatModelIntegrationTests):
         super().test_unicode_tool_call_integration(model, **settings)
 
 
-# --- words and pictures
+# --- words and images
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def in_base64() -> str:
     return base64.b64encode(PHOTO.read_bytes()).decode()
 
 
-def test_pictures_in_every_form(chat: ChatVision, agent: VisionAgent) -> None:
+def test_images_in_every_form(chat: ChatVision, agent: VisionAgent) -> None:
     question = "describe the picture"
     store = ImageStore(roots=[PHOTO.parent])
     url = f"data:image/jpeg;base64,{in_base64()}"
@@ -113,7 +113,7 @@ def test_pictures_in_every_form(chat: ChatVision, agent: VisionAgent) -> None:
 
 
 def test_streams_join_to_the_answer(chat: ChatVision) -> None:
-    message = HumanMessage("describe a dog in the park")  # about a picture, the default answers in one piece
+    message = HumanMessage("describe a dog in the park")  # about an image, the default answers in one piece
     chunks = list(chat.stream([message]))
     assert "".join(chunk.text for chunk in chunks) == chat.invoke([message]).text
     assert len(chunks) > 2 and chunks[-1].chunk_position == "last"
@@ -127,13 +127,13 @@ def test_streams_join_to_the_answer(chat: ChatVision) -> None:
 
 def test_messages_become_rounds() -> None:
     store = ImageStore()
-    picture = {"type": "image", "base64": in_base64(), "mime_type": "image/jpeg"}
+    image = {"type": "image", "base64": in_base64(), "mime_type": "image/jpeg"}
     messages = [
         SystemMessage("Be brief."),
-        HumanMessage([{"type": "text", "text": "See <image> "}, picture]),
+        HumanMessage([{"type": "text", "text": "See <image> "}, image]),
         AIMessage("A dog."),
         AIMessage("", tool_calls=[{"name": "crop", "args": {"x": 1}, "id": "1", "type": "tool_call"}]),
-        ToolMessage([picture, "cut"], tool_call_id="1", name="crop"),
+        ToolMessage([image, "cut"], tool_call_id="1", name="crop"),
         ToolMessage("no", tool_call_id="2", name="ask", status="error"),
     ]
     rounds = rounds_of(messages, store, "Preface.")
@@ -144,7 +144,7 @@ def test_messages_become_rounds() -> None:
         ),
         ("The tool crop gave this data: Image-2: <image>\ncut\nThe tool ask failed: no", None),
     )
-    assert [each.size for each in rounds.pictures] == [(640, 480)] * 2 and rounds.earlier_pictures == 1
+    assert [each.size for each in rounds.images] == [(640, 480)] * 2 and rounds.earlier_images == 1
     assert rounds_of([AIMessage("Hi.")], store).turns == (("Go on.", "Hi."), ("Go on.", None))
 
 
@@ -240,7 +240,7 @@ def test_it_drives_an_agent_loop(agent: VisionAgent) -> None:
     chat = ChatVision(agent=agent, store=store, max_tokens=64)
     made = chat.bind_tools([caption], tool_choice="caption").invoke("describe it")
     (wanted,) = made.tool_calls
-    result = caption.invoke(wanted)  # its picture is whatever the small model wrote: most likely refused
+    result = caption.invoke(wanted)  # its image is whatever the small model wrote: most likely refused
     assert isinstance(result, ToolMessage) and result.tool_call_id == wanted["id"]
     assert isinstance(chat.invoke([HumanMessage("describe it"), made, result]), AIMessage)
 
@@ -249,7 +249,7 @@ def test_a_typed_placeholder_is_text(chat: ChatVision) -> None:
     assert isinstance(chat.invoke("what is <image> in html?"), AIMessage)
 
 
-def test_a_large_picture_is_refused(agent: VisionAgent) -> None:
+def test_a_large_image_is_refused(agent: VisionAgent) -> None:
     file = io.BytesIO()
     Image.effect_noise((400, 400), 90).save(file, "PNG")
     block = {"type": "image", "base64": base64.b64encode(file.getvalue()).decode(), "mime_type": "image/png"}

@@ -15,7 +15,7 @@ from vision_agent.tools.langchain.loaders import VisionBlobParser, VisionLoader
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A picture, a PDF of two pages, and a broken PDF."""
+    """An image, a PDF of two pages, and a broken PDF."""
     folder = tmp_path_factory.mktemp("scans")
     image = Image.new("RGB", (300, 80), "white")
     ImageDraw.Draw(image).text((20, 24), "Green grocer", fill="black", font=ImageFont.load_default(24))
@@ -34,17 +34,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_document_for_each_page_with_boxes(folder: Path) -> None:
     loader = VisionLoader([folder / "a.png", folder / "b.pdf"])
     assert isinstance(loader, BaseLoader)
-    picture, first, second = loader.load()
-    assert picture.page_content == "Green grocer"
-    assert picture.metadata["source"] == str(folder / "a.png")
-    assert [picture.metadata[key] for key in ("page", "width", "height", "kind", "untrusted")] == [
+    image, first, second = loader.load()
+    assert image.page_content == "Green grocer"
+    assert image.metadata["source"] == str(folder / "a.png")
+    assert [image.metadata[key] for key in ("page", "width", "height", "kind", "untrusted")] == [
         1,
         300,
         80,
         "page",
         True,
     ]
-    (line,) = picture.metadata["boxes"]
+    (line,) = image.metadata["boxes"]
     assert line["text"] == "Green grocer"
     assert line["box"][:2] == pytest.approx([20, 28], abs=8)  # the reader draws boxes a little wider
     assert [document.metadata["page"] for document in (first, second)] == [1, 2]

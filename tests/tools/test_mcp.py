@@ -142,7 +142,7 @@ def desktop() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def stdio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     written = tmp_path_factory.mktemp("stdio") / "stdout"
-    # As a desktop assistant starts it, with another folder, and pictures as links.
+    # As a desktop assistant starts it, with another folder, and images as links.
     arguments = [str(PHOTOS) if word == "/home/me/Pictures" else word for word in desktop()["args"]]
     command = 'out="$1"; shift; "$0" -c "$@" --images links | tee "$out"'
     words = ["-c", command, sys.executable, str(written), NOISY, *arguments]
@@ -183,11 +183,11 @@ def test_ids_flow_from_call_to_call(stdio: Session, agent: VisionAgent) -> None:
     (new,) = cut["structuredContent"]["images"]
     assert (link["type"], link["uri"], link["mimeType"]) == ("resource_link", f"{server.ADDRESS}{new}", "image/png")
     assert new in text["text"]
-    picture = stdio.run(read, link["uri"])
-    assert list(picture.size) == cut["structuredContent"]["image_size"]
+    image = stdio.run(read, link["uri"])
+    assert list(image.size) == cut["structuredContent"]["image_size"]
 
     said = stdio.run(call, "ask", image=new, question="is there a dog?", choices=["yes", "no"])
-    assert said["structuredContent"]["text"] == agent.ask("is there a dog?", picture, choices=["yes", "no"]).text
+    assert said["structuredContent"]["text"] == agent.ask("is there a dog?", image, choices=["yes", "no"]).text
 
     async def resources(client: Any) -> list[str]:
         return [each["name"] for each in wire(await client.list_resources())["resources"]]
@@ -217,7 +217,7 @@ def test_refusals_say_what_to_do(stdio: Session, name: str, arguments: dict[str,
     assert words in refusal(stdio.run(call, name, **arguments))
 
 
-def test_unknown_pictures_are_protocol_errors(stdio: Session) -> None:
+def test_unknown_images_are_protocol_errors(stdio: Session) -> None:
     for uri in (f"{server.ADDRESS}img_000000", "vision-agent://images/../etc"):
         with pytest.raises(Exception, match="must be"):
             stdio.run(read, uri)
@@ -251,7 +251,7 @@ def url() -> Iterator[str]:
         assert process.wait(60) in (0, -15)
 
 
-def test_sessions_have_pictures_of_their_own(url: str) -> None:
+def test_sessions_have_images_of_their_own(url: str) -> None:
     async def main() -> None:
         async with (
             connect(streamable_http_client(url)) as mine,

@@ -86,7 +86,7 @@ def test_points_and_counts_agree_with_boxes(toolkit: Toolkit) -> None:
     assert counted["count"] == 1 and counted["items"][0]["box"] == box
 
 
-def test_drawing_makes_a_new_picture(toolkit: Toolkit) -> None:
+def test_drawing_makes_a_new_image(toolkit: Toolkit) -> None:
     drawn = toolkit.call("draw", {"image": DOG, "boxes": [[10, 10, 200, 200]], "labels": ["here"]})
     before = toolkit.store.open(DOG).image
     after = toolkit.store.get(drawn.images[0]).image
@@ -110,7 +110,7 @@ def test_segments(agent: VisionAgent, make: str) -> None:
         assert mask.size == (640, 480) and mask.getpixel(middle) == (255,) * 3 and mask.getpixel(corner) == (0,) * 3
 
 
-def test_a_caption_and_two_pictures(toolkit: Toolkit) -> None:
+def test_a_caption_and_two_images(toolkit: Toolkit) -> None:
     assert call(toolkit, "caption", image=DOG, length="short")["text"]
     both = call(toolkit, "ask", image=DOG, more_images="000000140203.jpg", question="is <image> brighter?")
     assert isinstance(both["text"], str)
@@ -269,10 +269,10 @@ def test_refused(toolkit: Toolkit, name: str, arguments: Any, said: str) -> None
     with pytest.raises(ToolError) as refused:
         toolkit.call(name, arguments)
     assert said in str(refused.value) and len(str(refused.value)) < 800
-    assert toolkit.store.nbytes <= 640 * 480 * 3  # nothing new but the picture that was looked at
+    assert toolkit.store.nbytes <= 640 * 480 * 3  # nothing new but the image that was looked at
 
 
-def test_errors_never_repeat_a_picture(toolkit: Toolkit) -> None:
+def test_errors_never_repeat_a_image(toolkit: Toolkit) -> None:
     for name, arguments in (
         ("detect", {"image": DOG, "phrases": "data:image/png;base64," + "A" * 90_000}),
         ("data:image/png;base64," + "A" * 90_000, {}),
@@ -305,7 +305,7 @@ def _poster(folder: Path) -> str:
 
 
 @pytest.mark.skipif(find_spec("rapidocr") is None, reason="the extra `ocr` is not installed")
-def test_text_of_a_picture_is_quoted_data(agent: VisionAgent, tmp_path: Path) -> None:
+def test_text_of_a_image_is_quoted_data(agent: VisionAgent, tmp_path: Path) -> None:
     toolkit = Toolkit(agent, ["ocr"], store=ImageStore(roots=[tmp_path]))
     content = call(toolkit, "ocr", document=_poster(tmp_path))
     words = " ".join(item["text"] for item in content["items"])

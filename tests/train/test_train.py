@@ -1,4 +1,4 @@
-"""Training: a tiny real run on pictures made here; resuming after a kill is exact; augmentations keep boxes right."""
+"""Training: a tiny real run on images made here; resuming after a kill is exact; augmentations keep boxes right."""
 
 import io
 import json
@@ -22,7 +22,7 @@ from vision_agent.data.recipe import DataSection
 from vision_agent.data.recolor import PAINTABLE, colour_of, repainted
 from vision_agent.data.samples import absent_phrases, colour_phrases, make_sample, present_phrases
 from vision_agent.data.scene import Scene, flipped, mosaic, window
-from vision_agent.data.sources import Cutouts, split_of, split_of_picture
+from vision_agent.data.sources import Cutouts, split_of, split_of_image
 from vision_agent.inference.colors import COLOURS
 from vision_agent.train.config import DEFAULT_RECIPE, StageSection, TrainConfig, read_config
 from vision_agent.train.trainer import train
@@ -45,15 +45,15 @@ def zipped(path: Path, files: dict[str, bytes]) -> None:
 
 @pytest.fixture(scope="session")
 def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of archives in the real format, with drawn pictures."""
+    """A folder of archives in the real format, with drawn images."""
     folder = tmp_path_factory.mktemp("archives")
     rng = np.random.default_rng(0)
     categories = [{"id": 1, "name": "ball"}, {"id": 2, "name": "box"}, {"id": 3, "name": "car"}]
     for name in ("coco_train_448", "animals_256"):
         images, annotations, captions, files = [], [], [], {}
         for number in range(1, 61):
-            picture = Image.new("RGB", (120, 90), (200, 200, 190))
-            pen = ImageDraw.Draw(picture)
+            image = Image.new("RGB", (120, 90), (200, 200, 190))
+            pen = ImageDraw.Draw(image)
             for kind, x in ((1, 10), (2, 70)):
                 y, side = int(rng.integers(5, 40)), int(rng.integers(20, 40))
                 shape = "ellipse" if kind == 1 else "rectangle"
@@ -69,7 +69,7 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
                         "segmentation": [[x, y, x + side, y, x + side, y + side, x, y + side]] if kind == 2 else [],
                     }
                 )
-            files[f"{number}.png"] = encoded(picture)
+            files[f"{number}.png"] = encoded(image)
             images.append({"id": number, "file_name": f"{number}.png", "width": 120, "height": 90})
             captions.append({"image_id": number, "caption": "A red ball and a blue box."})
         content = {"images": images, "annotations": annotations, "categories": categories}
@@ -103,9 +103,9 @@ EVERY_STEP, ONLY_AT_THE_END = 1e-9, 1e9
 
 
 def recipe(init: Path | None = None, save_minutes: float = ONLY_AT_THE_END, **last: object) -> TrainConfig:
-    """Two steps of text, one of small pictures, two of the model's own size; `last` changes the last stage."""
+    """Two steps of text, one of small images, two of the model's own size; `last` changes the last stage."""
     stage = {"batch": 2, "rate": 1e-3, "decoder_rate": 1e-3, "warm_up": 1}
-    pictures = {"kind": "pictures", "tower_rate": 1e-4, **stage}
+    images = {"kind": "pictures", "tower_rate": 1e-4, **stage}
     return TrainConfig.model_validate(
         {
             "workers": 0,
@@ -115,8 +115,8 @@ def recipe(init: Path | None = None, save_minutes: float = ONLY_AT_THE_END, **la
             "data": {"phrases": 6},
             "stages": [
                 {"name": "language", "kind": "text", "steps": 2, **stage},
-                {"name": "small", "tile": 64, "steps": 1, **pictures},
-                {"name": "full", "steps": 2, **pictures, **last},
+                {"name": "small", "tile": 64, "steps": 1, **images},
+                {"name": "full", "steps": 2, **images, **last},
             ],
         }
     )
@@ -225,9 +225,9 @@ def test_a_run_from_a_checkpoint_takes_what_fits_and_logs_what_starts_anew(
 
 def test_a_trained_checkpoint_detects_and_answers(finished: Path) -> None:
     agent = VisionAgent.from_pretrained(finished / "model")
-    picture = Image.new("RGB", (50, 40), "grey")
-    assert len(agent.detect("ball", picture, threshold=0.0)) > 0
-    assert agent.ask("is there a ball?", picture, max_new_tokens=3).completion_tokens <= 3
+    image = Image.new("RGB", (50, 40), "grey")
+    assert len(agent.detect("ball", image, threshold=0.0)) > 0
+    assert agent.ask("is there a ball?", image, max_new_tokens=3).completion_tokens <= 3
 
 
 def test_a_folder_with_another_recipe_is_refused(archives: Path, finished: Path) -> None:
@@ -241,14 +241,14 @@ def test_missing_data_is_named(tmp_path: Path) -> None:
 
 
 STAGE = '[[stages]]\nname = "{}"\nkind = "{}"\nsteps = 1\nbatch = 1\nrate = 1e-3\n'
-TEXT, PICTURES = STAGE.format("words", "text"), STAGE.format("look", "pictures")
+TEXT, IMAGES = STAGE.format("words", "text"), STAGE.format("look", "pictures")
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("[[stages", "TOML"),
-        (TEXT + PICTURES.replace("steps = 1", "steps = 0"), "stages.1.steps"),
+        (TEXT + IMAGES.replace("steps = 1", "steps = 0"), "stages.1.steps"),
         ("speed = 3\n" + TEXT, "speed"),
         ("seed = 0\n", "stages"),
         ("stages = []\n", "stages"),
@@ -256,8 +256,8 @@ TEXT, PICTURES = STAGE.format("words", "text"), STAGE.format("look", "pictures")
         (STAGE.format("Words!", "text"), "stages.0.name"),
         (STAGE.format("words", "video"), "stages.0.kind"),
         (TEXT + "tile = 320\n", "stages.0.*'words' has no pictures"),
-        (PICTURES + "tile = 300\n", "stages.0.tile"),
-        (TEXT + PICTURES + "step = 5\n", "stages.1.step`"),
+        (IMAGES + "tile = 300\n", "stages.0.tile"),
+        (TEXT + IMAGES + "step = 5\n", "stages.1.step`"),
         ('init = "nowhere"\n' + TEXT, "`init`.*nowhere"),
         ('init = "recipe.toml"\n' + TEXT, "`init`.*recipe.toml"),
     ],
@@ -271,7 +271,7 @@ def test_bad_recipes_name_the_setting(tmp_path: Path, text: str, words: str) -> 
 def test_a_recipe_finds_its_checkpoint_from_where_it_lies(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished / "model", tmp_path / "before")
     (tmp_path / "recipes").mkdir()
-    (tmp_path / "recipes" / "recipe.toml").write_text('init = "../before"\n' + TEXT + PICTURES + "tile = 320\n")
+    (tmp_path / "recipes" / "recipe.toml").write_text('init = "../before"\n' + TEXT + IMAGES + "tile = 320\n")
     config = read_config(tmp_path / "recipes" / "recipe.toml")
     assert config.init == tmp_path / "before"
     assert [stage.tile for stage in config.stages] == [None, 320]
@@ -430,15 +430,15 @@ def test_splits_are_stable_and_of_the_stated_sizes() -> None:
     assert [split_of(number) for number in (139, 285, 632, 724)] == [split_of(str(n)) for n in (139, 285, 632, 724)]
 
 
-def test_pictures_that_look_alike_are_in_one_split() -> None:
+def test_images_that_look_alike_are_in_one_split() -> None:
     rng = np.random.default_rng(0)
     first, other = (Image.fromarray(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8)).resize((320, 240)) for _ in "ab")
     again = first.crop((2, 2, 318, 238)).resize((160, 120))
-    hashes = np.stack([difference_hash(picture) for picture in (first, other, again, first)])
+    hashes = np.stack([difference_hash(image) for image in (first, other, again, first)])
     assert near_duplicates(hashes, ["train", "test", "val", "train"]) == [2]
     assert near_duplicates(hashes, ["test", "train", "test", "test"]) == []
-    assert split_of_picture("animals_256", "ca116.webp", 139) == "train"
-    assert split_of_picture("coco_train_448", "ca116.webp", 139) == split_of(139)
+    assert split_of_image("animals_256", "ca116.webp", 139) == "train"
+    assert split_of_image("coco_train_448", "ca116.webp", 139) == split_of(139)
 
 
 def test_calibrating_writes_settings_that_the_model_then_has(
@@ -461,10 +461,10 @@ def talking(init: Path, **changes: object) -> TrainConfig:
     return recipe(init=init, save_minutes=EVERY_STEP).model_copy(update={"stages": stages})
 
 
-def test_a_language_stage_may_have_steps_without_pictures_and_goes_on_exactly(
+def test_a_language_stage_may_have_steps_without_images_and_goes_on_exactly(
     archives: Path, finished: Path, tmp_path: Path
 ) -> None:
-    config = talking(finished / "model", steps=5, without_pictures=0.4)
+    config = talking(finished / "model", steps=5, without_images=0.4)
     train(config, archives, tmp_path / "straight", "cpu")
     killed(config, archives, tmp_path / "killed", 3)
     train(config, archives, tmp_path / "killed", "cpu")

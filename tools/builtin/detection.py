@@ -52,12 +52,12 @@ def _found(item: Detection) -> Found:
 
 
 def _detect(agent: "VisionAgent", store: ImageStore, args: DetectArguments) -> ToolOutput:
-    picture = store.open(args.image)
-    found = agent.detect(args.phrases, picture.image, threshold=args.threshold)
+    image = store.open(args.image)
+    found = agent.detect(args.phrases, image.image, threshold=args.threshold)
     labels = found.labels
     content = DetectResult(
-        image=picture.id,
-        image_size=picture.size,
+        image=image.id,
+        image_size=image.size,
         total=len(found),
         counts={phrase: labels.count(phrase) for phrase in args.phrases},
         offset=args.offset,
@@ -69,11 +69,11 @@ def _detect(agent: "VisionAgent", store: ImageStore, args: DetectArguments) -> T
 
 
 def _point(agent: "VisionAgent", store: ImageStore, args: DetectArguments) -> ToolOutput:
-    picture = store.open(args.image)
-    points = agent.point(args.phrases, picture.image, threshold=args.threshold)
+    image = store.open(args.image)
+    points = agent.point(args.phrases, image.image, threshold=args.threshold)
     content = PointResult(
-        image=picture.id,
-        image_size=picture.size,
+        image=image.id,
+        image_size=image.size,
         total=len(points),
         offset=args.offset,
         next_offset=next_offset(args.offset, args.limit, len(points)),
@@ -90,12 +90,12 @@ _SHOWN_COUNTED = 50
 
 
 def _count(agent: "VisionAgent", store: ImageStore, args: CountArguments) -> ToolOutput:
-    picture = store.open(args.image)
-    counted = agent.count(args.phrase, picture.image, threshold=args.threshold)
+    image = store.open(args.image)
+    counted = agent.count(args.phrase, image.image, threshold=args.threshold)
     evidence = counted.evidence
     content = CountResult(
-        image=picture.id,
-        image_size=picture.size,
+        image=image.id,
+        image_size=image.size,
         phrase=args.phrase,
         count=counted.count,
         items=[_found(item) for item in evidence[:_SHOWN_COUNTED]],
@@ -105,19 +105,19 @@ def _count(agent: "VisionAgent", store: ImageStore, args: CountArguments) -> Too
 
 
 def _segment(agent: "VisionAgent", store: ImageStore, args: SegmentArguments) -> ToolOutput:
-    picture = store.open(args.image)
-    result = agent.segment(args.phrases, picture.image, threshold=args.threshold)
-    return _segmented(result, picture, store, args)
+    image = store.open(args.image)
+    result = agent.segment(args.phrases, image.image, threshold=args.threshold)
+    return _segmented(result, image, store, args)
 
 
-def _segmented(result: Segmentation, picture: StoredImage, store: ImageStore, args: SegmentArguments) -> ToolOutput:
-    """What `segment` tells of a segmentation; the pictures asked for go into the store."""
+def _segmented(result: Segmentation, image: StoredImage, store: ImageStore, args: SegmentArguments) -> ToolOutput:
+    """What `segment` tells of a segmentation; the images asked for go into the store."""
     shown = result[args.offset : args.offset + args.limit]
-    made = _made(shown, picture, store, args.make)
+    made = _made(shown, image, store, args.make)
     each_has_one = args.make in ("masks", "cutouts")
     content = SegmentResult(
-        image=picture.id,
-        image_size=picture.size,
+        image=image.id,
+        image_size=image.size,
         total=len(result),
         offset=args.offset,
         next_offset=next_offset(args.offset, args.limit, len(result)),
@@ -137,20 +137,20 @@ def _segmented(result: Segmentation, picture: StoredImage, store: ImageStore, ar
     return ToolOutput(content, result, made)
 
 
-def _made(shown: Segmentation, picture: StoredImage, store: ImageStore, make: str) -> tuple[str, ...]:
+def _made(shown: Segmentation, image: StoredImage, store: ImageStore, make: str) -> tuple[str, ...]:
     if make == "drawing" and len(shown):
-        return (store.add(shown.draw(picture.image, limits=store.limits), origin=f"a drawing on {picture.id}"),)
+        return (store.add(shown.draw(image.image, limits=store.limits), origin=f"a drawing on {image.id}"),)
     if make == "masks":
         masks = (Image.fromarray(each.mask.to_array()) for each in shown)
-        return tuple(store.add(mask, origin=f"a mask of {picture.id}") for mask in masks)
+        return tuple(store.add(mask, origin=f"a mask of {image.id}") for mask in masks)
     if make == "cutouts":
-        cuts = (shown.cutout(picture.image, index, limits=store.limits) for index in range(len(shown)))
-        return tuple(store.add(_padded(cut, store), origin=f"a cut-out of {picture.id}") for cut in cuts)
+        cuts = (shown.cutout(image.image, index, limits=store.limits) for index in range(len(shown)))
+        return tuple(store.add(_padded(cut, store), origin=f"a cut-out of {image.id}") for cut in cuts)
     return ()
 
 
 def _padded(cut: Image.Image, store: ImageStore) -> Image.Image:
-    """A cut-out on white, at least as large as pictures must be."""
+    """A cut-out on white, at least as large as images must be."""
     least = store.limits.min_side
     canvas = Image.new("RGB", (max(cut.width, least), max(cut.height, least)), "white")
     canvas.paste(cut, mask=cut.getchannel("A"))
@@ -204,8 +204,8 @@ def segment_tool(segmenter: Segmenter | str | Path) -> Tool:
     """
 
     def run(agent: "VisionAgent", store: ImageStore, args: SegmentArguments) -> ToolOutput:
-        picture = store.open(args.image)
-        result = agent.segment(args.phrases, picture.image, threshold=args.threshold, segmenter=segmenter)
-        return _segmented(result, picture, store, args)
+        image = store.open(args.image)
+        result = agent.segment(args.phrases, image.image, threshold=args.threshold, segmenter=segmenter)
+        return _segmented(result, image, store, args)
 
     return replace(SEGMENT, run=run, available=lambda agent: True)

@@ -31,12 +31,12 @@ _TYPES: dict[str, Any] = {"text": str, "number": float, "integer": int, "date": 
 
 
 def _opened(store: ImageStore, reference: str) -> tuple[str, Image.Image | Path]:
-    """What a document is called in the result, and the document: a picture of the session or a file."""
+    """What a document is called in the result, and the document: an image of the session or a file."""
     if Path(reference.strip()[:4096]).suffix.lower() in _DOCUMENTS and ":" not in reference:
         path = store.path(reference.strip())
         return reference.strip(), path
-    picture = store.open(reference, name="document")
-    return picture.id, picture.image
+    image = store.open(reference, name="document")
+    return image.id, image.image
 
 
 def _ocr(agent: "VisionAgent", store: ImageStore, args: OcrArguments) -> ToolOutput:

@@ -1,4 +1,4 @@
-"""Tools that make pictures: crop, draw, generate and edit. What they make goes into the store and by its id."""
+"""Tools that make images: crop, draw, generate and edit. What they make goes into the store and by its id."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 
 class NewImage(BaseModel):
-    """A picture that a tool made, without its pixels: `store.get(id).image` has them.
+    """An image that a tool made, without its pixels: `store.get(id).image` has them.
 
     Attributes:
         id: in the session's store.
         size: (width, height), pixels.
         sha256: of its size and pixels.
         made_by: the tool.
-        source: id of the picture it was made from, if any.
+        source: id of the image it was made from, if any.
         kind: always "new_image"; tells results apart in JSON.
     """
 
@@ -65,10 +65,10 @@ def _ordered(box: list[float], name: str) -> tuple[float, float, float, float]:
 
 
 def _crop(agent: "VisionAgent", store: ImageStore, args: CropArguments) -> ToolOutput:
-    picture = store.open(args.image)
+    image = store.open(args.image)
     x0, y0, x1, y1 = _ordered(args.box, "box")
     across, down = args.padding * (x1 - x0), args.padding * (y1 - y0)
-    width, height = picture.size
+    width, height = image.size
     pixels = (
         max(0, math.floor(x0 - across)),
         max(0, math.floor(y0 - down)),
@@ -76,11 +76,11 @@ def _crop(agent: "VisionAgent", store: ImageStore, args: CropArguments) -> ToolO
         min(height, math.ceil(y1 + down)),
     )
     if pixels[2] <= pixels[0] or pixels[3] <= pixels[1]:
-        raise InputError(bad_argument("box", f"inside the picture of {width} x {height} pixels", args.box))
+        raise InputError(bad_argument("box", f"inside the image of {width} x {height} pixels", args.box))
     least = store.limits.min_side
     if min(pixels[2] - pixels[0], pixels[3] - pixels[1]) < least:
         raise InputError(bad_argument("box", f"at least {least} pixels wide and high; `padding` widens it", args.box))
-    return _made(picture.image.crop(pixels), store, "crop", picture, box=[float(side) for side in pixels])
+    return _made(image.image.crop(pixels), store, "crop", image, box=[float(side) for side in pixels])
 
 
 def _draw(agent: "VisionAgent", store: ImageStore, args: DrawArguments) -> ToolOutput:
@@ -110,13 +110,13 @@ def _generate(agent: "VisionAgent", store: ImageStore, args: GenerateArguments) 
 
 
 def _edit(agent: "VisionAgent", store: ImageStore, args: EditArguments) -> ToolOutput:
-    picture = store.open(args.image)
+    image = store.open(args.image)
     mask = None if args.mask is None else store.open(args.mask, name="mask")
-    if mask is not None and mask.size != picture.size:
-        raise InputError(bad_argument("mask", f"a mask of {picture.size[0]} x {picture.size[1]} pixels", mask.size))
+    if mask is not None and mask.size != image.size:
+        raise InputError(bad_argument("mask", f"a mask of {image.size[0]} x {image.size[1]} pixels", mask.size))
     stencil = None if mask is None else mask.image.convert("L")
-    result = agent.edit(args.prompt, picture.image, mask=stencil, seed=args.seed)
-    return _made(result.image, store, "edit", picture, note=_unknown_words(result))
+    result = agent.edit(args.prompt, image.image, mask=stencil, seed=args.seed)
+    return _made(result.image, store, "edit", image, note=_unknown_words(result))
 
 
 CROP = Tool(

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from vision_agent.agent import VisionAgent
 
 
-def _words(answer: Answer, picture: StoredImage) -> ToolOutput:
+def _words(answer: Answer, image: StoredImage) -> ToolOutput:
     content = TextResult(
-        image=picture.id,
+        image=image.id,
         text=answer.text,
         confidence=round(answer.confidence, 3),
         complete=answer.finish_reason == "stop",
@@ -23,17 +23,17 @@ def _words(answer: Answer, picture: StoredImage) -> ToolOutput:
 
 
 def _caption(agent: "VisionAgent", store: ImageStore, args: CaptionArguments) -> ToolOutput:
-    picture = store.open(args.image)
-    return _words(agent.caption(picture.image, length=args.length), picture)
+    image = store.open(args.image)
+    return _words(agent.caption(image.image, length=args.length), image)
 
 
 def _ask(agent: "VisionAgent", store: ImageStore, args: AskArguments) -> ToolOutput:
-    picture = store.open(args.image)
+    image = store.open(args.image)
     others = [store.open(each, name=f"more_images[{index}]") for index, each in enumerate(args.more_images)]
-    # What a model writes here is a question: a typed placeholder must not stand for a picture.
+    # What a model writes here is a question: a typed placeholder must not stand for an image.
     question = args.question.replace("<image>", "the picture")
-    pictures = [each.image for each in (picture, *others)]
-    return _words(agent.ask(question, pictures, choices=args.choices or None), picture)
+    images = [each.image for each in (image, *others)]
+    return _words(agent.ask(question, images, choices=args.choices or None), image)
 
 
 CAPTION = Tool(

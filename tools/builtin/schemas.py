@@ -1,7 +1,7 @@
 """What a language model may say to each tool, and what it reads back: one argument and one result model per task.
 
-Descriptions are written for the language model. Pictures go by id, never as pixels; boxes are
-[left, top, right, bottom] in pixels of the upright picture. All fields are flat, so that the JSON schemas stay small:
+Descriptions are written for the language model. Images go by id, never as pixels; boxes are
+[left, top, right, bottom] in pixels of the upright image. All fields are flat, so that the JSON schemas stay small:
 what may be left out is written as its plain type, although `null` is accepted too.
 """
 
@@ -21,7 +21,7 @@ class Arguments(BaseModel):
 
 
 class Result(BaseModel):
-    """Base of all result models. `images` are ids of new pictures, for use in later calls."""
+    """Base of all result models. `images` are ids of new images, for use in later calls."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -35,10 +35,10 @@ def _listed(value: Any) -> Any:
 
 ImageRef = Annotated[
     str,
-    Field(min_length=1, description="The picture: an image id such as img_3f9a2c, or a path that was given to you."),
+    Field(min_length=1, description="The image: an image id such as img_3f9a2c, or a path that was given to you."),
 ]
 Document = Annotated[
-    str, Field(min_length=1, description="An image id such as img_3f9a2c, or the path of a picture or PDF.")
+    str, Field(min_length=1, description="An image id such as img_3f9a2c, or the path of an image or PDF.")
 ]
 Phrase = Annotated[str, Field(min_length=1, max_length=300)]
 Phrases = Annotated[
@@ -88,7 +88,7 @@ class SegmentArguments(Arguments):
     threshold: Threshold = Field(default=None, description=_THRESHOLD)
     make: Literal["nothing", "masks", "cutouts", "drawing"] = Field(
         default="masks",
-        description="Which pictures to make: a black and white mask for each item (for `edit`), each item cut out on "
+        description="Which images to make: a black and white mask for each item (for `edit`), each item cut out on "
         "white, one drawing of all outlines, or nothing.",
     )
     offset: Offset = 0
@@ -129,7 +129,7 @@ class Listing(Result):
         note: what an empty list means, or that items were left out.
     """
 
-    image: str = Field(description="id of the picture that was looked at")
+    image: str = Field(description="id of the image that was looked at")
     image_size: tuple[int, int] = Field(description="width, height in pixels")
     total: int = Field(description="items in all")
     offset: int = 0
@@ -154,7 +154,7 @@ class SegmentResult(Listing):
     """What was outlined."""
 
     items: list[FoundSegment]
-    images: list[str] = Field(default=[], description="ids of the pictures made")
+    images: list[str] = Field(default=[], description="ids of the images made")
 
 
 class CountResult(Result):
@@ -172,19 +172,19 @@ class CountResult(Result):
 
 
 class CaptionArguments(Arguments):
-    """Describe a picture."""
+    """Describe an image."""
 
     image: ImageRef
     length: Literal["short", "normal", "long"] = Field(default="normal", description="How much to say.")
 
 
 class AskArguments(Arguments):
-    """Ask about one picture or several."""
+    """Ask about one image or several."""
 
     image: ImageRef
-    question: Annotated[str, Field(min_length=1, max_length=2000, description="One question about the picture.")]
+    question: Annotated[str, Field(min_length=1, max_length=2000, description="One question about the image.")]
     more_images: Annotated[
-        list[str], BeforeValidator(_listed), Field(max_length=7, description="Further pictures to compare it with.")
+        list[str], BeforeValidator(_listed), Field(max_length=7, description="Further images to compare it with.")
     ] = []
     choices: Annotated[
         list[Phrase], BeforeValidator(_listed), Field(max_length=20, description="Allowed answers; leave out for any.")
@@ -192,7 +192,7 @@ class AskArguments(Arguments):
 
 
 class TextResult(Result):
-    """Words about a picture."""
+    """Words about an image."""
 
     image: str
     untrusted: str = UNTRUSTED
@@ -271,28 +271,28 @@ class ExtractResult(Result):
     items: list[FieldValue]
 
 
-# --- making pictures
+# --- making images
 
 
 class GenerateArguments(Arguments):
-    """Make a picture."""
+    """Make an image."""
 
-    prompt: Annotated[str, Field(min_length=1, max_length=1000, description="What the picture shows.")]
-    seed: Annotated[int, Field(ge=0, lt=2**31, description="Another number gives another picture.")] = 0
+    prompt: Annotated[str, Field(min_length=1, max_length=1000, description="What the image shows.")]
+    seed: Annotated[int, Field(ge=0, lt=2**31, description="Another number gives another image.")] = 0
     steps: Annotated[int | None, Field(ge=1, le=200), WithJsonSchema({"type": "integer", "minimum": 1})] = Field(
         default=None, description="Steps of drawing; leave out for the model's own."
     )
 
 
 class EditArguments(Arguments):
-    """Change a picture."""
+    """Change an image."""
 
     image: ImageRef
     prompt: Annotated[str, Field(min_length=1, max_length=1000, description='The change, such as "make it blue".')]
     mask: Annotated[str | None, WithJsonSchema({"type": "string"})] = Field(
-        default=None, description="Id of a mask from `segment`, white where to change. Leave out for the whole picture."
+        default=None, description="Id of a mask from `segment`, white where to change. Leave out for the whole image."
     )
-    seed: Annotated[int, Field(ge=0, lt=2**31, description="Another number gives another picture.")] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31, description="Another number gives another image.")] = 0
 
 
 class CropArguments(Arguments):
@@ -320,10 +320,10 @@ class DrawArguments(Arguments):
 
 
 class ImageResult(Result):
-    """A new picture."""
+    """A new image."""
 
-    images: list[str] = Field(description="id of the new picture, for use in later calls")
+    images: list[str] = Field(description="id of the new image, for use in later calls")
     image_size: tuple[int, int]
-    source: str | None = Field(default=None, description="id of the picture it was made from")
+    source: str | None = Field(default=None, description="id of the image it was made from")
     box: list[float] | None = Field(default=None, description=f"{_BOX} of the source that it shows")
     note: str | None = None

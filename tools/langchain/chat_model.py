@@ -1,6 +1,6 @@
 """`ChatVision`: an InternVL as a LangChain chat model.
 
-It reads text and pictures, streams, calls tools and fills schemas. Tool calls and structured answers are written under
+It reads text and images, streams, calls tools and fills schemas. Tool calls and structured answers are written under
 a grammar, so their JSON is always valid, whatever the checkpoint was trained for: with tools bound, an answer is
 `{"tool": name, "arguments": {...}}` or `{"answer": text}` and nothing else. One call an answer. Extra `langchain`.
 """
@@ -45,7 +45,7 @@ _CALL_TOKENS = 512  # most tokens of a tool call or structured answer, where `ma
 class ChatVision(BaseChatModel):
     """The words of a `VisionAgent`'s model, in LangChain's form.
 
-    Pictures in messages may be image blocks with `base64`, a `data:` address, an https address where the agent's
+    Images in messages may be image blocks with `base64`, a `data:` address, an https address where the agent's
     `image_limits` allow it, or a `file_id` that is an id of `store`.
 
     Example:
@@ -53,7 +53,7 @@ class ChatVision(BaseChatModel):
 
     Attributes:
         agent: the `VisionAgent`.
-        store: where pictures are looked up; None for a new session.
+        store: where images are looked up; None for a new session.
         max_tokens: most tokens of an answer.
         temperature: above 0 answers are drawn at random.
         seed: of drawing.
@@ -155,10 +155,10 @@ class ChatVision(BaseChatModel):
         rounds = rounds_of(messages, store, _preface(tools) if tools else "")
         conversation = Conversation(
             turns=rounds.turns,
-            pictures=rounds.pictures,
-            max_tiles=(None,) * len(rounds.pictures),
+            images=rounds.images,
+            max_tiles=(None,) * len(rounds.images),
             constraint=form.constraint,
-            earlier_pictures=rounds.earlier_pictures,
+            earlier_images=rounds.earlier_images,
         )
         return conversation, options, form
 

@@ -33,7 +33,7 @@ By = Literal["page", "block"]
 
 
 class VisionBlobParser(BaseBlobParser):
-    """Reads blobs: pictures, TIFFs of many pages, PDFs. It composes with any of LangChain's blob loaders.
+    """Reads blobs: images, TIFFs of many pages, PDFs. It composes with any of LangChain's blob loaders.
 
     Metadata of a document, besides the blob's own: `source`; `page`, from 1; `width` and `height` of the page, pixels;
     `kind` ("page", or the block's); `box` of a block; `boxes`, a list of each line's `text` and `box`; `untrusted`,

@@ -1,7 +1,7 @@
-"""LangChain messages as a conversation that an InternVL reads: rounds of question and answer, with pictures.
+"""LangChain messages as a conversation that an InternVL reads: rounds of question and answer, with images.
 
 System messages, the user's and tools' results make a question; what the assistant said, or the tool calls that it
-wrote, make an answer. Pictures stand where their blocks stand.
+wrote, make an answer. Images stand where their blocks stand.
 """
 
 import json
@@ -28,7 +28,7 @@ class _Rounds:
     """
 
     turns: list[Turn] = field(default_factory=list)
-    pictures: list[Image.Image] = field(default_factory=list)
+    images: list[Image.Image] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     earlier: int = 0
 
@@ -39,7 +39,7 @@ class _Rounds:
             return
         self.turns.append(("\n".join(self.asked) or _GO_ON, text))
         self.asked = []
-        self.earlier = len(self.pictures)
+        self.earlier = len(self.images)
 
 
 @dataclass(frozen=True)
@@ -48,24 +48,24 @@ class Rounds:
 
     Attributes:
         turns: rounds of (question, answer), the last answer None.
-        pictures: upright RGB, in the order of the placeholders.
-        earlier_pictures: how many of them came in rounds before the last.
+        images: upright RGB, in the order of the placeholders.
+        earlier_images: how many of them came in rounds before the last.
     """
 
     turns: tuple[Turn, ...]
-    pictures: tuple[Image.Image, ...]
-    earlier_pictures: int
+    images: tuple[Image.Image, ...]
+    earlier_images: int
 
 
 def rounds_of(messages: Sequence[BaseMessage], store: ImageStore, preface: str = "") -> Rounds:
     """The rounds of a list of messages.
 
     Args:
-        store: opens pictures: ids as `file_id`, `data:` addresses, and https addresses where it allows them.
+        store: opens images: ids as `file_id`, `data:` addresses, and https addresses where it allows them.
         preface: stands before the first question.
 
     Raises:
-        InputError: a message or block that is neither text nor a picture, or a picture that may not be read.
+        InputError: a message or block that is neither text nor an image, or an image that may not be read.
     """
     several = sum(block.get("type") == "image" for message in messages for block in _blocks(message)) > 1
     rounds = _Rounds(asked=[preface] if preface else [])
@@ -82,7 +82,7 @@ def rounds_of(messages: Sequence[BaseMessage], store: ImageStore, preface: str =
             )
         rounds.asked.append(text)
     question = "\n".join(rounds.asked) or _GO_ON
-    return Rounds((*rounds.turns, (question, None)), tuple(rounds.pictures), rounds.earlier)
+    return Rounds((*rounds.turns, (question, None)), tuple(rounds.images), rounds.earlier)
 
 
 def call_text(name: str, arguments: dict[str, Any]) -> str:
@@ -102,15 +102,15 @@ def _said(message: AIMessage) -> str:
 
 
 def _shown(block: dict[str, Any], rounds: _Rounds, store: ImageStore, several: bool) -> str:
-    """A block as text; pictures go to `rounds` and leave a placeholder."""
+    """A block as text; images go to `rounds` and leave a placeholder."""
     kind = block.get("type")
     if kind == "text":
-        return str(block["text"]).replace(PLACEHOLDER, "[image]")  # typed by a user, it is no picture
+        return str(block["text"]).replace(PLACEHOLDER, "[image]")  # typed by a user, it is no image
     if kind != "image":
         raise InputError(bad_argument("messages", "text and image blocks", f"a block of type {kind!r}"))
     if "base64" in block:
         reference = f"data:{block.get('mime_type', 'image/png')};base64,{block['base64']}"
     else:
         reference = block.get("file_id") or block.get("url") or ""
-    rounds.pictures.append(store.open(reference, name="messages").image)
-    return f"Image-{len(rounds.pictures)}: {PLACEHOLDER}\n" if several else f"{PLACEHOLDER}\n"
+    rounds.images.append(store.open(reference, name="messages").image)
+    return f"Image-{len(rounds.images)}: {PLACEHOLDER}\n" if several else f"{PLACEHOLDER}\n"

@@ -1,7 +1,7 @@
 """The tools for LangChain and LangGraph: one `BaseTool` each, and a `VisionToolkit` that makes them.
 
 A tool's message content is compact JSON for the language model; its artifact is the whole result (`Detections`,
-`Answer`, ...) for the program. Pictures stay in the session's store. Refused calls come back as messages that say what
+`Answer`, ...) for the program. Images stay in the session's store. Refused calls come back as messages that say what
 to do instead, so that an agent's loop goes on. Extra `langchain`.
 """
 
@@ -38,16 +38,16 @@ if TYPE_CHECKING:
     from vision_agent.agent import VisionAgent
 
 _EVENT = "vision_agent.images"
-_SHOWN_SIDE = 768  # pixels of the longer side of pictures that are shown to the language model
+_SHOWN_SIDE = 768  # pixels of the longer side of images that are shown to the language model
 
 
 class VisionTool(BaseTool):
     """A `vision_agent.Tool` in LangChain's form. Made by `VisionToolkit` and `VisionAgent.tools`.
 
-    Callbacks see a picture's id, size and hash, in the custom event `vision_agent.images`, and never its bytes.
+    Callbacks see an image's id, size and hash, in the custom event `vision_agent.images`, and never its bytes.
 
     Attributes:
-        include_images: pictures that a call makes follow its text as image blocks.
+        include_images: images that a call makes follow its text as image blocks.
     """
 
     response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
@@ -123,7 +123,7 @@ class VisionToolkit(BaseToolkit):
 
     Attributes:
         toolkit: runs the tools.
-        include_images: pictures that a tool makes are shown to the language model too, where it can see.
+        include_images: images that a tool makes are shown to the language model too, where it can see.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -145,7 +145,7 @@ class VisionToolkit(BaseToolkit):
 
     @property
     def store(self) -> ImageStore:
-        """The session's pictures."""
+        """The session's images."""
         return self.toolkit.store
 
     def get_tools(self) -> list[BaseTool]:

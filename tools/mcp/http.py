@@ -1,6 +1,6 @@
 """MCP over streamable HTTP, at the path /mcp. Nothing is authenticated: by default only this machine is served.
 
-Every session has pictures of its own, so only versions of the protocol that have sessions are spoken. The `Host` and
+Every session has images of its own, so only versions of the protocol that have sessions are spoken. The `Host` and
 `Origin` of requests are checked: a web page that makes a browser call this server is refused.
 """
 
@@ -24,7 +24,7 @@ from .versions import handshake_versions
 
 PATH = "/mcp"
 _LOCAL = ("127.0.0.1", "localhost", "[::1]")
-_MAX_BODY = 16 * 2**20  # a picture of 10 MiB in a `data:` address, as base64, and some more
+_MAX_BODY = 16 * 2**20  # an image of 10 MiB in a `data:` address, as base64, and some more
 _IDLE_SECONDS = 24 * 3600.0  # a session without requests for so long is over
 _UNSUPPORTED_VERSION = -32022  # JSON-RPC error of the protocol
 _LAST_SECONDS = 3  # that open requests get when the server stops

@@ -1,6 +1,6 @@
-"""What the MCP server answers: tools, calls and pictures, in the protocol's own words.
+"""What the MCP server answers: tools, calls and images, in the protocol's own words.
 
-Results have structured content that fits each tool's output schema. Pictures that a call makes follow as links, or as
+Results have structured content that fits each tool's output schema. Images that a call makes follow as links, or as
 small images for the model to see; either way they are resources of the session, whole and lossless. Refusals are
 results marked as errors, whose text tells the model what to do instead.
 """
@@ -39,11 +39,11 @@ Pictures = Literal["links", "inline"]
 ADDRESS = "vision-agent://images/"
 """What the addresses of pictures begin with; the id follows."""
 
-_SESSIONS = 32  # whose pictures are kept; the one not used for longest is forgotten first
-_SESSION_BYTES = 128 * 2**20  # of the pictures of one session
-_LISTED = 100  # pictures in a list of resources
-_INLINE = 8  # pictures shown by one result; the others are links
-_SHOWN_SIDE = 768  # pixels of the longer side of a picture that is shown
+_SESSIONS = 32  # whose images are kept; the one not used for longest is forgotten first
+_SESSION_BYTES = 128 * 2**20  # of the images of one session
+_LISTED = 100  # images in a list of resources
+_INLINE = 8  # images shown by one result; the others are links
+_SHOWN_SIDE = 768  # pixels of the longer side of an image that is shown
 _BEAT_SECONDS = 1.0  # between reports of progress
 _NOT_FOUND = -32002  # JSON-RPC error of the protocol: no such resource
 
@@ -51,14 +51,14 @@ _log = logging.getLogger(__name__)
 
 
 class MCPServer:
-    """Serves one agent's tools to MCP clients. Each session has pictures of its own.
+    """Serves one agent's tools to MCP clients. Each session has images of its own.
 
     Args:
         agent: does the work.
         names: which tools, by name, or tools of the program's own; None for all that the agent can do.
-        roots: folders whose pictures and documents clients may name by path; none by default.
-        limits: what pictures are accepted; the agent's by default.
-        images: how pictures that a call makes are sent: "links" to resources, or "inline" for the model to see.
+        roots: folders whose images and documents clients may name by path; none by default.
+        limits: what images are accepted; the agent's by default.
+        images: how images that a call makes are sent: "links" to resources, or "inline" for the model to see.
 
     Raises:
         InputError: an unknown tool, a root that is no folder, or another word for `images`.
@@ -90,7 +90,7 @@ class MCPServer:
         handlers = {
             "tools/list": self._list_tools,
             "tools/call": self._call,
-            "resources/list": self._list_pictures,
+            "resources/list": self._list_images,
             "resources/templates/list": self._list_templates,
             "resources/read": self._read,
         }
@@ -173,15 +173,15 @@ class MCPServer:
         if any(field not in result.content for field in required):  # only its beginning could be shown
             return _error(f"{result.tool}: the result is too long; ask for less at once")
         content: list[dict[str, Any]] = [{"type": "text", "text": result.text}]
-        for index, picture in enumerate(_held(toolkit.store, result.images)):
-            content.append(_shown(picture.image) if self._inline and index < _INLINE else _link(picture))
+        for index, image in enumerate(_held(toolkit.store, result.images)):
+            content.append(_shown(image.image) if self._inline and index < _INLINE else _link(image))
         return {"content": content, "structuredContent": result.content, "isError": False}
 
-    # --- pictures
+    # --- images
 
-    async def _list_pictures(self, request: Request) -> dict[str, Any]:
+    async def _list_images(self, request: Request) -> dict[str, Any]:
         store = self._toolkit(request.session).store
-        return {"resources": [_resource(picture) for picture in _held(store, store.ids[-_LISTED:])]}
+        return {"resources": [_resource(image) for image in _held(store, store.ids[-_LISTED:])]}
 
     async def _list_templates(self, request: Request) -> dict[str, Any]:
         template = {
@@ -198,10 +198,10 @@ class MCPServer:
         if not address.startswith(ADDRESS):
             raise protocol_error(_NOT_FOUND, bad_argument("uri", f"{ADDRESS} and an image id", address))
         try:
-            picture = store.get(address.removeprefix(ADDRESS), name="uri")
+            image = store.get(address.removeprefix(ADDRESS), name="uri")
         except UnknownImageError as error:
             raise protocol_error(_NOT_FOUND, str(error)) from error
-        data = await in_thread(lambda: _encoded(picture.image, "PNG"))
+        data = await in_thread(lambda: _encoded(image.image, "PNG"))
         return {"contents": [{"uri": address, "mimeType": "image/png", "blob": data}]}
 
 
@@ -253,17 +253,17 @@ def _error(message: str) -> dict[str, Any]:
     return {"content": [{"type": "text", "text": message}], "isError": True}
 
 
-def _resource(picture: StoredImage) -> dict[str, Any]:
+def _resource(image: StoredImage) -> dict[str, Any]:
     return {
-        "uri": f"{ADDRESS}{picture.id}",
-        "name": picture.id,
-        "description": f"{picture.size[0]} x {picture.size[1]} pixels, {picture.origin}",
+        "uri": f"{ADDRESS}{image.id}",
+        "name": image.id,
+        "description": f"{image.size[0]} x {image.size[1]} pixels, {image.origin}",
         "mimeType": "image/png",
     }
 
 
-def _link(picture: StoredImage) -> dict[str, Any]:
-    return {"type": "resource_link", **_resource(picture)}
+def _link(image: StoredImage) -> dict[str, Any]:
+    return {"type": "resource_link", **_resource(image)}
 
 
 def _shown(image: Image.Image) -> dict[str, Any]:

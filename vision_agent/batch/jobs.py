@@ -18,7 +18,7 @@ from vision_agent.batch.records import Record
 from vision_agent.batch.schema import load_schema
 from vision_agent.documents.reader import DocumentReader, TextLayer
 from vision_agent.documents.result import OcrResult
-from vision_agent.documents.source import page_pictures
+from vision_agent.documents.source import page_images
 from vision_agent.errors import DocumentError, ExtractionError, InputError, bad_argument
 from vision_agent.extract.extractor import Engine, Extractor, check_choice
 from vision_agent.extract.result import Extraction
@@ -217,7 +217,7 @@ def _common(job: str, engine: str, pages: str | None, model: str | None) -> dict
 def _check_pages(pages: str | None) -> None:
     """Try the choice on a blank page; that it has no page 7 says nothing about the documents to come."""
     with suppress(DocumentError):
-        next(page_pictures(Image.new("RGB", (8, 8)), pages=pages))
+        next(page_images(Image.new("RGB", (8, 8)), pages=pages))
 
 
 def _agent(model: str | None, device: str, threads: int) -> "VisionAgent":

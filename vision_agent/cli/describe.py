@@ -55,13 +55,13 @@ class Memory(BaseModel):
 
 
 class Tiles(BaseModel):
-    """How pictures become tokens.
+    """How images become tokens.
 
     Attributes:
         size: tile side in pixels.
-        max_tiles: most tiles of a picture, without its thumbnail.
-        thumbnail: whether the whole picture is added as one more tile when there are several.
-        tokens_per_tile: picture tokens of a tile.
+        max_tiles: most tiles of an image, without its thumbnail.
+        thumbnail: whether the whole image is added as one more tile when there are several.
+        tokens_per_tile: image tokens of a tile.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -73,7 +73,7 @@ class Tiles(BaseModel):
 
     @property
     def most_tokens(self) -> int:
-        """Picture tokens of a picture that is cut as finely as it gets."""
+        """Image tokens of an image that is cut as finely as it gets."""
         extra = 1 if self.thumbnail and self.max_tiles > 1 else 0
         return (self.max_tiles + extra) * self.tokens_per_tile
 
@@ -217,7 +217,7 @@ def _cached_folder(source: str, cache_dir: str | Path | None, local_files_only: 
 def _configuration(
     folder: Path, content: dict[str, Any], source: str
 ) -> tuple[Any, Literal["native", "original"], Tiles]:
-    """The transformers configuration, the format, and how pictures are cut."""
+    """The transformers configuration, the format, and how images are cut."""
     sa2va = is_sa2va(content)
     kind: Literal["native", "original"] = "original" if sa2va or is_original(content) else "native"
     if kind == "native" and content.get("model_type") != "internvl":
@@ -249,7 +249,7 @@ def _parameters(model: Any) -> Parameters:
 
 
 def _memory(model: Any) -> Memory:
-    """Weights only; what a run needs beside them depends on the pictures and the length of the conversation."""
+    """Weights only; what a run needs beside them depends on the images and the length of the conversation."""
     total = _count(model)
     linears = [module for module in model.model.language_model.modules() if isinstance(module, nn.Linear)]
     rounded = sum(linear.weight.numel() for linear in linears)

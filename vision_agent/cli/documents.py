@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _FAILED, _INTERRUPTED = 1, 130
 
-PathsArgument = Annotated[list[Path], typer.Argument(help="Pictures, TIFFs, PDFs, and folders of them.")]
+PathsArgument = Annotated[list[Path], typer.Argument(help="Images, TIFFs, PDFs, and folders of them.")]
 OutOption = Annotated[Path, typer.Option("--out", help="Output: .jsonl, .csv or .parquet; an unfinished one goes on.")]
 WorkersOption = Annotated[int, typer.Option("--workers", help="Processes that work side by side.")]
 RetryOption = Annotated[bool, typer.Option("--retry", help="Do files again that failed before.")]

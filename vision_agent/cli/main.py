@@ -13,7 +13,7 @@ import typer
 from PIL import Image
 
 from vision_agent.cli import documents as cli_documents
-from vision_agent.decoders.image import commands as cli_pictures
+from vision_agent.decoders.image import commands as cli_images
 from vision_agent.errors import InputError, VisionAgentError, bad_argument
 from vision_agent.images.loading import ImageLimits, load_image
 from vision_agent.results.answers import Answer
@@ -45,7 +45,7 @@ def detect(
     phrase: Annotated[str, typer.Argument(help='What to find; several phrases are separated by "; ".')],
     image: ImageArgument,
     as_json: JsonOption = False,
-    save: Annotated[Path | None, typer.Option("--save", help="Write the picture with its boxes here.")] = None,
+    save: Annotated[Path | None, typer.Option("--save", help="Write the image with its boxes here.")] = None,
     threshold: Annotated[float | None, typer.Option("--threshold", help="Least score, 0 to 1.")] = None,
     model: ModelOption = None,
     adapter: AdapterOption = None,
@@ -58,7 +58,7 @@ def detect(
     check_phrases(phrases, image)
     check_threshold(threshold)
     _check_output("save", save)
-    # The picture first: a typo in its name should not cost the loading of a model.
+    # The image first: a typo in its name should not cost the loading of a model.
     picture = load_image(image, limits=_limits(allow_urls))
     agent = _agent(model, adapter, device, dtype)
     found = agent.detect(phrases if len(phrases) > 1 else phrases[0], picture, threshold=threshold)
@@ -76,7 +76,7 @@ def detect(
 
 @app.command()
 def ask(
-    question: Annotated[str, typer.Argument(help="A question about the picture.")],
+    question: Annotated[str, typer.Argument(help="A question about the image.")],
     image: ImageArgument,
     as_json: JsonOption = False,
     model: ModelOption = None,
@@ -94,10 +94,10 @@ def ask(
 
 @app.command()
 def run(
-    request: Annotated[str, typer.Argument(help="Anything; the model decides how it answers: words, boxes, pictures.")],
-    image: Annotated[str | None, typer.Argument(help="A picture: a path or an address. None to draw one.")] = None,
+    request: Annotated[str, typer.Argument(help="Anything; the model decides how it answers: words, boxes, images.")],
+    image: Annotated[str | None, typer.Argument(help="An image: a path or an address. None to draw one.")] = None,
     as_json: JsonOption = False,
-    save: Annotated[Path | None, typer.Option("--save", help="Write the pictures that are made here.")] = None,
+    save: Annotated[Path | None, typer.Option("--save", help="Write the images that are made here.")] = None,
     model: ModelOption = None,
     adapter: AdapterOption = None,
     device: DeviceOption = "auto",
@@ -138,7 +138,7 @@ def caption(
     dtype: DtypeOption = "auto",
     allow_urls: UrlOption = False,
 ) -> None:
-    """Describe a picture."""
+    """Describe an image."""
     check_length(length)
     _answer(
         lambda agent, picture: agent.caption(picture, length=length),  # type: ignore[arg-type]  # checked above
@@ -230,7 +230,7 @@ def calibrate(
     change_settings(model / "adapters" / "det", **best)
     masks = agent.routes.get("seg")
     if masks is not None and "finder" in masks.decoder.settings:  # it finds things by a copy of the box decoder
-        change_settings(model / "adapters" / "seg", predictor=masks.decoder.settings["finder"] | best)
+        change_settings(model / "adapters" / "seg", finder=masks.decoder.settings["finder"] | best)
     for name, least in best.items():
         print(f"{name}\t{least}")
 
@@ -240,7 +240,7 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="'default', or a checkpoint folder.")],
     data: Annotated[Path, typer.Option("--data", help="Folder of the evaluation archives.")],
     split: Annotated[str, typer.Option("--split", help="val or test.")] = "val",
-    limit: Annotated[int | None, typer.Option("--limit", help="At most this many pictures a suite.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="At most this many images a suite.")] = None,
     suite: Annotated[
         str,
         typer.Option(
@@ -251,7 +251,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option("--out", help="Write the figures as JSON here.")] = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Measure a model on held-out pictures; prints a Markdown table."""
+    """Measure a model on held-out images; prints a Markdown table."""
     from vision_agent.evaluate.suite import check_evaluation, evaluate_agent
 
     _check_output("out", out)
@@ -272,7 +272,7 @@ def mcp(
         str | None, typer.Option("--http", help="Serve at HOST:PORT (or a port of this machine) and not over stdio.")
     ] = None,
     images: Annotated[
-        str, typer.Option("--images", help="New pictures as links, or inline for the model to see.")
+        str, typer.Option("--images", help="New images as links, or inline for the model to see.")
     ] = "links",
     tool: Annotated[list[str] | None, typer.Option("--tool", help="Offer this tool; may be repeated.")] = None,
     model: ModelOption = None,
@@ -302,7 +302,7 @@ def mcp(
 
 
 cli_documents.register(app)
-cli_pictures.register(app)
+cli_images.register(app)
 
 
 def main() -> None:

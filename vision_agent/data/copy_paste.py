@@ -14,7 +14,7 @@ _MOST_COVERED = 0.6  # a thing hidden more than this is not asked for
 
 
 class CopyPaste:
-    """Pastes cut-outs of one split on a picture.
+    """Pastes cut-outs of one split on an image.
 
     Args:
         cutouts: the archive.
@@ -110,7 +110,7 @@ class CopyPaste:
 
 
 def plain_background(image: Image.Image) -> Scene:
-    """A picture with unlabelled content, of which nothing may be asked."""
+    """An image with unlabelled content, of which nothing may be asked."""
     return Scene(image=image, boxes=np.zeros((0, 4), dtype=np.float32), names=(), colours=())
 
 
@@ -176,7 +176,7 @@ def _behind(scene: Scene, index: int, owner: NDArray[np.int16]) -> NDArray[np.bo
 
 
 def _weathered(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Light and blur over the whole picture, so that pasted edges do not give things away."""
+    """Light and blur over the whole image, so that pasted edges do not give things away."""
     if rng.random() < 0.3:
         image = image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 1.0))))
     if rng.random() < 0.5:

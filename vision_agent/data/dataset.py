@@ -1,4 +1,4 @@
-"""The stream of training samples: which picture comes next, by its number alone.
+"""The stream of training samples: which image comes next, by its number alone.
 
 Sample `i` is drawn with a generator seeded by (seed, stage, i), so a resumed run continues with exactly the samples
 that the killed one would have seen.
@@ -15,24 +15,24 @@ from vision_agent.data.copy_paste import CopyPaste, plain_background, without_na
 from vision_agent.data.recipe import DataSection
 from vision_agent.data.samples import Sample, make_sample
 from vision_agent.data.scene import Scene, flipped, mosaic, random_frame, window
-from vision_agent.data.sources import CocoPhotos, Cutouts, ImageArchive, split_of_picture
+from vision_agent.data.sources import CocoPhotos, Cutouts, ImageArchive, split_of_image
 from vision_agent.data.text import phrases as words
 from vision_agent.data.text.language_mix import LanguageMix
 
 
 class Pictures:
-    """All picture sources of one split ("train", "val" or "test"), from one folder of archives."""
+    """All image sources of one split ("train", "val" or "test"), from one folder of archives."""
 
     def __init__(self, folder: Path, split: str, cutouts: str | None = None) -> None:
         self.photos = CocoPhotos(folder, "coco_train_448")
-        self.photo_records = self.photos.pictures(split)
+        self.photo_records = self.photos.images(split)
         self.animals = CocoPhotos(folder, "animals_256")
-        self.animal_records = self.animals.pictures(split)
+        self.animal_records = self.animals.images(split)
         self._backgrounds = ImageArchive(folder / "backgrounds_320.zip")
         self._background_names = [
             name
             for name in self._backgrounds.names()
-            if "/" not in name and split_of_picture("backgrounds_320", name, name) == split
+            if "/" not in name and split_of_image("backgrounds_320", name, name) == split
         ]
         self.maker = CopyPaste(Cutouts(folder), cutouts or split)
         # What a background may show without being marked.
@@ -57,13 +57,13 @@ class TrainingMix(Dataset[Sample]):
     """Sample number -> sample.
 
     Args:
-        shares: how often each kind of picture is drawn.
+        shares: how often each kind of image is drawn.
         side: of the samples, in pixels.
         seed: the samples follow from it and their number.
     """
 
     def __init__(self, folder: Path, shares: DataSection, side: int, seed: tuple[int, ...]) -> None:
-        self._pictures = Pictures(folder, "train")
+        self._images = Pictures(folder, "train")
         self._side, self._seed, self._phrases = side, seed, shares.phrases
         self._kinds = {
             "photo": shares.photos,
@@ -80,15 +80,15 @@ class TrainingMix(Dataset[Sample]):
         return make_sample(self._scene(kind, self._side, rng), self._side, rng, self._phrases)
 
     def _scene(self, kind: str, side: int, rng: np.random.Generator) -> Scene:
-        pictures = self._pictures
+        images = self._images
         if kind == "mosaic":
-            return mosaic([pictures.photo(rng) for _ in range(4)], side, rng)
+            return mosaic([images.photo(rng) for _ in range(4)], side, rng)
         if kind == "composed":
-            scene = pictures.composed(rng)
+            scene = images.composed(rng)
         elif kind == "composed_on_photo":
-            scene = pictures.maker.make(pictures.photo(rng), rng)
+            scene = images.maker.make(images.photo(rng), rng)
         else:
-            scene = pictures.photo(rng) if kind == "photo" else pictures.animal(rng)
+            scene = images.photo(rng) if kind == "photo" else images.animal(rng)
             if rng.random() < 0.6:
                 scene = window(scene, random_frame(scene, rng), (side, side))
             elif rng.random() < 0.3:
@@ -97,19 +97,19 @@ class TrainingMix(Dataset[Sample]):
 
 
 class TalkMix(Dataset[Sample]):
-    """Pictures with many requests: what is asked of the picture, and what could be asked of any picture.
+    """Images with many requests: what is asked of the image, and what could be asked of any image.
 
     Args:
-        pictures: draws the samples.
-        talk: draws the requests that do not depend on the picture.
+        images: draws the samples.
+        talk: draws the requests that do not depend on the image.
         phrases: most forced phrases of a sample.
     """
 
-    def __init__(self, pictures: TrainingMix, talk: LanguageMix, phrases: int = 6) -> None:
-        self._pictures, self._talk, self._phrases = pictures, talk, phrases
+    def __init__(self, images: TrainingMix, talk: LanguageMix, phrases: int = 6) -> None:
+        self._images, self._talk, self._phrases = images, talk, phrases
 
     def __getitem__(self, number: int) -> Sample:
-        sample = self._pictures[number]
+        sample = self._images[number]
         _, exchanges = self._talk.row(number)
         return replace(sample, phrases=sample.phrases[: self._phrases], exchanges=(*sample.exchanges, *exchanges))
 

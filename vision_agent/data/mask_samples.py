@@ -1,4 +1,4 @@
-"""Pictures with the shapes of their things: outlined photos, composed scenes, clothes.
+"""Images with the shapes of their things: outlined photos, composed scenes, clothes.
 
 Clothes are regions, not things: one is all there is of a label, such as both shoes or all skin. They teach that a mask
 may have several parts.
@@ -24,7 +24,7 @@ _LEAST_AREA = 24
 
 @dataclass(frozen=True)
 class MaskSample:
-    """A training picture and those of its things whose shape is known.
+    """A training image and those of its things whose shape is known.
 
     Attributes:
         pixels: (S, S, 3) uint8.
@@ -43,8 +43,8 @@ class MaskImages:
     """Scenes with masks, of one split."""
 
     def __init__(self, folder: Path, split: str, cutouts: str | None = None) -> None:
-        self._pictures = Pictures(folder, split, cutouts)
-        self.photos = self._pictures.photos
+        self._images = Pictures(folder, split, cutouts)
+        self.photos = self._images.photos
         self.photo_records = self.photos.outlined(split)
         self.clothes = CocoPhotos(folder, "clothing_320")
         self.clothes_records = self.clothes.outlined(split)
@@ -62,7 +62,7 @@ class MaskImages:
 
     def composed(self, rng: np.random.Generator) -> Scene:
         """A scene of things pasted on a background."""
-        return self._pictures.maker.make(self._pictures.background(rng), rng, masks=True)
+        return self._images.maker.make(self._images.background(rng), rng, masks=True)
 
 
 class MaskMix(Dataset[MaskSample]):
@@ -74,7 +74,7 @@ class MaskMix(Dataset[MaskSample]):
     """
 
     def __init__(self, folder: Path, side: int, seed: tuple[int, ...], most: int = 8) -> None:
-        self._pictures = MaskImages(folder, "train")
+        self._images = MaskImages(folder, "train")
         self._side, self._seed, self._most = side, seed, most
 
     def __getitem__(self, number: int) -> MaskSample:
@@ -87,9 +87,9 @@ class MaskMix(Dataset[MaskSample]):
     def _drawn(self, rng: np.random.Generator) -> MaskSample:
         kind = list(_SHARES)[rng.choice(len(_SHARES), p=list(_SHARES.values()))]
         if kind == "composed":
-            scene = self._pictures.composed(rng)
+            scene = self._images.composed(rng)
         else:
-            scene = tightened(self._pictures.photo(rng) if kind == "photo" else self._pictures.clothing(rng))
+            scene = tightened(self._images.photo(rng) if kind == "photo" else self._images.clothing(rng))
         if rng.random() < 0.5:
             scene = flipped(scene)
         return make_mask_sample(scene, self._side, rng, self._most)

@@ -1,9 +1,9 @@
-"""Finds pictures that look alike though a hash of their names puts them into different splits.
+"""Finds images that look alike though a hash of their names puts them into different splits.
 
     python -m vision_agent.data.near_duplicates FOLDER
 
 prints what `near_duplicates.json` beside this file holds: for each archive, the files of "val" and "test" that have a twin
-in another split. `sources.split_of_picture` counts them as "train". Alike are pictures whose difference hashes
+in another split. `sources.split_of_image` counts them as "train". Alike are images whose difference hashes
 (https://www.hackerfactor.com/blog/index.php?/archives/529-Kind-of-Like-That.html; here of 16 x 16 bits) differ in at
 most 24 bits: frames of one drive, the same photo cut differently.
 """
@@ -25,19 +25,19 @@ _COCO_FORMAT = ("coco_train_448", "animals_256", "clothing_320")
 _PLAIN = ("backgrounds_320",)
 
 
-def difference_hash(picture: Image.Image) -> NDArray[np.bool_]:
+def difference_hash(image: Image.Image) -> NDArray[np.bool_]:
     """256 bits: whether each cell of a small grey copy is brighter than the one to its left."""
-    small = picture.convert("L").resize((_SIDE + 1, _SIDE), Image.Resampling.BOX)
+    small = image.convert("L").resize((_SIDE + 1, _SIDE), Image.Resampling.BOX)
     grey_HW = np.asarray(small, dtype=np.int16)
     return (grey_HW[:, 1:] > grey_HW[:, :-1]).ravel()
 
 
 def near_duplicates(hashes: NDArray[np.bool_], splits: list[str]) -> list[int]:
-    """Places of the pictures outside "train" that are alike to one of another split.
+    """Places of the images outside "train" that are alike to one of another split.
 
     Args:
         hashes: (n, bits).
-        splits: of each picture.
+        splits: of each image.
     """
     bits_NB = hashes.astype(np.float32)
     of = np.array(splits)
@@ -54,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="List pictures that have a twin in another split.")
     parser.add_argument("folder", type=Path)
     folder: Path = parser.parse_args().folder
-    pictures: list[tuple[str, str, str]] = []
+    images: list[tuple[str, str, str]] = []
     hashes = []
     for name in (*_COCO_FORMAT, *_PLAIN):
         archive = ImageArchive(folder / f"{name}.zip")
@@ -63,11 +63,11 @@ def main() -> None:
         else:
             listed = [(file, file) for file in archive.names() if "/" not in file]
         for file, identifier in tqdm(listed, desc=name):
-            pictures.append((name, file, split_of(identifier)))
+            images.append((name, file, split_of(identifier)))
             hashes.append(difference_hash(archive.open(file)))
     twins: dict[str, list[str]] = {name: [] for name in (*_COCO_FORMAT, *_PLAIN)}
-    for place in near_duplicates(np.stack(hashes), [split for _, _, split in pictures]):
-        name, file, _ = pictures[place]
+    for place in near_duplicates(np.stack(hashes), [split for _, _, split in images]):
+        name, file, _ = images[place]
         twins[name].append(file)
     print(json.dumps({name: sorted(files) for name, files in twins.items()}, indent=1))
 

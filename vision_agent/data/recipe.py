@@ -8,7 +8,7 @@ class _Section(BaseModel):
 
 
 class DataSection(_Section):
-    """How often each kind of picture is drawn; the numbers are shares."""
+    """How often each kind of image is drawn; the numbers are shares."""
 
     photos: float = Field(default=0.28, ge=0)
     mosaics: float = Field(default=0.10, ge=0)

@@ -1,7 +1,7 @@
 """From an annotated scene to what the model is trained on: forced phrases with their boxes, questions with answers.
 
-A sample's text is a tree (see `routing`): the picture is the root, every conversation hangs off it, and the forced
-phrases hang side by side off one shared prompt. So one pass over a picture trains a dozen phrases and answers.
+A sample's text is a tree (see `routing`): the image is the root, every conversation hangs off it, and the forced
+phrases hang side by side off one shared prompt. So one pass over an image trains a dozen phrases and answers.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from vision_agent.inference.colors import COLOURS
 
 @dataclass(frozen=True)
 class Sample:
-    """A training picture, its phrases and its exchanges.
+    """A training image, its phrases and its exchanges.
 
     Attributes:
         pixels: (S, S, 3) uint8, resized to the model's tile.
@@ -128,7 +128,7 @@ def exchanges(
             made.append(Exchange(requests.ROUTED[route].make(target.phrase, rng), target.phrase, route, target))
     names = [*(scene.names or ()), *(target.phrase for target in absent)]
     if names:
-        # What needs no looking is asked of pictures too, so that the other routes are not chosen for want of one.
+        # What needs no looking is asked of images too, so that the other routes are not chosen for want of one.
         made.append(routed(("ocr", "gen", "edit")[rng.integers(3)], words.Phrases(names, scene.captions), rng))
     if known or absent:
         made += [scene_question(scene, known, absent, rng) for _ in range(3)]

@@ -1,6 +1,6 @@
-"""The one internal format of training pictures, and the augmentations that work on it.
+"""The one internal format of training images, and the augmentations that work on it.
 
-Boxes are float xyxy in pixels of the scene's picture.
+Boxes are float xyxy in pixels of the scene's image.
 """
 
 from dataclasses import dataclass, field, replace
@@ -14,7 +14,7 @@ _LEAST_VISIBLE = 0.35  # a cropped thing keeps its box while this share of it st
 
 @dataclass(frozen=True)
 class Scene:
-    """An annotated picture.
+    """An annotated image.
 
     Attributes:
         image: upright RGB.
@@ -23,7 +23,7 @@ class Scene:
         colours: colour name of each, None where unknown.
         crowds: regions of many things too small or too many to mark, with their name.
         known_names: names that are marked wherever they occur: only these may be asked for as absent.
-        captions: sentences about the whole picture.
+        captions: sentences about the whole image.
         masks: the pixels of each box's thing, bools (H, W), None where unknown; empty where nobody asked for them.
     """
 
@@ -55,7 +55,7 @@ def flipped(scene: Scene) -> Scene:
 
 
 def window(scene: Scene, frame: tuple[float, float, float, float], size: tuple[int, int]) -> Scene:
-    """The part of a scene inside `frame` (xyxy, may reach beyond the picture: grey there), scaled to `size` (w, h)."""
+    """The part of a scene inside `frame` (xyxy, may reach beyond the image: grey there), scaled to `size` (w, h)."""
     x0, y0, x1, y1 = frame
     source, data = scene.image, frame
     if (x1 - x0) > 1.5 * size[0]:  # EXTENT does not smooth when it shrinks: reduce first

@@ -1,6 +1,6 @@
 """Reads training archives: COCO-format photos, named cut-outs, backgrounds, text vectors.
 
-Archives are zips (or folders) with a JSON beside them, as the training documentation describes. Pictures stay
+Archives are zips (or folders) with a JSON beside them, as the training documentation describes. Images stay
 compressed in memory and are decoded when used.
 """
 
@@ -27,7 +27,7 @@ _SPLITS = (("val", 8), ("test", 16), ("train", 100))
 
 
 def split_of(identifier: object) -> str:
-    """`"train"` (84 %), `"val"` (8 %) or `"test"` (8 %), by a hash of the picture's id: stable for ever."""
+    """`"train"` (84 %), `"val"` (8 %) or `"test"` (8 %), by a hash of the image's id: stable for ever."""
     bucket = int(hashlib.sha256(str(identifier).encode()).hexdigest()[:8], 16) % 100
     return next(name for name, below in _SPLITS if bucket < below)
 
@@ -38,8 +38,8 @@ def _near_twins() -> dict[str, frozenset[str]]:
     return {archive: frozenset(files) for archive, files in listed.items()}
 
 
-def split_of_picture(archive: str, file: str, identifier: object) -> str:
-    """The split of a picture of an archive: `split_of`, but "train" for what looks like a picture of another split.
+def split_of_image(archive: str, file: str, identifier: object) -> str:
+    """The split of an image of an archive: `split_of`, but "train" for what looks like an image of another split.
 
     Those are listed in `near_duplicates.json`, which `vision_agent.data.near_duplicates` writes.
     """
@@ -47,7 +47,7 @@ def split_of_picture(archive: str, file: str, identifier: object) -> str:
 
 
 class ImageArchive:
-    """Pictures by name from a zip of stored files or a folder, held as bytes."""
+    """Images by name from a zip of stored files or a folder, held as bytes."""
 
     def __init__(self, path: Path) -> None:
         if not path.exists():
@@ -114,20 +114,20 @@ class CocoPhotos:
         return grouped
 
     def all_captions(self, split: str) -> list[str]:
-        ids = {picture["id"] for picture in self.pictures(split)}
+        ids = {image["id"] for image in self.images(split)}
         return [text for image_id, texts in self._captions.items() if image_id in ids for text in texts]
 
-    def pictures(self, split: str) -> list[dict[str, Any]]:
+    def images(self, split: str) -> list[dict[str, Any]]:
         """The COCO image records of a split."""
         return [
-            picture
-            for picture in self._content["images"]
-            if split_of_picture(self.name, picture["file_name"], picture["id"]) == split
+            image
+            for image in self._content["images"]
+            if split_of_image(self.name, image["file_name"], image["id"]) == split
         ]
 
     def files(self) -> list[tuple[str, object]]:
-        """(file, id) of all pictures."""
-        return [(picture["file_name"], picture["id"]) for picture in self._content["images"]]
+        """(file, id) of all images."""
+        return [(image["file_name"], image["id"]) for image in self._content["images"]]
 
     def outlined(self, split: str) -> list[dict[str, Any]]:
         """The image records of a split on which at least one thing has an outline."""
@@ -136,7 +136,7 @@ class CocoPhotos:
             for annotation in self._content["annotations"]
             if annotation.get("segmentation") and not annotation.get("iscrowd")
         }
-        return [picture for picture in self.pictures(split) if picture["id"] in with_outline]
+        return [image for image in self.images(split) if image["id"] in with_outline]
 
     def scene(self, picture: dict[str, Any], colours: bool = True, masks: bool = False) -> Scene:
         """One photo with its boxes; colours, and masks if asked for, where an outline tells which pixels are whose."""
@@ -178,7 +178,7 @@ class Cutout:
 class Cutouts:
     """Named RGBA cut-outs: `cutouts_192.zip` with `cutouts_192_labels.json`.
 
-    `items(split)`: "train" cut-outs, "val" (other pictures of names that train has), "unseen" (names that train never
+    `items(split)`: "train" cut-outs, "val" (other images of names that train has), "unseen" (names that train never
     has). Which is which follows from the names and files alone.
     """
 

@@ -1,4 +1,4 @@
-"""Documents: pages, lines, words and tables of pictures and PDFs.
+"""Documents: pages, lines, words and tables of images and PDFs.
 
 `DocumentReader` (in `documents.reading`) reads without a language model; `VisionAgent.ocr` is the verb.
 """

@@ -21,7 +21,7 @@ _MOST_TOKENS = 2048  # a dense page
 
 
 class Ask(Protocol):
-    """`VisionAgent.ask`, for one picture."""
+    """`VisionAgent.ask`, for one image."""
 
     def __call__(self, question: str, image: Image.Image, *, options: GenerationOptions) -> Answer: ...
 
@@ -34,10 +34,10 @@ class ModelReader:
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
 
-    def page(self, picture: PageImage) -> Page:
+    def page(self, image: PageImage) -> Page:
         """The page's text in the model's words, a block for each paragraph."""
-        width, height = picture.image.size
-        answer = self._ask(REQUEST, picture.image, options=GenerationOptions(max_new_tokens=_MOST_TOKENS))
+        width, height = image.image.size
+        answer = self._ask(REQUEST, image.image, options=GenerationOptions(max_new_tokens=_MOST_TOKENS))
         whole = quad_of((0, 0, width, height))
         blocks = []
         for paragraph in answer.text.replace("\r", "").split("\n\n"):
@@ -53,10 +53,10 @@ class ModelReader:
             if lines:
                 blocks.append(Block(kind="text", box=Box(x0=0, y0=0, x1=width, y1=height), lines=lines))
         return Page(
-            number=picture.number,
+            number=image.number,
             width=width,
             height=height,
             blocks=tuple(blocks),
-            scale=picture.scale,
-            file=picture.file,
+            scale=image.scale,
+            file=image.file,
         )

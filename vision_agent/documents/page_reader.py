@@ -1,4 +1,4 @@
-"""What reads one picture: the contract of the plug-ins of the group `vision_agent.readers`.
+"""What reads one image: the contract of the plug-ins of the group `vision_agent.readers`.
 
 A reader knows lines and words. Files, PDFs, reading order and blocks are the same for all readers and not its business.
 The shipped one is `rapidocr` (decoders/ocr.py).
@@ -14,18 +14,18 @@ from vision_agent.documents.result import Line
 
 
 class PageReader(Protocol):
-    """What reads one picture. Safe to use from several threads at once."""
+    """What reads one image. Safe to use from several threads at once."""
 
     name: str
 
-    def read(self, picture: Image.Image) -> list[Line]:
-        """All lines of an RGB picture, turned or skewed, in any order. Their quads start where reading does."""
+    def read(self, image: Image.Image) -> list[Line]:
+        """All lines of an RGB image, turned or skewed, in any order. Their quads start where reading does."""
         ...
 
-    def find(self, picture: Image.Image) -> npt.NDArray[np.float64]:
+    def find(self, image: Image.Image) -> npt.NDArray[np.float64]:
         """Quads (n, 4, 2) in pixels where lines are, without reading them."""
         ...
 
-    def recognise(self, picture: Image.Image, quads: npt.NDArray[np.float64]) -> list[Line | None]:
+    def recognise(self, image: Image.Image, quads: npt.NDArray[np.float64]) -> list[Line | None]:
         """The line in each quad (n, 4, 2), whose first side is its upper edge; None where there is none."""
         ...

@@ -1,4 +1,4 @@
-"""PDFs by PDFium: pages as pictures of bounded size, and the text that a page brings along.
+"""PDFs by PDFium: pages as images of bounded size, and the text that a page brings along.
 
 PDFium is not safe in several threads, not even with several documents, so every call is made under one lock of the
 process. Pages are opened and closed one at a time.
@@ -23,8 +23,8 @@ LOCK = threading.RLock()
 """Held for every call into PDFium."""
 
 SCALE = 2000 / 842  # pixels a point: an A4 page gets a long side of 2000 pixels (171 dpi)
-MAX_PIXELS = 32_000_000  # of a page's picture; larger pages (A0) get fewer pixels a point
-MAX_IMAGE_PIXELS = 250_000_000  # of a picture inside a page, which PDFium decodes as a whole
+MAX_PIXELS = 32_000_000  # of a page's image; larger pages (A0) get fewer pixels a point
+MAX_IMAGE_PIXELS = 250_000_000  # of an image inside a page, which PDFium decodes as a whole
 
 _MOST_CHARACTERS = 200_000  # of a page; more is no page to read
 
@@ -35,12 +35,12 @@ class Layer:
 
     Attributes:
         characters: n of them; PDFium's own spaces and line ends, which it puts where text stands apart, are among them.
-        boxes: xyxy (n, 4) in pixels of the page's picture; zeros for characters without a place.
-        angles: degrees clockwise (n,) by which each is turned on the page's picture.
+        boxes: xyxy (n, 4) in pixels of the page's image; zeros for characters without a place.
+        angles: degrees clockwise (n,) by which each is turned on the page's image.
         shown: whether each is drawn at all, by its own colour and mode (n,): not invisible, not transparent.
         colors: red, green, blue (n, 3) it is drawn in.
         fonts: a number for each font (n,).
-        covered: boxes (m, 4) of the page's pictures, under or over which text may lie.
+        covered: boxes (m, 4) of the page's images, under or over which text may lie.
     """
 
     characters: str
@@ -54,7 +54,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class PdfPage:
-    """A page as a picture, with its own text if it has any."""
+    """A page as an image, with its own text if it has any."""
 
     image: Image.Image
     scale: float
@@ -109,11 +109,11 @@ class PdfFile:
                     f"page {number} of `{self._name}` must have a size, but it is {width} x {height} points"
                 )
             scale = min(SCALE, (MAX_PIXELS / (width * height)) ** 0.5)
-            pictures = _pictures(page, number, self._name, pdfium)
+            images = _images(page, number, self._name, pdfium)
             bitmap = page.render(scale=scale, rev_byteorder=True, maybe_alpha=False)
             try:
                 image = bitmap.to_pil().convert("RGB").copy()
-                layer = _layer(page, bitmap, pictures, pdfium) if with_layer else None
+                layer = _layer(page, bitmap, images, pdfium) if with_layer else None
             finally:
                 bitmap.close()
         return PdfPage(image, scale, layer)
@@ -151,21 +151,21 @@ def _page(document: Any, number: int, name: str, pdfium: Any) -> Iterator[Any]:
         page.close()
 
 
-def _pictures(page: Any, number: int, name: str, pdfium: Any) -> list[tuple[float, float, float, float]]:
-    """Bounds (left, bottom, right, top), points, of the pictures in a page, once none is too large to decode."""
+def _images(page: Any, number: int, name: str, pdfium: Any) -> list[tuple[float, float, float, float]]:
+    """Bounds (left, bottom, right, top), points, of the images in a page, once none is too large to decode."""
     bounds = []
     for item in page.get_objects(filter=[pdfium.raw.FPDF_PAGEOBJ_IMAGE], max_depth=4):
         width, height = item.get_px_size()
         if width * height > MAX_IMAGE_PIXELS:
             raise DocumentError(
-                f"page {number} of `{name}` must hold pictures of at most {MAX_IMAGE_PIXELS} pixels, "
+                f"page {number} of `{name}` must hold images of at most {MAX_IMAGE_PIXELS} pixels, "
                 f"but one is {width} x {height}"
             )
         bounds.append(item.get_bounds())
     return bounds
 
 
-def _layer(page: Any, bitmap: Any, pictures: list[tuple[float, float, float, float]], pdfium: Any) -> Layer | None:
+def _layer(page: Any, bitmap: Any, images: list[tuple[float, float, float, float]], pdfium: Any) -> Layer | None:
     """The page's characters, or None where it has none."""
     raw = pdfium.raw
     text = page.get_textpage()
@@ -191,12 +191,12 @@ def _layer(page: Any, bitmap: Any, pictures: list[tuple[float, float, float, flo
         table = styles.table()
         return Layer(
             characters="".join(chr(code) if 0 < code < 0x110000 else "\ufffd" for code in codes.tolist()),
-            boxes=_on_picture(sides, place),
+            boxes=_on_image(sides, place),
             angles=(np.degrees(angles) + turned) % 360,
             shown=table[style, 0].astype(bool),
             colors=table[style, 1:4].astype(np.uint8),
             fonts=table[style, 4],
-            covered=_on_picture(np.array([(a, d, c, b) for a, b, c, d in pictures]).reshape(-1, 4), place),
+            covered=_on_image(np.array([(a, d, c, b) for a, b, c, d in images]).reshape(-1, 4), place),
         )
     finally:
         text.close()
@@ -240,8 +240,8 @@ class _Styles:
         return np.array(self._rows, dtype=np.int64)
 
 
-def _on_picture(sides: npt.NDArray[np.float64], place: Any) -> npt.NDArray[np.float64]:
-    """Boxes (n, 4) left, top, right, bottom in points, y upwards, to xyxy in pixels of the page's picture."""
+def _on_image(sides: npt.NDArray[np.float64], place: Any) -> npt.NDArray[np.float64]:
+    """Boxes (n, 4) left, top, right, bottom in points, y upwards, to xyxy in pixels of the page's image."""
     if not len(sides):
         return sides
     # The conversion is affine: three points give it, and numpy does the rest.

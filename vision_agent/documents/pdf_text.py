@@ -2,8 +2,8 @@
 
 A text layer is exact where it is what a reader of the page sees, but a file can say anything: invisible text over a
 scan, white text for search engines or for language models, characters mapped to other characters. So a word is taken
-only where the page's picture has ink of its colour in its place. Samples of every font, and all text in doubtful places
-(on pictures, or two texts in one place), are read from the picture and must agree. Lines that the picture shows and the
+only where the page's image has ink of its colour in its place. Samples of every font, and all text in doubtful places
+(on images, or two texts in one place), are read from the image and must agree. Lines that the image shows and the
 layer lacks are read as well.
 """
 
@@ -23,11 +23,11 @@ from vision_agent.documents.result import Line, Quad, Word
 Boxes = npt.NDArray[np.float64]
 
 _SAMPLES = 5  # lines across the page, beside those of each font
-_AGREES = 0.6  # similarity of a line with what the picture shows, 0..1, from which it counts
+_AGREES = 0.6  # similarity of a line with what the image shows, 0..1, from which it counts
 _CONTRAST = 24  # of 255
 _NEAR_COLOR = 110  # of 255: thin strokes are drawn paler than their colour
 _COVERED = 0.3  # part of a found line that the layer's words must cover
-_SHRINK = 2  # the search for missing lines looks at a smaller picture
+_SHRINK = 2  # the search for missing lines looks at a smaller image
 _SKEWED = 2.0  # degrees off a right angle; such text gets no exact boxes from PDFium
 _READ_SCRIPTS = ("LATIN", "CJK", "HIRAGANA", "KATAKANA")
 _WIDE_GAP = 1.2  # line heights between words, from which they are lines of their own
@@ -50,16 +50,16 @@ class _Piece:
     turn: int
 
 
-def trusted_lines(layer: Layer, picture: Image.Image, reader: PageReader) -> list[Line] | None:
-    """The layer's lines that the picture shows, and those that only the picture has; None where it must all be read."""
-    pixels = np.asarray(picture)
-    pieces = [piece for run in _runs(layer, picture.size) if (piece := _piece(run, layer, pixels)) is not None]
+def trusted_lines(layer: Layer, image: Image.Image, reader: PageReader) -> list[Line] | None:
+    """The layer's lines that the image shows, and those that only the image has; None where it must all be read."""
+    pixels = np.asarray(image)
+    pieces = [piece for run in _runs(layer, image.size) if (piece := _piece(run, layer, pixels)) is not None]
     if not pieces:
         return None
     doubtful = _doubtful(pieces, layer.covered)
     sample = _sample(pieces, doubtful)
     asked = [index for index in sorted({*sample, *doubtful}) if _is_readable(pieces[index].line.text)]
-    seen = reader.recognise(picture, np.array([pieces[index].line.quad for index in asked]).reshape(-1, 4, 2))
+    seen = reader.recognise(image, np.array([pieces[index].line.quad for index in asked]).reshape(-1, 4, 2))
     wrong = {
         index
         for index, line in zip(asked, seen, strict=True)
@@ -68,7 +68,7 @@ def trusted_lines(layer: Layer, picture: Image.Image, reader: PageReader) -> lis
     if wrong & set(sample):
         return None
     kept = [piece.line for index, piece in enumerate(pieces) if index not in wrong]
-    missing = _missing(kept, picture, reader)
+    missing = _missing(kept, image, reader)
     if sum(len(line.text) for line in missing) > sum(len(line.text) for line in kept):
         return None
     return [*kept, *missing]
@@ -181,12 +181,12 @@ def _turned_quad(box: Boxes, turn: int) -> Quad:
 
 
 def _doubtful(pieces: Sequence[_Piece], covered: Boxes) -> list[int]:
-    """Lines that lie on a picture, or where another line lies as well."""
+    """Lines that lie on an image, or where another line lies as well."""
     boxes = np.array([piece.line.box.xyxy for piece in pieces])
-    on_picture = (_shared(boxes, covered) > 0.3).any(axis=1) if len(covered) else np.zeros(len(boxes), dtype=bool)
+    on_image = (_shared(boxes, covered) > 0.3).any(axis=1) if len(covered) else np.zeros(len(boxes), dtype=bool)
     doubled = _shared(boxes, boxes)
     np.fill_diagonal(doubled, 0)
-    return [int(index) for index in np.flatnonzero(on_picture | (doubled > 0.5).any(axis=1))]
+    return [int(index) for index in np.flatnonzero(on_image | (doubled > 0.5).any(axis=1))]
 
 
 def _shared(boxes: Boxes, others: Boxes) -> Boxes:
@@ -219,16 +219,16 @@ def _letters(text: str) -> str:
 
 
 def _is_readable(text: str) -> bool:
-    """Whether a line is of scripts that the picture's reader is expected to know; others are trusted for their ink."""
+    """Whether a line is of scripts that the image's reader is expected to know; others are trusted for their ink."""
     letters = [each for each in text if each.isalpha()]
     known = [each for each in letters if unicodedata.name(each, "").startswith(_READ_SCRIPTS)]
     return len(known) >= 0.7 * len(letters)
 
 
-def _missing(lines: Sequence[Line], picture: Image.Image, reader: PageReader) -> list[Line]:
-    """Lines that the picture shows and the layer lacks."""
-    small = picture.reduce(_SHRINK) if min(picture.size) >= 400 else picture
-    factor = picture.width / small.width
+def _missing(lines: Sequence[Line], image: Image.Image, reader: PageReader) -> list[Line]:
+    """Lines that the image shows and the layer lacks."""
+    small = image.reduce(_SHRINK) if min(image.size) >= 400 else image
+    factor = image.width / small.width
     found = reader.find(small) * factor
     if not len(found):
         return []
@@ -242,7 +242,7 @@ def _missing(lines: Sequence[Line], picture: Image.Image, reader: PageReader) ->
     texts = np.array([word.text for line in lines for word in line.words], dtype=object)
     return [
         line
-        for line, own in zip(reader.recognise(picture, uncovered), inside, strict=True)
+        for line, own in zip(reader.recognise(image, uncovered), inside, strict=True)
         if line is not None and line.score >= 0.7 and not _is_known(line, texts[own].tolist())
     ]
 

@@ -13,7 +13,7 @@ from vision_agent.documents.page_reader import PageReader
 from vision_agent.documents.pdf_text import trusted_lines
 from vision_agent.documents.reading_order import blocks_of
 from vision_agent.documents.result import Line, OcrResult, Page
-from vision_agent.documents.source import DocumentSource, PageChoice, PageImage, documents_in, page_pictures
+from vision_agent.documents.source import DocumentSource, PageChoice, PageImage, documents_in, page_images
 from vision_agent.documents.table_detection import with_tables
 from vision_agent.errors import ArgumentTypeError, InputError, bad_argument
 from vision_agent.images.loading import ImageLimits
@@ -29,10 +29,10 @@ R = TypeVar("R")
 class DocumentReader:
     """Reads documents for an agent, or on its own: `DocumentReader().read("scan.pdf")` needs no language model.
 
-    Readers are loaded once and kept. One librarian may be shared by threads.
+    Readers are loaded once and kept. One reader may be shared by threads.
 
     Args:
-        limits: what pictures are accepted.
+        limits: what images are accepted.
         ask: the model's `ask`, for `engine="model"`.
         model: the model's name.
     """
@@ -100,10 +100,10 @@ class DocumentReader:
             raise ArgumentTypeError(bad_argument("password", "a string", type(password).__name__))
         reader = self._reader(engine, workers)
 
-        def pictures() -> Iterator[tuple[int, PageImage]]:
+        def images() -> Iterator[tuple[int, PageImage]]:
             for number, document in enumerate(documents):
                 with_layer = text_layer == "auto" and not isinstance(reader, ModelReader)
-                for picture in page_pictures(
+                for image in page_images(
                     document,
                     pages=pages,
                     password=password,
@@ -111,12 +111,12 @@ class DocumentReader:
                     with_layer=with_layer,
                     name=f"source[{number}]" if several else "source",
                 ):
-                    yield number, picture
+                    yield number, image
 
         def work(item: tuple[int, PageImage]) -> tuple[int, Page]:
             return item[0], read_page(item[1], reader)
 
-        found = map(work, pictures()) if workers == 1 else side_by_side(work, pictures(), workers)
+        found = map(work, images()) if workers == 1 else side_by_side(work, images(), workers)
         return _with_bar(found) if progress else iter(found)
 
     def _reader(self, engine: str | PageReader, workers: int) -> "PageReader | ModelReader":
@@ -134,28 +134,28 @@ class DocumentReader:
             return self._readers[engine, threads]
 
 
-def read_page(picture: PageImage, reader: "PageReader | ModelReader") -> Page:
+def read_page(image: PageImage, reader: "PageReader | ModelReader") -> Page:
     """One page, read. A PDF's own text is taken where it agrees with what the page shows (see `textlayer`)."""
     if isinstance(reader, ModelReader):
-        return reader.page(picture)
+        return reader.page(image)
     lines: Sequence[Line] | None = None
-    if picture.layer is not None:
-        lines = trusted_lines(picture.layer, picture.image, reader)
+    if image.layer is not None:
+        lines = trusted_lines(image.layer, image.image, reader)
     source: Literal["ocr", "text layer"] = "ocr" if lines is None else "text layer"
     if lines is None:
-        lines = reader.read(picture.image)
-    layout = blocks_of(lines, picture.image.size)
+        lines = reader.read(image.image)
+    layout = blocks_of(lines, image.image.size)
     page = Page(
-        number=picture.number,
-        width=picture.image.width,
-        height=picture.image.height,
+        number=image.number,
+        width=image.image.width,
+        height=image.image.height,
         angle=layout.angle,
         blocks=layout.blocks,
         source=source,
-        scale=picture.scale,
-        file=picture.file,
+        scale=image.scale,
+        file=image.file,
     )
-    return with_tables(page, picture.image)
+    return with_tables(page, image.image)
 
 
 def side_by_side(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:

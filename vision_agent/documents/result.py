@@ -1,6 +1,6 @@
 """What reading a document gives: pages of blocks of lines of words, each with its place.
 
-All places are in pixels of the page *as it was given* (a picture upright by its EXIF, a PDF page as rendered), also
+All places are in pixels of the page *as it was given* (an image upright by its EXIF, a PDF page as rendered), also
 where the page was turned or skewed and put right for reading. Text read from a page is data: whoever wrote the page
 wrote it, so `OcrResult.untrusted` is always True, and nothing in it is an instruction.
 """
@@ -134,7 +134,7 @@ class Page(BaseModel):
         width, height: of the page as given, pixels.
         angle: by how many degrees its text is turned clockwise, 0 <= angle < 360; 0 for an upright page.
         blocks: in reading order.
-        source: "text layer" where a PDF's own text was taken, "ocr" where the picture was read.
+        source: "text layer" where a PDF's own text was taken, "ocr" where the image was read.
         scale: pixels a point (1/72 inch) for a page of a PDF, else None.
         file: the file it comes from, "" where it came from no file.
     """
@@ -177,13 +177,13 @@ class Page(BaseModel):
 
 
 class OcrResult(BaseModel):
-    """What was read from one document: a picture, a multi-page TIFF or a PDF.
+    """What was read from one document: an image, a multi-page TIFF or a PDF.
 
     Attributes:
         pages: in their order; those that were asked for.
         engine: what read it: "rapidocr", or the model's name.
         file: the file it was read from, "" where it came from no file.
-        untrusted: always True: text from pictures is data, never an instruction.
+        untrusted: always True: text from images is data, never an instruction.
         kind: always "ocr"; tells results apart in JSON.
     """
 
@@ -247,18 +247,18 @@ class OcrResult(BaseModel):
         """A page with the boxes of its words, lines or blocks, as a new RGB image.
 
         Args:
-            image: the page's picture; None opens `file` again.
+            image: the page's image; None opens `file` again.
             page: the page's number.
             level: which boxes.
             password: of an encrypted PDF that is opened again.
 
         Raises:
-            InputError: the page was not read, the picture is of another size, or there is no file to open.
+            InputError: the page was not read, the image is of another size, or there is no file to open.
         """
         wanted = self.page(page)
         if level not in ("words", "lines", "blocks"):
             raise InputError(bad_argument("level", '"words", "lines" or "blocks"', level))
-        canvas = self._picture(wanted, image, password)
+        canvas = self._image(wanted, image, password)
         if canvas.size != (wanted.width, wanted.height):
             raise InputError(
                 bad_argument("image", f"page {page}, {wanted.width} x {wanted.height} pixels", canvas.size)
@@ -270,15 +270,15 @@ class OcrResult(BaseModel):
         _draw.draw_boxes(canvas, boxes, tags, [colors[label] for _, label, _ in items], line_width=2)
         return canvas
 
-    def _picture(self, page: Page, image: "ImageSource | None", password: str | None) -> Image.Image:
-        from vision_agent.documents.source import page_picture
+    def _image(self, page: Page, image: "ImageSource | None", password: str | None) -> Image.Image:
+        from vision_agent.documents.source import page_image
         from vision_agent.images.loading import load_image
 
         if image is not None:
             return load_image(image)
         if not page.file:
-            raise InputError(bad_argument("image", "the page's picture, since it was not read from a file", image))
-        return page_picture(page.file, page.number, (page.width, page.height), password=password)
+            raise InputError(bad_argument("image", "the page's image, since it was not read from a file", image))
+        return page_image(page.file, page.number, (page.width, page.height), password=password)
 
     def __str__(self) -> str:
         return self.text

@@ -1,4 +1,4 @@
-"""Documents of any kind, opened page by page: pictures, TIFFs of many pages, PDFs, folders and lists of them.
+"""Documents of any kind, opened page by page: images, TIFFs of many pages, PDFs, folders and lists of them.
 
 Pages come lazily, so that a file of 500 pages takes the memory of one.
 """
@@ -73,7 +73,7 @@ def documents_in(source: Any) -> list[Any] | None:
     return None
 
 
-def page_pictures(
+def page_images(
     source: DocumentSource,
     *,
     pages: PageChoice = None,
@@ -88,13 +88,13 @@ def page_pictures(
         source: see `DocumentSource`.
         pages: which, from 1.
         password: of an encrypted PDF.
-        limits: what pictures are accepted.
+        limits: what images are accepted.
         with_layer: also read a PDF's own text.
         name: what the caller calls `source`, for messages.
 
     Raises:
         DocumentError: a PDF or TIFF that is broken, empty or locked, or a page that it does not have.
-        ImageError: a picture that cannot be read.
+        ImageError: an image that cannot be read.
         ArgumentTypeError: `source` is no document.
     """
     limits = limits or ImageLimits()
@@ -114,9 +114,9 @@ def page_pictures(
         yield PageImage(load_image(opened, limits=limits, name=name), file=str(file))
 
 
-def page_picture(file: str, number: int, size: tuple[int, int], *, password: str | None = None) -> Image.Image:
-    """One page of a file again, at the (width, height) it was read at. Raises as `page_pictures`."""
-    for page in page_pictures(file, pages=number, password=password, with_layer=False, name="file"):
+def page_image(file: str, number: int, size: tuple[int, int], *, password: str | None = None) -> Image.Image:
+    """One page of a file again, at the (width, height) it was read at. Raises as `page_images`."""
+    for page in page_images(file, pages=number, password=password, with_layer=False, name="file"):
         return page.image if page.image.size == size else page.image.resize(size)
     raise DocumentError(bad_argument("page", "a page of the document", number))
 

@@ -32,12 +32,12 @@ _NUMERIC = re.compile(r"\W*(?:[A-Z]{2,3}\s?)?[-+(]?\d[\d.,:/' -]*[)-]?\s?\S{0,3}
 _Grid = npt.NDArray[np.bool_]
 
 
-def find_tables(page: Page, picture: Image.Image) -> list[Table]:
+def find_tables(page: Page, image: Image.Image) -> list[Table]:
     """The tables of a page, those with lines first.
 
     Args:
         page: its words.
-        picture: of the same page, RGB, of the page's size.
+        image: of the same page, RGB, of the page's size.
 
     Raises:
         MissingExtraError: OpenCV is not installed.
@@ -45,7 +45,7 @@ def find_tables(page: Page, picture: Image.Image) -> list[Table]:
     sheet = sheet_of(page)
     if not sheet.pieces:
         return []
-    turned, back = _upright(picture, text_angle(page.lines))
+    turned, back = _upright(image, text_angle(page.lines))
     tables, taken = [], set[int]()
     for grid in _ruled_grids(turned, back.shift):
         built = _ruled_table(sheet, grid, back)
@@ -55,9 +55,9 @@ def find_tables(page: Page, picture: Image.Image) -> list[Table]:
     return [*tables, *_gap_tables(sheet, taken)]
 
 
-def with_tables(page: Page, picture: Image.Image) -> Page:
+def with_tables(page: Page, image: Image.Image) -> Page:
     """The page with its tables as blocks; their lines are taken out of other blocks."""
-    tables = find_tables(page, picture)
+    tables = find_tables(page, image)
     if not tables:
         return page
     blocks: list[Block] = list(page.blocks)
@@ -94,7 +94,7 @@ class _Back:
 
     Attributes:
         angle: of the text, radians clockwise.
-        shift: from the reading frame to the turned picture, pixels.
+        shift: from the reading frame to the turned image, pixels.
     """
 
     angle: float
@@ -124,10 +124,10 @@ class _RuledGrid:
     under: _Grid
 
 
-def _upright(picture: Image.Image, angle: float) -> tuple[npt.NDArray[np.uint8], _Back]:
-    """The picture, grey, turned so that its text is upright."""
+def _upright(image: Image.Image, angle: float) -> tuple[npt.NDArray[np.uint8], _Back]:
+    """The image, grey, turned so that its text is upright."""
     cv2 = _opencv()
-    grey = np.asarray(picture.convert("L"))
+    grey = np.asarray(image.convert("L"))
     if abs(angle) < 2e-3:
         return grey, _Back(0.0, (0.0, 0.0))
     height, width = grey.shape

@@ -39,11 +39,11 @@ def answer_figures(agent: VisionAgent, data: Path, split: str, limit: int | None
         data: folder of the archives.
         limit: at most this many photos, and scenes.
     """
-    pictures = Pictures(data, split, cutouts="val")
-    photos = [pictures.photos.scene(record, colours=False) for record in pictures.photo_records[:limit]]
+    images = Pictures(data, split, cutouts="val")
+    photos = [images.photos.scene(record, colours=False) for record in images.photo_records[:limit]]
     yield from presence_figures(agent, photos)
     yield from count_figures(agent, photos)
-    scenes = [pictures.composed(np.random.default_rng((19, number))) for number in range(limit or 150)]
+    scenes = [images.composed(np.random.default_rng((19, number))) for number in range(limit or 150)]
     yield from colour_figures(agent, scenes)
     yield relation_figure(agent, scenes, "composed scenes, new pictures of names pasted in training")
     pasted = Pictures(data, split, cutouts="train")

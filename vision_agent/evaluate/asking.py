@@ -23,7 +23,7 @@ def ask(
     targets = [*present, *absent]
     questions = [
         Question(
-            picture=number,
+            image=number,
             category="thing" if pooled else target.phrase,
             truth=scene.boxes[list(target.owned)],
             crowds=np.array(target.ignored, dtype=np.float32).reshape(-1, 4),

@@ -1,4 +1,4 @@
-"""Average precision by a COCO library (faster-coco-eval), over questions: a phrase asked of a picture."""
+"""Average precision by a COCO library (faster-coco-eval), over questions: a phrase asked of an image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ from vision_agent.results.detections import Detections
 
 @dataclass(frozen=True)
 class Question:
-    """A phrase asked of a picture, its truth and what came back.
+    """A phrase asked of an image, its truth and what came back.
 
     Attributes:
-        picture: number of the picture.
+        image: number of the image.
         category: what precision is averaged over; one category pools all questions.
         truth: (n, 4) xyxy pixels; empty for an absent thing.
         crowds: (m, 4) regions in which boxes count neither way.
         found: the result, down to very low scores.
     """
 
-    picture: int
+    image: int
     category: str
     truth: NDArray[np.float32]
     crowds: NDArray[np.float32]
@@ -39,7 +39,7 @@ def average_precision(questions: Sequence[Question]) -> tuple[float, float]:
     except ImportError as error:
         raise MissingExtraError('evaluation needs: pip install "internvl-vision-agent[train]"') from error
     categories = {name: number for number, name in enumerate(sorted({q.category for q in questions}), 1)}
-    # One COCO "image" for each picture and category: pooled questions of one picture must not share their boxes.
+    # One COCO "image" for each image and category: pooled questions of one image must not share their boxes.
     annotations: list[dict[str, object]] = []
     results: list[dict[str, object]] = []
     for number, question in enumerate(questions, 1):

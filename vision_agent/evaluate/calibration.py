@@ -79,10 +79,10 @@ def best_settings(agent: VisionAgent, data: Path, limit: int | None = None) -> S
     if limit is not None and limit < 1:
         raise ConfigError(bad_argument("limit", "at least 1", limit))
     average_precision([])  # a missing extra is said now, not after minutes
-    pictures = Pictures(data, "val", cutouts="val")
+    images = Pictures(data, "val", cutouts="val")
     questions: list[Question] = []
     counted: list[tuple[int, Detections]] = []
-    photos = [pictures.photos.scene(record, colours=False) for record in pictures.photo_records[:limit]]
+    photos = [images.photos.scene(record, colours=False) for record in images.photo_records[:limit]]
     prominence, temperature = _best_scores(agent, photos)
     agent.routes["det"].decoder.settings.update(prominence=prominence, temperature=temperature)
     there, not_there = _surest_of_names(agent, photos)

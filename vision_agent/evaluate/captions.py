@@ -23,7 +23,7 @@ def caption_figures(agent: VisionAgent, data: Path, split: str, limit: int | Non
         limit: at most this many photos; 100 by default.
     """
     photos = CocoPhotos(data, "coco_train_448")
-    records = photos.pictures(split)[: limit or _PHOTOS]
+    records = photos.images(split)[: limit or _PHOTOS]
     scenes = (photos.scene(record, colours=False) for record in records)
     yield from scored(agent, [scene for scene in scenes if scene.captions])
 

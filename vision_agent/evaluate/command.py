@@ -1,4 +1,4 @@
-"""The command line of the modules here that draw a picture of a model: `FOLDER OUT [--model MODEL] [--split test]`."""
+"""The command line of the modules here that draw an image of a model: `FOLDER OUT [--model MODEL] [--split test]`."""
 
 import argparse
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ class ImageCommand:
     Attributes:
         agent: the model.
         folder: the training data.
-        out: where the picture goes.
+        out: where the image goes.
         split: the photos that are looked at, "val" or "test".
     """
 

@@ -90,7 +90,7 @@ def first_failures(agent: VisionAgent, folder: Path, split: str) -> list[Failure
     """The first few of each kind, in the order of `KINDS`."""
     photos = CocoPhotos(folder, "coco_train_448")
     chosen: dict[str, list[Failure]] = {kind: [] for kind in KINDS}
-    records = [record for record in photos.pictures(split) if record["license"] in _SHOWABLE]
+    records = [record for record in photos.images(split) if record["license"] in _SHOWABLE]
     for record in tqdm(sorted(records, key=lambda record: int(record["id"])), desc="photos"):
         failures = failures_on(agent, photos.scene(record, colours=False), int(record["id"]))
         wanted = [failure for failure in failures if len(chosen[failure.kind]) < _EACH]

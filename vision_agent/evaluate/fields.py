@@ -53,7 +53,7 @@ def receipts(
     """Documents of a split with their true fields.
 
     Args:
-        lines: "ocr" reads the pictures; "truth" takes the annotated lines.
+        lines: "ocr" reads the images; "truth" takes the annotated lines.
         limit: how many at most.
     """
     listed = json.loads((folder / "receipts_900.json").read_text(encoding="utf-8"))["documents"]
@@ -66,8 +66,8 @@ def receipts(
             if lines == "truth":
                 yield OcrResult(pages=(_true_page(each),), engine="truth"), each["fields"]
                 continue
-            picture = Image.open(io.BytesIO(archive.read(each["file_name"]))).convert("RGB")
-            read = document_reader.read(picture)
+            image = Image.open(io.BytesIO(archive.read(each["file_name"]))).convert("RGB")
+            read = document_reader.read(image)
             assert isinstance(read, OcrResult)
             yield read, each["fields"]
 

@@ -1,4 +1,4 @@
-"""Are made pictures what was asked for? Judged by the model's own detector and by rules of colour.
+"""Are made images what was asked for? Judged by the model's own detector and by rules of colour.
 
 A fixed set of prompts, object x colour x count x place, none of which names a cut-out's file or a seed that was chosen
 by hand. The detector's default threshold decides what is there; a colour is that of the pixels in the thing's box which
@@ -33,7 +33,7 @@ _BATCH = 8
 
 @dataclass(frozen=True)
 class Wanted:
-    """A prompt and what its picture must show."""
+    """A prompt and what its image must show."""
 
     prompt: str
     names: tuple[str, ...]
@@ -80,11 +80,11 @@ def fixed_prompts() -> list[Wanted]:
 def generation_figures(
     agent: VisionAgent, *, limit: int | None = None, sheet: Path | None = None, seed: int = 0
 ) -> list[Figure]:
-    """Make the pictures of `fixed_prompts` and judge them. An agent without a `[GEN]` route has no figures.
+    """Make the images of `fixed_prompts` and judge them. An agent without a `[GEN]` route has no figures.
 
     Args:
         limit: at most so many prompts, spread over the kinds.
-        sheet: where to write a contact sheet of all pictures, with their prompts and verdicts.
+        sheet: where to write a contact sheet of all images, with their prompts and verdicts.
         seed: of the first prompt; the others follow.
     """
     if "gen" not in agent.routes:
@@ -107,30 +107,30 @@ def generation_figures(
     ]
 
 
-def judge(agent: VisionAgent, picture: Image.Image, wanted: Wanted) -> Verdict:
-    """Whether a picture shows what was wanted.
+def judge(agent: VisionAgent, image: Image.Image, wanted: Wanted) -> Verdict:
+    """Whether an image shows what was wanted.
 
     Objects: each name found. Colour: that of the best box, however unsure, so that what is not recognised in an odd
     colour fails as an object alone. Count: boxes found are as many as asked for. Place: the middle of the best box lies
     on the side, or on the right side of the other's.
     """
-    found = [agent.detect(name, picture) for name in wanted.names]
-    best = [_best(agent, name, picture) for name in wanted.names]
+    found = [agent.detect(name, image) for name in wanted.names]
+    best = [_best(agent, name, image) for name in wanted.names]
     colour = None
     if any(wanted.colours):
         pairs = [(want, box) for want, box in zip(wanted.colours, best, strict=True) if want]
-        colour = all(box is not None and colour_in(picture, box.box) == want for want, box in pairs)
+        colour = all(box is not None and colour_in(image, box.box) == want for want, box in pairs)
     return Verdict(
         objects=all(len(each) > 0 for each in found),
         colour=colour,
         count=None if wanted.count == 1 else len(found[0]) == wanted.count,
-        place=None if wanted.place is None else _placed(wanted.place, best, picture.size),
+        place=None if wanted.place is None else _placed(wanted.place, best, image.size),
     )
 
 
-def colour_in(picture: Image.Image, box: Box) -> str | None:
+def colour_in(image: Image.Image, box: Box) -> str | None:
     """The colour of the pixels in a box that differ from the ring around it."""
-    pixels = np.asarray(picture.convert("RGB")).astype(np.int16)
+    pixels = np.asarray(image.convert("RGB")).astype(np.int16)
     height, width = pixels.shape[:2]
     x0, y0, x1, y1 = (round(value) for value in box.xyxy)
     x0, y0, x1, y1 = max(0, x0), max(0, y0), min(width, max(x1, x0 + 1)), min(height, max(y1, y0 + 1))
@@ -148,16 +148,16 @@ def colour_in(picture: Image.Image, box: Box) -> str | None:
 
 
 def contact_sheet(
-    pictures: Sequence[Image.Image], wanted: Sequence[Wanted], verdicts: Sequence[Verdict], columns: int = 10
+    images: Sequence[Image.Image], wanted: Sequence[Wanted], verdicts: Sequence[Verdict], columns: int = 10
 ) -> Image.Image:
-    """All pictures with their prompts under them; what was wrong in red."""
+    """All images with their prompts under them; what was wrong in red."""
     side, line = 128, 26
-    rows = -(-len(pictures) // columns)
+    rows = -(-len(images) // columns)
     canvas = Image.new("RGB", (columns * (side + 6), rows * (side + line + 6)), "white")
     draw = ImageDraw.Draw(canvas)
-    for number, (picture, want, verdict) in enumerate(zip(pictures, wanted, verdicts, strict=True)):
+    for number, (image, want, verdict) in enumerate(zip(images, wanted, verdicts, strict=True)):
         x, y = number % columns * (side + 6) + 3, number // columns * (side + line + 6) + 3
-        canvas.paste(picture.resize((side, side)), (x, y))
+        canvas.paste(image.resize((side, side)), (x, y))
         marks = {
             "object": verdict.objects,
             "colour": verdict.colour,
@@ -171,8 +171,8 @@ def contact_sheet(
     return canvas
 
 
-def _best(agent: VisionAgent, name: str, picture: Image.Image) -> Detection | None:
-    found = agent.detect(name, picture, threshold=0.0)
+def _best(agent: VisionAgent, name: str, image: Image.Image) -> Detection | None:
+    found = agent.detect(name, image, threshold=0.0)
     return max(found, key=lambda each: each.score, default=None)
 
 

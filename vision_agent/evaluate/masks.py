@@ -29,12 +29,12 @@ def mask_figures(agent: VisionAgent, data: Path, split: str, limit: int | None =
     """
     if "seg" not in agent.routes:
         return
-    pictures = MaskImages(data, split, cutouts="val")
-    records = pictures.photo_records[:limit]
-    photos = [pictures.photos.scene(record, colours=False, masks=True) for record in records]
+    images = MaskImages(data, split, cutouts="val")
+    records = images.photo_records[:limit]
+    photos = [images.photos.scene(record, colours=False, masks=True) for record in records]
     yield from _fits(agent, photos, f"outlined things on {len(photos)} COCO photos", "COCO photos")
     yield _points(agent, [scene for scene in photos if all(mask is not None for mask in scene.masks)])
-    scenes = [pictures.composed(np.random.default_rng((17, number))) for number in range(limit or 150)]
+    scenes = [images.composed(np.random.default_rng((17, number))) for number in range(limit or 150)]
     yield from _fits(agent, scenes, f"things in {len(scenes)} scenes", "composed scenes")
 
 
@@ -98,7 +98,7 @@ def _points(agent: VisionAgent, scenes: list[Scene]) -> Figure:
 
 
 def _filled(box: NDArray[np.float32], like: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The pixels of a mask's picture whose middles lie in a box."""
+    """The pixels of a mask's image whose middles lie in a box."""
     x0, y0, x1, y1 = (int(np.ceil(side - 0.5)) for side in box.tolist())
     mask = np.zeros_like(like)
     mask[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)] = True

@@ -67,7 +67,7 @@ def calibration_error(scores: NDArray[np.float64], right: NDArray[np.bool_]) -> 
 
 
 def draw_reliability(scores: NDArray[np.float64], right: NDArray[np.bool_], path: Path) -> None:
-    """A picture of `bins`: dots on the diagonal are honest scores; their area grows with the number of boxes."""
+    """An image of `bins`: dots on the diagonal are honest scores; their area grows with the number of boxes."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -90,7 +90,7 @@ def main() -> None:
     command = read_command("Draw how often boxes of each score are right.")
     photos = CocoPhotos(command.folder, "coco_train_448")
     questions: list[Question] = []
-    for number, record in enumerate(tqdm(photos.pictures(command.split))):
+    for number, record in enumerate(tqdm(photos.images(command.split))):
         scene = photos.scene(record, colours=False)
         questions += ask(command.agent, scene, number, np.random.default_rng(number), ABSENT_A_PHOTO)[0]
     draw_reliability(*right_boxes(questions), command.out)

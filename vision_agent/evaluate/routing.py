@@ -1,4 +1,4 @@
-"""Figures of free routing: requests in wordings that were never trained, on pictures that were never seen.
+"""Figures of free routing: requests in wordings that were never trained, on images that were never seen.
 
 Twenty wordings of each of six kinds (`train.held_out`), each on a photo of its own with a thing that is in it. The
 model's own words are read, up to its first routing token, so the figures are the same whether or not the decoders of
@@ -49,14 +49,14 @@ class FreeRoute(NamedTuple):
     written: str
 
 
-def free_route(backbone: Backbone, request: str, picture: Image.Image, longest: int = 40) -> FreeRoute:
+def free_route(backbone: Backbone, request: str, image: Image.Image, longest: int = 40) -> FreeRoute:
     """Answer a request with all routes allowed, and read which one it takes.
 
     Args:
-        picture: upright RGB.
+        image: upright RGB.
         longest: most tokens of the answer.
     """
-    seen = backbone.encode_image(picture)
+    seen = backbone.encode_image(image)
     prompt = backbone.prompt(((with_placeholders(request, 1), None),), [len(seen.tokens_TC)])
     options = GenerationOptions(max_new_tokens=longest, stop=LOOKS)
     answer = write(backbone, [Reading(prompt.ids, seen.tokens_TC)], options).answers[0]
@@ -78,15 +78,15 @@ def routing_figures(agent: VisionAgent, data: Path, split: str, limit: int | Non
         data: folder of the archives.
         limit: at most this many wordings of a kind.
     """
-    pictures = Pictures(data, split, cutouts="val")
-    records = pictures.photo_records
+    images = Pictures(data, split, cutouts="val")
+    records = images.photo_records
     right: dict[str, list[bool]] = {}
     copied: list[bool] = []
     number = 0
     for kind, wordings in HELD_OUT.items():
         right[kind] = []
         for wording in tqdm(wordings[:limit], desc=f"routing, {kind}"):
-            scene = pictures.photos.scene(records[number % len(records)], colours=False)
+            scene = images.photos.scene(records[number % len(records)], colours=False)
             names = sorted(set(scene.names)) or ["dog"]
             name = names[np.random.default_rng((13, number)).integers(len(names))]
             number += 1

@@ -1,6 +1,6 @@
-"""`vision-agent evaluate`: what a model can do on held-out pictures, in one table.
+"""`vision-agent evaluate`: what a model can do on held-out images, in one table.
 
-All pictures, scenes and questions follow from the split alone, so two runs measure the same.
+All images, scenes and questions follow from the split alone, so two runs measure the same.
 """
 
 import sys
@@ -41,7 +41,7 @@ def evaluate_agent(
     Args:
         data: folder of the archives, as for training.
         split: `"val"` or `"test"`; both are disjoint from what training sees.
-        limit: at most this many pictures a suite.
+        limit: at most this many images a suite.
         suite: a name of `SUITES`, or `"all"`.
 
     Raises:
@@ -68,12 +68,12 @@ def check_evaluation(split: str, limit: int | None, suite: str) -> None:
 
 def _photos(agent: VisionAgent, data: Path, split: str, limit: int | None) -> Iterable[Figure]:
     """COCO photos: present names and six absent ones, one phrase each."""
-    pictures = Pictures(data, split, cutouts="val")
-    records = pictures.photo_records[:limit]
+    images = Pictures(data, split, cutouts="val")
+    records = images.photo_records[:limit]
     questions: list[Question] = []
     false_boxes: list[bool] = []
     for number, record in enumerate(tqdm(records, desc="photos")):
-        scene = pictures.photos.scene(record, colours=False)
+        scene = images.photos.scene(record, colours=False)
         rng = np.random.default_rng(number)
         asked, absent = ask(agent, scene, number, rng, ABSENT_A_PHOTO)
         questions += asked
@@ -103,11 +103,11 @@ def _composed(agent: VisionAgent, data: Path, split: str, limit: int | None) -> 
     )
     count = limit or 200
     for cutouts, title in kinds:
-        pictures = Pictures(data, split, cutouts=cutouts)
+        images = Pictures(data, split, cutouts=cutouts)
         questions: list[Question] = []
         for number in tqdm(range(count), desc=cutouts):
             rng = np.random.default_rng((7, number))
-            asked, _ = ask(agent, pictures.composed(rng), number, rng, 2, pooled=True)
+            asked, _ = ask(agent, images.composed(rng), number, rng, 2, pooled=True)
             questions += asked
         ap50, _ = average_precision(questions)
         yield Figure(name=f"AP50, {title}", value=ap50, count=len(questions), of=f"questions on {count} scenes")
@@ -115,13 +115,13 @@ def _composed(agent: VisionAgent, data: Path, split: str, limit: int | None) -> 
 
 def _pairs(agent: VisionAgent, data: Path, split: str, limit: int | None) -> Iterable[Figure]:
     """Two of a kind in two colours: the best box must be the one of the asked colour."""
-    pictures = Pictures(data, split, cutouts="train")
+    images = Pictures(data, split, cutouts="train")
     right: list[bool] = []
     number = 0
     while len(right) < 2 * (limit or 150):
         rng = np.random.default_rng((11, number))
         colours = _PAIRS[number % len(_PAIRS)]
-        scene = pictures.maker.twins(pictures.background(rng), colours, rng)
+        scene = images.maker.twins(images.background(rng), colours, rng)
         number += 1
         if sorted(map(str, scene.colours)) != sorted(colours):
             continue  # hidden, or the paint did not take
@@ -141,11 +141,11 @@ def _pairs(agent: VisionAgent, data: Path, split: str, limit: int | None) -> Ite
 
 def _generated(agent: VisionAgent, data: Path, split: str, limit: int | None) -> Iterable[Figure]:
     """What generated routes find, asked for in wordings never trained, beside forced ones."""
-    pictures = Pictures(data, split, cutouts="val")
+    images = Pictures(data, split, cutouts="val")
     generated: list[Question] = []
     forced: list[Question] = []
-    for number, record in enumerate(tqdm(pictures.photo_records[: limit or 60], desc="generated")):
-        scene = pictures.photos.scene(record, colours=False)
+    for number, record in enumerate(tqdm(images.photo_records[: limit or 60], desc="generated")):
+        scene = images.photos.scene(record, colours=False)
         present = present_phrases(scene)
         if not present:
             continue
@@ -164,7 +164,7 @@ def _generated(agent: VisionAgent, data: Path, split: str, limit: int | None) ->
 
 
 def _drawn(agent: VisionAgent, data: Path, split: str, limit: int | None) -> Iterable[Figure]:
-    """Pictures of a fixed list of prompts; they need no data."""
+    """Images of a fixed list of prompts; they need no data."""
     yield from generation_figures(agent, limit=limit)
 
 

@@ -29,7 +29,7 @@ class PlacedText:
 
 @dataclass(frozen=True)
 class AnnotatedPage:
-    """A picture whose text is known.
+    """An image whose text is known.
 
     Attributes:
         name: of its file.
@@ -64,12 +64,12 @@ def receipts(archive: Path, *, half: int | None = None, with_shared_shops: bool 
         with_shared_shops: also those whose shop occurs in the held-out part.
     """
     documents = json.loads(archive.with_suffix(".json").read_text("utf-8"))["documents"]
-    with zipfile.ZipFile(archive) as pictures:
+    with zipfile.ZipFile(archive) as images:
         for document in documents:
             shop = str(document["fields"].get("company")).upper()
             if (document["shop_in_heldout"] and not with_shared_shops) or (half is not None and half_of(shop) != half):
                 continue
-            with Image.open(io.BytesIO(pictures.read(document["file_name"]))) as image:
+            with Image.open(io.BytesIO(images.read(document["file_name"]))) as image:
                 picture = image.convert("RGB")
             lines = []
             for line in document["lines"]:

@@ -421,7 +421,7 @@ class _Engine:
 
 
 def _spelled(leaf: Leaf, candidate: Candidate, value: Any) -> Any:
-    """Names and addresses that were read from a picture, with their well-known words set right."""
+    """Names and addresses that were read from an image, with their well-known words set right."""
     kind = leaf.concept.kind
     if not isinstance(value, str) or (kind != "party" and kind != "address"):
         return value

@@ -36,7 +36,7 @@ def extract_by_model(
     document: OcrResult,
     outline: Group,
     ask: Ask,
-    pictures: Sequence[Image.Image],
+    images: Sequence[Image.Image],
     *,
     date_order: DateOrder | None = None,
     decimal_mark: DecimalMark | None = None,
@@ -46,14 +46,14 @@ def extract_by_model(
 
     Args:
         ask: the model's `ask`.
-        pictures: of the document's pages.
+        images: of the document's pages.
 
     Raises:
         AnswerError: the answer did not end within its tokens.
     """
     view = View(document, date_order=date_order, decimal_mark=decimal_mark)
     answer = ask(
-        prompt_for(document, outline), list(pictures), schema=json_schema(outline), max_new_tokens=max_new_tokens
+        prompt_for(document, outline), list(images), schema=json_schema(outline), max_new_tokens=max_new_tokens
     )
     filling = Filling(outline)
     _read(view, filling, outline, answer.value, (), "", answer.confidence, None)

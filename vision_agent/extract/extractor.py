@@ -7,7 +7,7 @@ from PIL import Image
 from pydantic import BaseModel, ValidationError
 
 from vision_agent.documents.result import OcrResult
-from vision_agent.documents.source import DocumentSource, PageChoice, page_pictures
+from vision_agent.documents.source import DocumentSource, PageChoice, page_images
 from vision_agent.errors import ArgumentTypeError, ExtractionError, InputError, bad_argument
 from vision_agent.extract.by_layout import extract_by_layout
 from vision_agent.extract.by_model import Ask, extract_by_model
@@ -23,7 +23,7 @@ ReadDocument = Callable[..., Any]
 T = TypeVar("T", bound=BaseModel)
 
 _BIG = 500_000_000  # parameters from which a model reads documents better than rules do
-_MOST_IMAGES = 4  # pages whose pictures a model is shown at once
+_MOST_IMAGES = 4  # pages whose images a model is shown at once
 
 
 class Extractor:
@@ -33,7 +33,7 @@ class Extractor:
         read: reads a document, as `VisionAgent.ocr`.
         ask: the model's `ask`; None where there is no model.
         parameters: of the model.
-        limits: what pictures are accepted.
+        limits: what images are accepted.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Extractor:
         if chosen == "layout" or self._ask is None:
             filled = extract_by_layout(words, outline, date_order=date_order, decimal_mark=decimal_mark)
         else:
-            shown = self.pictures(document, words, password=password)
+            shown = self.images(document, words, password=password)
             filled = extract_by_model(
                 words, outline, self._ask, shown, date_order=date_order, decimal_mark=decimal_mark
             )
@@ -97,15 +97,15 @@ class Extractor:
             raise ArgumentTypeError(bad_argument("document", "one document, not a folder", document))
         return read
 
-    def pictures(
+    def images(
         self, document: DocumentSource | OcrResult, words: OcrResult, *, password: str | None = None
     ) -> list[Image.Image]:
-        """Pictures of the first pages that were read; none where the document came from no file."""
+        """Images of the first pages that were read; none where the document came from no file."""
         numbers = [page.number for page in words.pages][:_MOST_IMAGES]
         source: Any = words.file if isinstance(document, OcrResult) else document
         if not source or not numbers or hasattr(source, "read"):  # a file object was read to its end
             return []
-        opened = page_pictures(source, pages=numbers, password=password, limits=self._limits, with_layer=False)
+        opened = page_images(source, pages=numbers, password=password, limits=self._limits, with_layer=False)
         return [page.image for page in opened]
 
 

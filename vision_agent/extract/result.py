@@ -75,23 +75,23 @@ class Extraction(BaseModel, Generic[T]):
         """A page with a box and its field's path for each value that was read there, as a new RGB image.
 
         Args:
-            image: the page's picture; None opens the document's file again.
+            image: the page's image; None opens the document's file again.
             page: its number.
             password: of an encrypted PDF that is opened again.
 
         Raises:
-            InputError: the page was not read, the picture is of another size, or there is no file to open.
+            InputError: the page was not read, the image is of another size, or there is no file to open.
         """
-        from vision_agent.documents.source import page_picture
+        from vision_agent.documents.source import page_image
         from vision_agent.images.loading import load_image
 
         if self.document is None:
             raise InputError("this extraction came without its document; draw the one that `agent.extract` returned")
         read = self.document.page(page)
         if image is None and not read.file:
-            raise InputError(bad_argument("image", "the page's picture, since it was not read from a file", image))
+            raise InputError(bad_argument("image", "the page's image, since it was not read from a file", image))
         size = (read.width, read.height)
-        canvas = page_picture(read.file, page, size, password=password) if image is None else load_image(image)
+        canvas = page_image(read.file, page, size, password=password) if image is None else load_image(image)
         if canvas.size != size:
             raise InputError(bad_argument("image", f"page {page}, {size[0]} x {size[1]} pixels", canvas.size))
         here = [(path, field) for path, field in self.fields.items() if field.page == page and field.box is not None]

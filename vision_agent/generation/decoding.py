@@ -39,13 +39,13 @@ class Reading:
 
     Attributes:
         ids: token ids.
-        tokens_TC: tokens of its pictures, in order; None without pictures.
-        picture_marks: for each picture token a number that names the picture and the token's place in it.
+        tokens_TC: tokens of its images, in order; None without images.
+        image_marks: for each image token a number that names the image and the token's place in it.
     """
 
     ids: tuple[int, ...]
     tokens_TC: Tensor | None = None
-    picture_marks: tuple[int, ...] = ()
+    image_marks: tuple[int, ...] = ()
 
 
 @dataclass
@@ -80,13 +80,13 @@ class Written:
             _forward(backbone, self.new_BL[:, column : column + 1], self.mask_BP[:, : place + 1], self.cache, None)
 
 
-def check_context(backbone: Backbone, prompt_tokens: int, picture_tokens: int, options: GenerationOptions) -> None:
+def check_context(backbone: Backbone, prompt_tokens: int, image_tokens: int, options: GenerationOptions) -> None:
     """Raise InputError where a prompt and its answer would not fit the model."""
     if prompt_tokens + options.max_new_tokens > backbone.context:
         raise InputError(
-            f"the prompt has {prompt_tokens} tokens ({picture_tokens} of them for pictures) and the answer may have "
+            f"the prompt has {prompt_tokens} tokens ({image_tokens} of them for images) and the answer may have "
             f"`max_new_tokens`={options.max_new_tokens}, but {backbone.name!r} takes {backbone.context} in all: use "
-            "fewer pictures, a smaller `max_tiles`, a shorter history or a smaller `max_new_tokens`"
+            "fewer images, a smaller `max_tiles`, a shorter history or a smaller `max_new_tokens`"
         )
 
 
@@ -140,7 +140,7 @@ def steps(
             raise InputError(bad_argument("num_beams", "1 for answers under a grammar", options.num_beams))
         yield _search(backbone, readings, options, forbidden)
         return
-    named = all(len(r.picture_marks) == (0 if r.tokens_TC is None else len(r.tokens_TC)) for r in readings)
+    named = all(len(r.image_marks) == (0 if r.tokens_TC is None else len(r.tokens_TC)) for r in readings)
     yield from _decode(backbone, readings, options, forbidden, grammars, prefixes if named else None)
 
 
@@ -174,7 +174,7 @@ def _decode(
     ends = torch.tensor(backbone.end_ids, device=backbone.device)
     tail = StopWatcher(backbone, options.stop)
     is_open = [True for _ in rows]
-    feed_BL, tokens_TC = ids_BL, _pictures(rest)
+    feed_BL, tokens_TC = ids_BL, _images(rest)
     for _ in range(options.max_new_tokens):
         with torch.inference_mode():
             scores_BV = _forward(backbone, feed_BL, written.mask_BP, cache, tokens_TC)
@@ -283,7 +283,7 @@ def _search(
     )
     with torch.inference_mode():
         new_BL = backbone.model.generate(
-            inputs_embeds=backbone.embed(ids_BL, _pictures(readings)),
+            inputs_embeds=backbone.embed(ids_BL, _images(readings)),
             attention_mask=mask_BL,
             generation_config=settings,
             tokenizer=backbone.tokenizer if options.stop else None,
@@ -296,7 +296,7 @@ def _search(
         full_BL, full_mask_BL = torch.cat([ids_BL, new_BL], dim=1), torch.cat([mask_BL.bool(), real_BL], dim=1)
         cache = DynamicCache(config=backbone.model.config.text_config)
         hidden_BLC = backbone.model.model.language_model(
-            inputs_embeds=backbone.embed(full_BL, _pictures(readings)),
+            inputs_embeds=backbone.embed(full_BL, _images(readings)),
             attention_mask=full_mask_BL.long(),
             position_ids=(full_mask_BL.long().cumsum(dim=1) - 1).clamp(min=0),
             past_key_values=cache,
@@ -327,7 +327,7 @@ def _padded(backbone: Backbone, readings: Sequence[Reading]) -> tuple[Tensor, Te
     return ids_BL, mask_BL
 
 
-def _pictures(readings: Sequence[Reading]) -> Tensor | None:
+def _images(readings: Sequence[Reading]) -> Tensor | None:
     tokens = [reading.tokens_TC for reading in readings if reading.tokens_TC is not None]
     return torch.cat(tokens) if tokens else None
 
@@ -368,10 +368,10 @@ def _rest(backbone: Backbone, reading: Reading, known: int) -> Reading:
 
 
 def _marks(backbone: Backbone, reading: Reading) -> list[int]:
-    """Token ids, with each picture token replaced by a number that names it."""
-    picture = iter(reading.picture_marks)
+    """Token ids, with each image token replaced by a number that names it."""
+    image = iter(reading.image_marks)
     context = backbone.model.config.image_token_id
-    return [next(picture, -1) if token == context else token for token in reading.ids]
+    return [next(image, -1) if token == context else token for token in reading.ids]
 
 
 def _filters(options: GenerationOptions) -> LogitsProcessorList:

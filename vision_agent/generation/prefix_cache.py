@@ -1,6 +1,6 @@
 """Remembers keys and values of prompts, so that what was read once is not read again.
 
-A second question on the same picture, and the next round of a chat, begin like a prompt that was read before. The
+A second question on the same image, and the next round of a chat, begin like a prompt that was read before. The
 longest common beginning is taken over; only the rest is fed to the model. Entries share memory with nothing else and
 are never written to, so any number of answers may continue one entry.
 
@@ -25,7 +25,7 @@ LEAST_SHARED = 16
 class PrefixCache:
     """Prompts and answers of recent calls with their keys and values, bounded by bytes. Safe to share between threads.
 
-    A prompt is known by its *marks*: token ids, and at picture tokens numbers that name the picture.
+    A prompt is known by its *marks*: token ids, and at image tokens numbers that name the image.
 
     Args:
         max_bytes: bound on keys and values kept.

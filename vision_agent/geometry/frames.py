@@ -2,19 +2,19 @@
 
 Every box is float xyxy. Every frame is continuous: pixel i covers [i, i + 1), so x runs over [0, W].
 
-    image     pixels of the upright original picture: (0..W, 0..H)
-    unit      0..1 of the whole picture
-    thousand  0..1000 of the whole picture, the numbers inside InternVL's <box> text
-    input     pixels of the model's canvas: the picture *resized* (aspect ratio not kept) to columns*S x rows*S
+    image     pixels of the upright original image: (0..W, 0..H)
+    unit      0..1 of the whole image
+    thousand  0..1000 of the whole image, the numbers inside InternVL's <box> text
+    input     pixels of the model's canvas: the image *resized* (aspect ratio not kept) to columns*S x rows*S
     tile      pixels of one S x S piece of that canvas, cut row by row; when there are several pieces, a thumbnail
-              (the whole picture resized to S x S) may follow as the last tile
+              (the whole image resized to S x S) may follow as the last tile
     map       cells of the stitched feature map: columns*g x rows*g of them, cell i covers [i, i + 1)
 
-All frames but `tile` show the whole picture, so going between them is one scale per axis.
+All frames but `tile` show the whole image, so going between them is one scale per axis.
 
 Functions take numpy arrays (or nested lists) and, where the annotation says `ArrayT`, torch tensors too; the same
 kind comes back, never the same memory, and differentiable where the input was. Integers and half precision are
-widened first: a half float cannot tell neighbouring pixels of a large picture apart.
+widened first: a half float cannot tell neighbouring pixels of a large image apart.
 """
 
 import sys
@@ -34,7 +34,7 @@ Frame = Literal["image", "unit", "thousand", "input", "tile", "map"]
 ArrayT = TypeVar("ArrayT", npt.NDArray[Any], "Tensor")
 
 
-# --- pictures and model input ---------------------------------------------------------------------------------------
+# --- images and model input ---------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=32)
@@ -48,9 +48,9 @@ def _tile_layouts(min_tiles: int, max_tiles: int) -> tuple[tuple[int, int], ...]
 def choose_tiles(
     width: int, height: int, *, min_tiles: int = 1, max_tiles: int = 12, tile_size: int = 448
 ) -> tuple[int, int]:
-    """InternVL's official choice of (columns, rows) for a picture of width x height pixels.
+    """InternVL's official choice of (columns, rows) for an image of width x height pixels.
 
-    The layout of nearest aspect ratio wins. Among equally near ones a larger layout wins as long as the picture has
+    The layout of nearest aspect ratio wins. Among equally near ones a larger layout wins as long as the image has
     more than half of that layout's pixels.
 
     Raises InputError for sides, limits or a tile size that are not positive, or `min_tiles` over `max_tiles`.
@@ -69,7 +69,7 @@ def choose_tiles(
 
 @dataclass(frozen=True)
 class TileGrid:
-    """How one picture is cut into model tiles, and every change of frame that follows from it.
+    """How one image is cut into model tiles, and every change of frame that follows from it.
 
     `image_width`, `image_height`: upright original, pixels. `columns`, `rows`: pieces of the canvas. `tile_size`: side
     S of a tile, pixels. `cells`: feature-map cells per tile side. `thumbnail`: whether a thumbnail tile is wanted (it
@@ -108,7 +108,7 @@ class TileGrid:
         cells: int = 32,
         thumbnail: bool = True,
     ) -> Self:
-        """The grid InternVL's own processor would use for a picture of width x height pixels; see `choose_tiles`."""
+        """The grid InternVL's own processor would use for an image of width x height pixels; see `choose_tiles`."""
         columns, rows = choose_tiles(width, height, min_tiles=min_tiles, max_tiles=max_tiles, tile_size=tile_size)
         return cls(width, height, columns, rows, tile_size, cells, thumbnail)
 
@@ -197,7 +197,7 @@ class TileGrid:
     def tile_index_of(self, points: ArrayT, source: Frame = "image") -> ArrayT:
         """Number of the piece each point (..., 2) of frame `source` falls on: int64 (...), never the thumbnail.
 
-        A point outside the picture, or on its right or lower edge, gets the nearest piece. Raises InputError for
+        A point outside the image, or on its right or lower edge, gets the nearest piece. Raises InputError for
         another shape or the frame "tile".
         """
         on_map = _float_copy(points, "points", (2,))
@@ -231,9 +231,9 @@ class TileGrid:
         return box_clip(boxes, self.frame_size(frame))
 
     def _whole(self, frame: Frame) -> tuple[int, int]:
-        """Size of a frame that shows the whole picture."""
+        """Size of a frame that shows the whole image."""
         if frame == "tile":
-            raise InputError(bad_argument("frame", 'a frame of the whole picture; use `convert` for "tile"', frame))
+            raise InputError(bad_argument("frame", 'a frame of the whole image; use `convert` for "tile"', frame))
         return self.frame_size(frame)
 
 
@@ -243,28 +243,28 @@ class TileGrid:
 def to_unit(coordinates: ArrayT, image_size: tuple[int, int]) -> ArrayT:
     """Points (..., 2) or boxes (..., 4) from image pixels to 0..1; `image_size` is (width, height) in pixels.
 
-    Not clipped. Raises InputError for another shape or an empty picture.
+    Not clipped. Raises InputError for another shape or an empty image.
     """
-    return _scale(_float_copy(coordinates, "coordinates", (2, 4)), _picture(image_size), (1, 1))
+    return _scale(_float_copy(coordinates, "coordinates", (2, 4)), _image(image_size), (1, 1))
 
 
 def from_unit(coordinates: ArrayT, image_size: tuple[int, int]) -> ArrayT:
     """Points (..., 2) or boxes (..., 4) from 0..1 to image pixels; the inverse of `to_unit`."""
-    return _scale(_float_copy(coordinates, "coordinates", (2, 4)), (1, 1), _picture(image_size))
+    return _scale(_float_copy(coordinates, "coordinates", (2, 4)), (1, 1), _image(image_size))
 
 
 def to_thousand(coordinates: ArrayT, image_size: tuple[int, int]) -> ArrayT:
     """Points (..., 2) or boxes (..., 4) from image pixels to floats 0..1000; `image_size` is (width, height).
 
-    Not rounded, not clipped. Raises InputError for another shape or an empty picture.
+    Not rounded, not clipped. Raises InputError for another shape or an empty image.
     """
-    return _scale(_float_copy(coordinates, "coordinates", (2, 4)), _picture(image_size), (1000, 1000))
+    return _scale(_float_copy(coordinates, "coordinates", (2, 4)), _image(image_size), (1000, 1000))
 
 
 def to_thousand_ints(coordinates: ArrayT, image_size: tuple[int, int]) -> ArrayT:
     """As `to_thousand`, rounded and clipped to int64 0..1000, the way InternVL writes boxes in text.
 
-    Raises InputError for another shape, an empty picture or a coordinate that is not a number.
+    Raises InputError for another shape, an empty image or a coordinate that is not a number.
     """
     exact = to_thousand(coordinates, image_size)
     if not bool((exact == exact).all()):
@@ -275,7 +275,7 @@ def to_thousand_ints(coordinates: ArrayT, image_size: tuple[int, int]) -> ArrayT
 
 def from_thousand(coordinates: ArrayT, image_size: tuple[int, int]) -> ArrayT:
     """Points (..., 2) or boxes (..., 4) from 0..1000 to image pixels; the inverse of `to_thousand`."""
-    return _scale(_float_copy(coordinates, "coordinates", (2, 4)), (1000, 1000), _picture(image_size))
+    return _scale(_float_copy(coordinates, "coordinates", (2, 4)), (1000, 1000), _image(image_size))
 
 
 # --- boxes in any one frame -----------------------------------------------------------------------------------------
@@ -382,7 +382,7 @@ def _positive(**numbers: float) -> None:
             raise InputError(bad_argument(name, "a positive number", number))
 
 
-def _picture(image_size: tuple[int, int]) -> tuple[int, int]:
+def _image(image_size: tuple[int, int]) -> tuple[int, int]:
     width, height = image_size
     if not (width > 0 and height > 0):
         raise InputError(bad_argument("image_size", "a positive (width, height)", image_size))

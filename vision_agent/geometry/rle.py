@@ -1,6 +1,6 @@
 """Masks as run lengths, and the geometry of masks. Needs numpy alone.
 
-A mask of a 12-megapixel picture takes 12 MB as bools and a few kB as run lengths, so results keep run lengths and turn
+A mask of a 12-megapixel image takes 12 MB as bools and a few kB as run lengths, so results keep run lengths and turn
 into bools on request. The order is COCO's: pixels are counted down the columns, first column first, and runs lie
 outside and inside in turn, outside first. The text form is pycocotools' own.
 
@@ -26,7 +26,7 @@ Ring = npt.NDArray[np.float64]
 
 # COCO's text writes a number in groups of five bits, lowest first; a sixth bit says that more follow.
 _BITS, _MORE, _FIRST_CHARACTER = 5, 32, 48
-_LONGEST_NUMBER = 8  # groups: 40 bits, more than any picture has pixels
+_LONGEST_NUMBER = 8  # groups: 40 bits, more than any image has pixels
 
 _PIXELS_AT_ONCE = 2**20  # of a mask being enlarged
 
@@ -90,12 +90,12 @@ class RunLengths:
         """The mask of `size` that small logits (h, w) stand for.
 
         As if the logits were resized bilinearly (torch's `interpolate` with `align_corners=False`) and compared with
-        `threshold`; but the large picture of floats never exists, only some columns of it at a time, and none where
+        `threshold`; but the large image of floats never exists, only some columns of it at a time, and none where
         nothing can be inside.
 
         Args:
-            box: x0, y0, x1, y1, the pixels that the logits lie over, not necessarily whole ones or inside the picture;
-                the mask is empty outside. The whole picture if None.
+            box: x0, y0, x1, y1, the pixels that the logits lie over, not necessarily whole ones or inside the image;
+                the mask is empty outside. The whole image if None.
             within: x0, y0, x1, y1 outside which the mask is empty, too; `box` if None.
         """
         height, width = size
@@ -233,7 +233,7 @@ def _one_size(masks: Sequence[RunLengths]) -> None:
 def mask_polygons(mask: npt.ArrayLike, *, origin: tuple[int, int] = (0, 0)) -> list[list[Ring]]:
     """The outlines of bools (H, W), exact: one list for each connected part, its outer ring and then its holes.
 
-    Rings hold corners only. Outer rings run clockwise as seen in the picture, holes the other way. Pixels that touch
+    Rings hold corners only. Outer rings run clockwise as seen in the image, holes the other way. Pixels that touch
     at a corner alone are not connected. `origin` is where the first pixel lies, x and y.
 
     Raises InputError for another dtype or shape.
@@ -319,7 +319,7 @@ def _partners(order: Ints) -> Ints:
 
 
 def _signed_area(ring: Ring) -> float:
-    """Positive where the ring runs clockwise as seen in a picture, whose y runs down."""
+    """Positive where the ring runs clockwise as seen in an image, whose y runs down."""
     x, y = ring.T
     return float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
 

@@ -1,4 +1,4 @@
-"""Download one picture over https, from public hosts only.
+"""Download one image over https, from public hosts only.
 
 A web service that loads addresses sent by its users must not become a way into its own network. So every name is
 resolved once, refused unless all its addresses are public, and the connection goes to the very address that was
@@ -121,15 +121,15 @@ def fetch(
             answer = _get(target, addresses, context, deadline, max_bytes, name)
         except (httpx.TimeoutException, TimeoutError) as error:
             why = f"which took longer than {timeout:g} seconds (`limits.url_timeout`)"
-            raise ImageError(_refusal(name, "a picture that downloads in time", url, why)) from error
+            raise ImageError(_refusal(name, "an image that downloads in time", url, why)) from error
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             why = f"which could not be downloaded ({_cause(error)})"
-            raise ImageError(_refusal(name, "a picture that can be downloaded", url, why)) from error
+            raise ImageError(_refusal(name, "an image that can be downloaded", url, why)) from error
         if isinstance(answer, bytes):
             return answer
         url = answer
     why = f"which is one redirect more than {max_redirects} (`limits.max_redirects`)"
-    raise ImageError(_refusal(name, "the address of a picture", url, why))
+    raise ImageError(_refusal(name, "the address of an image", url, why))
 
 
 def _refusal(name: str, expected: str, url: str, why: str) -> str:
@@ -173,13 +173,13 @@ def _public_addresses(target: httpx.URL, name: str, network: _Network) -> list[_
     try:
         found = [ipaddress.ip_address(text) for text in network.resolve(_host(target), target.port or 443)]
     except (OSError, ValueError) as error:  # ValueError: a label too long for a host name
-        raise ImageError(_refusal(name, "the address of a picture", url, "whose host name cannot be found")) from error
+        raise ImageError(_refusal(name, "the address of an image", url, "whose host name cannot be found")) from error
     if not found:
-        raise ImageError(_refusal(name, "the address of a picture", url, "whose host name cannot be found"))
+        raise ImageError(_refusal(name, "the address of an image", url, "whose host name cannot be found"))
     if not all(network.is_public(address) for address in found):
         # The address itself stays out of the message: it may go to someone who is probing the network.
         why = "whose host is not on the public internet"
-        raise UrlRefusedError(_refusal(name, "the https:// address of a picture on a public host", url, why))
+        raise UrlRefusedError(_refusal(name, "the https:// address of an image on a public host", url, why))
     return found
 
 
@@ -239,7 +239,7 @@ def _read(response: httpx.Response, target: httpx.URL, max_bytes: int, name: str
         return ImageTooLargeError(_refusal(name, expected, url, "which is larger"))
 
     def failed(why: str) -> ImageError:
-        return ImageError(_refusal(name, "a picture that can be downloaded", url, why))
+        return ImageError(_refusal(name, "an image that can be downloaded", url, why))
 
     if response.status_code in _REDIRECTS:
         location = response.headers.get("location")

@@ -1,6 +1,6 @@
-"""The one door for pictures: whatever the caller has becomes an upright RGB picture, or a clear error.
+"""The one door for images: whatever the caller has becomes an upright RGB image, or a clear error.
 
-`load_image` is the only place of the package that opens picture files, so the limits hold everywhere.
+`load_image` is the only place of the package that opens image files, so the limits hold everywhere.
 """
 
 import base64
@@ -86,7 +86,7 @@ class ImageLimits:
         max_side: the longer side at most.
         min_side: the shorter side at least.
         max_aspect: the longer side over the shorter one at most.
-        max_bytes: the size of a picture file at most; also the size of a download.
+        max_bytes: the size of an image file at most; also the size of a download.
         formats: the file formats that are read, out of `FORMATS`. A PIL image was opened by the caller: its format
             is not checked.
         allow_urls: whether https:// addresses are downloaded. `data:` addresses always work.
@@ -150,7 +150,7 @@ class _Source:
         limits = self.limits
         what = f"which is {width} x {height} pixels"
         if width < 1 or height < 1:
-            raise self.error("a picture with at least one pixel", what)
+            raise self.error("an image with at least one pixel", what)
         if width * height > limits.max_pixels:
             expected = f"a picture of at most {limits.max_pixels} pixels (`limits.max_pixels`)"
             raise self.error(expected, f"{what}, {width * height} in all", ImageTooLargeError)
@@ -158,7 +158,7 @@ class _Source:
             expected = f"a picture with sides of at most {limits.max_side} pixels (`limits.max_side`)"
             raise self.error(expected, what, ImageTooLargeError)
         if min(width, height) < limits.min_side:
-            raise self.error(f"a picture with sides of at least {limits.min_side} pixels (`limits.min_side`)", what)
+            raise self.error(f"an image with sides of at least {limits.min_side} pixels (`limits.min_side`)", what)
         if max(width, height) > limits.max_aspect * min(width, height):
             expected = f"a picture at most {limits.max_aspect:g} times as long as wide (`limits.max_aspect`)"
             raise self.error(expected, what)
@@ -171,7 +171,7 @@ class _Source:
 
 
 def load_image(source: ImageSource, *, limits: ImageLimits = _DEFAULT_LIMITS, name: str = "image") -> Image.Image:
-    """Any kind of picture as an upright RGB `PIL.Image.Image`.
+    """Any kind of image as an upright RGB `PIL.Image.Image`.
 
     The result is always a new image, without metadata. The EXIF orientation is applied for every kind of source,
     transparent pixels are blended onto white, and 16-bit values are scaled by the 16-bit range (65535 becomes 255).
@@ -182,7 +182,7 @@ def load_image(source: ImageSource, *, limits: ImageLimits = _DEFAULT_LIMITS, na
             - a path, as a string or a `pathlib.Path`;
             - a `data:` address, in base64 or percent-encoded;
             - an https:// address, if `limits.allow_urls` is on;
-            - the bytes of a picture file (`bytes`, `bytearray`, `memoryview`);
+            - the bytes of an image file (`bytes`, `bytearray`, `memoryview`);
             - a file object opened in binary mode, read from where it is to its end;
             - a PIL image of any mode; of a multi-frame one the current frame is taken;
             - a numpy array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), channels in RGB order (OpenCV gives BGR: pass
@@ -196,7 +196,7 @@ def load_image(source: ImageSource, *, limits: ImageLimits = _DEFAULT_LIMITS, na
         ImageTooLargeError: over `max_pixels`, `max_side` or `max_bytes`.
         UnsupportedImageError: a format that is not allowed, or a file with more than one frame.
         UrlRefusedError: an address that is not downloaded.
-        ImageError: anything else that is wrong with the picture; the base class of all but the first and the fourth.
+        ImageError: anything else that is wrong with the image; the base class of all but the first and the fourth.
     """
     if not isinstance(limits, ImageLimits):
         raise ArgumentTypeError(bad_argument("limits", "an ImageLimits", limits))
@@ -226,7 +226,7 @@ def load_image(source: ImageSource, *, limits: ImageLimits = _DEFAULT_LIMITS, na
     raise ArgumentTypeError(f"`{name}` must be {expected}, but got a {type(source).__name__}{hint}")
 
 
-# --- From a source to the bytes of a picture file ---
+# --- From a source to the bytes of an image file ---
 
 
 def _from_text(text: str, limits: ImageLimits, name: str) -> Image.Image:
@@ -244,7 +244,7 @@ def _from_url(url: str, limits: ImageLimits, name: str) -> Image.Image:
     this = _Source(name, shown(url), limits)
     if not limits.allow_urls:
         why = "and addresses are only downloaded when `limits.allow_urls` is True"
-        raise this.error("a path or the bytes of a picture", why, UrlRefusedError)
+        raise this.error("a path or the bytes of an image", why, UrlRefusedError)
     data = fetch(
         url,
         max_bytes=limits.max_bytes,
@@ -318,7 +318,7 @@ def _data_url(url: str, this: _Source) -> bytes:
         raise this.error(expected, f"whose base64 is broken ({_cause(error)})") from error
 
 
-# --- From the bytes of a picture file to a picture ---
+# --- From the bytes of an image file to an image ---
 
 _SIGNATURES = (
     (re.compile(rb"\xff\xd8\xff"), "JPEG"),
@@ -356,7 +356,7 @@ _OPENERS: dict[str, Callable[[IO[bytes]], ImageFile.ImageFile]] = {
 
 
 def _decode(data: bytes, this: _Source) -> Image.Image:
-    """A picture file as an upright RGB image.
+    """An image file as an upright RGB image.
 
     The plugins are called directly, not through `Image.open`: that would try formats which are not allowed, and it
     checks sizes against a limit of its own, which is global and warns.
@@ -371,7 +371,7 @@ def _decode(data: bytes, this: _Source) -> Image.Image:
         with opened as image:
             this.check_size(*image.size)
             _check_format(image.format, this)
-            # The pictures behind the first one of an MPO are extras (a depth map, the other eye), not frames.
+            # The images behind the first one of an MPO are extras (a depth map, the other eye), not frames.
             if image.format != "MPO" and getattr(image, "is_animated", False):
                 raise _several_frames(kind, this)
             with _no_size_warning(kind, image.size):
@@ -382,15 +382,15 @@ def _decode(data: bytes, this: _Source) -> Image.Image:
         raise
     except Image.DecompressionBombError as error:
         why = "whose size is over the limit of Pillow itself (`PIL.Image.MAX_IMAGE_PIXELS`)"
-        raise this.error("a smaller picture", why, ImageTooLargeError) from error
+        raise this.error("a smaller image", why, ImageTooLargeError) from error
     except Exception as error:  # plugins let nearly everything through when they read a broken file
         why = f"whose {kind} data is broken or cut off ({_cause(error)})"
-        raise this.error("a complete picture file", why) from error
+        raise this.error("a complete image file", why) from error
 
 
 def _kind(data: bytes, this: _Source) -> str:
     if not data:
-        raise this.error("a picture file", "which is empty")
+        raise this.error("an image file", "which is empty")
     start = data[:512]
     for pattern, kind in _SIGNATURES:
         if pattern.match(start):
@@ -400,7 +400,7 @@ def _kind(data: bytes, this: _Source) -> str:
     for pattern, what in _OTHER_SIGNATURES:
         if pattern.match(start):
             raise this.error(_formats(this), f"which is {what}", UnsupportedImageError)
-    raise this.error(_formats(this), "which is no picture in a known format")
+    raise this.error(_formats(this), "which is no image in a known format")
 
 
 def _check_format(kind: str | None, this: _Source) -> None:
@@ -448,10 +448,10 @@ _warning_lock = threading.Lock()
 
 @contextmanager
 def _no_size_warning(kind: str | None, size: tuple[int, int] | None) -> Iterator[None]:
-    """Keeps back Pillow's warning about large pictures, for a picture inside our own limit.
+    """Keeps back Pillow's warning about large images, for an image inside our own limit.
 
     Changing the warning filters touches every thread, so this is only done where the warning can come at all: the
-    TIFF and GIF plugins give it while they read a picture over Pillow's limit.
+    TIFF and GIF plugins give it while they read an image over Pillow's limit.
     """
     ceiling = Image.MAX_IMAGE_PIXELS
     if kind not in ("TIFF", "GIF") or ceiling is None or size is None or size[0] * size[1] <= ceiling:
@@ -493,9 +493,9 @@ def _from_pil(image: Image.Image, this: _Source) -> Image.Image:
         raise
     except Image.DecompressionBombError as error:
         why = "whose size is over the limit of Pillow itself (`PIL.Image.MAX_IMAGE_PIXELS`)"
-        raise this.error("a smaller picture", why, ImageTooLargeError) from error
+        raise this.error("a smaller image", why, ImageTooLargeError) from error
     except Exception as error:  # the file behind it can be broken in any way
-        raise this.error("a readable picture", f"which cannot be decoded ({_cause(error)})") from error
+        raise this.error("a readable image", f"which cannot be decoded ({_cause(error)})") from error
 
 
 def _upright_rgb(image: Image.Image, this: _Source) -> Image.Image:
@@ -544,14 +544,14 @@ def _on_white(image: Image.Image) -> Image.Image:
 def _grey_16(values: npt.NDArray[Any], transparent: object, this: _Source) -> Image.Image:
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
-        raise this.error("a grey picture of at most 16 bits", f"which has values from {low} to {high}")
+        raise this.error("a grey image of at most 16 bits", f"which has values from {low} to {high}")
     grey = _TO_8_BIT[values]
     if isinstance(transparent, int):
         grey[values == transparent] = 255
     return Image.fromarray(grey).convert("RGB")
 
 
-# --- From an array to a picture ---
+# --- From an array to an image ---
 
 _CHANNELS = (1, 3, 4)
 
@@ -562,7 +562,7 @@ def _from_array(array: npt.NDArray[Any], this: _Source) -> Image.Image:
     if not (kind == "f" or (kind == "u" and width <= 2)):
         raise this.error("an array of dtype uint8, uint16 or float", _dtype_hint(kind))
     if array.ndim == 4:
-        raise this.error("one picture", "which is a batch; pass one of them, e.g. images[0]")
+        raise this.error("one image", "which is a batch; pass one of them, e.g. images[0]")
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in _CHANNELS):
         swapped = array.ndim == 3 and array.shape[0] in _CHANNELS
         hint = "which has its channels first; pass np.moveaxis(array, 0, -1)" if swapped else "which is another shape"
@@ -587,10 +587,10 @@ def _dtype_hint(kind: str) -> str:
 def _unit_to_8_bit(array: npt.NDArray[Any], this: _Source) -> npt.NDArray[np.uint8]:
     low, high = float(array.min()), float(array.max())  # NaN comes through both
     if not (math.isfinite(low) and math.isfinite(high)):
-        raise this.error("a picture of finite values", "which has NaN or infinity in it")
+        raise this.error("an image of finite values", "which has NaN or infinity in it")
     if low < 0 or high > 1:
         hint = "divide it by 255" if low >= 0 and high <= 255 else "undo its normalisation"
-        raise this.error("a float picture with values from 0 to 1", f"whose values are {low:g} to {high:g}; {hint}")
+        raise this.error("a float image with values from 0 to 1", f"whose values are {low:g} to {high:g}; {hint}")
     scaled = np.multiply(array, 255, dtype=np.float32, casting="same_kind")
     eight_bit: npt.NDArray[np.uint8] = np.rint(scaled, out=scaled).astype(np.uint8)
     return eight_bit
@@ -616,7 +616,7 @@ def _from_tensor(tensor: "torch.Tensor", this: _Source) -> Image.Image:
         kind = "b" if tensor.dtype == torch.bool else "i"
         raise this.error("a tensor of dtype uint8, uint16 or float", _dtype_hint(kind))
     if tensor.ndim == 4:
-        raise this.error("one picture", "which is a batch; pass one of them, e.g. images[0]")
+        raise this.error("one image", "which is a batch; pass one of them, e.g. images[0]")
     if tensor.ndim == 3:
         first, last = tensor.shape[0] in _CHANNELS, tensor.shape[2] in _CHANNELS
         expected = "a tensor of shape (H, W), (C, H, W) or (H, W, C) with 1, 3 or 4 channels"

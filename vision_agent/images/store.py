@@ -1,6 +1,6 @@
-"""The pictures of one session, by short ids.
+"""The images of one session, by short ids.
 
-Pictures never travel as text between a language model and its tools: a picture is put here once and goes by an id such
+Images never travel as text between a language model and its tools: an image is put here once and goes by an id such
 as `img_3f9a2c`. What a model writes is not trusted, so a *reference* from it is one of four things: an id of this very
 store, a path under a folder that was allowed, a bounded `data:` address, or an https address where those are allowed.
 One store belongs to one session, and no store knows of another.
@@ -29,19 +29,19 @@ from vision_agent.images.loading import ImageLimits, ImageSource, load_image
 
 _ID = re.compile(r"img_[0-9a-f]{6,64}")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
-_REMEMBERED = 1000  # dropped pictures whose origin an error can still name
+_REMEMBERED = 1000  # dropped images whose origin an error can still name
 _LISTED = 10  # ids or file names that an error offers
 
 
 @dataclass(frozen=True)
 class StoredImage:
-    """A picture of a session.
+    """An image of a session.
 
     Attributes:
         id: its name in the store.
         image: upright RGB; shared, so it must not be changed in place.
         sha256: of its size and pixels, hexadecimal.
-        origin: where it came from, for people and error messages; never the picture itself.
+        origin: where it came from, for people and error messages; never the image itself.
     """
 
     id: str
@@ -61,16 +61,16 @@ class StoredImage:
 
 
 class ImageStore:
-    """The pictures of one session. Safe to share between threads and tasks of that session.
+    """The images of one session. Safe to share between threads and tasks of that session.
 
-    The least recently used pictures are dropped when `max_bytes` is reached; asking for one of them is an error that
-    says where it came from. An id is made of the picture's content: the same picture has the same id.
+    The least recently used images are dropped when `max_bytes` is reached; asking for one of them is an error that
+    says where it came from. An id is made of the image's content: the same image has the same id.
 
     Args:
-        roots: folders whose pictures and documents may be read by path. None are readable without it.
-        limits: what pictures are accepted; also whether https addresses are fetched.
-        max_bytes: of all pictures held, uncompressed.
-        max_data_bytes: of the picture in a `data:` address.
+        roots: folders whose images and documents may be read by path. None are readable without it.
+        limits: what images are accepted; also whether https addresses are fetched.
+        max_bytes: of all images held, uncompressed.
+        max_data_bytes: of the image in a `data:` address.
 
     Raises:
         InputError: a root that is no folder, or a bound below 1.
@@ -116,7 +116,7 @@ class ImageStore:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all pictures held."""
+        """Bytes of all images held."""
         with self._lock:
             return self._bytes
 
@@ -131,16 +131,16 @@ class ImageStore:
     # --- the program's side
 
     def add(self, image: ImageSource, *, origin: str = "given by the program") -> str:
-        """Put a picture in and get its id. For programs: `image` is trusted, and may be any that `load_image` takes.
+        """Put an image in and get its id. For programs: `image` is trusted, and may be any that `load_image` takes.
 
         Raises:
-            ImageTooLargeError: one picture alone is over `max_bytes`.
-            InputError: a picture that cannot be read.
+            ImageTooLargeError: one image alone is over `max_bytes`.
+            InputError: an image that cannot be read.
         """
         return self._keep(load_image(image, limits=self.limits), origin).id
 
     def get(self, image_id: str, *, name: str = "image") -> StoredImage:
-        """The picture of an id, which counts as used now.
+        """The image of an id, which counts as used now.
 
         Args:
             name: what the caller calls this argument, for error messages.
@@ -157,13 +157,13 @@ class ImageStore:
         if origin is not None:
             raise UnknownImageError(
                 f"`{name}` is {image_id!r}, which was dropped to make room (a session holds {self.max_bytes} bytes of "
-                f"pictures); it was {origin}: make or open it again"
+                f"images); it was {origin}: make or open it again"
             )
-        expected = f"an image id of this session, which has {', '.join(reversed(known)) or 'no pictures yet'}"
+        expected = f"an image id of this session, which has {', '.join(reversed(known)) or 'no images yet'}"
         raise UnknownImageError(bad_argument(name, expected, image_id))
 
     def clear(self) -> None:
-        """Forget all pictures."""
+        """Forget all images."""
         with self._lock:
             self._items.clear()
             self._dropped.clear()
@@ -172,7 +172,7 @@ class ImageStore:
     # --- the model's side
 
     def open(self, reference: str, *, name: str = "image") -> StoredImage:
-        """The picture that a language model refers to; one that is new here gets an id.
+        """The image that a language model refers to; one that is new here gets an id.
 
         Args:
             reference: an id, a path under `roots` (relative ones count from each root in turn), a `data:` address of
@@ -183,7 +183,7 @@ class ImageStore:
             UnknownImageError: no such id here.
             PathRefusedError: a path that leaves `roots`, also by a symbolic link.
             UrlRefusedError: an address that is not fetched.
-            ImageError, ImageTooLargeError: a picture that cannot be read, or is too large.
+            ImageError, ImageTooLargeError: an image that cannot be read, or is too large.
             InputError: anything else.
         """
         if not isinstance(reference, str) or not reference.strip():
@@ -255,7 +255,7 @@ class ImageStore:
         size = image.width * image.height * len(image.getbands())
         if size > self.max_bytes:
             raise ImageTooLargeError(
-                f"a picture of {image.width} x {image.height} pixels takes {size} bytes, but a session holds "
+                f"an image of {image.width} x {image.height} pixels takes {size} bytes, but a session holds "
                 f"{self.max_bytes}"
             )
         with self._lock:
@@ -275,13 +275,13 @@ class ImageStore:
             return stored
 
     def _free_id(self, sha: str) -> str:
-        """The shortest id of at least six digits that no other picture has."""
+        """The shortest id of at least six digits that no other image has."""
         for digits in range(6, len(sha) + 1, 2):
             image_id = f"img_{sha[:digits]}"
             holder = self._items.get(image_id)
             if holder is None or holder.sha256 == sha:
                 return image_id
-        raise AssertionError("two pictures have the same SHA-256")
+        raise AssertionError("two images have the same SHA-256")
 
     def _shown(self, path: Path) -> str:
         root = next(root for root in self.roots if path.is_relative_to(root))

@@ -1,4 +1,4 @@
-"""Videos as a few upright RGB pictures, chosen the way InternVL's authors choose them.
+"""Videos as a few upright RGB images, chosen the way InternVL's authors choose them.
 
 The video is cut into equal segments and the frame in the middle of each is taken. A file is read twice: once for the
 times of its frames, without decoding (what a file says about its length is often missing or wrong), and once to
@@ -74,7 +74,7 @@ class VideoFrames:
     """Frames of a video, in order.
 
     Attributes:
-        images: upright RGB pictures, one a segment.
+        images: upright RGB images, one a segment.
         indices: their numbers in the video, from 0.
         seconds: their times, from the video's first frame; None if the caller gave the frames.
         duration: length of the video in seconds; None if the caller gave the frames.
@@ -107,7 +107,7 @@ def sample_frames(
 
     Args:
         source: a path; the bytes of a video file; a binary file object, read from where it is to its end; or frames,
-            as a list of pictures of the kinds that `load_image` takes, or an array or tensor (T, H, W, 3). Frames are
+            as a list of images of the kinds that `load_image` takes, or an array or tensor (T, H, W, 3). Frames are
             all taken as they are: `segments` says nothing, and `bounds` is refused.
         segments: how many frames. A video with fewer gives some of them several times.
         bounds: (start, end) in seconds: only this part is cut into segments. The end may lie behind the video's.
@@ -140,9 +140,9 @@ def sample_frames(
             expected = f"a video of which {segments} frames have at most {max_pixels} pixels (`max_pixels`)"
             raise ImageTooLargeError(f"`{name}` must be {expected}, but they have {timeline.pixels * segments}")
         indices = frame_indices(len(timeline.stamps), timeline.fps, segments, bounds)
-        pictures = _pictures(file, timeline, sorted(set(indices)), limits, name)
+        images = _images(file, timeline, sorted(set(indices)), limits, name)
     return VideoFrames(
-        images=tuple(pictures[index] for index in indices),
+        images=tuple(images[index] for index in indices),
         indices=indices,
         seconds=tuple(timeline.seconds(index) for index in indices),
         duration=timeline.duration,
@@ -377,10 +377,10 @@ class _WrongStampsError(Exception):
     """The file's times or its index are wrong: its frames have to be counted from the beginning."""
 
 
-def _pictures(
+def _images(
     file: IO[bytes], timeline: _Timeline, indices: Sequence[int], limits: ImageLimits, name: str
 ) -> dict[int, Image.Image]:
-    """The frames with these numbers, ascending, as upright RGB pictures."""
+    """The frames with these numbers, ascending, as upright RGB images."""
 
     def decoded(timed: bool) -> dict[int, Image.Image]:
         stamps, keys = (timeline.stamps, timeline.keys) if timed else (range(len(timeline.stamps)), ())
@@ -458,8 +458,8 @@ _TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: I
 
 
 def _upright(frame: "VideoFrame") -> Image.Image:
-    """A frame as a picture, turned by the file's rotation mark; transparent parts stay so."""
+    """A frame as an image, turned by the file's rotation mark; transparent parts stay so."""
     transparent = any(part.is_alpha for part in frame.format.components)
-    picture = Image.fromarray(frame.to_ndarray(format="rgba" if transparent else "rgb24"))
+    image = Image.fromarray(frame.to_ndarray(format="rgba" if transparent else "rgb24"))
     turn = _TURNS.get(round(frame.rotation / 90) * 90 % 360)
-    return picture if turn is None else picture.transpose(turn)
+    return image if turn is None else image.transpose(turn)

@@ -21,7 +21,7 @@ from vision_agent.inference.conversation import Conversation
 from vision_agent.inference.decode import prepared
 from vision_agent.inference.engine import InferenceEngine
 from vision_agent.inference.image_cache import SeenImage
-from vision_agent.inference.image_refs import named_pictures
+from vision_agent.inference.image_refs import named_images
 from vision_agent.inference.onlooker import Onlooker
 from vision_agent.inference.streaming import AnswerReader, Opened
 from vision_agent.model.prompt import PLACEHOLDER
@@ -34,8 +34,8 @@ from vision_agent.routing.states import Emitted, read_emitted
 
 _WORDS_ALONE = RouteChoice()
 _FREE = AnswerForm()
-_PLACEHOLDERS = re.compile(rf"(?:Image-\d+: )?{PLACEHOLDER}\n?")  # they name every picture, so they name none
-_NO_PICTURE = TileGrid(1, 1, 1, 1)  # the grid of a route that is read without one
+_PLACEHOLDERS = re.compile(rf"(?:Image-\d+: )?{PLACEHOLDER}\n?")  # they name every image, so they name none
+_NO_IMAGE = TileGrid(1, 1, 1, 1)  # the grid of a route that is read without one
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class _Shown:
 
     Attributes:
         request: the words that were answered.
-        seen: the pictures of the conversation.
+        seen: the images of the conversation.
         about: which of them the request is about where no words say it.
     """
 
@@ -58,7 +58,7 @@ class AnswerPipeline:
 
     Args:
         routes: the loaded routes by name; routes that are loaded later count too.
-        onlooker: looks at the picture for a model that was taught to ask for it.
+        onlooker: looks at the image for a model that was taught to ask for it.
     """
 
     def __init__(self, engine: InferenceEngine, routes: Mapping[str, Route], onlooker: Onlooker) -> None:
@@ -223,11 +223,11 @@ class AnswerPipeline:
         return read_emitted(self._backbone, self._routes, written.cache, written.mask_BP[:, :fed], answers, emitted)
 
     def _results(self, opened: Opened, states_NC: Tensor, sure: float, shown: _Shown) -> list[RoutedText]:
-        """What the route's decoder gives, for each picture that the token is about; `sure`: its probability."""
+        """What the route's decoder gives, for each image that the token is about; `sure`: its probability."""
         route = self._routes[opened.spec.name]
-        pictures: Sequence[int | None] = (
-            named_pictures(opened.about, len(shown.seen))
-            or named_pictures(shown.request, len(shown.seen))
+        images: Sequence[int | None] = (
+            named_images(opened.about, len(shown.seen))
+            or named_images(shown.request, len(shown.seen))
             or shown.about
             or [None]
         )
@@ -242,13 +242,13 @@ class AnswerPipeline:
                 ),
                 image=number,
             )
-            for number in pictures
+            for number in images
         ]
 
     def _decoded(self, route: Route, phrase: str, states_NC: Tensor, sure: float, seen: SeenImage | None) -> Any:
-        if seen is None and route.decoder.needs_picture:
+        if seen is None and route.decoder.needs_image:
             return None
-        grid = _NO_PICTURE if seen is None else seen.encoded.grid
+        grid = _NO_IMAGE if seen is None else seen.encoded.grid
         request = DecodeRequest((phrase or route.spec.name,), grid, self.model, scores=(min(1.0, sure),))
         with torch.inference_mode():
             made = None if seen is None else prepared(seen, route)
@@ -292,6 +292,6 @@ def _told(answer: Answer) -> Iterator[AnswerEvent]:
 
 
 def _shown(conversation: Conversation, seen: Sequence[SeenImage]) -> _Shown:
-    """The pictures of the last round are what it is about; without any, those of the rounds before."""
+    """The images of the last round are what it is about; without any, those of the rounds before."""
     request = _PLACEHOLDERS.sub("", conversation.turns[-1][0])
-    return _Shown(request, seen, range(conversation.earlier_pictures, len(seen)) or range(len(seen)))
+    return _Shown(request, seen, range(conversation.earlier_images, len(seen)) or range(len(seen)))

@@ -1,4 +1,4 @@
-"""`Chat`: a conversation of several rounds, about pictures, a video, or nothing but words."""
+"""`Chat`: a conversation of several rounds, about images, a video, or nothing but words."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, overload
@@ -26,7 +26,7 @@ class Chat:
     that fails, or whose stream is closed half way, leaves no trace. One chat is for one thread at a time.
 
     Attributes:
-        history: the rounds so far, (question, answer); questions hold an `<image>` placeholder for each picture.
+        history: the rounds so far, (question, answer); questions hold an `<image>` placeholder for each image.
     """
 
     def __init__(self, answer_pipeline: AnswerPipeline, limits: ImageLimits, options: GenerationOptions) -> None:
@@ -34,7 +34,7 @@ class Chat:
         self._limits = limits
         self._options = options
         self.history: list[tuple[str, str]] = []
-        self._pictures: list[Image.Image] = []
+        self._images: list[Image.Image] = []
         self._max_tiles: list[int | None] = []
         self._plain = 0
 
@@ -84,20 +84,20 @@ class Chat:
         """The next round.
 
         Args:
-            question: may place new pictures with `<image>`; otherwise they stand before it, numbered where the
+            question: may place new images with `<image>`; otherwise they stand before it, numbered where the
                 conversation has several.
-            images: pictures that are new in this round.
+            images: images that are new in this round.
             video: a video that is new in this round: path, bytes, file object, or a list of frames. `segments` frames
                 are taken, evenly, between `bounds` (start, end) in seconds; each is one tile.
-            max_tiles: most tiles of a new picture; one number, or one for each. Not for videos.
+            max_tiles: most tiles of a new image; one number, or one for each. Not for videos.
             routes: names of the routes that the answer may take, as for `VisionAgent.run`; words alone by default.
-                Pictures of this round are what they are about, or, without any, all pictures so far.
+                Images of this round are what they are about, or, without any, all images so far.
             options: how this answer is written; the chat's own if None.
             stream: yield the events of `VisionAgent.run`.
 
         Raises:
             RouteError: a name in `routes` is not loaded.
-            InputError: as for `VisionAgent.ask`; pictures or `max_tiles` together with a video; `bounds` without one;
+            InputError: as for `VisionAgent.ask`; images or `max_tiles` together with a video; `bounds` without one;
                 a video without frames; a stream that is read on after a later round was asked.
         """
         check_request("question", question, images)
@@ -118,13 +118,13 @@ class Chat:
         else:
             pictures = [load_image(item, limits=self._limits, name=f"images[{i}]") for i, item in enumerate(given)]
             tiles = list(check_tiles(max_tiles, len(pictures)))  # type: ignore[arg-type]
-            said = with_placeholders(question, len(pictures), first=len(self._pictures) + 1)
+            said = with_placeholders(question, len(pictures), first=len(self._images) + 1)
         conversation = Conversation(
             turns=(*self.history, (said, None)),
-            pictures=(*self._pictures, *pictures),
+            images=(*self._images, *pictures),
             max_tiles=(*self._max_tiles, *tiles),
-            plain=self._plain if self._pictures else len(self.history),
-            earlier_pictures=len(self._pictures),
+            plain=self._plain if self._images else len(self.history),
+            earlier_images=len(self._images),
         )
         if stream:
             return self._stream(conversation, settings, choice)
@@ -142,7 +142,7 @@ class Chat:
         if conversation.turns[:-1] != tuple(self.history):
             raise InputError("the chat went on before this stream was read to its end; close a stream to give it up")
         self.history.append((conversation.turns[-1][0], answer.text))
-        self._pictures = list(conversation.pictures)
+        self._images = list(conversation.images)
         self._max_tiles = list(conversation.max_tiles)
         self._plain = conversation.plain
         return answer

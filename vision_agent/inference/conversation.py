@@ -13,19 +13,19 @@ class Conversation:
     """What is to be answered.
 
     Attributes:
-        turns: rounds of (question, answer), the last answer None; questions hold a placeholder for each picture.
-        pictures: upright RGB, in the order of the placeholders.
-        max_tiles: most tiles of each picture, None for the checkpoint's bound.
-        combine: all pictures of a question share one placeholder.
-        plain: how many of the first rounds came before any picture; an `<image>` in them is plain text.
+        turns: rounds of (question, answer), the last answer None; questions hold a placeholder for each image.
+        images: upright RGB, in the order of the placeholders.
+        max_tiles: most tiles of each image, None for the checkpoint's bound.
+        combine: all images of a question share one placeholder.
+        plain: how many of the first rounds came before any image; an `<image>` in them is plain text.
         constraint: the grammar of the answer.
-        earlier_pictures: how many of the pictures came in rounds before the last.
+        earlier_images: how many of the images came in rounds before the last.
     """
 
     turns: tuple[Turn, ...]
-    pictures: tuple[Image.Image, ...] = ()
+    images: tuple[Image.Image, ...] = ()
     max_tiles: tuple[int | None, ...] = ()
     combine: bool = False
     plain: int = 0
     constraint: Constraint | None = None
-    earlier_pictures: int = 0
+    earlier_images: int = 0

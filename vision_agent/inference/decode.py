@@ -10,11 +10,11 @@ from vision_agent.routing.adapter import Route
 
 
 def prepared(seen: SeenImage, route: Route) -> Any:
-    """What a route's decoder makes of a picture alone; made once and kept with the picture."""
+    """What a route's decoder makes of an image alone; made once and kept with the image."""
     if route.spec.name not in seen.prepared:
         with torch.inference_mode():
             maps = seen.encoded.features
-            seen.prepared[route.spec.name] = route.decoder.prepare_picture(maps.float(), seen.picture)
+            seen.prepared[route.spec.name] = route.decoder.prepare_image(maps.float(), seen.image)
     return seen.prepared[route.spec.name]
 
 

@@ -33,7 +33,7 @@ class EmittedRoutes:
         states_KNC: of the routing tokens that were written, in the order of the phrases, fp32.
         phrases: the phrase of each token, K; a phrase whose answer has no token is not there.
         scores: the probability of each token, K.
-        seen: the pictures.
+        seen: the images.
     """
 
     states_KNC: Tensor
@@ -47,24 +47,24 @@ def read_emitted_route(
     routes: Mapping[str, Route],
     route: Route,
     phrases: Sequence[str],
-    pictures: Sequence[Image.Image],
+    images: Sequence[Image.Image],
     *,
     video: bool = False,
 ) -> EmittedRoutes:
-    """Ask for each phrase on the same pictures, in its decoder's words.
+    """Ask for each phrase on the same images, in its decoder's words.
 
     Args:
         routes: all loaded routes; only `route` may be taken.
-        video: the pictures are frames of a video, and each is read as one tile.
+        video: the images are frames of a video, and each is read as one tile.
 
     Raises:
         InputError: the prompt does not fit the model's context.
     """
     conversations = [
         Conversation(
-            turns=((_question(route, phrase, len(pictures), video), None),),
-            pictures=tuple(pictures),
-            max_tiles=(1 if video else None,) * len(pictures),
+            turns=((_question(route, phrase, len(images), video), None),),
+            images=tuple(images),
+            max_tiles=(1 if video else None,) * len(images),
         )
         for phrase in phrases
     ]
@@ -90,8 +90,8 @@ def read_emitted_route(
     )
 
 
-def _question(route: Route, phrase: str, pictures: int, video: bool) -> str:
+def _question(route: Route, phrase: str, images: int, video: bool) -> str:
     question = route.decoder.request(phrase, video=video) or phrase
     if video:  # Sa2VA's frames are not numbered
-        return f"{PLACEHOLDER}\n" * pictures + question
-    return with_placeholders(question, pictures)
+        return f"{PLACEHOLDER}\n" * images + question
+    return with_placeholders(question, images)

@@ -1,6 +1,6 @@
-"""From conversations to written answers: pictures encoded once, prompts read once, one model for all threads.
+"""From conversations to written answers: images encoded once, prompts read once, one model for all threads.
 
-Shape suffixes: T picture tokens, C hidden size.
+Shape suffixes: T image tokens, C hidden size.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ class InferenceEngine:
     """Answers conversations with one backbone. Safe to share between threads.
 
     Attributes:
-        images: pictures seen lately.
+        images: images seen lately.
         prefixes: prompts read lately.
         lock: held while the model runs.
     """
@@ -40,17 +40,17 @@ class InferenceEngine:
         self.lock = threading.RLock()
 
     def clear(self) -> None:
-        """Forget all pictures and prompts."""
+        """Forget all images and prompts."""
         self.images.clear()
         self.prefixes.clear()
 
-    def see(self, picture: Image.Image, max_tiles: int | None = None) -> SeenImage:
-        """A picture's entry in the cache; encoded if it is not there."""
-        return self.images.get(picture, self.backbone.encode_image, max_tiles)
+    def see(self, image: Image.Image, max_tiles: int | None = None) -> SeenImage:
+        """An image's entry in the cache; encoded if it is not there."""
+        return self.images.get(image, self.backbone.encode_image, max_tiles)
 
     def room(self, conversation: Conversation) -> int:
         """Tokens that the model's context leaves for the answer."""
-        counts = self._picture_tokens(conversation)
+        counts = self._image_tokens(conversation)
         return self.backbone.context - len(self._prompt(conversation, counts).ids)
 
     def write(
@@ -59,7 +59,7 @@ class InferenceEngine:
         options: GenerationOptions,
         forbidden: Sequence[int] = (),
     ) -> tuple[Written, list[list[SeenImage]]]:
-        """All answers in one batch, and the pictures each was about.
+        """All answers in one batch, and the images each was about.
 
         Raises:
             CancelledError: the event in `ABANDONED` was set.
@@ -102,16 +102,16 @@ class InferenceEngine:
     def _read(
         self, conversations: Sequence[Conversation], options: GenerationOptions
     ) -> tuple[list[Reading], list[list[SeenImage]]]:
-        """Prompts first: what does not fit the context fails before any picture is encoded."""
+        """Prompts first: what does not fit the context fails before any image is encoded."""
         prompts = []
         for conversation in conversations:
-            counts = self._picture_tokens(conversation)
+            counts = self._image_tokens(conversation)
             prompt = self._prompt(conversation, counts)
             check_context(self.backbone, len(prompt.ids), sum(counts), options)
             prompts.append(prompt)
         readings, everything = [], []
         for conversation, prompt in zip(conversations, prompts, strict=True):
-            seen = [self.see(p, m) for p, m in zip(conversation.pictures, conversation.max_tiles, strict=True)]
+            seen = [self.see(p, m) for p, m in zip(conversation.images, conversation.max_tiles, strict=True)]
             tokens_TC = torch.cat([entry.encoded.tokens_TC for entry in seen]) if seen else None
             readings.append(Reading(prompt.ids, tokens_TC, tuple(mark for entry in seen for mark in _marks(entry))))
             everything.append(seen)
@@ -121,9 +121,9 @@ class InferenceEngine:
         filled = [sum(counts)] if conversation.combine and counts else counts
         return self.backbone.prompt(conversation.turns, filled, conversation.plain)
 
-    def _picture_tokens(self, conversation: Conversation) -> list[int]:
-        pairs = zip(conversation.pictures, conversation.max_tiles, strict=True)
-        grids = [self.backbone.grid_for(*picture.size, most) for picture, most in pairs]
+    def _image_tokens(self, conversation: Conversation) -> list[int]:
+        pairs = zip(conversation.images, conversation.max_tiles, strict=True)
+        grids = [self.backbone.grid_for(*image.size, most) for image, most in pairs]
         return [grid.tile_count * self.backbone.tokens_per_tile for grid in grids]
 
     def _steps(
@@ -140,7 +140,7 @@ class InferenceEngine:
 
 
 def _marks(seen: SeenImage) -> range:
-    """A number for each picture token, negative (token ids are not), the same whenever the same picture is seen."""
+    """A number for each image token, negative (token ids are not), the same whenever the same image is seen."""
     name = int.from_bytes(hashlib.sha256(seen.key.encode()).digest()[:5], "big")
     return range(-(name << 22) - 2, -(name << 22) - 2 - len(seen.encoded.tokens_TC), -1)
 

@@ -1,6 +1,6 @@
 """Evidence: what the box decoder saw, written into an answer for the model to go on with.
 
-A small model reads a picture poorly but finds things well. Asked something that needs looking, it writes a phrase, its
+A small model reads an image poorly but finds things well. Asked something that needs looking, it writes a phrase, its
 routing token and `LOOK`, which ends its turn. The agent runs the decoder and writes down, in few fixed words, how many
 there are, and the colour and place of the clearest; the model then says what that means for the question:
 
@@ -16,7 +16,7 @@ Where nothing is sure enough to be there, but something might be, `maybe` stands
 about its colour, place or number presupposes it, so that is still answered, with "i think"; to "is there" the answer
 is no.
 
-Boxes are in pixels of the upright picture; places are by the middle of the box.
+Boxes are in pixels of the upright image; places are by the middle of the box.
 """
 
 import re
@@ -49,7 +49,7 @@ EVEN: Final = "even"  # neither the one nor the other
 _COLUMNS, _ROWS = ("left", "", "right"), ("top", "", "bottom")
 MIDDLE = "middle"
 PLACES = tuple(f"{row} {column}".strip() or MIDDLE for row in _ROWS for column in _COLUMNS)
-_LEAST_SHIFT = 0.03  # of the picture's side: middles closer than this are level
+_LEAST_SHIFT = 0.03  # of the image's side: middles closer than this are level
 _LEAST_RATIO = 1.2  # of areas: closer than this is as big
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
@@ -73,7 +73,7 @@ class Comparison(BaseModel):
 
     @classmethod
     def of(cls, first: "Seen", second: "Seen", image_size: tuple[int, int]) -> Self:
-        """Compare what was seen of two phrases in a picture of `image_size` (width, height)."""
+        """Compare what was seen of two phrases in an image of `image_size` (width, height)."""
         (x, y), (other_x, other_y) = first.box.center, second.box.center
         width, height = image_size
         return cls.model_validate(
@@ -166,7 +166,7 @@ def count_word(count: int) -> str:
 
 
 def place_of(box: Box, image_size: tuple[int, int]) -> str:
-    """The ninth of the picture (width, height) that the middle of the box lies in: one of `PLACES`."""
+    """The ninth of the image (width, height) that the middle of the box lies in: one of `PLACES`."""
     (x, y), (width, height) = box.center, image_size
     column, row = (min(2, max(0, int(3 * share))) for share in (x / width, y / height))
     return PLACES[3 * row + column]

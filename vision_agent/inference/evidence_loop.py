@@ -20,17 +20,17 @@ from vision_agent.results.detections import Box, Detections
 MOST_LOOKS = 4
 _LOOKS = re.compile(rf"look(?: (?P<relation>{'|'.join(RELATIONS)}))?:")
 
-# Finds a phrase, down to a score, in the picture that is asked about.
+# Finds a phrase, down to a score, in the image that is asked about.
 Find = Callable[[str, float], Detections]
-# Names the colour of the thing in a box of that picture; None where nobody could tell.
+# Names the colour of the thing in a box of that image; None where nobody could tell.
 NameColour = Callable[[Box], str | None]
 
 
 class Looker:
-    """Looks for phrases in one picture; remembers what it saw last, to compare the next with it.
+    """Looks for phrases in one image; remembers what it saw last, to compare the next with it.
 
     Args:
-        find: the picture's detector.
+        find: the image's detector.
         colour: names the colour of a thing that was found.
         least: a thing with at least this score counts.
         surely_one: there is one thing at least where the best score reaches this; None for `least`. Lower than `least`

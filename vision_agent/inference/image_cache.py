@@ -1,4 +1,4 @@
-"""Remembers what was computed of recent pictures, bounded by bytes."""
+"""Remembers what was computed of recent images, bounded by bytes."""
 
 import hashlib
 import threading
@@ -12,26 +12,26 @@ from vision_agent.model.backbone import EncodedImage
 
 
 class SeenImage:
-    """An encoded picture, its key in the cache, and what decoders prepared of it, by route name.
+    """An encoded image, its key in the cache, and what decoders prepared of it, by route name.
 
-    The picture itself is kept for decoders that look at it.
+    The image itself is kept for decoders that look at it.
     """
 
-    def __init__(self, encoded: EncodedImage, key: str, picture: Image.Image) -> None:
+    def __init__(self, encoded: EncodedImage, key: str, image: Image.Image) -> None:
         self.encoded = encoded
         self.key = key
-        self.picture = picture
+        self.image = image
         self.prepared: dict[str, Any] = {}
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the features and as much again for what decoders prepare, and of the picture."""
-        width, height = self.picture.size
-        return 2 * self.encoded.nbytes + width * height * len(self.picture.getbands())
+        """Bytes of the features and as much again for what decoders prepare, and of the image."""
+        width, height = self.image.size
+        return 2 * self.encoded.nbytes + width * height * len(self.image.getbands())
 
 
 class ImageCache:
-    """The most recent pictures, by content. Safe to share between threads.
+    """The most recent images, by content. Safe to share between threads.
 
     Args:
         max_bytes: bound on what is kept; see `SeenImage.nbytes`.
@@ -49,7 +49,7 @@ class ImageCache:
         encode: Callable[[Image.Image, int | None], EncodedImage],
         max_tiles: int | None = None,
     ) -> SeenImage:
-        """The picture's entry for this bound on its tiles; `encode(image, max_tiles)` runs if it is not there."""
+        """The image's entry for this bound on its tiles; `encode(image, max_tiles)` runs if it is not there."""
         key = f"{image.size}{max_tiles}{hashlib.sha256(image.tobytes()).hexdigest()}"
         with self._lock:
             if key in self._items:

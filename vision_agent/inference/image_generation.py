@@ -1,6 +1,6 @@
-"""Makes and changes pictures: the `[GEN]` and `[EDIT]` routes, forced, and the contract of their decoders.
+"""Makes and changes images: the `[GEN]` and `[EDIT]` routes, forced, and the contract of their decoders.
 
-The words and the routing token are given, their query states are read, and a `ImageDecoder` turns these into pictures
+The words and the routing token are given, their query states are read, and a `ImageDecoder` turns these into images
 (the arrangement of VisionLLM v2, https://arxiv.org/abs/2406.08394, section 3.3).
 
 Shape suffixes: K prompts, N states a token, C hidden size.
@@ -28,7 +28,7 @@ from vision_agent.routing.states import read_forced
 
 MaskSource = Mask | Image.Image | npt.NDArray[Any]
 
-_NO_PICTURE = TileGrid(1, 1, 1, 1)
+_NO_IMAGE = TileGrid(1, 1, 1, 1)
 _REMEDY = "load an adapter that makes pictures with `load_adapter(folder)`"
 
 
@@ -41,7 +41,7 @@ def tie_networks(routes: Mapping[str, Route]) -> None:
 
 
 class ImageGenerator:
-    """Makes and changes pictures with one model.
+    """Makes and changes images with one model.
 
     Args:
         routes: the loaded routes by name; routes that are loaded later count too.
@@ -56,15 +56,15 @@ class ImageGenerator:
         """The decoder of `"gen"` or `"edit"`.
 
         Raises:
-            RouteError: no such route, one that makes no pictures, or one whose lender is not loaded.
+            RouteError: no such route, one that makes no images, or one whose network is shared with a route that is not loaded.
         """
         if name not in self._routes:
-            raise RouteError(f"{self._backbone.name!r} has no [{name.upper()}] route to make pictures with: {_REMEDY}")
+            raise RouteError(f"{self._backbone.name!r} has no [{name.upper()}] route to make images with: {_REMEDY}")
         decoder = self._routes[name].decoder
         if not isinstance(decoder, ImageDecoder):
-            raise RouteError(f"the decoder of [{name.upper()}] is {type(decoder).__name__}, which makes no pictures")
+            raise RouteError(f"the decoder of [{name.upper()}] is {type(decoder).__name__}, which makes no images")
         if decoder.shared_with is not None and decoder.shared_with not in self._routes:
-            token = f"[{decoder.lender.upper()}]"
+            token = f"[{decoder.shared_with.upper()}]"
             raise RouteError(f"[{name.upper()}] draws with the network of {token}, which is not loaded: {_REMEDY}")
         return decoder
 
@@ -75,23 +75,23 @@ class ImageGenerator:
         options: ImageOptions,
         negative_prompt: str | None,
         progress: Progress | None,
-        picture: Image.Image | None = None,
+        image: Image.Image | None = None,
         mask: npt.NDArray[np.bool_] | None = None,
     ) -> GeneratedImages:
-        """One picture for each prompt, by the route of this name."""
+        """One image for each prompt, by the route of this name."""
         decoder = self.decoder(name)
         route = self._routes[name]
         if options.seed is None:
             options = replace(options, seed=secrets.randbelow(2**31))
         asked = [*prompts, *([negative_prompt] if negative_prompt else [])]
         with self._engine.lock, torch.inference_mode():
-            seen = None if picture is None else self._engine.see(picture)
+            seen = None if image is None else self._engine.see(image)
             tokens_TC = torch.empty(0, self._backbone.hidden_size) if seen is None else seen.encoded.tokens_TC
             counts = [] if seen is None else [len(tokens_TC)]
             states_KNC = read_forced(self._backbone, route, tokens_TC, counts, asked).float()
             request = ImageRequest(
                 phrases=tuple(prompts),
-                grid=_NO_PICTURE if seen is None else seen.encoded.grid,
+                grid=_NO_IMAGE if seen is None else seen.encoded.grid,
                 model=self._backbone.name,
                 options=options,
                 mask=mask,
@@ -104,10 +104,10 @@ class ImageGenerator:
 
 
 def read_mask(mask: MaskSource | None, size: tuple[int, int]) -> npt.NDArray[np.bool_] | None:
-    """A mask for a picture of (width, height): bool (height, width), True where the picture may change.
+    """A mask for an image of (width, height): bool (height, width), True where the image may change.
 
     Args:
-        mask: a `Mask`, a picture (white may change), or an array (height, width) of bools or numbers.
+        mask: a `Mask`, an image (white may change), or an array (height, width) of bools or numbers.
 
     Raises:
         InputError: another shape, or nothing that may change.
@@ -122,10 +122,10 @@ def read_mask(mask: MaskSource | None, size: tuple[int, int]) -> npt.NDArray[np.
     elif isinstance(mask, np.ndarray):
         array = mask if mask.dtype == np.bool_ else mask > (127 if mask.dtype == np.uint8 else 0.5)
     else:
-        raise ArgumentTypeError(bad_argument("mask", "a Mask, a picture or an array of bools", mask))
+        raise ArgumentTypeError(bad_argument("mask", "a Mask, an image or an array of bools", mask))
     expected = (size[1], size[0])
     if array.shape != expected:
-        raise InputError(bad_argument("mask", f"of shape {expected}, (height, width) of the picture", array.shape))
+        raise InputError(bad_argument("mask", f"of shape {expected}, (height, width) of the image", array.shape))
     if not array.any():
         raise InputError(bad_argument("mask", "True somewhere: an empty one lets nothing change", "False everywhere"))
     return np.ascontiguousarray(array)

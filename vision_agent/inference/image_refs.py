@@ -1,4 +1,4 @@
-"""Which of several pictures some words name: "Image-2", "the left picture", "in the third photo"."""
+"""Which of several images some words name: "Image-2", "the left image", "in the third photo"."""
 
 import re
 
@@ -9,11 +9,11 @@ _NUMBERED = re.compile(rf"\b{_NOUN}[\s-]*(?:no\.?\s*|number\s+|#\s*)?(\d{{1,3}})
 _PLACED = re.compile(rf"\b({'|'.join((*_ORDINALS, *_SHORT))}|left|right|last|other)\s+(?:{_NOUN}|one)\b", re.IGNORECASE)
 
 
-def named_pictures(text: str, pictures: int) -> tuple[int, ...]:
-    """Numbers from 0 of the pictures that a text names, in the order of their names; empty where it names none.
+def named_images(text: str, images: int) -> tuple[int, ...]:
+    """Numbers from 0 of the images that a text names, in the order of their names; empty where it names none.
 
-    Pictures are numbered from 1 in words. Of two, "left" is the first and "right" the second. What is beyond
-    `pictures` is not named.
+    Images are numbered from 1 in words. Of two, "left" is the first and "right" the second. What is beyond
+    `images` is not named.
     """
     found: list[tuple[int, int]] = [(match.start(), int(match[1]) - 1) for match in _NUMBERED.finditer(text)]
     for match in _PLACED.finditer(text):
@@ -21,11 +21,11 @@ def named_pictures(text: str, pictures: int) -> tuple[int, ...]:
         if word in _ORDINALS or word in _SHORT:
             number = (_ORDINALS if word in _ORDINALS else _SHORT).index(word)
         elif word == "last":
-            number = pictures - 1
-        elif pictures != 2:
+            number = images - 1
+        elif images != 2:
             continue
         else:
             number = 0 if word == "left" else 1
         found.append((match.start(), number))
     numbers = (number for _, number in sorted(found))
-    return tuple(dict.fromkeys(number for number in numbers if 0 <= number < pictures))
+    return tuple(dict.fromkeys(number for number in numbers if 0 <= number < images))

@@ -1,4 +1,4 @@
-"""Looks at pictures for a model that asks to: joins the loop of `looking` to a loaded model and its `[DET]` route."""
+"""Looks at images for a model that asks to: joins the loop of `looking` to a loaded model and its `[DET]` route."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Sighting:
 
 
 class Onlooker:
-    """Answers questions about one picture by looking first, where the model was taught to.
+    """Answers questions about one image by looking first, where the model was taught to.
 
     Args:
         routes: the loaded routes by name; routes that are loaded later count too.
@@ -48,10 +48,10 @@ class Onlooker:
         self._predictor = predictor
 
     def can_look(self, conversation: Conversation) -> bool:
-        """Whether the model looks by itself, and there is one picture to look at and no grammar to obey."""
+        """Whether the model looks by itself, and there is one image to look at and no grammar to obey."""
         route = self._routes.get(_ROUTE)
         taught = route is not None and route.spec.looks
-        return taught and len(conversation.pictures) == 1 and conversation.constraint is None
+        return taught and len(conversation.images) == 1 and conversation.constraint is None
 
     def wants_to_look(self, ids: list[int]) -> bool:
         """Whether an answer's tokens ask to look: `phrase[DET] look:`."""
@@ -68,13 +68,13 @@ class Onlooker:
             InputError: a prompt that does not fit the model's context.
         """
         route = self._routes[_ROUTE]
-        (picture,) = conversation.pictures
+        (image,) = conversation.images
         least = counted_from(route) or 0.0
         presence, maybe = (route.decoder.settings.get(name) for name in ("presence", "maybe"))
         found: list[Detections] = []
 
         def find(phrase: str, threshold: float) -> Detections:
-            everything = self._predictor.detect((phrase,), picture, threshold)
+            everything = self._predictor.detect((phrase,), image, threshold)
             found.append(everything.filter(min_score=least) or everything[:1])
             return everything
 
@@ -82,31 +82,31 @@ class Onlooker:
             reading = self._engine.reading(conversation, options)
             others = [each.token_id for name, each in self._routes.items() if name != _ROUTE]
             write = turns_of(self._backbone, reading, options, others, self._engine.prefixes)
-            look = Looker(find, self._colour_namer(picture), least, presence, maybe)
+            look = Looker(find, self._colour_namer(image), least, presence, maybe)
             told = answer_with_evidence(write, look, self._backbone, route.token_id)
         return Sighting(told, tuple(found))
 
-    def _colour_namer(self, picture: Image.Image) -> NameColour:
+    def _colour_namer(self, image: Image.Image) -> NameColour:
         """Names the colour of most of a thing's pixels: those of its mask, where a `[SEG]` route takes boxes."""
-        pixels_HWC = np.asarray(picture)
+        pixels_HWC = np.asarray(image)
 
         def name(box: Box) -> str | None:
-            inside = np.round(box_clip(np.array(box.xyxy), picture.size)).astype(int)
+            inside = np.round(box_clip(np.array(box.xyxy), image.size)).astype(int)
             x0, y0, x1, y1 = inside.tolist()
             if x0 >= x1 or y0 >= y1:
                 return None
-            thing_HW = self._mask(picture, inside)[y0:y1, x0:x1]
+            thing_HW = self._mask(image, inside)[y0:y1, x0:x1]
             return next(iter(colour_shares(pixels_HWC[y0:y1, x0:x1][thing_HW])), None)
 
         return name
 
-    def _mask(self, picture: Image.Image, box: NDArray[np.int_]) -> NDArray[np.bool_]:
+    def _mask(self, image: Image.Image, box: NDArray[np.int_]) -> NDArray[np.bool_]:
         """Bools (H, W) of the thing in a box; without masks, of the middle of the box."""
         masks = self._routes.get(_MASKS)
         if masks is not None and isinstance(masks.decoder, PromptedDecoder):
-            (found,) = self._predictor.segment_prompts(picture, [box.tolist()], None, None)
+            (found,) = self._predictor.segment_prompts(image, [box.tolist()], None, None)
             return found.mask.to_array()
-        middle_HW = np.zeros((picture.height, picture.width), dtype=bool)
+        middle_HW = np.zeros((image.height, image.width), dtype=bool)
         x0, y0, x1, y1 = box.tolist()
         margin_x, margin_y = (x1 - x0) // 5, (y1 - y0) // 5
         middle_HW[y0 + margin_y : y1 - margin_y, x0 + margin_x : x1 - margin_x] = True

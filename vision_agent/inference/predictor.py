@@ -51,19 +51,19 @@ class Predictor:
         """The loaded route of that name. Raises RouteError where there is none."""
         return find_route(self._routes, name, self._backbone.name)
 
-    def forced(self, route: Route, phrases: tuple[str, ...], picture: Image.Image, threshold: float | None) -> Any:
-        """What a route's decoder gives for phrases on a picture; the model is asked where it was trained to be."""
+    def forced(self, route: Route, phrases: tuple[str, ...], image: Image.Image, threshold: float | None) -> Any:
+        """What a route's decoder gives for phrases on an image; the model is asked where it was trained to be."""
         if route.decoder.request(phrases[0]) is not None:
-            return self._asked_for(route, phrases, picture, threshold)
+            return self._asked_for(route, phrases, image, threshold)
         with self._engine.lock, torch.inference_mode():
-            seen = self._engine.see(picture)
+            seen = self._engine.see(image)
             encoded = seen.encoded
             states_KNC = read_forced(self._backbone, route, encoded.tokens_TC, [len(encoded.tokens_TC)], phrases)
             request = DecodeRequest(phrases, encoded.grid, self._backbone.name, threshold)
             return route.decoder.decode(states_KNC.float(), prepared(seen, route), request)
 
-    def _asked_for(self, route: Route, phrases: tuple[str, ...], picture: Image.Image, threshold: float | None) -> Any:
-        asked = read_emitted_route(self._engine, self._routes, route, phrases, [picture])
+    def _asked_for(self, route: Route, phrases: tuple[str, ...], image: Image.Image, threshold: float | None) -> Any:
+        asked = read_emitted_route(self._engine, self._routes, route, phrases, [image])
         (seen,) = asked.seen
         request = DecodeRequest(asked.phrases, seen.encoded.grid, self._backbone.name, threshold, asked.scores)
         with self._engine.lock, torch.inference_mode():
@@ -71,37 +71,37 @@ class Predictor:
         # Phrases that the model took no route for were asked all the same.
         return found.model_copy(update={"phrases": phrases}) if hasattr(found, "phrases") else found
 
-    def detect(self, phrases: tuple[str, ...], picture: Image.Image, threshold: float | None) -> Detections:
+    def detect(self, phrases: tuple[str, ...], image: Image.Image, threshold: float | None) -> Detections:
         """Boxes, by the `[DET]` route where there is one."""
         if "det" not in self._routes:
-            return self._ground(phrases, picture, threshold)
+            return self._ground(phrases, image, threshold)
         route = self._routes["det"]
-        found = self.forced(route, phrases, picture, threshold)
+        found = self.forced(route, phrases, image, threshold)
         if not isinstance(found, Detections):
             raise _wrong_result(route, found, "Detections")
         return found
 
-    def count(self, phrase: str, picture: Image.Image, threshold: float | None) -> Count:
+    def count(self, phrase: str, image: Image.Image, threshold: float | None) -> Count:
         """Boxes, and their number: by default of those that the `[DET]` route counts.
 
         Where `detect` finds something and nothing of it is sure enough to be counted, there is one thing at least.
         """
-        evidence = self.detect((phrase,), picture, threshold)
+        evidence = self.detect((phrase,), image, threshold)
         if threshold is None and "det" in self._routes:
             evidence = evidence.filter(min_score=counted_from(self._routes["det"]) or 0.0) or evidence[:1]
         return Count(count=len(evidence), phrase=phrase, evidence=evidence)
 
-    def segment(self, phrases: tuple[str, ...], picture: Image.Image, threshold: float | None) -> Segmentation:
+    def segment(self, phrases: tuple[str, ...], image: Image.Image, threshold: float | None) -> Segmentation:
         """Masks, by the `[SEG]` route. Raises RouteError where there is none."""
         route = self.route("seg")
-        found = self.forced(route, phrases, picture, threshold)
+        found = self.forced(route, phrases, image, threshold)
         if not isinstance(found, Segmentation):
             raise _wrong_result(route, found, "a Segmentation")
         return found
 
     def segment_prompts(
         self,
-        picture: Image.Image,
+        image: Image.Image,
         boxes: npt.ArrayLike | None,
         points: npt.ArrayLike | None,
         point_labels: npt.ArrayLike | None,
@@ -121,7 +121,7 @@ class Predictor:
         if points is None and point_labels is not None:
             raise InputError(bad_argument("point_labels", "left out where there are no `points`", point_labels))
         with self._engine.lock, torch.inference_mode():
-            seen = self._engine.see(picture)
+            seen = self._engine.see(image)
             request = DecodeRequest((), seen.encoded.grid, self._backbone.name)
             if points is not None:
                 found = decoder.decode_points(points, prepared(seen, route), request, point_labels)
@@ -135,18 +135,18 @@ class Predictor:
         self,
         segmenter: Segmenter | str | Path,
         phrases: tuple[str, ...],
-        picture: Image.Image,
+        image: Image.Image,
         threshold: float | None,
         limits: ImageLimits,
     ) -> Segmentation:
         """Masks by a segmenter, one for each box that `detect` finds."""
         segmenter = self.segmenter(segmenter)
-        found = self.detect(phrases, picture, threshold)
+        found = self.detect(phrases, image, threshold)
         found = found[box_area(box_clip(found.xyxy, found.image_size)) > 0]
         if not found:
-            return Segmentation.empty(picture.size, self._backbone.name, phrases, decoder=segmenter.name)
+            return Segmentation.empty(image.size, self._backbone.name, phrases, decoder=segmenter.name)
         return segmenter.segment(
-            picture,
+            image,
             boxes=[each.box.xyxy for each in found],
             labels=found.labels,
             scores=[each.score for each in found],
@@ -155,11 +155,11 @@ class Predictor:
             limits=limits,
         )
 
-    def point(self, phrases: tuple[str, ...], picture: Image.Image, threshold: float | None) -> Points:
+    def point(self, phrases: tuple[str, ...], image: Image.Image, threshold: float | None) -> Points:
         """Places inside things: of their masks where there is a `[SEG]` route, of their boxes otherwise."""
         if "seg" in self._routes:
-            return Points.from_segmentation(self.segment(phrases, picture, threshold))
-        return Points.from_detections(self.detect(phrases, picture, threshold))
+            return Points.from_segmentation(self.segment(phrases, image, threshold))
+        return Points.from_detections(self.detect(phrases, image, threshold))
 
     def segmenter(self, segmenter: Segmenter | str | Path) -> Segmenter:
         """A segmenter; one that is named by path is loaded once."""
@@ -168,16 +168,18 @@ class Predictor:
         key = str(segmenter)
         with self._engine.lock:
             if key not in self._segmenters:
-                self._segmenters[key] = load_segmenter("sam").from_pretrained(segmenter, input_device(self._backbone.model))
+                self._segmenters[key] = load_segmenter("sam").from_pretrained(
+                    segmenter, input_device(self._backbone.model)
+                )
         return self._segmenters[key]
 
-    def _ground(self, phrases: tuple[str, ...], picture: Image.Image, threshold: float | None) -> Detections:
+    def _ground(self, phrases: tuple[str, ...], image: Image.Image, threshold: float | None) -> Detections:
         """Boxes by the model's own grounding text, for checkpoints without a `[DET]` route."""
         decoder = load_text_decoder("grounding")(self._backbone)
         conversations = [
             Conversation(
                 turns=((with_placeholders(decoder.request(phrase), 1), None),),
-                pictures=(picture,),
+                images=(image,),
                 max_tiles=(None,),
                 constraint=decoder.constraint(phrase),
             )

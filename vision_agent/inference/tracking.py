@@ -51,12 +51,12 @@ def _read(
     routes: Mapping[str, Route],
     route: Route,
     phrases: Sequence[str],
-    pictures: Sequence[Image.Image],
+    images: Sequence[Image.Image],
 ) -> EmittedRoutes:
     if route.decoder.request(phrases[0], video=True) is not None:
-        return read_emitted_route(engine, routes, route, phrases, pictures, video=True)
+        return read_emitted_route(engine, routes, route, phrases, images, video=True)
     with engine.lock, torch.inference_mode():
-        seen = [engine.see(picture, 1) for picture in pictures]
+        seen = [engine.see(image, 1) for image in images]
         tokens_TC = torch.cat([each.encoded.tokens_TC for each in seen])
         counts = [len(each.encoded.tokens_TC) for each in seen]
         states_KNC = read_forced(engine.backbone, route, tokens_TC, counts, phrases)

@@ -1,9 +1,9 @@
 """The multimodal language model: a transformers `InternVLForConditionalGeneration`, its tokenizer and its tiling.
 
-`checkpoint` loads it, and never runs a checkpoint's own code. Turns pictures into image tokens and
+`checkpoint` loads it, and never runs a checkpoint's own code. Turns images into image tokens and
 dense features, requests into prompt ids, and prompts into text.
 
-Shape suffixes: B rows, L tokens, C hidden size, T picture tokens, N tiles, S tile side.
+Shape suffixes: B rows, L tokens, C hidden size, T image tokens, N tiles, S tile side.
 """
 
 import math
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TilingSettings:
-    """How a checkpoint cuts and scales pictures, from its `preprocessor_config.json`.
+    """How a checkpoint cuts and scales images, from its `preprocessor_config.json`.
 
     Attributes:
         size: tile side in pixels.
         mean, std: per channel, for pixels scaled to 0-1.
         min_tiles, max_tiles: bounds on columns * rows.
-        thumbnail: append the whole picture as a last tile when there is more than one.
+        thumbnail: append the whole image as a last tile when there is more than one.
     """
 
     size: int
@@ -60,11 +60,11 @@ class TilingSettings:
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """A picture after the vision side: everything later steps need of it.
+    """An image after the vision side: everything later steps need of it.
 
     Attributes:
         tokens_TC: projected image tokens, in the order the prompt has their placeholders.
-        features: dense feature maps of the whole picture, batch of one.
+        features: dense feature maps of the whole image, batch of one.
         grid: size and tiling.
     """
 
@@ -83,10 +83,10 @@ class EncodedPrompt:
     """A question as the model reads it.
 
     Attributes:
-        prompt: the text, picture tokens written out.
+        prompt: the text, image tokens written out.
         input_ids: (T,) int64.
-        pixel_values: (N, 3, S, S) float32, the tiles of all pictures in order; None without pictures.
-        num_tiles: tiles of each picture, its thumbnail included.
+        pixel_values: (N, 3, S, S) float32, the tiles of all images in order; None without images.
+        num_tiles: tiles of each image, its thumbnail included.
     """
 
     prompt: str
@@ -101,7 +101,7 @@ class Backbone:
     Attributes:
         model: the transformers model, in eval mode.
         tokenizer: its tokenizer.
-        tiling: how pictures are cut.
+        tiling: how images are cut.
         name: folder name or hub name, for results.
         fingerprint: identifies the weights; adapters remember the one they were trained on.
         end_ids: token ids that end an answer.
@@ -126,7 +126,7 @@ class Backbone:
         Args:
             render: the chat template; None for the one in the tokenizer's files.
             end_ids: None for those in the generation config and the tokenizer's own.
-            transposed: the projector was trained on picture tokens in column-major order (`ps_version` v1).
+            transposed: the projector was trained on image tokens in column-major order (`ps_version` v1).
             own_routes: routes that came with the weights.
         """
         self.model = model
@@ -201,10 +201,10 @@ class Backbone:
         """Most tokens of a prompt and its answer together."""
         return int(self.model.config.text_config.max_position_embeddings)
 
-    # Pictures ----------------------------------------------------------------------------------------------------
+    # Images ----------------------------------------------------------------------------------------------------
 
     def grid_for(self, width: int, height: int, max_tiles: int | None = None) -> TileGrid:
-        """The tiling of a picture of this size; `max_tiles` None for the checkpoint's own bound."""
+        """The tiling of an image of this size; `max_tiles` None for the checkpoint's own bound."""
         vision = self.model.config.vision_config
         return TileGrid.for_image(
             width,
@@ -217,7 +217,7 @@ class Backbone:
         )
 
     def tiles(self, image: Image.Image, grid: TileGrid) -> Tensor:
-        """An upright RGB picture -> (N, 3, S, S) float32 tiles, row-major, thumbnail last, as InternVL makes them."""
+        """An upright RGB image -> (N, 3, S, S) float32 tiles, row-major, thumbnail last, as InternVL makes them."""
         return self.normalise(cut_tiles(image, grid))
 
     def normalise(self, tiles_NSS3: Tensor) -> Tensor:
@@ -242,7 +242,7 @@ class Backbone:
 
     @torch.inference_mode()
     def encode_image(self, image: Image.Image, max_tiles: int | None = None) -> EncodedImage:
-        """An upright RGB picture -> its tokens and stitched dense features.
+        """An upright RGB image -> its tokens and stitched dense features.
 
         Args:
             max_tiles: most tiles, the thumbnail left out; None for the checkpoint's own bound.
@@ -266,25 +266,25 @@ class Backbone:
 
         Args:
             question: may hold `<image>` placeholders; without any, and without history, they are put before it.
-            images: pictures of any kind that `load_image` takes, for the placeholders of history and question from
+            images: images of any kind that `load_image` takes, for the placeholders of history and question from
                 left to right.
             history: earlier rounds, (question, answer).
-            max_tiles: most tiles of a picture: one number, or one for each.
-            combine: all tiles of all pictures fill one placeholder.
+            max_tiles: most tiles of an image: one number, or one for each.
+            combine: all tiles of all images fill one placeholder.
 
         Raises:
-            InputError: pictures and placeholders, or pictures and `max_tiles`, differ in number; a picture that cannot
+            InputError: images and placeholders, or images and `max_tiles`, differ in number; an image that cannot
                 be read; `max_tiles` outside 1-40.
         """
         given: list[Any] = list(images) if isinstance(images, list | tuple) else [] if images is None else [images]
         pictures = [load_image(item, name=f"images[{index}]") for index, item in enumerate(given)]
         bounds = check_tiles(max_tiles, len(pictures))
-        grids = [self.grid_for(*picture.size, bound) for picture, bound in zip(pictures, bounds, strict=True)]
+        grids = [self.grid_for(*image.size, bound) for image, bound in zip(pictures, bounds, strict=True)]
         if not history:
             question = with_placeholders(question, len(pictures), combine=combine)
         counts = [grid.tile_count * self.tokens_per_tile for grid in grids]
         prompt = self.prompts.write([*history, (question, None)], [sum(counts)] if combine and counts else counts)
-        tiles = [self.tiles(picture, grid) for picture, grid in zip(pictures, grids, strict=True)]
+        tiles = [self.tiles(image, grid) for image, grid in zip(pictures, grids, strict=True)]
         return EncodedPrompt(
             prompt=prompt.text,
             input_ids=torch.tensor(prompt.ids),
@@ -297,7 +297,7 @@ class Backbone:
         """Next-token logits (T, V), float32, of every place in a prompt as `encode` gives it."""
         ids_BL = torch.as_tensor(input_ids).reshape(1, -1).to(self.device)
         hidden_BLC = self.model.model.language_model(
-            inputs_embeds=self.embed(ids_BL, self._picture_tokens(pixel_values))
+            inputs_embeds=self.embed(ids_BL, self._image_tokens(pixel_values))
         ).last_hidden_state
         logits_LV: Tensor = self.model.lm_head(hidden_BLC)[0].float()
         return logits_LV
@@ -315,14 +315,14 @@ class Backbone:
             pad_token_id=self.end_ids[0],
         )
         new_BL: Tensor = self.model.generate(
-            inputs_embeds=self.embed(ids_BL, self._picture_tokens(pixel_values)),
+            inputs_embeds=self.embed(ids_BL, self._image_tokens(pixel_values)),
             attention_mask=torch.ones_like(ids_BL),
             generation_config=settings,
         )
         ids: list[int] = new_BL[0].tolist()
         return ids
 
-    def _picture_tokens(self, pixel_values: Tensor | None) -> Tensor | None:
+    def _image_tokens(self, pixel_values: Tensor | None) -> Tensor | None:
         return None if pixel_values is None else self.see(pixel_values)[0].flatten(0, 1)
 
     def text_ids(self, text: str) -> list[int]:
@@ -333,7 +333,7 @@ class Backbone:
         """Ids before and after the user's text in a first turn, by the checkpoint's own chat template.
 
         Args:
-            image_tokens: number of tokens of each picture, in order; they stand before the text.
+            image_tokens: number of tokens of each image, in order; they stand before the text.
         """
         return self.prompts.parts(image_tokens)
 
@@ -342,19 +342,19 @@ class Backbone:
         return self.prompts.write(turns, image_tokens, plain)
 
     def prompt_ids(self, request: str, image_tokens: Sequence[int]) -> list[int]:
-        """Ids of a whole first turn, its pictures before the text, ready for the answer."""
+        """Ids of a whole first turn, its images before the text, ready for the answer."""
         before, after = self.prompt_parts(image_tokens)
         return before + self.text_ids(request) + after
 
     def embed(self, ids_BL: Tensor, tokens_TC: Tensor | None = None) -> Tensor:
-        """Token ids (negative ones give a zero row) -> (B, L, C), with picture tokens put at their placeholders."""
+        """Token ids (negative ones give a zero row) -> (B, L, C), with image tokens put at their placeholders."""
         embeds_BLC: Tensor = self.model.get_input_embeddings()(ids_BL.clamp(min=0))
         embeds_BLC = embeds_BLC * (ids_BL >= 0).unsqueeze(-1)
         if tokens_TC is None:
             return embeds_BLC
         places = ids_BL == self.model.config.image_token_id
         if int(places.sum()) != len(tokens_TC):
-            raise CheckpointError(f"{int(places.sum())} picture places in the prompt for {len(tokens_TC)} tokens")
+            raise CheckpointError(f"{int(places.sum())} image places in the prompt for {len(tokens_TC)} tokens")
         return embeds_BLC.masked_scatter(places.unsqueeze(-1), tokens_TC.to(embeds_BLC.device, embeds_BLC.dtype))
 
     def decode_text(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:

@@ -124,7 +124,7 @@ def check_load_options(options: LoadOptions) -> torch.device:
     """Find out whether this machine can do what the options ask, before any weight is read.
 
     Returns:
-        the device that prompts and pictures go to.
+        the device that prompts and images go to.
 
     Raises:
         ConfigError: a device that is not there, or options that this hardware or each other rule out.

@@ -1,11 +1,11 @@
-"""From an upright picture to the tiles a model sees, byte for byte as InternVL's own pipeline makes them.
+"""From an upright image to the tiles a model sees, byte for byte as InternVL's own pipeline makes them.
 
 Two steps, so that a caller can keep, or send to a GPU, what is small: `cut_tiles` resizes and cuts (uint8, a quarter
 of the memory), `normalised` scales the values on whatever device the tiles are.
 
 Nearly all the time goes into resizing, most of it into the pass along the rows, which reads every pixel of the
-picture. Rows do not depend on each other in that pass, nor columns in the next one. So the second pass makes one
-column of tiles after another, which keeps it in the processor's cache, and a large picture is shared between threads
+image. Rows do not depend on each other in that pass, nor columns in the next one. So the second pass makes one
+column of tiles after another, which keeps it in the processor's cache, and a large image is shared between threads
 (Pillow lets them run side by side); neither changes a value.
 
 Shape suffixes: N tiles, S tile side.
@@ -24,7 +24,7 @@ from torch import Tensor
 from vision_agent.errors import ArgumentTypeError, InputError, bad_argument
 from vision_agent.geometry.frames import TileGrid
 
-# A thread's share of a picture: less is resized faster than threads start.
+# A thread's share of an image: less is resized faster than threads start.
 _PIXELS_PER_THREAD = 500_000
 
 # `map`, or that of a thread pool.
@@ -32,14 +32,14 @@ _Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 
 def cut_tiles(image: Image.Image, grid: TileGrid, *, threads: int | None = None) -> Tensor:
-    """An upright RGB picture -> uint8 (N, S, S, 3) on the CPU, row by row, the thumbnail last.
+    """An upright RGB image -> uint8 (N, S, S, 3) on the CPU, row by row, the thumbnail last.
 
     Resizing is InternVL's: bicubic to the canvas, aspect ratio not kept.
 
     Args:
         image: as `load_image` gives it.
-        grid: made for a picture of this size.
-        threads: at most so many work on the picture, with the same result; None for as many as PyTorch uses
+        grid: made for an image of this size.
+        threads: at most so many work on the image, with the same result; None for as many as PyTorch uses
             (`torch.get_num_threads()`).
 
     Raises:
@@ -90,7 +90,7 @@ def normalised(
 def _cut(image: Image.Image, grid: TileGrid, bands: int, run: _Map) -> npt.NDArray[np.uint8]:
     """The tiles; `bands`: in how many bands of rows the first pass is done, `run`: by whom."""
     side, width, height = grid.tile_size, image.width, image.height
-    # Every layout of tiles, as (columns, rows), shows the whole picture: the canvas, and then the thumbnail.
+    # Every layout of tiles, as (columns, rows), shows the whole image: the canvas, and then the thumbnail.
     layouts = [(grid.columns, grid.rows)] + [(1, 1)] * grid.has_thumbnail
     edges = [height * band // bands for band in range(bands + 1)]
 
@@ -125,7 +125,7 @@ def _resized(image: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def _stacked(bands: list[Image.Image]) -> Image.Image:
-    """Bands of rows as one picture."""
+    """Bands of rows as one image."""
     if len(bands) == 1:
         return bands[0]
     whole = Image.new("RGB", (bands[0].width, sum(band.height for band in bands)))
@@ -136,14 +136,14 @@ def _stacked(bands: list[Image.Image]) -> Image.Image:
     return whole
 
 
-def check_tiles(max_tiles: object, pictures: int) -> tuple[int | None, ...]:
-    """The bound on tiles of each picture.
+def check_tiles(max_tiles: object, images: int) -> tuple[int | None, ...]:
+    """The bound on tiles of each image.
 
     Raises:
-        InputError: not None, one number from 1 to 40, or one for each picture.
+        InputError: not None, one number from 1 to 40, or one for each image.
     """
-    many: list[Any] = list(max_tiles) if isinstance(max_tiles, list | tuple) else [max_tiles] * pictures
-    if len(many) != pictures or not all(n is None or (type(n) is int and 1 <= n <= 40) for n in many):
-        expected = f"a whole number from 1 to 40, or a list of {pictures}, one for each picture"
+    many: list[Any] = list(max_tiles) if isinstance(max_tiles, list | tuple) else [max_tiles] * images
+    if len(many) != images or not all(n is None or (type(n) is int and 1 <= n <= 40) for n in many):
+        expected = f"a whole number from 1 to 40, or a list of {images}, one for each picture"
         raise InputError(bad_argument("max_tiles", expected, max_tiles))
     return tuple(many)

@@ -1,6 +1,6 @@
-"""Prompts: conversations with pictures, as text and as token ids.
+"""Prompts: conversations with images, as text and as token ids.
 
-A question may say where its pictures go with `<image>`; the placeholders of a conversation are filled from left to
+A question may say where its images go with `<image>`; the placeholders of a conversation are filled from left to
 right. What a user types is text, never a control token: a `<|im_end|>` in a question does not end it.
 """
 
@@ -28,7 +28,7 @@ class Prompt:
     """A conversation ready for its next answer.
 
     Attributes:
-        text: as the model was taught to read it, picture tokens included.
+        text: as the model was taught to read it, image tokens included.
         ids: its token ids.
     """
 
@@ -36,26 +36,26 @@ class Prompt:
     ids: tuple[int, ...]
 
 
-def with_placeholders(question: str, pictures: int, *, combine: bool = False, first: int = 1) -> str:
-    """A question with a placeholder for each of its pictures, where it has none of its own.
+def with_placeholders(question: str, images: int, *, combine: bool = False, first: int = 1) -> str:
+    """A question with a placeholder for each of its images, where it has none of its own.
 
-    One picture stands before the question; several are numbered `Image-1: <image>`, as InternVL was trained, unless
+    One image stands before the question; several are numbered `Image-1: <image>`, as InternVL was trained, unless
     they are combined into one placeholder.
 
     Args:
-        first: number of the first picture, for later rounds of a conversation.
+        first: number of the first image, for later rounds of a conversation.
 
     Raises:
-        InputError: several placeholders for combined pictures.
+        InputError: several placeholders for combined images.
     """
-    if combine and pictures and question.count(PLACEHOLDER) > 1:
+    if combine and images and question.count(PLACEHOLDER) > 1:
         expected = f"one {PLACEHOLDER} placeholder, where all pictures go together, because of `combine`"
         raise InputError(bad_argument("question", expected, question))
-    if not pictures or PLACEHOLDER in question:
+    if not images or PLACEHOLDER in question:
         return question
-    if combine or (pictures == 1 and first == 1):
+    if combine or (images == 1 and first == 1):
         return f"{PLACEHOLDER}\n{question}"
-    return "".join(f"Image-{first + index}: {PLACEHOLDER}\n" for index in range(pictures)) + question
+    return "".join(f"Image-{first + index}: {PLACEHOLDER}\n" for index in range(images)) + question
 
 
 class PromptWriter:
@@ -78,42 +78,42 @@ class PromptWriter:
         # is read as a piece of its own.
         self._by_pieces = _adds_prefix_space(tokenizer)
 
-    def write(self, turns: Sequence[Turn], picture_tokens: Sequence[int], plain: int = 0) -> Prompt:
+    def write(self, turns: Sequence[Turn], image_tokens: Sequence[int], plain: int = 0) -> Prompt:
         """The prompt of a conversation.
 
         Args:
             turns: rounds of (question, answer); the last answer is None. An `<image>` in an answer is plain text.
-            picture_tokens: how many tokens fill each placeholder, from left to right. Without any, a typed
+            image_tokens: how many tokens fill each placeholder, from left to right. Without any, a typed
                 `<image>` is plain text.
-            plain: how many of the first rounds came before any picture; a typed `<image>` in them is plain text.
+            plain: how many of the first rounds came before any image; a typed `<image>` in them is plain text.
 
         Raises:
-            InputError: placeholders and pictures differ in number.
+            InputError: placeholders and images differ in number.
         """
-        pieces = self._pieces(turns, plain if picture_tokens else len(turns))
+        pieces = self._pieces(turns, plain if image_tokens else len(turns))
         found = sum(piece == IMAGE_CONTEXT and filled for piece, filled in pieces)
-        if found != len(picture_tokens):
+        if found != len(image_tokens):
             raise InputError(
-                f"`images` has {len(picture_tokens)} pictures, but the conversation has {found} {PLACEHOLDER} "
-                "placeholders; write one for each picture, or none at all"
+                f"`images` has {len(image_tokens)} images, but the conversation has {found} {PLACEHOLDER} "
+                "placeholders; write one for each image, or none at all"
             )
-        counts = iter(picture_tokens)
+        counts = iter(image_tokens)
         shown = [
             IMAGE_START + IMAGE_CONTEXT * next(counts) + IMAGE_END if filled and piece == IMAGE_CONTEXT else piece
             for piece, filled in pieces
         ]
-        return Prompt("".join(shown), tuple(self._expanded(self._ids(pieces), picture_tokens)))
+        return Prompt("".join(shown), tuple(self._expanded(self._ids(pieces), image_tokens)))
 
-    def parts(self, picture_tokens: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Ids before and after the text of a first question whose pictures stand before it."""
-        question = f"{PLACEHOLDER}\n" * len(picture_tokens) + f"{_MARK}0{_MARK}"
+    def parts(self, image_tokens: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Ids before and after the text of a first question whose images stand before it."""
+        question = f"{PLACEHOLDER}\n" * len(image_tokens) + f"{_MARK}0{_MARK}"
         rendered = self._render([(question, None)])
         before, found, after = rendered.partition(f"{_MARK}0{_MARK}")
-        if not found or before.count(PLACEHOLDER) != len(picture_tokens):
-            raise CheckpointError(f"the chat template of {self._name!r} drops the user's text or a picture")
+        if not found or before.count(PLACEHOLDER) != len(image_tokens):
+            raise CheckpointError(f"the chat template of {self._name!r} drops the user's text or an image")
         before = before.replace(PLACEHOLDER, IMAGE_START + IMAGE_CONTEXT + IMAGE_END)
         before_ids, after_ids = (self._tokenized(text, add_special_tokens=False) for text in (before, after))
-        return self._expanded(before_ids, picture_tokens), after_ids
+        return self._expanded(before_ids, image_tokens), after_ids
 
     def text_ids(self, text: str) -> list[int]:
         """Token ids of plain text. Special tokens that a user types stay text."""
@@ -139,7 +139,7 @@ class PromptWriter:
                 continue
             for place, part in enumerate(written[int(piece)]):
                 if place:
-                    # The line break after a picture is the format's, not the user's.
+                    # The line break after an image is the format's, not the user's.
                     pieces += [(IMAGE_CONTEXT, True), ("\n" if part.startswith("\n") else "", True)]
                     part = part.removeprefix("\n")
                 pieces.append((part, False))
@@ -167,9 +167,9 @@ class PromptWriter:
         ids: list[int] = self._tokenizer(text, verbose=False, **options)["input_ids"]
         return ids
 
-    def _expanded(self, ids: Sequence[int], picture_tokens: Sequence[int]) -> list[int]:
-        """Every picture's single context token, as often as the picture has tokens."""
-        counts = iter(picture_tokens)
+    def _expanded(self, ids: Sequence[int], image_tokens: Sequence[int]) -> list[int]:
+        """Every image's single context token, as often as the image has tokens."""
+        counts = iter(image_tokens)
         expanded: list[int] = []
         for token in ids:
             expanded += [token] * next(counts) if token == self._context_id else [token]

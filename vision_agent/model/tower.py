@@ -12,7 +12,7 @@ InternVL builds its tower with `AutoModel.from_config(config.vision_config)` and
 
 Architecture: EfficientNet-Lite, that is EfficientNet (https://arxiv.org/abs/1905.11946) without squeeze-and-excitation
 and with ReLU6.
-Shape suffixes: B pictures, C channels, H and W cells, N = H * W.
+Shape suffixes: B images, C channels, H and W cells, N = H * W.
 """
 
 from dataclasses import dataclass

@@ -2,7 +2,7 @@
 
 import re
 
-from vision_agent.inference.image_refs import named_pictures
+from vision_agent.inference.image_refs import named_images
 from vision_agent.planning.plan import Action, Pick
 
 NOUN = r"(?:image|picture|photo|photograph|scene|shot|pic)"
@@ -119,16 +119,16 @@ def _begins(rest: str, before: str) -> bool:
     """Whether what follows a separator is a clause of its own, after the clause before it."""
     if find_verb(without_leads(rest)) is not None or any(each.match(rest) for each in (SUPERLATIVE, IF_SO, IF_NOT)):
         return True
-    # "find the dog in the first picture and the cat in the second picture"
+    # "find the dog in the first image and the cat in the second image"
     verb = find_verb(without_leads(before))
-    if verb is None or verb[0] not in _REPEATED or not _names_picture(before):
+    if verb is None or verb[0] not in _REPEATED or not _names_image(before):
         return False
     nearest = _CUT.split(rest, maxsplit=1)[0]
-    return _names_picture(nearest) and ARTICLE.match(nearest) is not None and not WHOLE.match(nearest.strip(" .?!"))
+    return _names_image(nearest) and ARTICLE.match(nearest) is not None and not WHOLE.match(nearest.strip(" .?!"))
 
 
-def _names_picture(words: str) -> bool:
-    return bool(named_pictures(words, 2) or named_pictures(words, 100))  # of two, "left" and "right" are names too
+def _names_image(words: str) -> bool:
+    return bool(named_images(words, 2) or named_images(words, 100))  # of two, "left" and "right" are names too
 
 
 def find_verb(words: str) -> tuple[Action, str] | None:
@@ -152,7 +152,7 @@ def without_leads(clause: str) -> str:
 
 
 def without_tail(text: str) -> str:
-    """Words without "in the picture", "please" and the like after them."""
+    """Words without "in the image", "please" and the like after them."""
     return _TAIL.sub("", text.strip(" ,;.?!")).strip(" ,;.?!")
 
 

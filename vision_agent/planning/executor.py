@@ -1,7 +1,7 @@
 """Carries out plans: each step calls typed tools, and what it finds is there for the steps after it.
 
-The plan is fixed before the first call. Arguments come from the request, from boxes and from ids of pictures; words
-that were read from a picture appear in the answer, quoted, and nowhere else.
+The plan is fixed before the first call. Arguments come from the request, from boxes and from ids of images; words
+that were read from an image appear in the answer, quoted, and nowhere else.
 """
 
 import re
@@ -40,8 +40,8 @@ class PlanRunner:
 
     Args:
         toolkit: the tools.
-        store: the session's pictures.
-        route: has the model route a clause about pictures.
+        store: the session's images.
+        route: has the model route a clause about images.
         model: its name.
         max_steps: most calls.
     """
@@ -68,7 +68,7 @@ class PlanRunner:
         """Every call as soon as it is made, and at last the result.
 
         Args:
-            images: ids of the request's pictures.
+            images: ids of the request's images.
         """
         self._images = list(images)
         self._plan = plan
@@ -189,10 +189,10 @@ class PlanRunner:
             said = self._calls.call("caption", {"image": image}).content["text"]
         else:
             said = self._calls.call("ask", {"image": image, "question": step.text}).content["text"]
-        return " ".join(str(said).split())  # one line, whatever a picture says
+        return " ".join(str(said).split())  # one line, whatever an image says
 
     def _compare(self, step: PlannedStep) -> Iterator[None]:
-        numbers = step.pictures if len(step.pictures) > 1 else range(len(self._images_of(())))
+        numbers = step.images if len(step.images) > 1 else range(len(self._images_of(())))
         images = self._images_of(numbers)
         if step.measure is None:
             raise StoppedError(f"{step.clause!r} does not say by what")
@@ -217,7 +217,7 @@ class PlanRunner:
             made = self._calls.call("generate", {"prompt": step.text}).images
             yield
         else:
-            bases = self._things[step.of] if step.of is not None else [Thing(i) for i in self._images_of(step.pictures)]
+            bases = self._things[step.of] if step.of is not None else [Thing(i) for i in self._images_of(step.images)]
             made = ()
             for base in bases:
                 made += self._calls.call("edit", {"image": self._calls.look(base), "prompt": step.text}).images
@@ -230,7 +230,7 @@ class PlanRunner:
 
     def _routed(self, step: PlannedStep) -> Iterator[None]:
         """A clause whose verb leaves open what is wanted: the model routes it."""
-        images = self._images_of(step.pictures)
+        images = self._images_of(step.images)
         self._calls.need_room()
         began = time.perf_counter()
         answer = self._route(step.clause, [self._store.get(image).image for image in images])
@@ -254,19 +254,19 @@ class PlanRunner:
     # --- what steps are made of
 
     def _bases(self, step: PlannedStep) -> list[Thing]:
-        """What a step looks at: things of an earlier step, things that it looks for itself, or pictures."""
+        """What a step looks at: things of an earlier step, things that it looks for itself, or images."""
         if step.of is not None:
             return picked(self._things[step.of], step.pick)
-        return [Thing(image) for image in self._images_of(step.pictures)]
+        return [Thing(image) for image in self._images_of(step.images)]
 
     def _seen(self, step: PlannedStep, image: str, phrase: str) -> list[Thing]:
         return (self._calls.count if step.action == "count" else self._calls.find)(image, phrase)
 
     def _images_of(self, numbers: Sequence[int]) -> list[str]:
-        """The request's pictures of these numbers, or all; without any, the last one made."""
+        """The request's images of these numbers, or all; without any, the last one made."""
         given = self._given
         if not given:
-            raise StoppedError("it needs a picture, and there is none")
+            raise StoppedError("it needs an image, and there is none")
         return [given[number] for number in numbers] or given
 
     @property
@@ -324,7 +324,7 @@ class PlanRunner:
             plan=plan,
             steps=tuple(self._calls.steps),
             image_ids=images,
-            pictures={image: self._store.get(image).image for image in images if image in self._store},
+            images={image: self._store.get(image).image for image in images if image in self._store},
             done=refused is None,
             refused=refused,
         )

@@ -1,4 +1,4 @@
-"""What the steps of a plan are about: boxes of pictures, or whole ones; which of them is meant, and a closer look."""
+"""What the steps of a plan are about: boxes of images, or whole ones; which of them is meant, and a closer look."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -21,9 +21,9 @@ class Thing:
     """Something that a step was about.
 
     Attributes:
-        image: id of the picture.
-        label: what it is called; "" for a picture as it was given.
-        box: xyxy in pixels of the picture; None for all of it.
+        image: id of the image.
+        label: what it is called; "" for an image as it was given.
+        box: xyxy in pixels of the image; None for all of it.
         score: how sure it is, 0-1.
     """
 
@@ -34,17 +34,17 @@ class Thing:
 
     @property
     def area(self) -> float:
-        """Of the box, square pixels; 0 for a whole picture."""
+        """Of the box, square pixels; 0 for a whole image."""
         return 0.0 if self.box is None else (self.box[2] - self.box[0]) * (self.box[3] - self.box[1])
 
     @property
     def middle(self) -> tuple[float, float]:
-        """(x, y) of the box, pixels; (0, 0) for a whole picture."""
+        """(x, y) of the box, pixels; (0, 0) for a whole image."""
         return (0.0, 0.0) if self.box is None else ((self.box[0] + self.box[2]) / 2, (self.box[1] + self.box[3]) / 2)
 
 
 def things_of(found: Detections, image: str) -> list[Thing]:
-    """The boxes found in a picture."""
+    """The boxes found in an image."""
     return [Thing(image, each.label, each.box.xyxy, each.score) for each in found]
 
 
@@ -71,23 +71,23 @@ def picked(things: Sequence[Thing], pick: Pick) -> list[Thing]:
 
 
 def overlap(first: Thing, second: Thing) -> float:
-    """Intersection over union of their boxes; 0 where they are not of one picture."""
+    """Intersection over union of their boxes; 0 where they are not of one image."""
     if first.box is None or second.box is None or first.image != second.image:
         return 0.0
     return float(box_iou(np.array([first.box]), np.array([second.box]))[0, 0])
 
 
 def room_around(box: XYXY, size: tuple[int, int], least: int) -> XYXY:
-    """A box with some room around it, inside the picture and at least so many pixels wide and high.
+    """A box with some room around it, inside the image and at least so many pixels wide and high.
 
     Args:
-        size: (width, height) of the picture, pixels.
+        size: (width, height) of the image, pixels.
     """
     grown = []
     for low, high, side in ((box[0], box[2], size[0]), (box[1], box[3], size[1])):
         room = max(_PADDING * (high - low), (least - (high - low)) / 2 + 1, 0.0)
         low, high = max(0.0, low - room), min(float(side), high + room)
-        if high - low < least:  # at the edge of the picture
+        if high - low < least:  # at the edge of the image
             low, high = (
                 (0.0, min(float(side), least + 1.0)) if low <= 0 else (max(0.0, side - least - 1.0), float(side))
             )

@@ -2,7 +2,7 @@
 
 A small model routes one request well but cannot plan. So a request is cut into clauses (clauses.py), and each clause is
 read by a small grammar: a verb, a thing, and what it refers to ("it", "its plate", "each", "the largest"). The grammar
-is deterministic and knows nothing of the picture: no word that is read from a picture can change a plan. A clause whose
+is deterministic and knows nothing of the image: no word that is read from an image can change a plan. A clause whose
 verb leaves open what is wanted ("show me the dog") is left to the model's own routing. What cannot be read is refused
 with the reason, never guessed.
 """
@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vision_agent.inference.image_refs import named_pictures
+from vision_agent.inference.image_refs import named_images
 from vision_agent.planning.clauses import (
     ARTICLE,
     IF_NOT,
@@ -67,33 +67,33 @@ _COMPARED: tuple[tuple[str, Measure, bool], ...] = (
 _MORE = re.compile(
     r"\b(?P<how>more|most|fewer|fewest|less)\s+(?P<thing>[\w -]+?)(?:\s+(?:than|in)\b.*)?$", re.IGNORECASE
 )
-_OF_PICTURES = re.compile(rf"\b{NOUN}s?\b|\b(?:which|left|right|first|second|third|last) one\b", re.IGNORECASE)
-_EACH_PICTURE = re.compile(rf"\b(?:both|each|every|all)\b(?: of)?(?: the| these| those)?(?: \w+)? ?{NOUN}s?\b", re.I)
+_OF_IMAGES = re.compile(rf"\b{NOUN}s?\b|\b(?:which|left|right|first|second|third|last) one\b", re.IGNORECASE)
+_EACH_IMAGE = re.compile(rf"\b(?:both|each|every|all)\b(?: of)?(?: the| these| those)?(?: \w+)? ?{NOUN}s?\b", re.I)
 
 
-def read_plan(request: str, pictures: int) -> Plan | None:
-    """The plan of a request about so many pictures; None where it asks for one thing, which the model routes itself.
+def read_plan(request: str, images: int) -> Plan | None:
+    """The plan of a request about so many images; None where it asks for one thing, which the model routes itself.
 
     The plan may be empty and say why: a clause that is read as part of a larger request, but cannot be.
     """
     clauses = split_clauses(request)
     steps: list[PlannedStep] = []
     for clause in clauses:
-        step = _Reader(steps, pictures).read(clause)
+        step = _Reader(steps, images).read(clause)
         if isinstance(step, _Refusal):
             return Plan(refused=step.reason) if len(clauses) > 1 or step.sure else None
         steps.append(step)
-    if len(steps) == 1 and not _stands_alone(steps[0], pictures):
+    if len(steps) == 1 and not _stands_alone(steps[0], images):
         return None
     return Plan(steps=tuple(steps))
 
 
-def _stands_alone(step: PlannedStep, pictures: int) -> bool:
+def _stands_alone(step: PlannedStep, images: int) -> bool:
     """Whether a plan of this one step does what one routed answer would not."""
     if step.action in ("crop", "compare") or step.pick not in ("each", "best"):
         return True
-    one_by_one = step.action in ("count", "describe", "read") and not step.pictures
-    return one_by_one and pictures > 1 and _EACH_PICTURE.search(step.clause) is not None
+    one_by_one = step.action in ("count", "describe", "read") and not step.images
+    return one_by_one and images > 1 and _EACH_IMAGE.search(step.clause) is not None
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,9 @@ class _Refusal:
 class _Reader:
     """Reads one clause after those before it."""
 
-    def __init__(self, before: Sequence[PlannedStep], pictures: int) -> None:
+    def __init__(self, before: Sequence[PlannedStep], images: int) -> None:
         self._before = before
-        self._pictures = pictures
+        self._images = images
 
     def read(self, clause: str) -> PlannedStep | _Refusal:
         condition = self._condition(clause)
@@ -144,7 +144,7 @@ class _Reader:
 
     def _unconditional(self, clause: str) -> PlannedStep | _Refusal:
         words = without_leads(clause)
-        named = named_pictures(words, self._pictures)
+        named = named_images(words, self._images)
         comparison = self._comparison(words, clause, named)
         if comparison is not None:
             return comparison
@@ -157,7 +157,7 @@ class _Reader:
             and self._before
             and (SUPERLATIVE.match(words) is not None or (named and ARTICLE.match(words)))
         ):
-            # "outline the largest and the smallest", "find the dog in picture 1 and the cat in picture 2"
+            # "outline the largest and the smallest", "find the dog in image 1 and the cat in image 2"
             found = self._before[-1].action, words
         if found is None:
             return _Refusal(f"there is no step for {clause!r}")
@@ -170,9 +170,9 @@ class _Reader:
         if action == "ask":
             return self._question(clause, rest, named)
         if action in ("draw", "change"):
-            of = self._last_picture() if action == "change" else None
+            of = self._last_image() if action == "change" else None
             text = rest if action == "draw" else words
-            return PlannedStep(action=action, clause=clause, text=text, of=of, pictures=named)
+            return PlannedStep(action=action, clause=clause, text=text, of=of, images=named)
         if action == "read":
             text_of = _TEXT.match(without_tail(rest))
             rest = (text_of["on"] or "") if text_of is not None else rest
@@ -193,7 +193,7 @@ class _Reader:
         if action in ("find", "count", "outline") and not target.thing and target.of is None:
             return _Refusal(f"{clause!r} does not say what to {action}")
         return PlannedStep(
-            action=action, clause=clause, thing=target.thing, of=target.of, pick=target.pick, pictures=named
+            action=action, clause=clause, thing=target.thing, of=target.of, pick=target.pick, images=named
         )
 
     def _target(self, rest: str) -> _Target | _Refusal:
@@ -230,7 +230,7 @@ class _Reader:
         return _Target("" if earlier is not None else thing, earlier, single, refers=earlier is not None)
 
     def _superlative(self, text: str, pick: Pick, words: str) -> _Target | _Refusal:
-        """One of several things, of an earlier step or of the pictures."""
+        """One of several things, of an earlier step or of the images."""
         thing = bare(words, keep_plural=True)
         earlier = self._step_of(thing) if thing else self._last_many()
         if not thing and earlier is None:
@@ -260,11 +260,11 @@ class _Reader:
                 return PlannedStep(
                     action="ask", clause=clause, text=question, of=number, pick=self._picked("it", number)
                 )
-        return PlannedStep(action="ask", clause=clause, text=question, pictures=named)
+        return PlannedStep(action="ask", clause=clause, text=question, images=named)
 
     def _comparison(self, words: str, clause: str, named: tuple[int, ...]) -> PlannedStep | _Refusal | None:
-        """A comparison of pictures: by a measure, or by the number of things."""
-        if not _OF_PICTURES.search(words):
+        """A comparison of images: by a measure, or by the number of things."""
+        if not _OF_IMAGES.search(words):
             return None
         more = _MORE.search(words)
         measure: Measure | None = None
@@ -280,10 +280,10 @@ class _Reader:
             measure == "size" and not re.search(r"^(?:is|are|which|compare)\b", words, re.IGNORECASE)
         ):
             return None
-        if self._pictures < 2:
-            count = f"there is {self._pictures}" if self._pictures == 1 else "there are none"
+        if self._images < 2:
+            count = f"there is {self._images}" if self._images == 1 else "there are none"
             return _Refusal(f"{clause!r} compares pictures, but {count}", sure=True)
-        return PlannedStep(action="compare", clause=clause, thing=thing, measure=measure, less=less, pictures=named)
+        return PlannedStep(action="compare", clause=clause, thing=thing, measure=measure, less=less, images=named)
 
     def _last_things(self) -> int | None:
         """The last step that has things to refer to."""
@@ -301,8 +301,8 @@ class _Reader:
             last = self._before[last].of
         return last
 
-    def _last_picture(self) -> int | None:
-        """The last step that made a picture."""
+    def _last_image(self) -> int | None:
+        """The last step that made an image."""
         made = (n for n in reversed(range(len(self._before))) if self._before[n].action in ("draw", "change", "crop"))
         return next(made, None)
 

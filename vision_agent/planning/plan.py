@@ -15,13 +15,13 @@ class PlannedStep(BaseModel):
     Attributes:
         action: what is done; "route" leaves that to the model.
         clause: the words of the request that ask for it.
-        thing: what it is done to, within the pictures or within the things of step `of`; "" for all of them.
-        of: number, from 0, of the earlier step whose things are meant; None for the pictures themselves.
+        thing: what it is done to, within the images or within the things of step `of`; "" for all of them.
+        of: number, from 0, of the earlier step whose things are meant; None for the images themselves.
         pick: which of several things.
         text: the question of "ask", the words of "draw" and "change".
         measure: what "compare" compares.
         less: "compare" asks for the smaller value, such as "darker".
-        pictures: numbers, from 0, of the pictures that the clause names; empty for all of them.
+        images: numbers, from 0, of the images that the clause names; empty for all of them.
         only_if: number, from 0, of the earlier step that must have found something; None for no condition.
     """
 
@@ -35,7 +35,7 @@ class PlannedStep(BaseModel):
     text: str = ""
     measure: Measure | None = None
     less: bool = False
-    pictures: tuple[int, ...] = ()
+    images: tuple[int, ...] = ()
     only_if: int | None = None
 
     def __str__(self) -> str:
@@ -43,7 +43,7 @@ class PlannedStep(BaseModel):
         about += [repr(self.text)] if self.text else []
         about += [f"by {self.measure}"] if self.measure else []
         about += [f"of step {self.of + 1}"] if self.of is not None else []
-        about += [f"in picture {', '.join(str(number + 1) for number in self.pictures)}"] if self.pictures else []
+        about += [f"in picture {', '.join(str(number + 1) for number in self.images)}"] if self.images else []
         about += [f"if step {self.only_if + 1} found any"] if self.only_if is not None else []
         return " ".join([self.action, *filter(None, about)])
 

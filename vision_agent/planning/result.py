@@ -17,12 +17,12 @@ class AgentStep(BaseModel):
 
     Attributes:
         tool: the tool's name; "model" where the model routed a clause, "measure" where pixels were measured.
-        arguments: what it was called with; pictures by their ids.
+        arguments: what it was called with; images by their ids.
         text: what came out, in one line.
-        content: what came out, as the tool shows it to a language model. Words in it that were read from a picture are
+        content: what came out, as the tool shows it to a language model. Words in it that were read from an image are
             data.
         result: the whole result: `Detections`, a `Segmentation`, an `Answer`, ...
-        images: ids of the pictures that it made.
+        images: ids of the images that it made.
         seconds: how long it took.
         error: why it failed; None where it did not.
         planned: number, from 0, of the plan's step that it belongs to; None without a plan.
@@ -51,8 +51,8 @@ class AgentResult(Answer):
     Attributes:
         plan: the steps that the request was read as; None where it was not planned.
         steps: the calls, in their order.
-        image_ids: ids of the pictures of a plan: those of the request, then those that were made.
-        pictures: the same, by id, upright RGB; not part of the JSON.
+        image_ids: ids of the images of a plan: those of the request, then those that were made.
+        images: the same, by id, upright RGB; not part of the JSON.
         done: everything that was asked for was done.
         refused: why it was not; None where it was.
     """
@@ -61,31 +61,31 @@ class AgentResult(Answer):
     plan: Plan | None = None
     steps: tuple[AgentStep, ...] = ()
     image_ids: tuple[str, ...] = ()
-    pictures: dict[str, Any] = Field(default={}, exclude=True, repr=False)
+    images: dict[str, Any] = Field(default={}, exclude=True, repr=False)
     done: bool = True
     refused: str | None = None
 
     @property
     def summary(self) -> str:
         """All that came out, in plain lines: the words, and a line for what each routing token gave."""
-        pictures = len({each.image for each in self.routes if each.image is not None})
+        images = len({each.image for each in self.routes if each.image is not None})
         phrases = {each.phrase for each in self.routes}
         words = [] if self.text in phrases else [self.text]  # "dog[DET]" says no more than its result does
-        lines = [routed_line(each, pictures) for each in self.routes]
+        lines = [routed_line(each, images) for each in self.routes]
         return "\n".join(filter(None, [*words, *dict.fromkeys(lines)]))
 
     @property
     def created_images(self) -> tuple[Image.Image, ...]:
-        """The pictures that were made, whichever way: by a routing token, or by steps (crops, masks, drawings)."""
+        """The images that were made, whichever way: by a routing token, or by steps (crops, masks, drawings)."""
         routed = [each.result for each in self.routes]
         drawn = [one for each in routed if isinstance(each, GeneratedImages) for one in each]
         drawn += [each for each in routed if isinstance(each, GeneratedImage)]
         ids = dict.fromkeys(image for step in self.steps for image in step.images)
-        return (*(each.image for each in drawn), *(self.pictures[image] for image in ids if image in self.pictures))
+        return (*(each.image for each in drawn), *(self.images[image] for image in ids if image in self.images))
 
-    def picture(self, image_id: str) -> Image.Image:
-        """A picture of the run. Raises InputError for an id that it has not."""
-        if image_id not in self.pictures:
-            raise InputError(bad_argument("image_id", f"one of {list(self.pictures)}", image_id))
-        image: Image.Image = self.pictures[image_id]
+    def image(self, image_id: str) -> Image.Image:
+        """An image of the run. Raises InputError for an id that it has not."""
+        if image_id not in self.images:
+            raise InputError(bad_argument("image_id", f"one of {list(self.images)}", image_id))
+        image: Image.Image = self.images[image_id]
         return image

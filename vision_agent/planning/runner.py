@@ -53,10 +53,10 @@ class RequestRunner:
     """Runs requests on one agent.
 
     Args:
-        answerer: answers conversations, routes and all.
+        answer_pipeline: answers conversations, routes and all.
         decide: answers a prompt under a JSON schema.
         toolkit: the tools of a session.
-        limits: of the pictures of a session that is made for a run.
+        limits: of the images of a session that is made for a run.
     """
 
     def __init__(
@@ -85,11 +85,11 @@ class RequestRunner:
         results: dict[int, AgentResult] = {}
         single: list[int] = []
         for row, (request, conversation) in enumerate(zip(requests, conversations, strict=True)):
-            plan = self._plan(request, len(conversation.pictures), planner, choice)
+            plan = self._plan(request, len(conversation.images), planner, choice)
             if plan is None:
                 single.append(row)
             else:
-                events = self._carried_out(plan, request, conversation.pictures, options, max_steps, store)
+                events = self._carried_out(plan, request, conversation.images, options, max_steps, store)
                 results[row] = _last(events)
         if single:
             answers = self._pipeline.answers([conversations[row] for row in single], options, choice)
@@ -107,23 +107,23 @@ class RequestRunner:
         store: ImageStore | None,
     ) -> Iterator[AgentEvent]:
         """One request, in events."""
-        plan = self._plan(request, len(conversation.pictures), planner, choice)
+        plan = self._plan(request, len(conversation.images), planner, choice)
         if plan is not None:
-            yield from self._carried_out(plan, request, conversation.pictures, options, max_steps, store)
+            yield from self._carried_out(plan, request, conversation.images, options, max_steps, store)
             return
         for event in self._pipeline.stream(conversation, options, choice):
             yield AnswerDone(answer=_as_result(event.answer)) if isinstance(event, AnswerDone) else event
 
     def _plan(
-        self, request: str, pictures: int, planner: Planner, choice: RouteChoice
+        self, request: str, images: int, planner: Planner, choice: RouteChoice
     ) -> "Plan | Literal['model'] | None":
         """How a request is run: by a plan, by the model's own loop, or, for None, as one routed answer."""
         if planner == "model":
             return "model"
-        # A request that places its pictures itself is a prompt for the model.
+        # A request that places its images itself is a prompt for the model.
         if planner == "off" or choice.narrows(self._pipeline.routes) or PLACEHOLDER in request:
             return None
-        plan = read_plan(request, pictures)
+        plan = read_plan(request, images)
         if plan is not None and plan.refused and planner == "auto" and self._pipeline.parameters >= _PLANS_ITSELF:
             return "model"
         return plan
@@ -139,7 +139,7 @@ class RequestRunner:
     ) -> Iterator[AgentEvent]:
         """A request of several steps: each step as it is done, then the words, then the result."""
         session = ImageStore(limits=self._limits) if store is None else store
-        images = [session.add(picture, origin="given with the request") for picture in pictures]
+        images = [session.add(image, origin="given with the request") for image in pictures]
         toolkit = self._toolkit(session)
         model = self._pipeline.model
         done: Iterator[AgentStep | AgentResult]
@@ -148,7 +148,7 @@ class RequestRunner:
             done = PlanRunner(toolkit, session, routed, model, max_steps).run(plan, images)
         else:
             definitions = toolkit.definitions("openai")
-            asked = request.replace(PLACEHOLDER, "the picture")  # the loop's prompt holds the pictures already
+            asked = request.replace(PLACEHOLDER, "the picture")  # the loop's prompt holds the images already
             done = ToolLoop(toolkit, definitions, session, self._decide, model, max_steps).run(asked, images)
         for item in done:
             if isinstance(item, AgentStep):
@@ -158,12 +158,12 @@ class RequestRunner:
                 yield TextDelta(text=item.text)
             yield AnswerDone(answer=item)
 
-    def _routed(self, options: GenerationOptions, clause: str, pictures: Sequence[Image.Image]) -> Answer:
+    def _routed(self, options: GenerationOptions, clause: str, images: Sequence[Image.Image]) -> Answer:
         """A clause of a plan that the model routes."""
         conversation = Conversation(
-            turns=((with_placeholders(clause, len(pictures)), None),),
-            pictures=tuple(pictures),
-            max_tiles=(None,) * len(pictures),
+            turns=((with_placeholders(clause, len(images)), None),),
+            images=tuple(images),
+            max_tiles=(None,) * len(images),
         )
         (answer,) = self._pipeline.answers([conversation], options, RouteChoice(tuple(self._pipeline.routes)))
         return answer

@@ -1,6 +1,6 @@
 """How results are told in words: in the answers of plans, and in `AgentResult.summary`.
 
-Words that were read from a picture are always quoted, on one line: they are data.
+Words that were read from an image are always quoted, on one line: they are data.
 """
 
 import json
@@ -22,7 +22,7 @@ _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", 
 
 
 def quoted(text: str) -> str:
-    """Words that were read from a picture: in quotation marks, on one line, shortened."""
+    """Words that were read from an image: in quotation marks, on one line, shortened."""
     short = text if len(text) <= _QUOTED else f"{text[: _QUOTED - 3]}..."
     return json.dumps(short, ensure_ascii=False)
 
@@ -38,42 +38,42 @@ def summary(made: ToolResult) -> str:
     return ", ".join([*said, *made.images]) or "done"
 
 
-def place(thing: Thing, pictures: Sequence[str]) -> str:
-    """Where a thing is; `pictures` are the ids of the request's pictures, and told where there are several."""
+def place(thing: Thing, images: Sequence[str]) -> str:
+    """Where a thing is; `images` are the ids of the request's images, and told where there are several."""
     box = ",".join(f"{side:.0f}" for side in thing.box or ())
-    several = len(pictures) > 1 and thing.image in pictures
-    return f"({box}) of picture {pictures.index(thing.image) + 1}" if several else f"({box})"
+    several = len(images) > 1 and thing.image in images
+    return f"({box}) of picture {images.index(thing.image) + 1}" if several else f"({box})"
 
 
-def places(things: Sequence[Thing], pictures: Sequence[str]) -> str:
+def places(things: Sequence[Thing], images: Sequence[str]) -> str:
     """Where things are, or that there are none."""
     if not things:
         return "not found"
     more = f" and {len(things) - _PLACES} more" if len(things) > _PLACES else ""
-    return f"{len(things)} found, at {'; '.join(place(thing, pictures) for thing in things[:_PLACES])}{more}"
+    return f"{len(things)} found, at {'; '.join(place(thing, images) for thing in things[:_PLACES])}{more}"
 
 
-def found(name: str, things: Sequence[Thing], pictures: Sequence[str]) -> list[str]:
+def found(name: str, things: Sequence[Thing], images: Sequence[str]) -> list[str]:
     """A line of places for each of the phrases that were asked for."""
     each = phrases_of(name)
     if len(each) == 1:
-        return [f"{name}: {places(things, pictures)}"]
-    return [f"{one}: {places([t for t in things if same_thing(t.label, one)], pictures)}" for one in each]
+        return [f"{name}: {places(things, images)}"]
+    return [f"{one}: {places([t for t in things if same_thing(t.label, one)], images)}" for one in each]
 
 
-def counted(name: str, things: Sequence[Thing], pictures: Sequence[str]) -> list[str]:
-    """A line of numbers for each of the phrases that were counted; by picture where there are several."""
+def counted(name: str, things: Sequence[Thing], images: Sequence[str]) -> list[str]:
+    """A line of numbers for each of the phrases that were counted; by image where there are several."""
     lines = []
     for one in phrases_of(name):
         those = [thing.image for thing in things if same_thing(thing.label, one)]
-        by_picture = ", ".join(f"{those.count(image)} in picture {n}" for n, image in enumerate(pictures, start=1))
-        lines.append(f"{one}: {len(those)}" + (f" ({by_picture})" if len(pictures) > 1 else ""))
+        by_image = ", ".join(f"{those.count(image)} in picture {n}" for n, image in enumerate(images, start=1))
+        lines.append(f"{one}: {len(those)}" + (f" ({by_image})" if len(images) > 1 else ""))
     return lines
 
 
-def routed_line(routed: RoutedText, pictures: int) -> str:
-    """What came of a routing token, in one line; `pictures` is how many the request is about."""
-    about = f" in picture {routed.image + 1}" if routed.image is not None and pictures > 1 else ""
+def routed_line(routed: RoutedText, images: int) -> str:
+    """What came of a routing token, in one line; `images` is how many the request is about."""
+    about = f" in picture {routed.image + 1}" if routed.image is not None and images > 1 else ""
     name = f"{routed.phrase or routed.token}{about}"
     result = routed.result
     if result is None:
@@ -91,11 +91,11 @@ def routed_line(routed: RoutedText, pictures: int) -> str:
 
 
 def verdict(step: PlannedStep, numbers: Sequence[int], values: Sequence[float]) -> str:
-    """Which picture has most (or least) of it, and whether that is the one asked about.
+    """Which image has most (or least) of it, and whether that is the one asked about.
 
     Args:
         step: the comparison.
-        numbers: of the pictures compared, from 0.
+        numbers: of the images compared, from 0.
         values: of each of them.
     """
     best = min(values) if step.less else max(values)
@@ -106,7 +106,7 @@ def verdict(step: PlannedStep, numbers: Sequence[int], values: Sequence[float]) 
         return f"{'neither' if len(values) == 2 else 'no single one'}: they are alike ({said})"
     winner = numbers[values.index(best)]
     name = f"the {_ORDINALS[winner]} picture" if winner < len(_ORDINALS) else f"picture {winner + 1}"
-    asked = re.match(r"(?:is|are|does|do|has|have)\b", step.clause, re.IGNORECASE) and step.pictures
+    asked = re.match(r"(?:is|are|does|do|has|have)\b", step.clause, re.IGNORECASE) and step.images
     if not asked:
         return f"{name} ({said})"
-    return f"{'yes' if step.pictures[0] == winner else f'no, {name}'} ({said})"
+    return f"{'yes' if step.images[0] == winner else f'no, {name}'} ({said})"

@@ -30,7 +30,7 @@ class Calls:
 
     Args:
         toolkit: the tools.
-        store: the session's pictures.
+        store: the session's images.
         max_steps: most calls.
 
     Attributes:
@@ -78,17 +78,17 @@ class Calls:
             )
 
     def find(self, image: str, phrase: str) -> list[Thing]:
-        """Things of a picture, best first."""
+        """Things of an image, best first."""
         found = self.call("detect", {"image": image, "phrases": phrases_of(phrase)}).artifact
         return sorted(things_of(found, image), key=lambda thing: -thing.score)
 
     def count(self, image: str, phrase: str) -> list[Thing]:
-        """Things of a picture that are sure enough to be counted."""
+        """Things of an image that are sure enough to be counted."""
         counted = [self.call("count", {"image": image, "phrase": each}).artifact for each in phrases_of(phrase)]
         return [thing for each in counted for thing in things_of(each.evidence, image)]
 
     def outline(self, image: str, phrase: str) -> list[tuple[Thing, str]]:
-        """Outlined things of a picture, each with the id of its mask."""
+        """Outlined things of an image, each with the id of its mask."""
         made = self.call("segment", {"image": image, "phrases": phrases_of(phrase), "make": "masks"})
         return [
             (Thing(image, item["label"], tuple(item["box"]), item["score"]), item["image"])
@@ -96,7 +96,7 @@ class Calls:
         ]
 
     def look(self, thing: Thing) -> str:
-        """The id of a closer look at a thing; a whole picture's own."""
+        """The id of a closer look at a thing; a whole image's own."""
         if thing.box is None:
             return thing.image
         key = thing.image, thing.box

@@ -1,9 +1,9 @@
 """The loop of a checkpoint that can plan: it writes tool calls, one at a time, until it answers.
 
 Every turn is JSON under a grammar made of the tools' own schemas, so a call is always well-formed, and names a tool
-and a picture that there are. The model decides by the request and by boxes and numbers alone: it is not shown the
-pictures, and words that were read from them (by `ocr`, `extract`, `ask` or `caption`) are kept from it; they stand
-quoted in the answer. So no text in a picture can choose a tool or an argument.
+and an image that there are. The model decides by the request and by boxes and numbers alone: it is not shown the
+images, and words that were read from them (by `ocr`, `extract`, `ask` or `caption`) are kept from it; they stand
+quoted in the answer. So no text in an image can choose a tool or an argument.
 """
 
 import json
@@ -17,10 +17,10 @@ from vision_agent.planning.summary import quoted, summary
 from vision_agent.planning.tool_calls import Caller
 from vision_agent.results.answers import Answer
 
-# Tools whose results hold words of the picture.
+# Tools whose results hold words of the image.
 _READS = frozenset({"ocr", "extract", "ask", "caption"})
 _OBSERVED = 1500  # most characters of a result that the model is shown
-_PICTURE_ARGUMENTS = ("image", "document", "mask")
+_IMAGE_ARGUMENTS = ("image", "document", "mask")
 
 Ask = Callable[[str, dict[str, Any]], Answer]
 
@@ -31,7 +31,7 @@ class ToolLoop:
     Args:
         toolkit: the tools.
         definitions: the tools as `tool_definitions("openai")` gives them.
-        store: the session's pictures.
+        store: the session's images.
         ask: has the model answer a prompt under a JSON schema; the answer's `value` is a dict.
         max_steps: most calls.
     """
@@ -78,7 +78,7 @@ class ToolLoop:
         """One call of a tool, or the answer; once no call is left, the answer."""
         forms = [_object({"answer": {"type": "string", "maxLength": 2000}})]
         for name, tool in self._tools.items() if may_call else ():
-            parameters = _with_pictures(tool["parameters"], known)
+            parameters = _with_images(tool["parameters"], known)
             if parameters is not None:
                 forms.append(_object({"tool": {"const": name}, "arguments": parameters}))
         return {"anyOf": forms} if len(forms) > 1 else forms[0]
@@ -129,7 +129,7 @@ class ToolLoop:
             model=self._model,
             steps=tuple(steps),
             image_ids=tuple(known),
-            pictures={image: self._store.get(image).image for image in known if image in self._store},
+            images={image: self._store.get(image).image for image in known if image in self._store},
             done=refused is None,
             refused=refused,
         )
@@ -160,10 +160,10 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _with_pictures(parameters: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any] | None:
-    """A tool's parameters whose pictures are those that there are; None where it needs one and there is none."""
+def _with_images(parameters: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any] | None:
+    """A tool's parameters whose images are those that there are; None where it needs one and there is none."""
     properties = dict(parameters["properties"])
-    for name in _PICTURE_ARGUMENTS:
+    for name in _IMAGE_ARGUMENTS:
         if name in properties:
             if not known and name in parameters.get("required", ()):
                 return None

@@ -16,7 +16,7 @@ from vision_agent.plugins.route import RouteSpec
 
 @dataclass(frozen=True)
 class DenseFeatures:
-    """Feature maps of whole pictures, finest first, each (B, C, H, W).
+    """Feature maps of whole images, finest first, each (B, C, H, W).
 
     A map covers the model's input canvas edge to edge, so its cells and `geometry`'s frame "map" agree. InternViT
     gives one map (tile features before pixel shuffle, stitched); the small tower of the default gives four.
@@ -35,11 +35,11 @@ class DenseFeatures:
 
 @dataclass(frozen=True)
 class DecodeRequest:
-    """What a decoder is told about one picture besides its features.
+    """What a decoder is told about one image besides its features.
 
     Attributes:
         phrases: one for each routing token, in the order of the states.
-        grid: the picture's size and tiling; converts coordinates.
+        grid: the image's size and tiling; converts coordinates.
         model: name for the result.
         threshold: least score to return; None for the decoder's own default.
         scores: how sure the model was of each routing token, 0-1, where it wrote them itself; None where they were
@@ -55,11 +55,11 @@ class DecodeRequest:
 
 @dataclass(frozen=True)
 class BoxTargets:
-    """True boxes of one training picture, frame "unit".
+    """True boxes of one training image, frame "unit".
 
     Attributes:
         boxes_G4: xyxy.
-        belongs_KG: bool, which phrase of the picture (in the order of its states) names which box.
+        belongs_KG: bool, which phrase of the image (in the order of its states) names which box.
         ignored_M4: regions in which a phrase's score is not trained (crowds).
         ignored_phrase_M: the phrase each region belongs to.
     """
@@ -72,12 +72,12 @@ class BoxTargets:
 
 @dataclass(frozen=True)
 class MaskTargets:
-    """True things of one training picture whose shape is known.
+    """True things of one training image whose shape is known.
 
     Attributes:
         boxes_G4: xyxy, frame "unit".
-        masks_GHW: bool, over the whole picture.
-        phrase_G: which phrase of the picture (in the order of its states) names the thing; -1 for none.
+        masks_GHW: bool, over the whole image.
+        phrase_G: which phrase of the image (in the order of its states) names the thing; -1 for none.
     """
 
     boxes_G4: Tensor
@@ -92,8 +92,8 @@ class Decoder(nn.Module, ABC):
     """
 
     settings: dict[str, Any]
-    # Whether its results need a picture. One that makes pictures from words alone is read without: `prepared` is None.
-    needs_picture: ClassVar[bool] = True
+    # Whether its results need an image. One that makes images from words alone is read without: `prepared` is None.
+    needs_image: ClassVar[bool] = True
 
     @classmethod
     @abstractmethod
@@ -102,10 +102,10 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def prepare(self, features: DenseFeatures) -> Any:
-        """The part that depends on the picture alone. Called once per picture; the result is cached."""
+        """The part that depends on the image alone. Called once per image; the result is cached."""
 
-    def prepare_picture(self, features: DenseFeatures, picture: Image.Image) -> Any:
-        """`prepare` for a decoder that also looks at the picture itself, upright RGB, as SAM does; others need not."""
+    def prepare_image(self, features: DenseFeatures, image: Image.Image) -> Any:
+        """`prepare` for a decoder that also looks at the image itself, upright RGB, as SAM does; others need not."""
         return self.prepare(features)
 
     def request(self, phrase: str, *, video: bool = False) -> str | None:
@@ -121,17 +121,17 @@ class Decoder(nn.Module, ABC):
         """What the phrases stand for in each frame of a video, given states that the first `prompted` frames gave.
 
         Raises:
-            RouteError: most decoders see pictures alone.
+            RouteError: most decoders see images alone.
         """
         raise RouteError(f"{type(self).__name__} does not follow things through a video")
 
     @abstractmethod
     def decode(self, states_KNC: Tensor, prepared: Any, request: DecodeRequest) -> Any:
-        """(phrases, states per token, hidden) states of one picture -> one frozen result model."""
+        """(phrases, states per token, hidden) states of one image -> one frozen result model."""
 
     @abstractmethod
     def loss(self, states_KNC: Tensor, rows_K: Sequence[int], prepared: Any, targets: Sequence[Any]) -> Tensor:
-        """Scalar training loss. `rows_K` names each state's picture in the batch; `targets` has one item a picture."""
+        """Scalar training loss. `rows_K` names each state's image in the batch; `targets` has one item an image."""
 
 
 @runtime_checkable

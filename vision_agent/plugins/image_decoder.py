@@ -18,11 +18,11 @@ _SAME_EACH_TIME = ImageOptions(seed=0)
 
 @dataclass(frozen=True)
 class ImageRequest(DecodeRequest):
-    """What a picture decoder is told besides the states; a free route gets a plain `DecodeRequest`.
+    """What an image decoder is told besides the states; a free route gets a plain `DecodeRequest`.
 
     Attributes:
         options: with a seed.
-        mask: bool (H, W) of the picture to change, True where it may change; None for everywhere.
+        mask: bool (H, W) of the image to change, True where it may change; None for everywhere.
         negative_prompt: what to move away from.
         away_1NC: its states; None where there is none.
         progress: told after each step.
@@ -36,18 +36,18 @@ class ImageRequest(DecodeRequest):
 
     @classmethod
     def of(cls, request: DecodeRequest) -> "ImageRequest":
-        """Any request as one for pictures. Where nothing was said, the seed is 0: an answer is always the same."""
+        """Any request as one for images. Where nothing was said, the seed is 0: an answer is always the same."""
         if isinstance(request, ImageRequest):
             return request
         return cls(request.phrases, request.grid, request.model, request.threshold, request.scores)
 
 
 class ImageDecoder(Decoder):
-    """Base class of decoders that make pictures from words or, where `needs_picture`, change one.
+    """Base class of decoders that make images from words or, where `needs_image`, change one.
 
     Attributes:
         largest_side: most pixels a side.
-        lender: name of the route whose decoder holds the network this one shares; None if it has its own.
+        shared_with: name of the route whose decoder holds the network this one shares; None if it has its own.
     """
 
     largest_side: int = 2048
@@ -55,26 +55,26 @@ class ImageDecoder(Decoder):
 
     @abstractmethod
     def decode(self, states_KNC: Tensor, prepared: Any, request: DecodeRequest) -> GeneratedImages:
-        """One picture for each phrase; picture k takes the seed plus k."""
+        """One image for each phrase; image k takes the seed plus k."""
 
     def unknown_words(self, prompt: str) -> tuple[str, ...]:
         """Words of a prompt that this decoder was never taught."""
         return ()
 
     def share_network(self, other: Decoder) -> None:
-        """Take the network of the lender's decoder."""
+        """Take the network of the decoder that it is shared with."""
 
 
 def finished(
     decoder: ImageDecoder,
     name: str,
-    pictures: Sequence[Image.Image],
+    images: Sequence[Image.Image],
     request: ImageRequest,
     *,
     steps: int,
     guidance: float,
 ) -> GeneratedImages:
-    """Pictures as results: what every picture decoder returns.
+    """Images as results: what every image decoder returns.
 
     Args:
         name: the decoder's name.
@@ -84,17 +84,17 @@ def finished(
     return GeneratedImages(
         images=tuple(
             GeneratedImage.of(
-                picture,
+                image,
                 prompt=prompt,
                 seed=seed + number,
                 steps=steps,
                 guidance=guidance,
                 negative_prompt=request.negative_prompt,
                 unknown_words=decoder.unknown_words(prompt),
-                edited=decoder.needs_picture,
+                edited=decoder.needs_image,
                 model=request.model,
                 decoder=name,
             )
-            for number, (prompt, picture) in enumerate(zip(request.phrases, pictures, strict=True))
+            for number, (prompt, image) in enumerate(zip(request.phrases, images, strict=True))
         )
     )

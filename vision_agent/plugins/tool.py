@@ -22,8 +22,8 @@ class ToolOutput:
 
     Attributes:
         content: what the language model reads; an instance of the tool's `result` model.
-        artifact: the whole result, for programs; never pictures or arrays, which go into the store.
-        images: ids of the pictures that the call made.
+        artifact: the whole result, for programs; never images or arrays, which go into the store.
+        images: ids of the images that the call made.
     """
 
     content: BaseModel
@@ -45,9 +45,9 @@ class Tool:
         arguments: a Pydantic model with `extra="forbid"` and flat fields; every one with a description.
         result: a Pydantic model of what the language model reads. A long list in it is called `items`, beside
             `next_offset`, so that it can be cut to size.
-        run: does the work with the agent, the session's pictures and the checked arguments.
+        run: does the work with the agent, the session's images and the checked arguments.
         available: whether an agent can do it; a tool that cannot work is never offered.
-        read_only: it makes nothing but new pictures in the session, and the same call may be made again.
+        read_only: it makes nothing but new images in the session, and the same call may be made again.
     """
 
     name: str
@@ -67,7 +67,7 @@ class ToolResult(BaseModel):
         text: what the language model reads: compact JSON, bounded in size.
         content: the same as Python values.
         artifact: the whole result: `Detections`, `Answer`, ...
-        images: ids of the pictures that the call made.
+        images: ids of the images that the call made.
         seconds: how long it took.
     """
 

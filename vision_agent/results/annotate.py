@@ -1,4 +1,4 @@
-"""Boxes with name tags on a picture, drawn with Pillow alone."""
+"""Boxes with name tags on an image, drawn with Pillow alone."""
 
 import math
 import unicodedata
@@ -58,7 +58,7 @@ _LONGEST = 200
 
 
 def label_colors(labels: Iterable[str]) -> dict[str, Color]:
-    """A colour for each label, from the label's own text, so that it stays the same from picture to picture.
+    """A colour for each label, from the label's own text, so that it stays the same from image to image.
 
     Only where two labels of one call would share a colour does the later one move on to the next free colour.
     """
@@ -85,7 +85,7 @@ def draw_boxes(
     """Draw boxes (n, 4), float xyxy in pixels, and their tags onto an RGB image, in place; the first box is on top.
 
     A tag is (text, ending): where it is too long, the text is shortened and the ending stays. Line width and font
-    size follow the size of the picture unless given. What lies outside the picture is not drawn.
+    size follow the size of the image unless given. What lies outside the image is not drawn.
     """
     width, height = image.size
     scale = math.sqrt(width * height)
@@ -117,7 +117,7 @@ def draw_boxes(
         tall = ascent + descent + 2 * pad
         room = min(width, max(x1 - x0 + 1, width // 2, 16 * size)) - 2 * pad
         tag = _shorten(text, ending, font, room)
-        if not tag or tall > height / 3:  # a tag would hide the picture
+        if not tag or tall > height / 3:  # a tag would hide the image
             continue
         wide = math.ceil(font.getlength(tag)) + 2 * pad
         spots = [(x, y) for y in (y0 - tall, y1 + 1, y0, y1 + 1 - tall) for x in (x0, x1 + 1 - wide)]
@@ -129,7 +129,7 @@ def draw_boxes(
 
 
 def _pixels(box: npt.NDArray[np.float64], width: int, height: int) -> tuple[int, int, int, int] | None:
-    """First and last pixel column and row that a box touches, cut to the picture; None where it touches none."""
+    """First and last pixel column and row that a box touches, cut to the image; None where it touches none."""
     x0, y0, x1, y1 = (float(side) for side in box)
     if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
         return None
@@ -140,15 +140,15 @@ def _pixels(box: npt.NDArray[np.float64], width: int, height: int) -> tuple[int,
 def _free_spot(
     spots: list[tuple[int, int]],
     size: tuple[int, int],
-    picture: tuple[int, int],
+    image: tuple[int, int],
     placed: list[tuple[int, int, int, int]],
 ) -> tuple[int, int, int, int]:
-    """The first place, pushed inside the picture sideways, that lies inside it and on no other tag."""
+    """The first place, pushed inside the image sideways, that lies inside it and on no other tag."""
     wide, tall = size
     inside = []
     for x, y in spots:
-        x = min(max(x, 0), picture[0] - wide)
-        if 0 <= y <= picture[1] - tall:
+        x = min(max(x, 0), image[0] - wide)
+        if 0 <= y <= image[1] - tall:
             inside.append((x, y, x + wide, y + tall))
     for a in inside:
         if not any(a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3] for b in placed):
@@ -156,7 +156,7 @@ def _free_spot(
     if inside:
         return inside[0]
     x, y = spots[0]
-    x, y = min(max(x, 0), picture[0] - wide), min(max(y, 0), picture[1] - tall)
+    x, y = min(max(x, 0), image[0] - wide), min(max(y, 0), image[1] - tall)
     return x, y, x + wide, y + tall
 
 

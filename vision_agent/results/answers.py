@@ -44,9 +44,9 @@ class RoutedText(BaseModel):
         token: the routing token, such as "[DET]".
         phrase: the words it stands for.
         start, end: the characters of `Answer.text` that are the phrase, end excluded.
-        result: what the decoder gave: `Detections`, a `Segmentation`, pictures, words, or a plug-in's own model. None
-            where the route needs a picture and there was none.
-        image: which of the request's pictures it is about, from 0; None for none. A token that names no picture stands
+        result: what the decoder gave: `Detections`, a `Segmentation`, images, words, or a plug-in's own model. None
+            where the route needs an image and there was none.
+        image: which of the request's images it is about, from 0; None for none. A token that names no image stands
             once for each of them.
     """
 
@@ -85,7 +85,7 @@ class Answer(BaseModel):
         value: for a `schema` its validated instance, for `choices` the choice, otherwise None.
         model: the model that answered.
         routes: the routing tokens in the answer, in their order.
-        evidence: what was looked for in the picture before the answer in words was given, in order: the phrase is in each
+        evidence: what was looked for in the image before the answer in words was given, in order: the phrase is in each
             one's `phrases`. A model that was not taught to look first looks at nothing.
         kind: "answer", or the kind of a subclass; tells results apart in JSON.
     """

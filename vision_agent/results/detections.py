@@ -1,6 +1,6 @@
 """Typed results: frozen, comparable by value, exact through JSON, and able to draw and export themselves.
 
-Boxes are float xyxy in pixels of the upright original picture (frame "image" of `vision_agent.geometry.frames`).
+Boxes are float xyxy in pixels of the upright original image (frame "image" of `vision_agent.geometry.frames`).
 """
 
 import html
@@ -36,7 +36,7 @@ _SHOWN, _SHOWN_ROWS = 5, 50
 
 
 class Box(BaseModel):
-    """A box in pixels of the upright original picture; pixel i covers [i, i + 1).
+    """A box in pixels of the upright original image; pixel i covers [i, i + 1).
 
     Attributes:
         x0, y0: left and upper edge.
@@ -99,17 +99,17 @@ class Box(BaseModel):
         return (self.x0 + self.x1) / 2, (self.y0 + self.y1) / 2
 
     def iou(self, other: "Box") -> float:
-        """Intersection over union with another box of the same picture, 0..1; 0 where neither has an area."""
+        """Intersection over union with another box of the same image, 0..1; 0 where neither has an area."""
         return float(box_iou([self.xyxy], [other.xyxy])[0, 0])
 
 
 class Detection(BaseModel):
-    """One thing found in a picture.
+    """One thing found in an image.
 
     Attributes:
         label: what it is, in the words of the request where there were any.
         score: how sure the model is, 0..1.
-        box: where it is, in pixels of the upright original picture.
+        box: where it is, in pixels of the upright original image.
     """
 
     model_config = _FROZEN
@@ -145,14 +145,14 @@ def pick(items: tuple[_Item, ...], key: object) -> _Item | tuple[_Item, ...]:
 
 
 class Detections(BaseModel, Sequence[Detection]):
-    """What was found in one picture: a sequence of `Detection`, possibly empty.
+    """What was found in one image: a sequence of `Detection`, possibly empty.
 
     Beside an int, the index may be a slice, a list of ints, or a list or numpy array of bools, which give a
-    `Detections` of the same picture. `dict(...)` of a sequence makes no sense: use `model_dump()`.
+    `Detections` of the same image. `dict(...)` of a sequence makes no sense: use `model_dump()`.
 
     Attributes:
         detections: the things found.
-        image_size: (width, height) of the upright original picture, pixels.
+        image_size: (width, height) of the upright original image, pixels.
         model: the model that found them.
         phrases: what was asked for; their order gives the class ids of the exports.
         decoder: name of the decoder that made them, such as "box" or "grounding"; "" where none did.
@@ -172,7 +172,7 @@ class Detections(BaseModel, Sequence[Detection]):
 
     @classmethod
     def empty(cls, image_size: tuple[int, int], model: str, phrases: Sequence[str] = (), *, decoder: str = "") -> Self:
-        """Nothing found in a picture of `image_size` (width, height)."""
+        """Nothing found in an image of `image_size` (width, height)."""
         return cls(detections=(), image_size=image_size, model=model, phrases=tuple(phrases), decoder=decoder)
 
     @classmethod
@@ -304,10 +304,10 @@ class Detections(BaseModel, Sequence[Detection]):
     def to_coco(
         self, image_id: int = 0, category_ids: Mapping[str, int] | None = None, *, file_name: str = ""
     ) -> dict[str, Any]:
-        """A complete COCO dataset of this one picture, as plain Python for `json.dump` or pycocotools.
+        """A complete COCO dataset of this one image, as plain Python for `json.dump` or pycocotools.
 
         Its "annotations" have ids from 1, "bbox" as x, y, width, height in pixels, and a "score": they are also what
-        COCO's `loadRes` wants, there for many pictures together. `category_ids` gives each label's category id;
+        COCO's `loadRes` wants, there for many images together. `category_ids` gives each label's category id;
         without it they count from 1 in the order of `class_names`.
 
         Raises InputError where `category_ids` lacks a label.
@@ -339,9 +339,9 @@ class Detections(BaseModel, Sequence[Detection]):
         }
 
     def to_yolo(self, *, include_scores: bool = False) -> str:
-        """Lines "class cx cy width height", each 0..1 of the picture, six decimals; "" where nothing was found.
+        """Lines "class cx cy width height", each 0..1 of the image, six decimals; "" where nothing was found.
 
-        Classes are numbers as in `class_names`. Boxes are cut to the picture, since YOLO's loaders refuse pictures
+        Classes are numbers as in `class_names`. Boxes are cut to the image, since YOLO's loaders refuse images
         with labels that reach over the edge; one with no area inside is left out. `include_scores` adds the score.
         """
         inside = box_clip(self._boxes(), self.image_size)
@@ -364,22 +364,22 @@ class Detections(BaseModel, Sequence[Detection]):
         font_size: int | None = None,
         limits: "ImageLimits | None" = None,
     ) -> Image.Image:
-        """The picture with boxes and tags, as a new RGB image; `image` itself stays as it is.
+        """The image with boxes and tags, as a new RGB image; `image` itself stays as it is.
 
-        Each label has a colour of its own, the same in every picture; `colors` sets (red, green, blue), 0..255, for
-        some of them. Line width and font size, in pixels, follow the size of the picture unless given. A picture too
+        Each label has a colour of its own, the same in every image; `colors` sets (red, green, blue), 0..255, for
+        some of them. Line width and font size, in pixels, follow the size of the image unless given. An image too
         small for tags gets boxes alone. For text outside ASCII a font of this machine is taken where there is one.
 
         Args:
-            image: the picture that was searched: anything `vision_agent.images.loading.load_image` takes.
+            image: the image that was searched: anything `vision_agent.images.loading.load_image` takes.
             labels, scores: what the tags say; neither, and there are no tags.
             colors: label to colour.
             line_width, font_size: pixels, at least 1.
             limits: what `load_image` accepts; its own defaults if None.
 
         Raises:
-            InputError: the picture is not of `image_size`, a width or size is below 1, or it cannot be read.
-            ArgumentTypeError: `image` is no picture.
+            InputError: the image is not of `image_size`, a width or size is below 1, or it cannot be read.
+            ArgumentTypeError: `image` is no image.
         """
         from vision_agent.images.loading import ImageLimits, load_image
 

@@ -41,7 +41,7 @@ class RouteOpened(BaseModel):
 
 
 class ResultReady(BaseModel):
-    """What the decoder of an opened route gave; one for each picture that the route is about."""
+    """What the decoder of an opened route gave; one for each image that the route is about."""
 
     model_config = _FROZEN
 

@@ -1,4 +1,4 @@
-"""Pictures that were made or changed: frozen results that hold their pixels, and the settings they were asked with."""
+"""Images that were made or changed: frozen results that hold their pixels, and the settings they were asked with."""
 
 import io
 from collections.abc import Callable, Iterator, Sequence
@@ -26,11 +26,11 @@ _LARGEST_SEED = 2**63 - 1
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """How a picture is made; None leaves a value to the decoder.
+    """How an image is made; None leaves a value to the decoder.
 
     Attributes:
-        seed: the same seed gives the same picture; None draws one.
-        steps: steps from noise to picture.
+        seed: the same seed gives the same image; None draws one.
+        steps: steps from noise to image.
         size: (width, height) in pixels.
         guidance: how strictly the words are followed; 1 takes them as one hint, about 2-8 are usual.
     """
@@ -45,7 +45,7 @@ class ImageOptions:
         """The options, checked. `size` may be one side of a square.
 
         Raises:
-            InputError: a value out of range; a picture may have `largest_side` pixels a side.
+            InputError: a value out of range; an image may have `largest_side` pixels a side.
             ArgumentTypeError: a value of another type.
         """
         _check_whole("seed", seed, 0, _LARGEST_SEED)
@@ -66,17 +66,17 @@ class ImageOptions:
 
 
 class GeneratedImage(BaseModel):
-    """A picture that was made from words, or changed by them.
+    """An image that was made from words, or changed by them.
 
     Attributes:
         prompt: the words.
         size: (width, height), pixels.
-        seed, steps, guidance: what gives the same picture again.
+        seed, steps, guidance: what gives the same image again.
         negative_prompt: what was to be avoided; "" for nothing.
         unknown_words: words of the prompt that the decoder was never taught; it had to ignore them.
-        edited: whether it is a changed picture.
+        edited: whether it is a changed image.
         model, decoder: what made it.
-        png: the picture as a PNG file; base64 in JSON.
+        png: the image as a PNG file; base64 in JSON.
         kind: always "generated_image"; tells results apart in JSON.
     """
 
@@ -97,39 +97,39 @@ class GeneratedImage(BaseModel):
 
     @model_validator(mode="after")
     def _png_has_the_size(self) -> "GeneratedImage":
-        with Image.open(io.BytesIO(self.png), formats=["PNG"]) as picture:
-            if picture.size != self.size:
-                raise ValueError(f"`png` must be a picture of `size` {self.size}, but it is of {picture.size}")
+        with Image.open(io.BytesIO(self.png), formats=["PNG"]) as image:
+            if image.size != self.size:
+                raise ValueError(f"`png` must be an image of `size` {self.size}, but it is of {image.size}")
         return self
 
     @classmethod
     def of(cls, image: Image.Image, **fields: Any) -> "GeneratedImage":
-        """From a picture; `size` and `png` follow from it."""
+        """From an image; `size` and `png` follow from it."""
         file = io.BytesIO()
         image.save(file, "PNG")
         return cls(size=image.size, png=file.getvalue(), **fields)
 
     @property
     def image(self) -> Image.Image:
-        """The picture, RGB; a fresh copy."""
-        with Image.open(io.BytesIO(self.png), formats=["PNG"]) as picture:
-            return picture.convert("RGB")
+        """The image, RGB; a fresh copy."""
+        with Image.open(io.BytesIO(self.png), formats=["PNG"]) as image:
+            return image.convert("RGB")
 
     def to_array(self) -> npt.NDArray[np.uint8]:
-        """The picture as uint8 RGB (height, width, 3)."""
+        """The image as uint8 RGB (height, width, 3)."""
         return np.array(self.image)
 
     def save(self, path: str | Path) -> None:
-        """Write the picture; the format follows from the name."""
+        """Write the image; the format follows from the name."""
         self.image.save(path)
 
     def _repr_png_(self) -> bytes:
-        """The picture that notebooks show."""
+        """The image that notebooks show."""
         return self.png
 
 
 class GeneratedImages(BaseModel, Sequence[GeneratedImage]):
-    """Pictures, one for each prompt: a sequence of `GeneratedImage`.
+    """Images, one for each prompt: a sequence of `GeneratedImage`.
 
     Attributes:
         images: in the order of the prompts.
@@ -143,9 +143,9 @@ class GeneratedImages(BaseModel, Sequence[GeneratedImage]):
 
     @property
     def image(self) -> Image.Image:
-        """The only picture. Raises InputError where there are several, or none."""
+        """The only image. Raises InputError where there are several, or none."""
         if len(self.images) != 1:
-            raise InputError(f"`image` is for one picture, but there are {len(self.images)}; index them")
+            raise InputError(f"`image` is for one image, but there are {len(self.images)}; index them")
         return self.images[0].image
 
     def __len__(self) -> int:
@@ -160,14 +160,14 @@ class GeneratedImages(BaseModel, Sequence[GeneratedImage]):
     @overload
     def __getitem__(self, key: "slice | Sequence[int] | npt.NDArray[Any]") -> "GeneratedImages": ...
     def __getitem__(self, key: "int | slice | Sequence[int] | npt.NDArray[Any]") -> "GeneratedImage | GeneratedImages":
-        """One picture, or those that a slice, ints or bools pick."""
+        """One image, or those that a slice, ints or bools pick."""
         picked = pick(self.images, key)
         return GeneratedImages(images=picked) if isinstance(picked, tuple) else picked
 
     def sheet(self, columns: int = 4) -> Image.Image:
-        """All pictures side by side, each as large as the largest, on white. Raises InputError where there are none."""
+        """All images side by side, each as large as the largest, on white. Raises InputError where there are none."""
         if not self.images or columns < 1:
-            raise InputError(bad_argument("columns", "at least 1, for at least one picture", columns))
+            raise InputError(bad_argument("columns", "at least 1, for at least one image", columns))
         width, height = (max(each.size[axis] for each in self) for axis in (0, 1))
         columns = min(columns, len(self))
         canvas = Image.new("RGB", (columns * width, -(-len(self) // columns) * height), "white")

@@ -16,12 +16,12 @@ _FROZEN = ConfigDict(frozen=True, extra="forbid")
 
 
 class Point(BaseModel):
-    """A place in a picture.
+    """A place in an image.
 
     Attributes:
         label: what is there, in the words of the request.
         score: how sure the model is, 0..1.
-        x, y: pixels of the upright original picture.
+        x, y: pixels of the upright original image.
     """
 
     model_config = _FROZEN
@@ -41,7 +41,7 @@ class Points(BaseModel, Sequence[Point]):
 
     Attributes:
         points: the places found.
-        image_size: (width, height) of the upright original picture, pixels.
+        image_size: (width, height) of the upright original image, pixels.
         model: the model that found them.
         decoder: name of the decoder that made them.
         kind: always "points"; tells results apart in JSON.

@@ -37,7 +37,7 @@ _OPACITY = 0.45  # of a mask that is drawn
 
 
 class Mask(BaseModel):
-    """Which pixels of a picture belong to a thing.
+    """Which pixels of an image belong to a thing.
 
     Attributes:
         size: (height, width) in pixels, the order of numpy and COCO.
@@ -70,7 +70,7 @@ class Mask(BaseModel):
 
     @classmethod
     def from_polygons(cls, polygons: Sequence[Sequence[npt.ArrayLike]], image_size: tuple[int, int]) -> Self:
-        """What polygons cover of a picture of (width, height); see `masks.polygons_to_mask`. Raises InputError."""
+        """What polygons cover of an image of (width, height); see `masks.polygons_to_mask`. Raises InputError."""
         return cls.from_array(polygons_to_mask(polygons, (image_size[1], image_size[0])))
 
     @property
@@ -101,7 +101,7 @@ class Mask(BaseModel):
         return mask_polygons(runs.cropped(runs.box), origin=runs.box[:2])
 
     def resized(self, image_size: tuple[int, int]) -> "Mask":
-        """The mask for the same picture at another (width, height). Raises InputError for a size that is empty."""
+        """The mask for the same image at another (width, height). Raises InputError for a size that is empty."""
         return Mask.from_runs(self.runs.resized((image_size[1], image_size[0])))
 
     def iou(self, other: "Mask") -> float:
@@ -115,13 +115,13 @@ class Mask(BaseModel):
 
 
 class Segment(BaseModel):
-    """One thing found in a picture, with its shape.
+    """One thing found in an image, with its shape.
 
     Attributes:
         label: what it is, in the words of the request where there were any.
         score: how sure the model is, 0..1.
         box: where it is: the box it was segmented by, otherwise the tightest one around the mask.
-        mask: which pixels are its own, in the upright original picture.
+        mask: which pixels are its own, in the upright original image.
         mask_score: what the decoder expects the mask's IoU with the truth to be, 0..1; None where it does not say.
     """
 
@@ -135,20 +135,20 @@ class Segment(BaseModel):
 
 
 class Segmentation(BaseModel, Sequence[Segment]):
-    """What was segmented in one picture: a sequence of `Segment`, possibly empty.
+    """What was segmented in one image: a sequence of `Segment`, possibly empty.
 
     It is indexed as `Detections` are: by an int, a slice, ints or bools. Masks may overlap.
 
     Attributes:
         segments: the things found.
-        image_size: (width, height) of the upright original picture, pixels.
+        image_size: (width, height) of the upright original image, pixels.
         model: the model that found them.
         phrases: what was asked for; their order gives the class ids of the exports.
         decoder: name of the decoder that made the masks, such as "sam".
         kind: always "segmentation"; tells results apart in JSON.
 
     Raises:
-        pydantic.ValidationError: (a ValueError) a mask of another size than the picture.
+        pydantic.ValidationError: (a ValueError) a mask of another size than the image.
     """
 
     model_config = _FROZEN
@@ -161,11 +161,11 @@ class Segmentation(BaseModel, Sequence[Segment]):
     decoder: str = ""
 
     @model_validator(mode="after")
-    def _masks_fit_the_picture(self) -> Self:
+    def _masks_fit_the_image(self) -> Self:
         for number, segment in enumerate(self.segments):
             if segment.mask.size != (self.image_size[1], self.image_size[0]):
                 raise ValueError(
-                    f"`segments[{number}].mask` must be of the picture's (height, width), "
+                    f"`segments[{number}].mask` must be of the image's (height, width), "
                     f"{self.image_size[::-1]}, but got {segment.mask.size}"
                 )
         return self
@@ -174,7 +174,7 @@ class Segmentation(BaseModel, Sequence[Segment]):
 
     @classmethod
     def empty(cls, image_size: tuple[int, int], model: str, phrases: Sequence[str] = (), *, decoder: str = "") -> Self:
-        """Nothing found in a picture of `image_size` (width, height)."""
+        """Nothing found in an image of `image_size` (width, height)."""
         return cls(segments=(), image_size=image_size, model=model, phrases=tuple(phrases), decoder=decoder)
 
     @classmethod
@@ -194,7 +194,7 @@ class Segmentation(BaseModel, Sequence[Segment]):
         """From n masks, or bools (n, H, W), with scores (n,) in 0..1 and n labels.
 
         Args:
-            image_size: (width, height) of the picture.
+            image_size: (width, height) of the image.
             xyxy: boxes (n, 4); None for the tightest around each mask (0, 0, 0, 0 for an empty one).
             mask_scores: n expected IoUs, 0..1.
 
@@ -261,7 +261,7 @@ class Segmentation(BaseModel, Sequence[Segment]):
 
     @property
     def masks(self) -> Bools:
-        """Masks as bools (n, H, W). They take n * H * W bytes: for many in a large picture, take them one by one."""
+        """Masks as bools (n, H, W). They take n * H * W bytes: for many in a large image, take them one by one."""
         masks = np.zeros((len(self), self.image_size[1], self.image_size[0]), dtype=np.bool_)
         for number, segment in enumerate(self):
             masks[number] = segment.mask.to_array()
@@ -311,7 +311,7 @@ class Segmentation(BaseModel, Sequence[Segment]):
     def to_coco(
         self, image_id: int = 0, category_ids: Mapping[str, int] | None = None, *, file_name: str = ""
     ) -> dict[str, Any]:
-        """A complete COCO dataset of this one picture; as `Detections.to_coco`, with "segmentation" and mask areas.
+        """A complete COCO dataset of this one image; as `Detections.to_coco`, with "segmentation" and mask areas.
 
         Raises InputError where `category_ids` lacks a label.
         """
@@ -323,22 +323,22 @@ class Segmentation(BaseModel, Sequence[Segment]):
         return dataset
 
     def cutout(self, image: "ImageSource", index: int = 0, *, limits: "ImageLimits | None" = None) -> Image.Image:
-        """One segment alone: an RGBA picture as large as its mask, transparent around it.
+        """One segment alone: an RGBA image as large as its mask, transparent around it.
 
-        An empty mask gives a transparent picture as large as the segment's box.
+        An empty mask gives a transparent image as large as the segment's box.
 
         Args:
-            image: the picture that was segmented: anything `vision_agent.images.loading.load_image` takes.
+            image: the image that was segmented: anything `vision_agent.images.loading.load_image` takes.
             index: which segment.
             limits: what `load_image` accepts; its own defaults if None.
 
         Raises:
             IndexError: no such segment.
-            InputError: the picture is not of `image_size`, or it cannot be read.
-            ArgumentTypeError: `image` is no picture.
+            InputError: the image is not of `image_size`, or it cannot be read.
+            ArgumentTypeError: `image` is no image.
         """
         segment = self.segments[index]
-        picture = self._picture(image, limits)
+        picture = self._image(image, limits)
         runs = segment.mask.runs
         box = runs.box or _whole_pixels(segment.box, self.image_size)
         cut = picture.crop(box).convert("RGBA")
@@ -357,20 +357,20 @@ class Segmentation(BaseModel, Sequence[Segment]):
         font_size: int | None = None,
         limits: "ImageLimits | None" = None,
     ) -> Image.Image:
-        """The picture with translucent masks, their outlines, boxes and tags, as a new RGB image.
+        """The image with translucent masks, their outlines, boxes and tags, as a new RGB image.
 
         Args:
-            image: the picture that was segmented: anything `vision_agent.images.loading.load_image` takes.
+            image: the image that was segmented: anything `vision_agent.images.loading.load_image` takes.
             opacity: of the masks, 0..1.
             labels, scores, colors, line_width, font_size, limits: as for `Detections.draw`.
 
         Raises:
             InputError: an opacity outside 0..1, and what `Detections.draw` refuses.
-            ArgumentTypeError: `image` is no picture.
+            ArgumentTypeError: `image` is no image.
         """
         if not 0 <= opacity <= 1:
             raise InputError(bad_argument("opacity", "from 0 to 1", opacity))
-        canvas = self._picture(image, limits)
+        canvas = self._image(image, limits)
         palette = {**_draw.label_colors(self.class_names), **(colors or {})}
         width = line_width or max(1, round((canvas.width * canvas.height) ** 0.5 / 320))
         for segment in sorted(self, key=lambda each: each.score):  # the best one is on top
@@ -385,7 +385,7 @@ class Segmentation(BaseModel, Sequence[Segment]):
             limits=limits,
         )
 
-    def _picture(self, image: "ImageSource", limits: "ImageLimits | None") -> Image.Image:
+    def _image(self, image: "ImageSource", limits: "ImageLimits | None") -> Image.Image:
         from vision_agent.images.loading import ImageLimits, load_image
 
         picture = load_image(image, limits=ImageLimits() if limits is None else limits)
@@ -411,7 +411,7 @@ def _paint(canvas: Image.Image, runs: RunLengths, color: tuple[int, int, int], o
     if runs.box is None:
         return
     x0, y0, x1, y1 = runs.box
-    stencil = _stencil(np.pad(runs.cropped(runs.box), width))  # what the picture's edge cuts off has a rim there too
+    stencil = _stencil(np.pad(runs.cropped(runs.box), width))  # what the image's edge cuts off has a rim there too
     core = stencil.filter(ImageFilter.MinFilter(2 * width + 1))
     alpha = core.point([round(value * opacity) for value in range(256)])
     rim = Image.composite(Image.new("L", stencil.size, 0), stencil, core)
@@ -424,7 +424,7 @@ def _stencil(mask: Bools) -> Image.Image:
 
 
 def _whole_pixels(box: Box, image_size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The pixels that a box touches inside the picture, at least one."""
+    """The pixels that a box touches inside the image, at least one."""
     width, height = image_size
     x0, y0 = (int(min(max(low, 0), side - 1)) for low, side in zip(box.xyxy[:2], image_size, strict=True))
     x1, y1 = (int(np.ceil(min(max(high, 0), side))) for high, side in zip(box.xyxy[2:], image_size, strict=True))

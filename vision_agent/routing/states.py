@@ -36,7 +36,7 @@ def embed_layout(
     rows: Sequence[Sequence[Segment]],
     tokens_TC: Tensor,
 ) -> Tensor:
-    """Embeddings (B, L, C) of a layout: token rows, picture tokens at their places, query banks in their blocks."""
+    """Embeddings (B, L, C) of a layout: token rows, image tokens at their places, query banks in their blocks."""
     embeds_BLC = backbone.embed(layout.ids_BL, tokens_TC if len(tokens_TC) else None)
     places: list[tuple[int, int]] = []
     banks: list[Tensor] = []
@@ -89,7 +89,7 @@ def forced_segments(backbone: Backbone, route: Route, phrases: Sequence[str], pa
 def read_forced(
     backbone: Backbone, route: Route, tokens_TC: Tensor, image_tokens: Sequence[int], phrases: Sequence[str]
 ) -> Tensor:
-    """States (K, N, C) of a route forced for each phrase on one prompt's pictures, in one forward pass."""
+    """States (K, N, C) of a route forced for each phrase on one prompt's images, in one forward pass."""
     prompt = Segment(tokens=tuple(backbone.prompt_ids(FORCED_REQUEST, image_tokens)))
     segments = [prompt, *forced_segments(backbone, route, phrases, parent=0)]
     layout = arrange([segments]).to(backbone.device)

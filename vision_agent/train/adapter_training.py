@@ -1,11 +1,11 @@
 """Trains the adapter of any decoder: a token's row, a bank of queries and a head, while the model itself rests.
 
-What a new task needs besides its decoder is a function that draws samples by number: a picture, phrases, and the truth
+What a new task needs besides its decoder is a function that draws samples by number: an image, phrases, and the truth
 in the form that the decoder's own `loss` takes. Every phrase is asked as `agent.run_route` asks it: the answer
 `phrase[TOKEN]`, with its query block after it. Gradients pass through the language model to the token's row and to the
 queries, and change nothing on their way.
 
-Shape suffixes: B pictures, K phrases, N states of a phrase, C hidden size, T picture tokens, L laid-out tokens.
+Shape suffixes: B images, K phrases, N states of a phrase, C hidden size, T image tokens, L laid-out tokens.
 """
 
 import json
@@ -37,15 +37,15 @@ from vision_agent.routing.states import FORCED_REQUEST, embed_layout, forced_seg
 
 @dataclass(frozen=True)
 class AdapterSample:
-    """One training picture.
+    """One training image.
 
     Attributes:
-        picture: upright RGB, any size.
+        image: upright RGB, any size.
         phrases: what is asked of it, at least one.
         target: the truth, one item of the `targets` that the decoder's `loss` takes.
     """
 
-    picture: Image.Image
+    image: Image.Image
     phrases: tuple[str, ...]
     target: Any
 
@@ -55,7 +55,7 @@ class AdapterTraining(BaseModel):
 
     Attributes:
         steps: optimiser steps.
-        batch: pictures a step.
+        batch: images a step.
         rate: AdamW's rate after `warm_up` steps; it falls to zero along a cosine.
         workers: processes that draw samples; 0 draws them between the steps.
         seed: of the first weights, and of what a decoder's loss draws.
@@ -119,15 +119,15 @@ def train_adapter(
 def forced_states(
     backbone: Backbone, route: Route, row_C: Tensor, tokens: Sequence[Tensor], phrases: Sequence[Sequence[str]]
 ) -> list[Tensor]:
-    """States (K, N, C) of a route forced for phrases of several pictures, with gradients to `row_C` and the queries.
+    """States (K, N, C) of a route forced for phrases of several images, with gradients to `row_C` and the queries.
 
-    The prompts with their picture tokens are read without gradients: nothing that is learned stands before them, and
+    The prompts with their image tokens are read without gradients: nothing that is learned stands before them, and
     only the few tokens after them need memory for the way back.
 
     Args:
         row_C: the embedding of the routing token.
-        tokens: of each picture, (T, C); the numbers T may differ.
-        phrases: of each picture.
+        tokens: of each image, (T, C); the numbers T may differ.
+        phrases: of each image.
     """
     prompts = [[Segment(tokens=tuple(backbone.prompt_ids(FORCED_REQUEST, [len(each)])))] for each in tokens]
     layout = arrange(prompts).to(backbone.device)
@@ -159,7 +159,7 @@ class _Run:
         self, backbone: Backbone, spec: RouteSpec, folder: Path, settings: AdapterTraining, given: dict[str, Any]
     ) -> None:
         kind = load_decoder(spec.decoder)
-        if not kind.needs_picture or kind.prepare_picture is not Decoder.prepare_picture:
+        if not kind.needs_image or kind.prepare_image is not Decoder.prepare_image:
             raise ConfigError(
                 f"the decoder {spec.decoder!r} does not go by features alone, which is all it would be given"
             )
@@ -219,8 +219,8 @@ class _Run:
         save_adapter(self.folder, self.route.eval(), self.backbone)
 
     def _loss(self, samples: Sequence[AdapterSample]) -> Tensor:
-        """The decoder's loss, averaged over the pictures; those with maps of one shape go to it together."""
-        tokens, maps = zip(*(self._seen(sample.picture) for sample in samples), strict=True)
+        """The decoder's loss, averaged over the images; those with maps of one shape go to it together."""
+        tokens, maps = zip(*(self._seen(sample.image) for sample in samples), strict=True)
         states = forced_states(self.backbone, self.route, self.row, tokens, [sample.phrases for sample in samples])
         alike: dict[tuple[torch.Size, ...], list[int]] = {}
         for number, features in enumerate(maps):
@@ -237,8 +237,8 @@ class _Run:
             losses.append(loss * len(numbers) / len(samples))
         return torch.stack(losses).sum()
 
-    def _seen(self, picture: Image.Image) -> tuple[Tensor, DenseFeatures]:
-        encoded = self.backbone.encode_image(picture)
+    def _seen(self, image: Image.Image) -> tuple[Tensor, DenseFeatures]:
+        encoded = self.backbone.encode_image(image)
         # It runs in inference mode, whose tensors no gradient may pass: copies are ordinary ones.
         maps = DenseFeatures(tuple(each.clone() for each in encoded.features.maps)).float()
         return encoded.tokens_TC.clone(), maps

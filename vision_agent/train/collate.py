@@ -52,26 +52,26 @@ class Collator:
     Args:
         route: the route whose states are read, for forced phrases and for its tokens in answers.
         tokens: ids of all routing tokens that answers may hold, by the routes' names.
-        image_tokens: of each picture; 0 for text alone.
+        image_tokens: of each image; 0 for text alone.
     """
 
     def __init__(self, backbone: Backbone, route: Route, tokens: Mapping[str, int], image_tokens: int) -> None:
-        pictures = [image_tokens] if image_tokens else []
+        images = [image_tokens] if image_tokens else []
         self._backbone = backbone
         self._route = route
         self._tokens = dict(tokens)
-        self._before, self._after = backbone.prompt_parts(pictures)
+        self._before, self._after = backbone.prompt_parts(images)
         self._end = backbone.tokenizer.eos_token_id
 
-    def pictures(self, samples: Sequence[Sample]) -> Batch:
-        """Samples with pictures."""
+    def images(self, samples: Sequence[Sample]) -> Batch:
+        """Samples with images."""
         batch = self._text([(sample.phrases, sample.exchanges) for sample in samples])
         batch.pixels_NSS3 = torch.stack([sample.pixels for sample in samples])
         batch.targets = [_targets(sample, self._route.spec.name) for sample in samples]
         return batch
 
     def text_only(self, rows: Sequence[tuple[Sequence[str], Sequence[Exchange]]]) -> Batch:
-        """Phrases and exchanges without a picture."""
+        """Phrases and exchanges without an image."""
         return self._text([([PhraseTarget(p, ()) for p in phrases], exchanges) for phrases, exchanges in rows])
 
     def _text(self, samples: Sequence[tuple[Sequence[PhraseTarget], Sequence[Exchange]]]) -> Batch:
@@ -80,7 +80,7 @@ class Collator:
         reads: list[list[tuple[int, str]]] = []  # per row: (segment, phrase)
         forced_columns = 0
         for targets, exchanges in samples:
-            # The prompt of forced routes continues the picture's segment as one of its children.
+            # The prompt of forced routes continues the image's segment as one of its children.
             segments = [Segment(tokens=tuple(self._before))]
             forced = tuple(self._backbone.text_ids(FORCED_REQUEST) + self._after)
             segments.append(Segment(tokens=forced, parent=0))

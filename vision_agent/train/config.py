@@ -29,10 +29,10 @@ class StageSection(_Section):
 
     Attributes:
         name: names the stage in the log.
-        kind: `"text"`, without pictures; `"pictures"`: pictures, text and boxes together; or `"language"`: requests and
-            answers about pictures, while the tower rests and phrases keep their meaning to the decoder.
-        tile: side of the pictures in pixels, None for the model's own; smaller ones teach names faster.
-        without_pictures: share of a language stage's steps that have text alone.
+        kind: `"text"`, without images; `"images"`: images, text and boxes together; or `"language"`: requests and
+            answers about images, while the tower rests and phrases keep their meaning to the decoder.
+        tile: side of the images in pixels, None for the model's own; smaller ones teach names faster.
+        without_images: share of a language stage's steps that have text alone.
     """
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
@@ -46,14 +46,14 @@ class StageSection(_Section):
     warm_up: int = Field(default=100, ge=0)
     weight_decay: float = Field(default=0.05, ge=0)
     ema: float = Field(default=0.998, ge=0, lt=1)
-    without_pictures: float = Field(default=0.0, ge=0, lt=1)
+    without_images: float = Field(default=0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _tile_fits_kind(self) -> "StageSection":
         if self.kind == "text" and self.tile is not None:
-            raise ValueError(f"stage {self.name!r} has no pictures, so it takes no `tile`")
-        if self.kind != "language" and self.without_pictures:
-            raise ValueError(f"stage {self.name!r} is no language stage, so it takes no `without_pictures`")
+            raise ValueError(f"stage {self.name!r} has no images, so it takes no `tile`")
+        if self.kind != "language" and self.without_images:
+            raise ValueError(f"stage {self.name!r} is no language stage, so it takes no `without_images`")
         return self
 
 

@@ -34,7 +34,7 @@ class PhraseDistillation:
         Args:
             route: the route in training.
             hidden_BLC: what the model in training makes of the batch, laid out as in `layout`.
-            tokens_TC: the pictures' tokens.
+            tokens_TC: the images' tokens.
         """
         reads = batch.read_places.to(hidden_BLC.device)
         # Nothing that forced phrases see lies behind them, so the copy need not read the rest.

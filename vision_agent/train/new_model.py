@@ -20,7 +20,7 @@ from vision_agent.train.config import ModelSection
 
 _END, _START = "<|im_end|>", "<|im_start|>"
 _SPECIAL = ("<|endoftext|>", _START, _END, IMAGE_START, IMAGE_END, IMAGE_CONTEXT)
-# The layout of InternVL's own template, with its pictures before the text.
+# The layout of InternVL's own template, with its images before the text.
 _CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"

@@ -1,4 +1,4 @@
-"""Trains a small model from a recipe: stages of text, of requests about pictures, and of pictures with boxes.
+"""Trains a small model from a recipe: stages of text, of requests about images, and of images with boxes.
 
 All stages run the expansion that inference runs (`routing.arrange`), teacher-forced. A killed run resumes exactly:
 samples follow from their number, and model, optimiser, average and step are saved together.
@@ -77,9 +77,9 @@ class _Run:
         torch.manual_seed(config.seed)
         self.config, self.data, self.out, self.device = config, data, out, device
         names, vectors = read_text_vectors(data)
-        pictures = Pictures(data, "train")
-        self.names = sorted({*names, *pictures.maker.names, *pictures.photos.names.values()})
-        self.captions = pictures.photos.all_captions("train")
+        images = Pictures(data, "train")
+        self.names = sorted({*names, *images.maker.names, *images.photos.names.values()})
+        self.captions = images.photos.all_captions("train")
         self.backbone = new_backbone(self._tokenizer(), config.model)
         generator = torch.Generator().manual_seed(config.seed)
         self.route: Route = new_route(self.backbone, DETECT, generator)
@@ -198,16 +198,16 @@ class _Run:
         if settings.kind == "text":
             yield from map(alone, range(start, settings.steps))
             return
-        # Which steps have no picture follows from their number.
-        share = settings.without_pictures
+        # Which steps have no image follows from their number.
+        share = settings.without_images
         pictured = [step for step in range(settings.steps) if int((step + 1) * share) == int(step * share)]
-        with_pictures = iter(self._pictured(number, sum(step < start for step in pictured), len(pictured)))
+        with_images = iter(self._pictured(number, sum(step < start for step in pictured), len(pictured)))
         wanted = set(pictured)
         for step in range(start, settings.steps):
-            yield next(with_pictures) if step in wanted else alone(step)
+            yield next(with_images) if step in wanted else alone(step)
 
     def _texts(self, number: int) -> Callable[[int], Batch]:
-        """Step -> rows without pictures."""
+        """Step -> rows without images."""
         settings = self.config.stages[number]
         collate = Collator(self.backbone, self.route, self.tokens, 0)
         # Attention goes with the square of a row's length: a language stage, which need not tell many names apart in a
@@ -223,19 +223,19 @@ class _Run:
         return batch
 
     def _pictured(self, number: int, start: int, end: int) -> Iterable[Batch]:
-        """Batches of pictures, from the `start`-th to the `end`-th."""
+        """Batches of images, from the `start`-th to the `end`-th."""
         settings, seed = self.config.stages[number], (self.config.seed, number)
         side = settings.tile or self.config.model.tile
         collate = Collator(self.backbone, self.route, self.tokens, (side // 32) ** 2)
-        pictures = TrainingMix(self.data, self.config.data, side, seed)
+        images = TrainingMix(self.data, self.config.data, side, seed)
         # Attention goes with the square of a row's length, so rows are kept short.
         talk = LanguageMix(seed, self.names, self.captions, phrases=1, exchanges=6)
         return DataLoader(
-            TalkMix(pictures, talk) if settings.kind == "language" else pictures,
+            TalkMix(images, talk) if settings.kind == "language" else images,
             batch_size=settings.batch,
             sampler=NumberedFrom(start * settings.batch, end * settings.batch),
             num_workers=self.config.workers,
-            collate_fn=collate.pictures,
+            collate_fn=collate.images,
             worker_init_fn=_one_thread,
             prefetch_factor=4 if self.config.workers else None,
         )

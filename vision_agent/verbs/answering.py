@@ -83,21 +83,21 @@ class AnsweringVerbs(Parts):
 
         Args:
             question: one question; or a list of them, which are answered as one batch.
-            image: a picture, a list of pictures that the question is about, or None. Several pictures are numbered
+            image: an image, a list of images that the question is about, or None. Several images are numbered
                 `Image-1: <image>` unless the question has `<image>` placeholders of its own. For a list of questions:
-                one picture for all, or a list with what belongs to each. A PDF, or what `ocr` gave, is a document: the
+                one image for all, or a list with what belongs to each. A PDF, or what `ocr` gave, is a document: the
                 answer is a `DocumentAnswer`, which tells page and box; a small model answers with a piece of its text.
             schema: a Pydantic model or JSON schema; the answer is JSON that follows it, and `.value` the instance.
             choices: the answer is one of these, as written here in `.value`. `.text` is what the model wrote, in lower
                 case where its tokenizer knows no other.
-            combine: the tiles of all pictures form one picture to the model, as InternVL's "combined images" do.
-            max_tiles: most tiles of a picture; one number, or one for each picture.
+            combine: the tiles of all images form one image to the model, as InternVL's "combined images" do.
+            max_tiles: most tiles of an image; one number, or one for each image.
             max_new_tokens: shortcut for `options=GenerationOptions(max_new_tokens=...)`.
             options: how the answer is written.
             stream: yield `TextDelta` events and at last an `AnswerDone`; closing the iterator stops the model.
 
         Raises:
-            InputError: an empty question, a picture that cannot be read, pictures and placeholders that differ in
+            InputError: an empty question, an image that cannot be read, images and placeholders that differ in
                 number, a prompt that does not fit the model's context.
             ArgumentTypeError: swapped arguments, or values of other types.
             AnswerError: a structured answer that did not end within its tokens.
@@ -130,14 +130,14 @@ class AnsweringVerbs(Parts):
         length: Literal["short", "normal", "long"] = "normal",
         options: GenerationOptions | None = None,
     ) -> Answer:
-        """Describe a picture.
+        """Describe an image.
 
         Args:
             length: one sentence, some sentences, or all there is to say.
             options: how the answer is written; its token limit takes the place of the length's own.
 
         Raises:
-            InputError: another length, or a picture that cannot be read.
+            InputError: another length, or an image that cannot be read.
         """
         check_length(length)
         request, tokens = _CAPTIONS[length]
@@ -145,7 +145,7 @@ class AnsweringVerbs(Parts):
         return self.ask(request, picture, options=options or GenerationOptions(max_new_tokens=tokens))
 
     def chat(self, *, options: GenerationOptions | None = None) -> Chat:
-        """A conversation of several rounds, about any number of pictures, a video, or nothing but words."""
+        """A conversation of several rounds, about any number of images, a video, or nothing but words."""
         settings = check_options(options, None)
         return Chat(self._pipeline, self._limits, settings)
 
@@ -186,14 +186,14 @@ class AnsweringVerbs(Parts):
     ) -> AgentResult | list[AgentResult] | Iterator[AgentEvent]:
         """Let the model decide: it answers in words, or emits routing tokens whose results are in `.routes`.
 
-        One answer may hold several routes; each result is tied to its phrase in the text and to its picture. A request
+        One answer may hold several routes; each result is tied to its phrase in the text and to its image. A request
         of several steps ("find every red car and read its plate") is read as a plan and carried out with the agent's
         tools; `.plan` and `.steps` tell how, and `.refused` why something was not done.
 
         Args:
             request: one request; or a list of them, which are answered as one batch.
-            image: a picture, a list of pictures that the request is about, or None. For a list of requests: one
-                picture for all, or a list with what belongs to each.
+            image: an image, a list of images that the request is about, or None. For a list of requests: one
+                image for all, or a list with what belongs to each.
             routes: names of the routes it may take; None for all that are loaded. The others are forbidden.
             first_route: a route that the answer must take before any other.
             max_routes: most routing tokens in an answer. With any of these three there is no planning.
@@ -201,7 +201,7 @@ class AnsweringVerbs(Parts):
             planner: "clauses" reads requests of several steps by a small grammar; "model" lets the model call tools
                 by itself, which needs a large one (and the extra "structured"); "off" gives one routed answer;
                 "auto" is "clauses", with "model" for what it cannot read where the model has a billion parameters.
-            store: the session in which steps put their pictures; None for one of its own.
+            store: the session in which steps put their images; None for one of its own.
             max_new_tokens: shortcut for `options=GenerationOptions(max_new_tokens=...)`.
             options: how answers are written.
             stream: yield `TextDelta`, `RouteOpened` and `ResultReady` events in the order of the text, `StepDone` for
@@ -226,7 +226,7 @@ class AnsweringVerbs(Parts):
         return self._runner.batch([request], [conversation], settings, choice, max_steps, planner, store)[0]
 
     def _load(self, image: Any) -> list[Image.Image]:
-        """None, one picture or several -> upright pictures."""
+        """None, one image or several -> upright images."""
         if image is None:
             return []
         if isinstance(image, list | tuple):
@@ -245,21 +245,21 @@ class AnsweringVerbs(Parts):
             if len(image) != len(questions):
                 expected = f"{len(questions)} pictures (or lists of pictures), one for each {name}"
                 raise InputError(bad_argument("image", expected, f"{len(image)} of them"))
-            pictures = [self._load(item) for item in image]
+            images = [self._load(item) for item in image]
         else:
-            pictures = [self._load(image)] * len(questions)
+            images = [self._load(image)] * len(questions)
         return [
             self._conversation(question, mine, max_tiles, combine, form)
-            for question, mine in zip(questions, pictures, strict=True)
+            for question, mine in zip(questions, images, strict=True)
         ]
 
     def _conversation(
-        self, question: str, pictures: Sequence[Image.Image], max_tiles: Any, combine: bool, form: AnswerForm
+        self, question: str, images: Sequence[Image.Image], max_tiles: Any, combine: bool, form: AnswerForm
     ) -> Conversation:
         return Conversation(
-            turns=((with_placeholders(question, len(pictures), combine=combine), None),),
-            pictures=tuple(pictures),
-            max_tiles=check_tiles(max_tiles, len(pictures)),
+            turns=((with_placeholders(question, len(images), combine=combine), None),),
+            images=tuple(images),
+            max_tiles=check_tiles(max_tiles, len(images)),
             combine=combine,
             constraint=form.constraint,
         )

@@ -1,4 +1,4 @@
-"""Verbs that make pictures: `generate` and `edit`."""
+"""Verbs that make images: `generate` and `edit`."""
 
 from typing import TypedDict, Unpack, overload
 
@@ -21,7 +21,7 @@ class DrawSettings(TypedDict, total=False):
 
 
 class DrawingVerbs(Parts):
-    """Pictures from words."""
+    """Images from words."""
 
     @overload
     def generate(self, prompt: str, **settings: Unpack[DrawSettings]) -> GeneratedImage: ...
@@ -40,13 +40,13 @@ class DrawingVerbs(Parts):
         negative_prompt: str | None = None,
         progress: Progress | None = None,
     ) -> GeneratedImage | GeneratedImages:
-        """Make a picture from words, by the `[GEN]` route.
+        """Make an image from words, by the `[GEN]` route.
 
         Args:
-            prompt: what it shows, such as `"two red apples"`; or a list, which gives as many pictures.
-            seed: the same seed gives the same picture; None draws one, which the result tells. Picture k of a list
+            prompt: what it shows, such as `"two red apples"`; or a list, which gives as many images.
+            seed: the same seed gives the same image; None draws one, which the result tells. Image k of a list
                 takes `seed + k`.
-            steps: steps from noise to picture, None for the decoder's own number.
+            steps: steps from noise to image, None for the decoder's own number.
             size: a side, or (width, height), in pixels; None for the decoder's own. The default's small generator draws
                 at one size and enlarges.
             guidance: from 1; how strictly the words are followed.
@@ -54,7 +54,7 @@ class DrawingVerbs(Parts):
             progress: called as `progress(step, steps, preview)` after every step.
 
         Returns:
-            the picture, with `.unknown_words` that the decoder was never taught.
+            the image, with `.unknown_words` that the decoder was never taught.
 
         Raises:
             RouteError: the model has no `[GEN]` route.
@@ -80,16 +80,16 @@ class DrawingVerbs(Parts):
         guidance: float | None = None,
         progress: Progress | None = None,
     ) -> GeneratedImage:
-        """Change a picture by words, such as `"make the car blue"`, by the `[EDIT]` route.
+        """Change an image by words, such as `"make the car blue"`, by the `[EDIT]` route.
 
         Args:
             prompt: the change.
-            image: a picture (see `load_image` for the kinds).
-            mask: where it may change: a `Mask`, a picture (white may) or an array (height, width); None for everywhere.
+            image: an image (see `load_image` for the kinds).
+            mask: where it may change: a `Mask`, an image (white may) or an array (height, width); None for everywhere.
             seed, steps, guidance, progress: as for `generate`.
 
         Returns:
-            a picture of the same size.
+            an image of the same size.
 
         Raises:
             RouteError: the model has no `[EDIT]` route.

@@ -47,22 +47,22 @@ class FindingVerbs(Parts):
         Args:
             phrase: what to find, such as `"red car"`; or several phrases, which are asked together and do not
                 influence each other.
-            image: a picture (see `load_image` for the kinds), or a list of pictures.
-            threshold: least score, 0-1; None for the value that was best on validation pictures.
+            image: an image (see `load_image` for the kinds), or a list of images.
+            threshold: least score, 0-1; None for the value that was best on validation images.
 
         Returns:
             boxes in pixels of the upright original, best first within each phrase; empty if nothing is there. A list
-            of pictures gives a list of results.
+            of images gives a list of results.
 
         Raises:
-            InputError: an empty or overlong phrase, a threshold outside 0-1, a picture that cannot be read.
+            InputError: an empty or overlong phrase, a threshold outside 0-1, an image that cannot be read.
             ArgumentTypeError: swapped arguments, or values of other types.
         """
         phrases = check_phrases(phrase, image)
         check_threshold(threshold)
         if isinstance(image, list | tuple):
-            pictures = [load_image(item, limits=self._limits, name=f"image[{i}]") for i, item in enumerate(image)]
-            return [self._predictor.detect(phrases, picture, threshold) for picture in pictures]
+            images = [load_image(item, limits=self._limits, name=f"image[{i}]") for i, item in enumerate(image)]
+            return [self._predictor.detect(phrases, picture, threshold) for picture in images]
         return self._predictor.detect(phrases, load_image(image, limits=self._limits), threshold)  # type: ignore[arg-type]
 
     def point(self, phrase: str | Sequence[str], image: ImageSource, *, threshold: float | None = None) -> Points:
@@ -108,7 +108,7 @@ class FindingVerbs(Parts):
 
         Args:
             phrase: what to segment, or several phrases; None where boxes or points say it.
-            image: a picture (see `load_image` for the kinds).
+            image: an image (see `load_image` for the kinds).
             boxes: (n, 4) xyxy in pixels of the upright original, one object each.
             points: (n, 2), one point for each object, or (n, k, 2), k points for each; beside `boxes` they refine them.
             point_labels: 1 for points on the object, 0 for points beside it; all 1 if None.
@@ -124,10 +124,10 @@ class FindingVerbs(Parts):
             InputError: neither or both of a phrase and boxes or points, and what `detect` and
                 `SamSegmenter.segment` refuse.
             CheckpointError, MissingExtraError: `segmenter` cannot be loaded.
-            ArgumentTypeError: values of other types, or no picture.
+            ArgumentTypeError: values of other types, or no image.
         """
         if image is None:
-            raise ArgumentTypeError(bad_argument("image", "a picture", image))
+            raise ArgumentTypeError(bad_argument("image", "an image", image))
         if (phrase is None) == (boxes is None and points is None):
             got = "none of them" if phrase is None else "both"
             raise InputError(f"either `phrase`, or `boxes` or `points`, must be given, but got {got}")
@@ -143,7 +143,9 @@ class FindingVerbs(Parts):
             picture = load_image(image, limits=self._limits)
             return self._predictor.segment_by(segmenter, phrases, picture, threshold, self._limits)
         if "seg" not in self._routes:
-            raise RouteError(f"{self.model!r} has no [SEG] route to segment with: load an adapter, or give `segmenter=`")
+            raise RouteError(
+                f"{self.model!r} has no [SEG] route to segment with: load an adapter, or give `segmenter=`"
+            )
         return self._predictor.segment(phrases, load_image(image, limits=self._limits), threshold)
 
     def segment_video(

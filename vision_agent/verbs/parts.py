@@ -38,7 +38,7 @@ class Parts:
 
     @property
     def image_limits(self) -> ImageLimits:
-        """What pictures are accepted."""
+        """What images are accepted."""
         return self._limits
 
     @property

@@ -71,7 +71,7 @@ def measure(
 @app.command()
 def straighten(
     adapter: AdapterArgument,
-    picture: Annotated[Path, typer.Argument(help="The photo.")],
+    image: Annotated[Path, typer.Argument(help="The photo.")],
     out: Annotated[Path, typer.Option("--out", help="Where the straightened page goes.")],
     phrase: Annotated[str, typer.Option("--phrase", help="What to straighten.")] = "sheet of paper",
     both: Annotated[bool, typer.Option("--both", help="Draw the photo with its corners beside the page.")] = False,
@@ -79,7 +79,7 @@ def straighten(
 ) -> None:
     """Cut a page out of a photo. Prints its score and corners; exit code 1 where no sheet is seen."""
     agent = VisionAgent.from_pretrained(model, adapters=[adapter])
-    photo = load_image(picture)
+    photo = load_image(image)
     found: Sheets = agent.run_route(ROUTE.name, phrase, photo)
     if not found.items:
         print(f"no {phrase} is seen", file=sys.stderr)

@@ -1,11 +1,11 @@
 """The four corners of a sheet of paper: a decoder with its result, its training target and its loss.
 
 Each of the route's four queries looks for one corner: its state, as a vector, is compared with the vector of every
-place in the picture, and the softmax over the places is that corner's heatmap. The corner is the mean of the places
+place in the image, and the softmax over the places is that corner's heatmap. The corner is the mean of the places
 around the heatmap's peak, weighted by it, which is finer than the grid (integral regression,
 https://arxiv.org/abs/1711.08229). Whether there is a sheet at all is a score of its own.
 
-Shape suffixes: B pictures, K phrases, N = 4 corners, C hidden size, E vector, H and W cells, P = H * W places.
+Shape suffixes: B images, K phrases, N = 4 corners, C hidden size, E vector, H and W cells, P = H * W places.
 """
 
 from collections.abc import Sequence
@@ -31,12 +31,12 @@ Place = tuple[float, float]
 
 
 class Sheet(BaseModel):
-    """A sheet of paper in a picture.
+    """A sheet of paper in an image.
 
     Attributes:
         phrase: what was asked for.
         score: how sure the model is that it is there, 0..1.
-        corners: top left, top right, bottom right and bottom left, (x, y) in pixels of the upright picture.
+        corners: top left, top right, bottom right and bottom left, (x, y) in pixels of the upright image.
         model: name of the model.
     """
 
@@ -47,9 +47,9 @@ class Sheet(BaseModel):
     corners: tuple[Place, Place, Place, Place]
     model: str
 
-    def straighten(self, picture: Image.Image) -> Image.Image:
-        """The sheet alone, as a scanner would see it; `picture` is the one it was found in."""
-        return straighten(picture, self.corners)
+    def straighten(self, image: Image.Image) -> Image.Image:
+        """The sheet alone, as a scanner would see it; `image` is the one it was found in."""
+        return straighten(image, self.corners)
 
 
 class Sheets(BaseModel):
@@ -63,10 +63,10 @@ class Sheets(BaseModel):
 
 @dataclass(frozen=True)
 class CornersTarget:
-    """The truth for one training picture.
+    """The truth for one training image.
 
     Attributes:
-        corners_KN2: for each phrase its sheet's corners, frame "unit" (0-1 of the whole picture); any values where
+        corners_KN2: for each phrase its sheet's corners, frame "unit" (0-1 of the whole image); any values where
             there is none.
         present_K: bool, whether there is one.
     """
@@ -103,7 +103,7 @@ class CornersDecoder(Decoder):
         self.context = nn.Sequential(*(_Around(width, reach) for reach in (1, 2, 4, 1)))
         self.corner_head = nn.Sequential(nn.LayerNorm(hidden_size), nn.Linear(hidden_size, width))
         self.corner_kind = nn.Parameter(torch.randn(len(CORNERS), width))
-        self.picture_head = nn.Linear(2 * width, width)
+        self.image_head = nn.Linear(2 * width, width)
         self.presence_head = nn.Sequential(nn.LayerNorm(hidden_size), nn.Linear(hidden_size, width))
         self.presence_bias = nn.Linear(width, 1)
 
@@ -126,7 +126,7 @@ class CornersDecoder(Decoder):
 
     @torch.no_grad()
     def decode(self, states_KNC: Tensor, prepared: Tensor, request: DecodeRequest) -> Sheets:
-        """The sheets of one picture."""
+        """The sheets of one image."""
         least = self.settings["threshold"] if request.threshold is None else request.threshold
         places_KEHW = prepared.expand(len(states_KNC), -1, -1, -1)
         heat_KNP = self.heat(states_KNC, places_KEHW)
@@ -174,7 +174,7 @@ class CornersDecoder(Decoder):
         """(K,) logits of there being a sheet."""
         pooled = torch.cat([places_KEHW.mean(dim=(2, 3)), places_KEHW.amax(dim=(2, 3))], dim=1)
         phrase_KE: Tensor = self.presence_head(states_KNC).mean(dim=1)
-        match_K = (phrase_KE * self.picture_head(pooled)).sum(dim=-1) / phrase_KE.shape[-1] ** 0.5
+        match_K = (phrase_KE * self.image_head(pooled)).sum(dim=-1) / phrase_KE.shape[-1] ** 0.5
         logits_K: Tensor = match_K + self.presence_bias(phrase_KE).squeeze(-1)
         return logits_K
 

@@ -11,7 +11,7 @@ from vision_agent_corners.decoder import ROUTE, Sheets
 from vision_agent_corners.pages import Scene, draw_scene
 from vision_agent_corners.perspective import Corners, straighten
 
-_CLOSE = 2.0  # percent of the picture's diagonal
+_CLOSE = 2.0  # percent of the image's diagonal
 _READ_SIZE = (1600, 1200)  # pixels: of scenes whose words are to be read
 
 Find = Callable[[Scene], "Corners | None"]
@@ -21,7 +21,7 @@ def by_model(agent: VisionAgent) -> Find:
     """Corners by the agent's `[CORNERS]` route."""
 
     def find(scene: Scene) -> Corners | None:
-        found: Sheets = agent.run_route(ROUTE.name, "sheet of paper", scene.picture)
+        found: Sheets = agent.run_route(ROUTE.name, "sheet of paper", scene.image)
         return np.array(found.items[0].corners) if found.items else None
 
     return find
@@ -31,7 +31,7 @@ def by_contours(scene: Scene) -> Corners | None:
     """Corners by OpenCV's textbook way: the largest outline of edges that four corners are enough for."""
     import cv2
 
-    grey = cv2.GaussianBlur(cv2.cvtColor(np.asarray(scene.picture), cv2.COLOR_RGB2GRAY), (5, 5), 0)
+    grey = cv2.GaussianBlur(cv2.cvtColor(np.asarray(scene.image), cv2.COLOR_RGB2GRAY), (5, 5), 0)
     edges: Any = cv2.dilate(cv2.Canny(grey, 50, 150), np.ones((3, 3), np.uint8))
     outlines, _ = cv2.findContours(edges, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     for outline in sorted(outlines, key=cv2.contourArea, reverse=True)[:5]:
@@ -46,7 +46,7 @@ def corner_figures(find: Find, count: int, *, hard: bool, photos: Sequence[Path]
 
     Returns:
         "scenes with a sheet"; "found", the share in which one was; "mean error %" and "median error %" of the found
-        ones, the distance of corners as a share of the picture's diagonal; "close", the share of all sheets whose four
+        ones, the distance of corners as a share of the image's diagonal; "close", the share of all sheets whose four
         corners are each within 2 % of the diagonal; "false", the share of scenes without a sheet where one was found.
     """
     errors: list[float] = []
@@ -60,7 +60,7 @@ def corner_figures(find: Find, count: int, *, hard: bool, photos: Sequence[Path]
         sheets += 1
         if corners is None:
             continue
-        distances = np.linalg.norm(corners - scene.corners, axis=1) / np.hypot(*scene.picture.size) * 100
+        distances = np.linalg.norm(corners - scene.corners, axis=1) / np.hypot(*scene.image.size) * 100
         errors.append(float(distances.mean()))
         close += bool((distances <= _CLOSE).all())
     return {
@@ -84,14 +84,14 @@ def words_read(agent: VisionAgent, count: int, photos: Sequence[Path] = ()) -> d
         scene = draw_scene(number, size=_READ_SIZE, hard=True, held_out=True, photos=photos, sheet=True)
         corners = find(scene)
         assert scene.corners is not None
-        pictures = {
-            "photo": scene.picture,
-            "straightened": scene.picture if corners is None else straighten(scene.picture, corners),
-            "straightened by true corners": straighten(scene.picture, scene.corners),
+        images = {
+            "photo": scene.image,
+            "straightened": scene.image if corners is None else straighten(scene.image, corners),
+            "straightened by true corners": straighten(scene.image, scene.corners),
         }
         try:
-            for name, picture in pictures.items():
-                shares[name].append(_share(scene.words, agent.ocr(picture).text))
+            for name, image in images.items():
+                shares[name].append(_share(scene.words, agent.ocr(image).text))
         except MissingExtraError:
             return None
     return {name: float(np.mean(each)) for name, each in shares.items()}

@@ -35,12 +35,12 @@ class Scene:
     """A photo of a page.
 
     Attributes:
-        picture: RGB.
+        image: RGB.
         corners: top left, top right, bottom right, bottom left in pixels; None where there is no sheet.
         words: on the page, in reading order.
     """
 
-    picture: Image.Image
+    image: Image.Image
     corners: Corners | None
     words: tuple[str, ...] = ()
 
@@ -80,7 +80,7 @@ def draw_scene(
 
 
 def _placed(rng: _RNG, size: tuple[int, int], slant: float) -> tuple[Corners, tuple[int, int]]:
-    """Corners that lie within the picture, and the (width, height) at which a page fits them."""
+    """Corners that lie within the image, and the (width, height) at which a page fits them."""
     width, height = size
     while True:
         ratio = float(np.exp(rng.uniform(np.log(0.35), np.log(1.5))))  # width by height: from receipts to slides
@@ -200,7 +200,7 @@ def _photographed(rng: _RNG, scene: Image.Image, hard: bool) -> Image.Image:
     v, u = np.mgrid[0:height, 0:width] / np.array([height, width])[:, None, None] - 0.5
     turn = rng.uniform(0, 2 * np.pi)
     light = 1 + rng.uniform(0, 0.5) * (u * np.cos(turn) + v * np.sin(turn)) - rng.uniform(0, 0.25)
-    if hard:  # the edge of a shadow across the picture
+    if hard:  # the edge of a shadow across the image
         turn = rng.uniform(0, 2 * np.pi)
         edge = (u * np.cos(turn) + v * np.sin(turn) + rng.uniform(-0.3, 0.3)) * rng.uniform(8, 60)
         light = light * (1 - rng.uniform(0.2, 0.55) / (1 + np.exp(-edge)))

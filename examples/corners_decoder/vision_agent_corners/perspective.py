@@ -20,7 +20,7 @@ def is_convex(corners: npt.ArrayLike) -> bool:
 
 
 def rectangle(size: tuple[int, int]) -> Corners:
-    """The corners of a whole picture of (width, height)."""
+    """The corners of a whole image of (width, height)."""
     width, height = size
     return np.array([(0, 0), (width, 0), (width, height), (0, height)], dtype=np.float64)
 
@@ -38,13 +38,13 @@ def coefficients(source: npt.ArrayLike, target: npt.ArrayLike) -> tuple[float, .
     return tuple(np.linalg.solve(np.array(rows, dtype=np.float64), np.array(wanted, dtype=np.float64)).tolist())
 
 
-def moved(picture: Image.Image, source: npt.ArrayLike, target: npt.ArrayLike, size: tuple[int, int]) -> Image.Image:
-    """A picture of `size` on which the corners `source` of `picture` lie at `target`."""
+def moved(image: Image.Image, source: npt.ArrayLike, target: npt.ArrayLike, size: tuple[int, int]) -> Image.Image:
+    """An image of `size` on which the corners `source` of `image` lie at `target`."""
     numbers: Any = coefficients(source, target)
-    return picture.transform(size, Image.Transform.PERSPECTIVE, numbers, Image.Resampling.BICUBIC)
+    return image.transform(size, Image.Transform.PERSPECTIVE, numbers, Image.Resampling.BICUBIC)
 
 
-def straighten(picture: Image.Image, corners: npt.ArrayLike) -> Image.Image:
+def straighten(image: Image.Image, corners: npt.ArrayLike) -> Image.Image:
     """The sheet between four corners, as a scanner would see it.
 
     Its sides are as long as the longer of the two opposite sides in the photo, so that no letter shrinks.
@@ -57,4 +57,4 @@ def straighten(picture: Image.Image, corners: npt.ArrayLike) -> Image.Image:
         raise InputError(f"`corners` must be four points, clockwise from the top left, but got {given.tolist()!r}")
     top, right, bottom, left = np.linalg.norm(np.roll(given, -1, axis=0) - given, axis=1).tolist()
     size = max(1, round(max(top, bottom))), max(1, round(max(left, right)))
-    return moved(picture.convert("RGB"), given, rectangle(size), size)
+    return moved(image.convert("RGB"), given, rectangle(size), size)

@@ -21,10 +21,10 @@ def draw_sample(number: int, photos: Sequence[Path] = ()) -> AdapterSample:
     rng = np.random.default_rng(number)
     corners_K42 = torch.zeros(2, 4, 2)
     if scene.corners is not None:
-        corners_K42[0] = torch.from_numpy(scene.corners / scene.picture.size)
+        corners_K42[0] = torch.from_numpy(scene.corners / scene.image.size)
     present_K = torch.tensor([scene.corners is not None, False])
     phrases = str(rng.choice(PHRASES)), str(rng.choice(_OTHERS))
-    return AdapterSample(scene.picture, phrases, CornersTarget(corners_K42, present_K))
+    return AdapterSample(scene.image, phrases, CornersTarget(corners_K42, present_K))
 
 
 def training_samples(photos: Path | None) -> "partial[AdapterSample]":

@@ -11,7 +11,7 @@ class StraightenArguments(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    image: str = Field(description="The picture: an image id such as img_3f9a2c, or a path that was given to you.")
+    image: str = Field(description="The image: an image id such as img_3f9a2c, or a path that was given to you.")
     phrase: str = Field(default="sheet of paper", description='What to straighten, such as "receipt".')
 
 
@@ -20,7 +20,7 @@ class StraightenAnswer(BaseModel):
 
     Attributes:
         images: the id of the straightened page; empty where no sheet was seen.
-        items: the sheet that was found, with its corners in pixels of the picture.
+        items: the sheet that was found, with its corners in pixels of the image.
     """
 
     images: list[str]
@@ -28,10 +28,10 @@ class StraightenAnswer(BaseModel):
 
 
 def _straighten(agent: VisionAgent, store: ImageStore, args: StraightenArguments) -> ToolOutput:
-    picture = store.open(args.image)
-    found: Sheets = agent.run_route(ROUTE.name, args.phrase, picture.image)
+    image = store.open(args.image)
+    found: Sheets = agent.run_route(ROUTE.name, args.phrase, image.image)
     made = tuple(
-        store.add(sheet.straighten(picture.image), origin=f"made by `straighten` from {picture.id}")
+        store.add(sheet.straighten(image.image), origin=f"made by `straighten` from {image.id}")
         for sheet in found.items
     )
     return ToolOutput(StraightenAnswer(images=list(made), items=list(found.items)), found, made)

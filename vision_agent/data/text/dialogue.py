@@ -28,7 +28,7 @@ class Part:
     Attributes:
         text: its words, without the routing token.
         route: name of the route whose token ends the part, None for plain words.
-        target: what the decoder of that route is to find, where the picture tells.
+        target: what the decoder of that route is to find, where the image tells.
         given: written by the agent, not by the model: read, never predicted (see `vision_agent.inference.evidence`).
     """
 

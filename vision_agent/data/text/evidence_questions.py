@@ -1,7 +1,7 @@
 """Questions that need looking, answered from evidence (see `vision_agent.inference.evidence`).
 
 An answer is the phrase with its routing token, a look, the evidence, and what it means for the question. Evidence is
-random in rows of text, and follows the scene's boxes beside pictures; the answer follows the evidence in both. So what
+random in rows of text, and follows the scene's boxes beside images; the answer follows the evidence in both. So what
 is trained is to look and to believe what was seen, and no answer can be guessed from how often it is right.
 """
 
@@ -64,7 +64,7 @@ class Look:
     """What is looked for and what is seen.
 
     Attributes:
-        target: its boxes in the training picture, where there is one.
+        target: its boxes in the training image, where there is one.
         beside: what was seen before compared with it; None where one of them is missing.
         relation: asked for.
     """
@@ -365,7 +365,7 @@ def _looking_and_standing(evidence: Evidence) -> str:
 
 
 def _any_box(scene: Scene, rng: np.random.Generator) -> NDArray[np.float32]:
-    """One box (1, 4) anywhere in the picture."""
+    """One box (1, 4) anywhere in the image."""
     width, height = scene.image.size
     (x0, x1), (y0, y1) = np.sort(rng.random((2, 2))) * [[width], [height]]
     return np.array([[x0, y0, x1, y1]], dtype=np.float32)

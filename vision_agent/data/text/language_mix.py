@@ -22,7 +22,7 @@ from vision_agent.inference.evidence import COUNT_WORDS
 _SHARES = {"det": 3.0, "seg": 1.6, "ocr": 1.2, "gen": 1.8, "edit": 1.4, "question": 4.5, "describe": 0.8, "talk": 0.3}
 _SAID = 0.2  # of the requests for places: their answer is also put in words
 _SPOKEN = 0.4  # of the requests for routes: sentences that somebody wrote
-# Requests that need neither a picture nor a route.
+# Requests that need neither an image nor a route.
 _TALK = (
     ("hello", "hello, what shall i look for?"),
     ("hi", "hello, what shall i look for?"),
@@ -45,12 +45,12 @@ _TALK = (
 
 
 class LanguageMix:
-    """Rows of the text-only stage, by number like the pictures'.
+    """Rows of the text-only stage, by number like the images'.
 
     Args:
         seed: the rows follow from it and their number.
         names: of things.
-        captions: sentences about pictures.
+        captions: sentences about images.
         phrases: how many names a row tells apart.
         exchanges: how many requests a row has.
     """

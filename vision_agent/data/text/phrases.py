@@ -106,7 +106,7 @@ _SCENES = (
 _ONSETS = ("b", "bl", "br", "d", "dr", "f", "fl", "g", "gr", "h", "j", "k", "kl", "l", "m", "n", "p", "pl", "r", "s")
 _NUCLEI = ("a", "e", "i", "o", "u", "ai", "oo", "ee", "ou")
 _CODAS = ("", "", "n", "r", "l", "s", "t", "k", "m", "x", "rp", "nd", "ng", "st")
-# Changes to a picture: {0}, {1} things, {2} a colour, {3} a thing with its article.
+# Changes to an image: {0}, {1} things, {2} a colour, {3} a thing with its article.
 CHANGES: Words = (
     *("make the {0} {2}", "paint the {0} {2}", "turn the {0} {2}", "colour the {0} {2}", "recolour the {0} to {2}"),
     *("change the {0} to {2}", "change the colour of the {0} to {2}", "give the {0} a {2} colour", "dye the {0} {2}"),
@@ -148,7 +148,7 @@ class Phrases:
 
     Args:
         names: of things.
-        captions: sentences about pictures; their words are what word salads are made of.
+        captions: sentences about images; their words are what word salads are made of.
     """
 
     def __init__(self, names: Sequence[str], captions: Sequence[str]) -> None:
@@ -169,7 +169,7 @@ class Phrases:
         return _trimmed(makers[rng.integers(len(makers))](rng)) or self.name(rng)
 
     def drawing(self, rng: np.random.Generator) -> str:
-        """What a picture is to show, with its articles: `"a red car left of a dog"`."""
+        """What an image is to show, with its articles: `"a red car left of a dog"`."""
         kind = rng.random()
         if kind < 0.15:
             return self.thing(rng)
@@ -183,7 +183,7 @@ class Phrases:
         return f"{drawn} {one(_SCENES, rng)}" if kind < 0.75 else drawn
 
     def change(self, rng: np.random.Generator) -> str:
-        """A change to a picture: `"make the car blue"`."""
+        """A change to an image: `"make the car blue"`."""
         things = [self.name(rng) if rng.random() < 0.5 else self.thing(rng) for _ in range(2)]
         new = one(self.names, rng)
         new = f"{one(COLOURS, rng)} {new}" if rng.random() < 0.4 else new

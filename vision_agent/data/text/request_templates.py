@@ -1,4 +1,4 @@
-"""How people ask for what has a route: places, outlines, text in pictures, new pictures and changes; and for words.
+"""How people ask for what has a route: places, outlines, text in images, new images and changes; and for words.
 
 Questions that need looking are in `questions`.
 """
@@ -339,5 +339,5 @@ DESCRIBE = Wordings(
 
 # Which grammar makes the requests of each route.
 ROUTED = {"det": PLACE, "seg": OUTLINE, "ocr": READ, "gen": DRAW, "edit": CHANGE}
-# What stands before `[OCR]`: the whole picture is read, whatever the request was about.
+# What stands before `[OCR]`: the whole image is read, whatever the request was about.
 READ_PHRASE = "text"

@@ -2,7 +2,7 @@
 
 A `Wordings` is a small grammar: frames with slots, each slot a list of alternatives. A few hundred parts make many
 thousands of requests, so a model has to learn what each part does and cannot learn requests by heart. `{}` is the
-thing, the picture to draw or the change to make: what the answer has to copy.
+thing, the image to draw or the change to make: what the answer has to copy.
 
 The wordings in `held_out` are made by none of these grammars (a test proves it by the grammars themselves).
 """

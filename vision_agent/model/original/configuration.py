@@ -52,8 +52,8 @@ class OriginalSettings:
     Attributes:
         tile_size: tile side in pixels.
         min_tiles, max_tiles: bounds on columns * rows; both 1 unless `dynamic`.
-        thumbnail: append the whole picture as a last tile when there is more than one.
-        dynamic: whether pictures are cut into tiles at all.
+        thumbnail: append the whole image as a last tile when there is more than one.
+        dynamic: whether images are cut into tiles at all.
         template: how dialogues are written, with the checkpoint's own system message.
         ps_version: `"v1"` leaves the token grid of a tile transposed after pixel shuffle, `"v2"` does not.
             transformers computes `"v2"`.
@@ -165,7 +165,7 @@ def native_config(content: dict[str, Any], *, image_token_id: int | None = None)
 
 def _refuse_unsupported(content: dict[str, Any]) -> None:
     if content.get("pad2square"):
-        raise CheckpointError("config.json says pad2square: padding pictures to squares is not supported")
+        raise CheckpointError("config.json says pad2square: padding images to squares is not supported")
     if content.get("use_backbone_lora") or content.get("use_llm_lora"):
         raise CheckpointError("config.json says that LoRA weights are not merged; merge them and save again")
     quantized = content.get("quantization_config") or _part(content, "llm_config").get("quantization_config")

@@ -75,7 +75,7 @@ def _write(checkpoint: OriginalCheckpoint, folder: Path) -> None:
     _write_json(folder / "preprocessor_config.json", processor)
     joint = {"processor_class": "InternVLProcessor", "image_seq_length": model.config.image_seq_length}
     _write_json(folder / "processor_config.json", joint)
-    # The native processor asks its tokenizer for the picture tokens by these names. It has a place for a video token
+    # The native processor asks its tokenizer for the image tokens by these names. It has a place for a video token
     # of its own too, which original vocabularies lack.
     path = folder / "tokenizer_config.json"
     settings = json.loads(path.read_text("utf-8"))

@@ -105,7 +105,7 @@ def load_sa2va(
 
 
 def sa2va_settings(content: dict[str, Any]) -> OriginalSettings:
-    """The settings of a Sa2VA `config.json`. How pictures are cut is fixed in its code, whatever the file says.
+    """The settings of a Sa2VA `config.json`. How images are cut is fixed in its code, whatever the file says.
 
     Raises:
         CheckpointError: an unknown template.

@@ -64,7 +64,7 @@ def _mlp(pattern: str, name: str) -> tuple[Rule, ...]:
 
 
 SAM2_RULES = (
-    # The picture encoder
+    # The image encoder
     _rule(_TRUNK + r"pos_embed(|_window)", _BACKBONE + r"pos_embed\1"),
     _rule(_TRUNK + r"patch_embed\.proj" + _WB, _BACKBONE + r"patch_embed.projection.\1"),
     _rule(_TRUNK + r"blocks\.(\d+)\.norm(\d)" + _WB, _BACKBONE + r"blocks.\1.layer_norm\2.\3"),

@@ -66,7 +66,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     Called with a whole prompt it gives the official ids, BOS included where the official tokenizer puts one.
 
     Raises:
-        CheckpointError: a file that is missing or damaged, a tokenizer of another kind, or one that splits the picture
+        CheckpointError: a file that is missing or damaged, a tokenizer of another kind, or one that splits the image
             tokens.
     """
     files = _read_files(folder)
