@@ -317,7 +317,7 @@ def test_phrases_are_the_marked_words_or_those_before_the_token(
 
 
 @pytest.mark.parametrize(
-    ("text", "pictures", "named"),
+    ("text", "images", "named"),
     [
         ("where is the dog?", 3, ()),
         ("the dog in image 2", 3, (1,)),

@@ -13,7 +13,7 @@ CONTEXT = BACKBONE.model.config.image_token_id
 
 
 @pytest.mark.parametrize(
-    ("pictures", "combine", "first", "expected"),
+    ("images", "combine", "first", "expected"),
     [
         (0, False, 1, "what?"),
         (1, False, 1, "<image>\nwhat?"),

@@ -113,13 +113,13 @@ def test_images_are_compared_and_named(request_: str, expected: list[str]) -> No
         "masks for the corresponding parts of the answer.",
     ],
 )
-@pytest.mark.parametrize("pictures", [0, 1, 2])
+@pytest.mark.parametrize("images", [0, 1, 2])
 def test_one_thing_is_left_to_the_model(request_: str, images: int) -> None:
     assert read_plan(request_, images) is None
 
 
 @pytest.mark.parametrize(
-    ("request_", "pictures", "reason"),
+    ("request_", "images", "reason"),
     [
         ("is the left picture brighter?", 1, "there is 1"),
         ("which picture is brighter?", 0, "there are none"),

@@ -242,7 +242,7 @@ def _first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-DEFAULT_CHECKPOINT = Path(__file__).parent / "checkpoints" / "default"
+DEFAULT_CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "default"
 
 
 def _adapter_folders(checkpoint: Path) -> list[Path]:
