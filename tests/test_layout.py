@@ -16,6 +16,15 @@ import vision_agent
 CORE = Path(vision_agent.__file__).parent
 ROOT = Path(__file__).parents[1]
 PLUGGED_IN = ("vision_agent.decoders", "vision_agent.tools", "decoders", "tools")
+# The staircase, from the ground up: a folder (or a module beside the folders) imports only what stands before it.
+STAIRS = (
+    *("__version__", "_distribution", "checkpoints", "errors", "geometry", "images", "results", "plugins", "model"),
+    *("generation", "routing", "validation", "documents", "extract", "inference", "data", "planning", "train"),
+    *("aio", "agent", "evaluate", "batch", "cli"),
+)
+SAME_NAME_ALLOWED = {"__init__", "options", "result", "loading"}
+MOST_LINES = {"agent.py": 1000}
+PRODUCT = sorted(path for folder in ("vision_agent", "decoders", "tools") for path in (ROOT / folder).rglob("*.py"))
 _IMPORTERS = {"import_module", "__import__"}
 
 
@@ -36,14 +45,107 @@ def imported_names(source: str, package: str) -> Iterator[str]:
                 yield first.value
 
 
+def module_name(path: Path) -> str:
+    """`vision_agent/images/loading.py` -> `"vision_agent.images.loading"`; a folder's `__init__` is the folder."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = parts if parts[0] == "vision_agent" else ("vision_agent", *parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def package_of(path: Path) -> str:
+    name = module_name(path)
+    return name if path.name == "__init__.py" else name.rpartition(".")[0]
+
+
 def breaks_the_rule(name: str) -> bool:
     return any(name == plugged or name.startswith(f"{plugged}.") for plugged in PLUGGED_IN)
 
 
+def climbs(module: str, imported: str) -> bool:
+    """Whether a module of the core imports something that stands above it."""
+    mine, theirs = module.split(".")[1:2], imported.split(".")[1:2]
+    if not imported.startswith("vision_agent.") or not mine or mine == theirs:
+        return False
+    return theirs[0] not in STAIRS or STAIRS.index(theirs[0]) > STAIRS.index(mine[0])
+
+
+def circles(imports: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that import one another, by whatever way round."""
+    reached = {name: set(some & imports.keys()) for name, some in imports.items()}
+    grown = True
+    while grown:
+        grown = False
+        for name, some in reached.items():
+            more = set().union(some, *(reached[each] for each in some))
+            grown = grown or more != some
+            reached[name] = more
+    return sorted({tuple(sorted(b for b in reached[a] if a in reached[b])) for a in reached if a in reached[a]})
+
+
+def stand_twice(sources: dict[str, str], size: int = 10) -> list[tuple[str, str]]:
+    """Places ("file:line") of runs of `size` equal lines of code; blank lines, comments and imports do not count."""
+    first: dict[tuple[str, ...], str] = {}
+    twice = []
+    for name, source in sources.items():
+        strings = {line for node in ast.walk(ast.parse(source)) for line in documented(node)}
+        numbered = [
+            (number, line.strip())
+            for number, line in enumerate(source.splitlines(), start=1)
+            if line.strip() and number not in strings and not re.match(r"#|from \S+ import|import ", line.strip())
+        ]
+        for start in range(len(numbered) - size + 1):
+            run = tuple(line for _, line in numbered[start : start + size])
+            place = f"{name}:{numbered[start][0]}"
+            if run in first:
+                twice.append((first[run], place))
+            first.setdefault(run, place)
+    return twice
+
+
+def documented(node: ast.AST) -> range:
+    """The lines of a docstring."""
+    if not isinstance(node, ast.Expr) or not isinstance(node.value, ast.Constant):
+        return range(0)
+    return range(node.lineno, (node.end_lineno or 0) + 1)
+
+
 @pytest.mark.parametrize("path", sorted(CORE.rglob("*.py")), ids=lambda path: str(path.relative_to(CORE)))
 def test_the_core_never_imports_what_plugs_into_it(path: Path) -> None:
-    package = ".".join(["vision_agent", *path.relative_to(CORE).parts[:-1]])
-    assert [name for name in imported_names(path.read_text("utf-8"), package) if breaks_the_rule(name)] == []
+    assert [name for name in imported_names(path.read_text("utf-8"), package_of(path)) if breaks_the_rule(name)] == []
+
+
+@pytest.mark.parametrize("path", sorted(CORE.rglob("*.py")), ids=lambda path: str(path.relative_to(CORE)))
+def test_a_folder_imports_only_folders_below_it(path: Path) -> None:
+    """What is imported for types alone, or inside a function, counts too."""
+    module = module_name(path)
+    names = set(imported_names(path.read_text("utf-8"), package_of(path)))
+    assert sorted(name for name in names if climbs(module, name)) == []
+
+
+def test_every_folder_of_the_core_has_its_stair() -> None:
+    there = {path.stem for path in CORE.iterdir() if path.suffix == ".py" or any(path.glob("*.py"))}
+    assert there - {"__init__", "__pycache__"} == set(STAIRS) - {"__version__"}
+
+
+def test_no_files_import_each_other() -> None:
+    imports = {module_name(p): set(imported_names(p.read_text("utf-8"), package_of(p))) for p in PRODUCT}
+    # The package itself offers what lies in it.
+    del imports["vision_agent"]
+    assert circles({name: some - {name} for name, some in imports.items()}) == []
+
+
+def test_no_name_of_a_file_stands_twice_in_the_core() -> None:
+    names = [path.stem for path in CORE.rglob("*.py") if path.stem not in SAME_NAME_ALLOWED]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
+
+
+def test_files_are_short() -> None:
+    lines = {path.relative_to(ROOT): len(path.read_text("utf-8").splitlines()) for path in PRODUCT}
+    assert {str(path): count for path, count in lines.items() if count > MOST_LINES.get(path.name, 500)} == {}
+
+
+def test_no_ten_lines_stand_twice() -> None:
+    assert stand_twice({str(path.relative_to(ROOT)): path.read_text("utf-8") for path in PRODUCT}) == []
 
 
 @pytest.mark.parametrize(
@@ -63,8 +165,46 @@ def test_the_rule_catches(source: str) -> None:
 
 
 def test_the_rule_lets_others_pass() -> None:
-    source = "from vision_agent.plugins.decoder import Decoder\nfrom ..routing import RouteSpec\nfrom tokenizers import decoders"
+    source = (
+        "from vision_agent.plugins.decoder import Decoder\n"
+        "from ..routing import RouteSpec\n"
+        "from tokenizers import decoders"
+    )
     assert not any(breaks_the_rule(name) for name in imported_names(source, "vision_agent.train"))
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        (
+            "vision_agent.plugins.tool",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import vision_agent.agent",
+        ),
+        ("vision_agent.extract.labels", "def f():\n    from vision_agent.inference.engine import InferenceEngine"),
+        ("vision_agent.results.points", "from vision_agent.plugins import decoder"),
+        ("vision_agent.aio", "from vision_agent import agent"),
+        ("vision_agent.images.loading", "from ..results import detections"),
+        ("vision_agent.errors", "from vision_agent.wing import new"),
+    ],
+)
+def test_the_staircase_catches(module: str, source: str) -> None:
+    assert any(climbs(module, name) for name in imported_names(source, module.rpartition(".")[0]))
+
+
+def test_the_staircase_lets_others_pass() -> None:
+    source = "import torch\nfrom .box import Box\nfrom vision_agent.errors import InputError"
+    assert not any(
+        climbs("vision_agent.results.points", name) for name in imported_names(source, "vision_agent.results")
+    )
+
+
+def test_circles_and_repetitions_are_seen() -> None:
+    assert circles({"a": {"b"}, "b": {"c", "os"}, "c": {"a"}, "d": {"a"}}) == [("a", "b", "c")]
+    assert circles({"a": {"b"}, "b": {"os"}}) == []
+    lines = [f"x{number} = {number}" for number in range(10)]
+    once, again = "\n".join(lines), "def f():\n" + "\n\n".join(f"    {line}  " for line in lines)
+    assert stand_twice({"one.py": once, "two.py": again}) == [("one.py:1", "two.py:2")]
+    assert stand_twice({"one.py": once, "two.py": "\n".join(lines[:9])}) == []
 
 
 def test_public_names_are_sorted_and_importable() -> None:
@@ -114,7 +254,8 @@ def test_the_namesake_is_warned_of_once_by_name(tmp_path: Path) -> None:
     info = tmp_path / "site" / "vision_agent-1.2.3.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: vision-agent\nVersion: 1.2.3\n", "utf-8")
-    code = "import warnings; warnings.simplefilter('always'); import vision_agent, vision_agent.geometry.frames, vision_agent.cli.main"
+    code = "import warnings; warnings.simplefilter('always'); "
+        "import vision_agent, vision_agent.geometry.frames, vision_agent.cli.main"
     warned = python(code, tmp_path, tmp_path / "site").stderr
     assert warned.count("RuntimeWarning") == 1
     assert "'vision-agent' 1.2.3" in warned and "'internvl-vision-agent'" in warned
