@@ -254,8 +254,10 @@ def test_the_namesake_is_warned_of_once_by_name(tmp_path: Path) -> None:
     info = tmp_path / "site" / "vision_agent-1.2.3.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: vision-agent\nVersion: 1.2.3\n", "utf-8")
-    code = "import warnings; warnings.simplefilter('always'); "
+    code = (
+        "import warnings; warnings.simplefilter('always'); "
         "import vision_agent, vision_agent.geometry.frames, vision_agent.cli.main"
+    )
     warned = python(code, tmp_path, tmp_path / "site").stderr
     assert warned.count("RuntimeWarning") == 1
     assert "'vision-agent' 1.2.3" in warned and "'internvl-vision-agent'" in warned
