@@ -30,6 +30,7 @@ from rapidocr import RapidOCR
 
 from vision_agent.decoders.ocr import word_spacing as spacing
 from vision_agent.decoders.ocr.rapidocr import RapidReader
+from vision_agent.documents.options import OcrOptions
 from vision_agent.documents.reader import DocumentReader
 from vision_agent.documents.result import OcrResult
 from vision_agent.evaluate.words import AnnotatedPage, PlacedText, receipts, word_figures
@@ -73,8 +74,8 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 def compare(pages: Sequence[AnnotatedPage], with_words: bool) -> dict[str, Any]:
     engine = RapidOCR(params={"Global.log_level": "critical"})
     document_reader = DocumentReader()
-    document_reader.read(pages[0].image, workers=1)  # models load on first use
-    document_reader.read([pages[0].image] * 2, workers=2)
+    document_reader.read(pages[0].image, OcrOptions(workers=1))  # models load on first use
+    document_reader.read([pages[0].image] * 2, OcrOptions(workers=2))
     raw_lines(engine, pages[0])
     raw_seconds, our_seconds = [], []
     found_raw, found_ours = [], []
@@ -86,7 +87,7 @@ def compare(pages: Sequence[AnnotatedPage], with_words: bool) -> dict[str, Any]:
         our_seconds.append(seconds)
         found_ours.append((our_lines(result), page.lines))
     memory = peaks(pages)
-    together, _ = timed(lambda: document_reader.read([page.image for page in pages], workers=2))
+    together, _ = timed(lambda: document_reader.read([page.image for page in pages], OcrOptions(workers=2)))
     figures: dict[str, Any] = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "pages": len(pages),

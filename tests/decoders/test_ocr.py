@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from reportlab.pdfgen.canvas import Canvas
 
 from vision_agent import MissingExtraError, OcrResult, VisionAgent
+from vision_agent.documents.options import OcrOptions
 from vision_agent.documents.reader import DocumentReader
 from vision_agent.documents.source import page_images
 from vision_agent.plugins.registry import load_reader
@@ -35,7 +36,7 @@ def sheet(lines: list[str] = LINES, size: tuple[int, int] = (520, 300), font: in
 
 
 def read(document_reader: DocumentReader, source: Any, **settings: Any) -> OcrResult:
-    result = document_reader.read(source, **settings)
+    result = document_reader.read(source, OcrOptions(**settings))
     assert isinstance(result, OcrResult)
     return result
 
@@ -88,7 +89,7 @@ def test_an_empty_page_has_no_words(document_reader: DocumentReader) -> None:
 def test_workers_give_the_same_pages(document_reader: DocumentReader) -> None:
     pages = [sheet([f"Page number {number}", "with words"], size=(400, 160)) for number in range(3)]
     alone = document_reader.read(pages)
-    together = document_reader.read(pages, workers=2)
+    together = document_reader.read(pages, OcrOptions(workers=2))
     assert isinstance(alone, list) and isinstance(together, list)
     assert [each.text for each in together] == [each.text for each in alone]
     assert [each.text.split()[2] for each in alone] == ["0", "1", "2"]

@@ -17,6 +17,7 @@ from reportlab.lib.pdfencrypt import StandardEncryption
 from reportlab.pdfgen.canvas import Canvas
 
 from vision_agent import DocumentError, ImageLimits, InputError, PasswordError
+from vision_agent.documents.options import OcrOptions
 from vision_agent.documents.pdf import MAX_PIXELS
 from vision_agent.documents.reader import DocumentReader, side_by_side
 from vision_agent.documents.result import Line
@@ -65,7 +66,10 @@ def document_reader() -> DocumentReader:
 
 
 def numbers(document_reader: DocumentReader, source: Any, **settings: Any) -> list[int]:
-    return [page.number for page in document_reader.pages(source, engine=Blind(), text_layer="never", **settings)]
+    return [
+        page.number
+        for page in document_reader.pages(source, OcrOptions(engine=Blind(), text_layer="never", **settings))
+    ]
 
 
 # --- where documents come from
@@ -76,7 +80,7 @@ def test_a_pdf_comes_as_path_bytes_or_file_object(document_reader: DocumentReade
     (tmp_path / "two.pdf").write_bytes(data)
     for source in (tmp_path / "two.pdf", str(tmp_path / "two.pdf"), data, io.BytesIO(data), memoryview(data)):
         assert numbers(document_reader, source) == [1, 2]
-    result = document_reader.read(tmp_path / "two.pdf", engine=Blind(), text_layer="never")
+    result = document_reader.read(tmp_path / "two.pdf", OcrOptions(engine=Blind(), text_layer="never"))
     assert not isinstance(result, list)
     assert result.file == str(tmp_path / "two.pdf") and (result.pages[0].width, result.pages[0].height) == (713, 476)
     assert result.pages[0].scale == pytest.approx(2000 / 842)
@@ -106,7 +110,7 @@ def test_a_tiff_has_its_pages(document_reader: DocumentReader, tmp_path: Path) -
         (tmp_path / "three.tiff").read_bytes(),
         Image.open(tmp_path / "three.tiff"),
     ):
-        found = list(document_reader.pages(source, engine=Blind()))
+        found = list(document_reader.pages(source, OcrOptions(engine=Blind())))
         assert [(page.number, page.width) for page in found] == [(1, 60), (2, 70), (3, 80)]
     assert numbers(document_reader, tmp_path / "three.tiff", pages="2-") == [2, 3]
     broken = (tmp_path / "three.tiff").read_bytes()[:9000]
@@ -118,10 +122,10 @@ def test_lists_and_folders_give_a_result_each(document_reader: DocumentReader, t
     (tmp_path / "b.pdf").write_bytes(pdf(text_pages(2)))
     Image.new("RGB", (50, 40), "white").save(tmp_path / "a.png")
     (tmp_path / "notes.txt").write_text("not a document")
-    results = document_reader.read(str(tmp_path), engine=Blind())
+    results = document_reader.read(str(tmp_path), OcrOptions(engine=Blind()))
     assert isinstance(results, list)
     assert [(Path(each.file).name, len(each.pages)) for each in results] == [("a.png", 1), ("b.pdf", 2)]
-    listed = document_reader.read([tmp_path / "b.pdf", Image.new("RGB", (50, 40))], engine=Blind(), pages=1)
+    listed = document_reader.read([tmp_path / "b.pdf", Image.new("RGB", (50, 40))], OcrOptions(engine=Blind(), pages=1))
     assert isinstance(listed, list) and [each.pages[0].width for each in listed] == [713, 50]
     with pytest.raises(InputError, match="at least one document"):
         document_reader.read([])
@@ -129,7 +133,7 @@ def test_lists_and_folders_give_a_result_each(document_reader: DocumentReader, t
     with pytest.raises(InputError, match="a folder with documents"):
         document_reader.read(tmp_path / "empty")
     with pytest.raises(DocumentError, match=r"source\[1\]"):
-        document_reader.read([Image.new("RGB", (50, 40)), b"%PDF-1.7 nothing"], engine=Blind())
+        document_reader.read([Image.new("RGB", (50, 40)), b"%PDF-1.7 nothing"], OcrOptions(engine=Blind()))
 
 
 # --- what is wrong with a PDF
@@ -199,7 +203,7 @@ def test_large_pages_get_a_bounded_image() -> None:
 def test_limits_hold_for_images(document_reader: DocumentReader) -> None:
     strict = DocumentReader(ImageLimits(max_pixels=1000))
     with pytest.raises(InputError, match="at most 1000 pixels"):
-        strict.read(Image.new("RGB", (100, 100)), engine=Blind())
+        strict.read(Image.new("RGB", (100, 100)), OcrOptions(engine=Blind()))
 
 
 def test_settings_that_make_no_sense(document_reader: DocumentReader) -> None:
@@ -212,7 +216,7 @@ def test_settings_that_make_no_sense(document_reader: DocumentReader) -> None:
         ({"password": 5}, "`password` must be"),
     ):
         with pytest.raises(Exception, match=message):
-            document_reader.read(image, **settings)  # type: ignore[arg-type]
+            document_reader.read(image, OcrOptions(**settings))  # type: ignore[arg-type]
 
 
 # --- lazily
@@ -220,7 +224,7 @@ def test_settings_that_make_no_sense(document_reader: DocumentReader) -> None:
 
 def test_pages_are_read_as_they_are_asked_for(document_reader: DocumentReader) -> None:
     reader = Blind()
-    pages = document_reader.pages(pdf(text_pages(50)), engine=reader, text_layer="never")
+    pages = document_reader.pages(pdf(text_pages(50)), OcrOptions(engine=reader, text_layer="never"))
     next(pages), next(pages)
     assert reader.pages == 2
 
@@ -228,7 +232,7 @@ def test_pages_are_read_as_they_are_asked_for(document_reader: DocumentReader) -
 def test_memory_stays_flat_over_300_pages(document_reader: DocumentReader) -> None:
     process, sizes = psutil.Process(), []
     source = pdf(text_pages(300), size=(200, 120))
-    for page in document_reader.pages(source, engine=Blind()):
+    for page in document_reader.pages(source, OcrOptions(engine=Blind())):
         if page.number in (60, 300):
             sizes.append(process.memory_info().rss)
     assert sizes[1] - sizes[0] < 24 * 2**20

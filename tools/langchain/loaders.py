@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from vision_agent.batch.files import find_files
 from vision_agent.documents.markdown import block_markdown
+from vision_agent.documents.options import OcrOptions, ReadSettings
+from vision_agent.documents.page_choice import PageChoice
 from vision_agent.documents.reader import DocumentReader
 from vision_agent.documents.result import Block, Line, Page
-from vision_agent.documents.source import PageChoice
 from vision_agent.errors import ArgumentTypeError, InputError, MissingExtraError, bad_argument
 
 try:
@@ -62,14 +63,20 @@ class VisionBlobParser(BaseBlobParser):
         if by not in get_args(By):
             raise InputError(bad_argument("by", '"page" or "block"', by))
         self._by = by
-        self._read = DocumentReader().pages if agent is None else agent.ocr_pages
-        self._options: dict[str, Any] = {"pages": pages, "password": password}
+        self._agent = agent
+        self._reader = DocumentReader()
+        self._settings: ReadSettings = {"pages": pages, "password": password}
         self._boxes = boxes
 
     def lazy_parse(self, blob: Blob) -> Iterator[Document]:
         """The documents of a blob, read page by page as they are asked for. Raises what `VisionAgent.ocr` raises."""
         source: Any = Path(blob.path) if blob.data is None and blob.path is not None else blob.as_bytes()
-        for page in self._read(source, **self._options):
+        settings = self._settings
+        if self._agent is None:
+            pages = self._reader.pages(source, OcrOptions(**settings))
+        else:
+            pages = self._agent.ocr_pages(source, **settings)
+        for page in pages:
             common = {**blob.metadata, "source": blob.source, "page": page.number}
             for text, own in self._parts(page):
                 metadata = common | {"width": page.width, "height": page.height} | own | {"untrusted": True}

@@ -5,21 +5,22 @@ language model unless one is named: then the engine may be "model".
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast, get_args
 
-from PIL import Image
 from pydantic import BaseModel
 
+from vision_agent._distribution import DISTRIBUTION
 from vision_agent.batch.records import Record
 from vision_agent.batch.schema import load_schema
-from vision_agent.documents.reader import DocumentReader, TextLayer
+from vision_agent.documents.options import OcrOptions, TextLayer
+from vision_agent.documents.reader import DocumentReader
 from vision_agent.documents.result import OcrResult
-from vision_agent.documents.source import page_images
-from vision_agent.errors import DocumentError, ExtractionError, InputError, bad_argument
+from vision_agent.documents.source import DocumentSource
+from vision_agent.errors import ExtractionError, InputError, bad_argument
 from vision_agent.extract.extractor import Engine, Extractor, check_choice
 from vision_agent.extract.result import Extraction
 from vision_agent.extract.target import outline_of
@@ -73,8 +74,7 @@ class OcrJob:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        _check_pages(self.pages)
-        check_choice("text_layer", self.text_layer, get_args(TextLayer))
+        self._options()
         if self.model is not None and self.engine != "model":
             raise InputError(bad_argument("engine", '"model" where a model is named', self.engine))
 
@@ -85,18 +85,21 @@ class OcrJob:
         }
 
     def start(self, threads: int) -> Work:
-        options: dict[str, Any] = {"pages": self.pages, "password": self.password, "text_layer": self.text_layer}
-        read: Callable[..., Any]
+        options = self._options()
         if self.engine == "model":
-            read, options["engine"] = _agent(self.model, self.device, threads).ocr, "model"
+            agent = _agent(self.model, self.device, threads)
+            reader = DocumentReader(agent.image_limits, agent.ask, agent.model)
         else:
-            read, options["engine"] = DocumentReader().read, load_reader(self.engine)(threads)
+            reader, options = DocumentReader(), replace(options, engine=load_reader(self.engine)(threads))
 
         def work(file: str) -> Record:
-            result = cast(OcrResult, read(Path(file), **options))
+            result = cast(OcrResult, reader.read(Path(file), options))
             return {"text": result.text, "result": result.model_dump(mode="json")}
 
         return work
+
+    def _options(self) -> OcrOptions:
+        return OcrOptions(pages=self.pages, password=self.password, engine=self.engine, text_layer=self.text_layer)
 
     def rows(self, record: Record) -> Iterable[Mapping[str, Any]]:
         head = _head(record)
@@ -142,7 +145,7 @@ class ExtractJob:
 
     def __post_init__(self) -> None:
         outline_of(self._model)
-        _check_pages(self.pages)
+        OcrOptions(pages=self.pages, password=self.password)
         check_choice("engine", self.engine, get_args(Engine))
         check_choice("date_order", self.date_order, (None, *get_args(DateOrder)))
         check_choice("decimal_mark", self.decimal_mark, (None, *get_args(DecimalMark)))
@@ -168,7 +171,12 @@ class ExtractJob:
         if self.model is not None or self.engine == "model":
             extract = _agent(self.model, self.device, threads).extract
         else:
-            extract = Extractor(partial(DocumentReader().read, engine=load_reader(_READER)(threads))).extract
+            reader, engine = DocumentReader(), load_reader(_READER)(threads)
+
+            def read(document: DocumentSource, options: OcrOptions) -> Any:
+                return reader.read(document, replace(options, engine=engine))
+
+            extract = Extractor(read).extract
 
         def work(file: str) -> Record:
             try:
@@ -209,15 +217,7 @@ def _head(record: Record) -> dict[str, Any]:
 
 
 def _common(job: str, engine: str, pages: str | None, model: str | None) -> dict[str, Any]:
-    from vision_agent import __version__
-
-    return {"job": job, "version": __version__, "engine": engine, "pages": pages, "model": model}
-
-
-def _check_pages(pages: str | None) -> None:
-    """Try the choice on a blank page; that it has no page 7 says nothing about the documents to come."""
-    with suppress(DocumentError):
-        next(page_images(Image.new("RGB", (8, 8)), pages=pages))
+    return {"job": job, "version": version(DISTRIBUTION), "engine": engine, "pages": pages, "model": model}
 
 
 def _agent(model: str | None, device: str, threads: int) -> "VisionAgent":

@@ -9,18 +9,18 @@ from itertools import groupby
 from typing import Any, Literal, TypeVar
 
 from vision_agent.documents.model_reader import Ask, ModelReader
+from vision_agent.documents.options import OcrOptions
 from vision_agent.documents.page_reader import PageReader
 from vision_agent.documents.pdf_text import trusted_lines
 from vision_agent.documents.reading_order import blocks_of
 from vision_agent.documents.result import Line, OcrResult, Page
-from vision_agent.documents.source import DocumentSource, PageChoice, PageImage, documents_in, page_images
+from vision_agent.documents.source import Documents, PageImage, documents_in, page_images
 from vision_agent.documents.table_detection import with_tables
-from vision_agent.errors import ArgumentTypeError, InputError, bad_argument
+from vision_agent.errors import InputError, bad_argument
 from vision_agent.images.loading import ImageLimits
 from vision_agent.plugins.registry import load_reader
 
-TextLayer = Literal["auto", "never"]
-Documents = DocumentSource | Sequence[DocumentSource]
+_DEFAULT = OcrOptions()
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -44,71 +44,33 @@ class DocumentReader:
         self._readers: dict[tuple[str, int | None], PageReader] = {}
         self._lock = threading.Lock()
 
-    def read(
-        self,
-        source: Documents,
-        *,
-        pages: PageChoice = None,
-        password: str | None = None,
-        engine: str | PageReader = "rapidocr",
-        workers: int = 1,
-        text_layer: TextLayer = "auto",
-        progress: bool = False,
-    ) -> OcrResult | list[OcrResult]:
-        """All pages; see `VisionAgent.ocr`."""
-        many = documents_in(source)
-        documents = [source] if many is None else many
-        name = engine if isinstance(engine, str) else engine.name
-        found = self._read_all(documents, many is not None, pages, password, engine, workers, text_layer, progress)
+    def read(self, source: Documents, options: OcrOptions = _DEFAULT) -> OcrResult | list[OcrResult]:
+        """Return all pages of a document, or a result for each of several; see `VisionAgent.ocr`."""
+        documents, several = _documents(source)
+        engine = options.engine if isinstance(options.engine, str) else options.engine.name
         results = [
-            OcrResult.of([page for _, page in group], self._model if name == "model" else name)
-            for _, group in groupby(found, key=lambda item: item[0])
+            OcrResult.of([page for _, page in group], self._model if engine == "model" else engine)
+            for _, group in groupby(self._read_all(documents, several, options), key=lambda item: item[0])
         ]
-        return results[0] if many is None else results
+        return results if several else results[0]
 
-    def pages(
-        self,
-        source: Documents,
-        *,
-        pages: PageChoice = None,
-        password: str | None = None,
-        engine: str | PageReader = "rapidocr",
-        workers: int = 1,
-        text_layer: TextLayer = "auto",
-        progress: bool = False,
-    ) -> Iterator[Page]:
-        """Pages one by one, read as they are asked for; see `VisionAgent.ocr_pages`."""
-        many = documents_in(source)
-        documents = [source] if many is None else many
-        found = self._read_all(documents, many is not None, pages, password, engine, workers, text_layer, progress)
-        return (page for _, page in found)
+    def pages(self, source: Documents, options: OcrOptions = _DEFAULT) -> Iterator[Page]:
+        """Yield pages one by one, read as they are asked for; see `VisionAgent.ocr_pages`."""
+        documents, several = _documents(source)
+        return (page for _, page in self._read_all(documents, several, options))
 
-    def _read_all(
-        self,
-        documents: Sequence[Any],
-        several: bool,
-        pages: PageChoice,
-        password: str | None,
-        engine: str | PageReader,
-        workers: int,
-        text_layer: TextLayer,
-        progress: bool,
-    ) -> Iterator[tuple[int, Page]]:
-        """Number of the document and page, in order."""
-        _check(workers, text_layer)
-        if password is not None and not isinstance(password, str):
-            raise ArgumentTypeError(bad_argument("password", "a string", type(password).__name__))
-        reader = self._reader(engine, workers)
+    def _read_all(self, documents: Sequence[Any], several: bool, options: OcrOptions) -> Iterator[tuple[int, Page]]:
+        """Yield each page with the number of its document, in order."""
+        reader = self._reader(options.engine, options.workers)
 
         def images() -> Iterator[tuple[int, PageImage]]:
             for number, document in enumerate(documents):
-                with_layer = text_layer == "auto" and not isinstance(reader, ModelReader)
                 for image in page_images(
                     document,
-                    pages=pages,
-                    password=password,
+                    pages=options.pages,
+                    password=options.password,
                     limits=self._limits,
-                    with_layer=with_layer,
+                    with_layer=options.text_layer == "auto" and not isinstance(reader, ModelReader),
                     name=f"source[{number}]" if several else "source",
                 ):
                     yield number, image
@@ -116,8 +78,9 @@ class DocumentReader:
         def work(item: tuple[int, PageImage]) -> tuple[int, Page]:
             return item[0], read_page(item[1], reader)
 
+        workers = options.workers
         found = map(work, images()) if workers == 1 else side_by_side(work, images(), workers)
-        return _with_bar(found) if progress else iter(found)
+        return _with_bar(found) if options.progress else iter(found)
 
     def _reader(self, engine: str | PageReader, workers: int) -> "PageReader | ModelReader":
         if not isinstance(engine, str):
@@ -173,14 +136,13 @@ def side_by_side(work: Callable[[T], R], items: Iterable[T], workers: int) -> It
         pool.shutdown(cancel_futures=True)
 
 
+def _documents(source: Documents) -> tuple[Sequence[Any], bool]:
+    """The documents, and whether several were asked for."""
+    many = documents_in(source)
+    return ([source], False) if many is None else (many, True)
+
+
 def _with_bar(found: Iterable[T]) -> Iterator[T]:
     from tqdm import tqdm
 
     yield from tqdm(found, unit=" page")
-
-
-def _check(workers: Any, text_layer: Any) -> None:
-    if isinstance(workers, bool) or not isinstance(workers, int) or not 1 <= workers <= 256:
-        raise InputError(bad_argument("workers", "a whole number from 1 to 256", workers))
-    if text_layer not in ("auto", "never"):
-        raise InputError(bad_argument("text_layer", '"auto" or "never"', text_layer))

@@ -14,15 +14,16 @@ from typing import IO, Any, TypeAlias
 
 from PIL import Image, TiffImagePlugin
 
+from vision_agent.documents.page_choice import ChosenPages, PageChoice
 from vision_agent.documents.pdf import Layer, PdfFile
-from vision_agent.errors import ArgumentTypeError, DocumentError, ImageError, InputError, bad_argument
+from vision_agent.errors import DocumentError, ImageError, InputError, bad_argument
 from vision_agent.images.loading import ImageLimits, ImageSource, load_image
 
 DocumentSource: TypeAlias = ImageSource
 """What a document may come from: all that `load_image` takes; a file may also be a PDF or a TIFF of many pages."""
 
-PageChoice: TypeAlias = int | str | Sequence[int] | None
-"""Pages from 1: one, several, a text such as "1-3,7" or "5-", or None for all."""
+Documents: TypeAlias = DocumentSource | Sequence[DocumentSource]
+"""One document, a list of them, or the path of a folder that holds some."""
 
 SUFFIXES = frozenset(".pdf .jpg .jpeg .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm".split())
 """Files of a folder that are documents."""
@@ -98,7 +99,7 @@ def page_images(
         ArgumentTypeError: `source` is no document.
     """
     limits = limits or ImageLimits()
-    chosen = _Chosen(pages)
+    chosen = ChosenPages(pages)
     file = os.fspath(source) if isinstance(source, str | os.PathLike) and not _is_address(source) else ""
     if isinstance(source, Image.Image) and getattr(source, "n_frames", 1) > 1 and source.format == "TIFF":
         yield from _frames(source, "", chosen, limits, name)
@@ -119,46 +120,6 @@ def page_image(file: str, number: int, size: tuple[int, int], *, password: str |
     for page in page_images(file, pages=number, password=password, with_layer=False, name="file"):
         return page.image if page.image.size == size else page.image.resize(size)
     raise DocumentError(bad_argument("page", "a page of the document", number))
-
-
-class _Chosen:
-    """The pages that were asked for."""
-
-    def __init__(self, pages: PageChoice) -> None:
-        self._asked = pages
-        self._ranges = None if pages is None else _ranges(pages)
-
-    def of(self, count: int, name: str) -> Iterator[int]:
-        """Their numbers, from 1, of a document of `count` pages. Raises DocumentError for a page that is not there."""
-        ranges = [(1, count)] if self._ranges is None else self._ranges
-        for first, last in ranges:
-            if first > count or (last is not None and last > count):
-                have = f"{count} page{'s' * (count != 1)}"
-                raise DocumentError(bad_argument("pages", f"of `{name}`, which has {have}", self._asked))
-        return (number for first, last in ranges for number in range(first, (last or count) + 1))
-
-
-def _ranges(pages: PageChoice) -> list[tuple[int, int | None]]:
-    expected = 'a page from 1, a list of pages, or a text such as "1-3,7"'
-    if isinstance(pages, bool):
-        raise ArgumentTypeError(bad_argument("pages", expected, pages))
-    found: list[tuple[int, int | None]] = []
-    if isinstance(pages, int):
-        found = [(pages, pages)]
-    elif isinstance(pages, str):
-        for part in pages.split(","):
-            match = re.fullmatch(r"\s*(\d{1,7})\s*(-\s*(\d{1,7})?\s*)?", part)
-            if match is None:
-                raise InputError(bad_argument("pages", expected, pages))
-            first, dash, last = int(match[1]), match[2], match[3]
-            found.append((first, first if dash is None else None if last is None else int(last)))
-    elif isinstance(pages, Sequence) and all(type(each) is int for each in pages):
-        found = [(int(each), int(each)) for each in pages]
-    else:
-        raise ArgumentTypeError(bad_argument("pages", expected, pages))
-    if not found or any(first < 1 or (last is not None and last < first) for first, last in found):
-        raise InputError(bad_argument("pages", expected, pages))
-    return found
 
 
 def _is_address(source: Any) -> bool:
@@ -189,7 +150,7 @@ def _begin(source: Any, file: Any) -> tuple[bytes, Any]:
 
 
 def _pdf_pages(
-    source: Any, file: str, chosen: _Chosen, password: str | None, with_layer: bool, name: str
+    source: Any, file: str, chosen: ChosenPages, password: str | None, with_layer: bool, name: str
 ) -> Iterator[PageImage]:
     with PdfFile(source, password=password, name=name) as pdf:
         for number in chosen.of(len(pdf), name):
@@ -213,7 +174,7 @@ def _tiff(source: Any, name: str) -> Iterator[Image.Image]:
             yield image
 
 
-def _frames(image: Image.Image, file: str, chosen: _Chosen, limits: ImageLimits, name: str) -> Iterator[PageImage]:
+def _frames(image: Image.Image, file: str, chosen: ChosenPages, limits: ImageLimits, name: str) -> Iterator[PageImage]:
     try:
         count = int(getattr(image, "n_frames", 1))
     except Exception as error:  # as above: the chain of pages is read here

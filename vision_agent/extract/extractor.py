@@ -6,8 +6,10 @@ from typing import Any, Literal, TypeVar, get_args
 from PIL import Image
 from pydantic import BaseModel, ValidationError
 
+from vision_agent.documents.options import OcrOptions
+from vision_agent.documents.page_choice import PageChoice
 from vision_agent.documents.result import OcrResult
-from vision_agent.documents.source import DocumentSource, PageChoice, page_images
+from vision_agent.documents.source import DocumentSource, page_images
 from vision_agent.errors import ArgumentTypeError, ExtractionError, InputError, bad_argument
 from vision_agent.extract.by_layout import extract_by_layout
 from vision_agent.extract.by_model import Ask, extract_by_model
@@ -19,7 +21,7 @@ from vision_agent.extract.values.dates import DateOrder
 from vision_agent.images.loading import ImageLimits
 
 Engine = Literal["auto", "layout", "model"]
-ReadDocument = Callable[..., Any]
+ReadDocument = Callable[[DocumentSource, OcrOptions], Any]
 T = TypeVar("T", bound=BaseModel)
 
 _BIG = 500_000_000  # parameters from which a model reads documents better than rules do
@@ -30,7 +32,7 @@ class Extractor:
     """Extracts for an agent; or, with the layout engine, on its own.
 
     Args:
-        read: reads a document, as `VisionAgent.ocr`.
+        read: reads a document, as `DocumentReader.read`.
         ask: the model's `ask`; None where there is no model.
         parameters: of the model.
         limits: what images are accepted.
@@ -92,7 +94,7 @@ class Extractor:
             return document
         if isinstance(document, list | tuple):
             raise ArgumentTypeError(bad_argument("document", "one document", document))
-        read = self._read(document, pages=pages, password=password)
+        read = self._read(document, OcrOptions(pages=pages, password=password))
         if not isinstance(read, OcrResult):
             raise ArgumentTypeError(bad_argument("document", "one document, not a folder", document))
         return read

@@ -1,14 +1,15 @@
 """Verbs that read documents: `ocr`, `ocr_pages` and `extract`."""
 
 from collections.abc import Iterator
-from typing import TypedDict, TypeVar, Unpack, overload
+from typing import TypeVar, Unpack, overload
 
 from pydantic import BaseModel
 
+from vision_agent.documents.options import OcrOptions, ReadSettings, TextLayer
+from vision_agent.documents.page_choice import PageChoice
 from vision_agent.documents.page_reader import PageReader
-from vision_agent.documents.reader import Documents, TextLayer
 from vision_agent.documents.result import OcrResult, Page
-from vision_agent.documents.source import DocumentSource, PageChoice
+from vision_agent.documents.source import Documents, DocumentSource
 from vision_agent.extract.extractor import Engine
 from vision_agent.extract.result import Extraction
 from vision_agent.extract.values.amounts import DecimalMark
@@ -16,17 +17,6 @@ from vision_agent.extract.values.dates import DateOrder
 from vision_agent.verbs.parts import Parts
 
 T = TypeVar("T", bound=BaseModel)
-
-
-class ReadSettings(TypedDict, total=False):
-    """The settings of `ocr`; see there."""
-
-    pages: PageChoice
-    password: str | None
-    engine: str | PageReader
-    workers: int
-    text_layer: TextLayer
-    progress: bool
 
 
 class ReadingVerbs(Parts):
@@ -74,15 +64,10 @@ class ReadingVerbs(Parts):
             MissingExtraError: the extra "ocr" is not installed.
             ArgumentTypeError: values of other types.
         """
-        return self._document_reader.read(
-            source,
-            pages=pages,
-            password=password,
-            engine=engine,
-            workers=workers,
-            text_layer=text_layer,
-            progress=progress,
+        options = OcrOptions(
+            pages=pages, password=password, engine=engine, workers=workers, text_layer=text_layer, progress=progress
         )
+        return self._document_reader.read(source, options)
 
     def ocr_pages(
         self,
@@ -99,15 +84,10 @@ class ReadingVerbs(Parts):
 
         Each page tells its `number` and `file`. Raises what `ocr` raises, at the page where it happens.
         """
-        return self._document_reader.pages(
-            source,
-            pages=pages,
-            password=password,
-            engine=engine,
-            workers=workers,
-            text_layer=text_layer,
-            progress=progress,
+        options = OcrOptions(
+            pages=pages, password=password, engine=engine, workers=workers, text_layer=text_layer, progress=progress
         )
+        return self._document_reader.pages(source, options)
 
     def extract(
         self,

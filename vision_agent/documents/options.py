@@ -1,0 +1,57 @@
+"""How documents are read: the settings of `VisionAgent.ocr`, as one object."""
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, TypedDict
+
+from vision_agent.documents.page_choice import ChosenPages, PageChoice
+from vision_agent.documents.page_reader import PageReader
+from vision_agent.errors import ArgumentTypeError, InputError, bad_argument
+
+TextLayer: TypeAlias = Literal["auto", "never"]
+"""Whether a PDF's own text is used where the page shows it, or never."""
+
+
+class ReadSettings(TypedDict, total=False):
+    """The fields of `OcrOptions` as keyword arguments, for a verb that passes them on."""
+
+    pages: PageChoice
+    password: str | None
+    engine: str | PageReader
+    workers: int
+    text_layer: TextLayer
+    progress: bool
+
+
+@dataclass(frozen=True)
+class OcrOptions:
+    """How a document is read.
+
+    Attributes:
+        pages: which pages, from 1: `3`, `[1, 2]`, `"1-3,7"`, `"5-"`; None for all.
+        password: of an encrypted PDF.
+        engine: the name of a reader in the entry-point group `vision_agent.readers`, `"model"` for the agent's own
+            model, or a reader.
+        workers: how many pages are read side by side.
+        text_layer: `"auto"` takes a PDF's own text where the page shows it; `"never"` reads every page's image.
+        progress: show a bar on stderr.
+
+    Raises:
+        InputError: a value that is not allowed.
+        ArgumentTypeError: a value of another type.
+    """
+
+    pages: PageChoice = None
+    password: str | None = None
+    engine: str | PageReader = "rapidocr"
+    workers: int = 1
+    text_layer: TextLayer = "auto"
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        ChosenPages(self.pages)
+        if self.password is not None and not isinstance(self.password, str):
+            raise ArgumentTypeError(bad_argument("password", "a string", type(self.password).__name__))
+        if isinstance(self.workers, bool) or not isinstance(self.workers, int) or not 1 <= self.workers <= 256:
+            raise InputError(bad_argument("workers", "a whole number from 1 to 256", self.workers))
+        if self.text_layer not in ("auto", "never"):
+            raise InputError(bad_argument("text_layer", '"auto" or "never"', self.text_layer))
