@@ -1,15 +1,26 @@
 """Decoders as plug-ins: real distributions, as pip would leave them, on `sys.path`."""
 
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import typer
 
-from vision_agent import Decoder, UnknownDecoderError
+from vision_agent import Decoder, InputError, MissingExtraError, UnknownDecoderError
 from vision_agent.plugins.decoder import TextDecoder
-from vision_agent.plugins.registry import decoder_names, load_all_decoders, load_decoder, load_text_decoder
+from vision_agent.plugins.registry import (
+    decoder_names,
+    load_all_decoders,
+    load_commands,
+    load_decoder,
+    load_reader,
+    load_segmenter,
+    load_text_decoder,
+    load_toolkit,
+)
 
 WORKING = """
 from vision_agent import Decoder
@@ -30,7 +41,7 @@ class Nothing(Decoder):
 """
 
 READING = """
-from vision_agent.decoder import TextDecoder
+from vision_agent.plugins.decoder import TextDecoder
 
 class Reads(TextDecoder):
     def request(self, phrase):
@@ -43,22 +54,28 @@ class Reads(TextDecoder):
         return None
 """
 
+EXTRA_MISSING = """
+from vision_agent import MissingExtraError
+
+raise MissingExtraError("pip install wool")
+"""
+
 Install = Callable[..., Path]
 
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Installs a distribution `NAME` with one module and the given entry points, for this test alone."""
+    """Installs a distribution with one module and the given entry points of a group, for this test alone."""
     monkeypatch.delenv("VISION_AGENT_DECODERS", raising=False)
 
-    def installed(name: str, module: str, source: str, entries: dict[str, str]) -> Path:
+    def installed(name: str, module: str, source: str, entries: dict[str, str], group: str = "decoders") -> Path:
         site = tmp_path / f"site-{name}"
         info = site / f"{name.replace('-', '_')}-1.0.dist-info"
         info.mkdir(parents=True)
         (site / f"{module}.py").write_text(source, "utf-8")
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n", "utf-8")
         lines = [f"{key} = {value}" for key, value in entries.items()]
-        (info / "entry_points.txt").write_text("\n".join(["[vision_agent.decoders]", *lines, ""]), "utf-8")
+        (info / "entry_points.txt").write_text("\n".join([f"[vision_agent.{group}]", *lines, ""]), "utf-8")
         # Remembered by the fixture, so that the next test of the same module name imports its own.
         monkeypatch.setitem(sys.modules, module, sys)
         del sys.modules[module]
@@ -169,3 +186,58 @@ def test_a_distribution_seen_twice_is_no_clash(install: Install) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert load_decoder("nothing").__name__ == "Nothing"
+
+
+COMMANDS = """
+def register(app):
+    @app.command()
+    def count_sheep():
+        print("42 sheep")
+"""
+
+
+def test_commands_plug_in(install: Install) -> None:
+    install("sheep", "sheep_commands", COMMANDS, {"sheep": "sheep_commands:register"}, group="commands")
+    app = typer.Typer()
+    for register in load_commands():
+        register(app)
+    assert "count_sheep" in {command.callback.__name__ for command in app.registered_commands if command.callback}
+
+
+@pytest.mark.parametrize("source", ["import a_package_nobody_has", "1 / 0", "register = 5", EXTRA_MISSING])
+def test_a_broken_command_plug_in_is_told_in_one_line(install: Install, source: str) -> None:
+    install("sheep", "sheep_commands", COMMANDS, {"sheep": "sheep_commands:register"}, group="commands")
+    install("goats", "goat_commands", source, {"goats": "goat_commands:register"}, group="commands")
+    with pytest.warns(RuntimeWarning, match="command group 'goats' of goats is broken and skipped") as caught:
+        modules = [register.__module__ for register in load_commands()]
+    assert len(caught) == 1 and "\n" not in str(caught[0].message)
+    assert "sheep_commands" in modules and "goat_commands" not in modules
+
+
+def test_the_registry_imports_no_torch() -> None:
+    # The command line asks for its commands before it knows whether it needs a model.
+    code = "import sys; from vision_agent.plugins.registry import load_commands as load; load(); print(*sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "torch" not in said.split() and "vision_agent.plugins.registry" in said.split()
+
+
+@pytest.mark.parametrize(
+    ("group", "load", "kind"),
+    [
+        ("readers", load_reader, "reader"),
+        ("segmenters", load_segmenter, "segmenter"),
+        ("toolkits", load_toolkit, "toolkit"),
+    ],
+)
+def test_every_group_fails_alike(install: Install, group: str, load: Callable[[str], object], kind: str) -> None:
+    install("broken-distribution", "broken_plug_in", "1 / 0", {"broken": "broken_plug_in:Broken"}, group=group)
+    install("poor-distribution", "poor_plug_in", EXTRA_MISSING, {"poor": "poor_plug_in:Poor"}, group=group)
+    with (
+        pytest.warns(RuntimeWarning, match=f"{kind} 'broken' of broken-distribution"),
+        pytest.raises(UnknownDecoderError, match=f"{kind} 'broken' .*broken-distribution.*division by zero"),
+    ):
+        load("broken")
+    with pytest.raises(MissingExtraError, match="pip install wool"):
+        load("poor")
+    with pytest.raises((UnknownDecoderError, InputError), match=r"'broken'.*'poor'"):
+        load("unheard-of")
