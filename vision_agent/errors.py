@@ -18,7 +18,7 @@
     ├── ExtractionError (RuntimeError)     a document that does not state what the caller's model requires
     ├── RouteError (ValueError)            a routing token used where it cannot be
     ├── ToolError (RuntimeError)           a tool call that was refused; the message says what to do instead
-    ├── UnknownDecoderError (LookupError)  no decoder is registered under that name
+    ├── UnknownDecoderError (LookupError)  no decoder or other plug-in is registered under that name, or it is broken
     └── MissingExtraError (ImportError)    an optional package is not installed
 
 Each also inherits the built-in exception a caller would expect, so `except ValueError` works.
@@ -119,7 +119,7 @@ class ToolError(VisionAgentError, RuntimeError):
 
 
 class UnknownDecoderError(VisionAgentError, LookupError):
-    """No decoder is registered under that name."""
+    """No decoder or other plug-in is registered under that name, or it is broken."""
 
 
 class MissingExtraError(VisionAgentError, ImportError):
@@ -127,21 +127,30 @@ class MissingExtraError(VisionAgentError, ImportError):
 
 
 def bad_argument(name: str, expected: str, got: object) -> str:
-    """The one sentence shape for bad arguments: name, what was expected, what came (shortened)."""
+    """Return the one sentence for bad arguments: name, what was expected, what came (shortened)."""
     shown = repr(got)
     if len(shown) > 120:
         shown = shown[:100] + f"... ({len(shown)} characters)"
     return f"`{name}` must be {expected}, but got {shown}"
 
 
-def _require(package: str, extra: str, what: str) -> None:
-    _require_module(package, f"{what} done by {package}, which is not installed: {_install_line(extra)}")
+def require_extra(package: str, extra: str, what: str) -> None:
+    """Raise `MissingExtraError` if a package that an extra installs is missing. `what` is said to be done by it."""
+    line = f'pip install "internvl-vision-agent[{extra}]"'
+    require_package(package, f"{what} done by {package}, which is not installed: {line}")
 
 
-def _require_module(package: str, message: str) -> None:
+def require_package(package: str, message: str) -> None:
+    """Raise `MissingExtraError` with this message if a package is not installed."""
     if importlib.util.find_spec(package) is None:
         raise MissingExtraError(message)
 
 
-def _install_line(extra: str) -> str:
-    return f'pip install "internvl-vision-agent[{extra}]"'
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or the name of its class where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()
+
+
+def last_line(error: BaseException) -> str:
+    """Return the last line of an error's text, or the name of its class where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()

@@ -43,7 +43,7 @@ def train_drawing(
     device: DeviceOption = "auto",
 ) -> None:
     """Train a model's [GEN] and [EDIT] adapters, which draw with a trained generator."""
-    from vision_agent.model.backbone import Backbone
+    from vision_agent.model.checkpoint import load_backbone
 
     from .mapper_training import EDIT, GENERATE, DrawingTraining, train_drawing
     from .training import read_generator_config
@@ -56,7 +56,7 @@ def train_drawing(
         if value < 1:
             raise InputError(bad_argument(name, "at least 1", value))
     config = read_generator_config(None if str(recipe) == "default" else recipe)
-    backbone = Backbone.from_pretrained(model, device=device, local_files_only=True)
+    backbone = load_backbone(model, device=device, local_files_only=True)
     training = DrawingTraining().model_copy(update=given)
     for folder in train_drawing(backbone, generator, data, out, config, training, routes=routes[only]):
         print(folder)

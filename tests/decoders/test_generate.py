@@ -17,8 +17,7 @@ from vision_agent.decoders.image.generator import EditorDecoder, GeneratorDecode
 from vision_agent.decoders.image.model import Generator
 from vision_agent.decoders.image.slots import NUMBERS, ROWS, compose
 from vision_agent.errors import ArgumentTypeError, InputError, RouteError
-from vision_agent.model.backbone import Backbone
-from vision_agent.model.checkpoint import save_backbone
+from vision_agent.model.checkpoint import load_backbone, save_backbone
 from vision_agent.plugins.route import RouteSpec
 from vision_agent.results.answers import RoutedText
 from vision_agent.results.segmentation import Mask
@@ -46,7 +45,7 @@ def drawing_checkpoint(folder: Path) -> Path:
     """A tiny checkpoint with both routes."""
     backbone = tiny_backbone()
     save_backbone(backbone, folder, torch.float32)
-    backbone = Backbone.from_pretrained(folder)
+    backbone = load_backbone(folder)
     network = small_generator()
     for spec in (GEN, EDIT):
         route = new_route(backbone, spec, torch.Generator().manual_seed(1), network=network)

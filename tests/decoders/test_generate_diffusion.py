@@ -14,8 +14,7 @@ from PIL import Image
 from vision_agent import VisionAgent
 from vision_agent.decoders.image.diffusion import DiffusionDecoder, encode_prompts
 from vision_agent.errors import CheckpointError, ConfigError, MissingExtraError
-from vision_agent.model.backbone import Backbone
-from vision_agent.model.checkpoint import save_backbone
+from vision_agent.model.checkpoint import load_backbone, save_backbone
 from vision_agent.plugins.route import RouteSpec
 from vision_agent.routing.adapter import new_route, save_adapter
 
@@ -135,7 +134,7 @@ def artist(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> VisionAg
     """A tiny checkpoint whose routes draw with the pipeline."""
     folder = tmp_path_factory.mktemp("artist") / "tiny"
     save_backbone(tiny_backbone(), folder, torch.float32)
-    backbone = Backbone.from_pretrained(folder)
+    backbone = load_backbone(folder)
     for spec in (GEN, EDIT):
         route = new_route(backbone, spec, torch.Generator().manual_seed(1), pipeline=str(pipeline), inner=32)
         with torch.no_grad():

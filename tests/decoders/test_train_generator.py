@@ -21,8 +21,7 @@ from vision_agent.decoders.image.scenes import GeneratorScenes, painted, vocabul
 from vision_agent.decoders.image.training import GeneratorConfig, load_generator, read_generator_config, train_generator
 from vision_agent.errors import CheckpointError, ConfigError, InputError
 from vision_agent.inference.colors import COLOURS
-from vision_agent.model.backbone import Backbone
-from vision_agent.model.checkpoint import save_backbone
+from vision_agent.model.checkpoint import load_backbone, save_backbone
 
 
 def stored(image: Image.Image) -> bytes:
@@ -118,7 +117,7 @@ class TestLessons:
     def test_adapters_load_and_draw(self, data: Path, tmp_path: Path) -> None:
         generator = train_generator(config(), data, tmp_path / "run", "cpu")
         save_backbone(tiny_backbone(), tmp_path / "tiny", torch.float32)
-        backbone = Backbone.from_pretrained(tmp_path / "tiny")
+        backbone = load_backbone(tmp_path / "tiny")
         before = {name: part.clone() for name, part in backbone.model.state_dict().items()}
         told: list[str] = []
         specs = [spec.model_copy(update={"num_queries": 4}) for spec in (GENERATE, EDIT)]

@@ -10,6 +10,7 @@ from PIL import Image
 
 from vision_agent import CheckpointError, ConfigError, VisionAgent
 from vision_agent.model.backbone import Backbone
+from vision_agent.model.checkpoint import load_backbone
 from vision_agent.model.devices import choose_dtype
 from vision_agent.model.tower import PYRAMID_STRIDES, LiteTower, LiteTowerConfig
 
@@ -80,7 +81,7 @@ def test_wrong_number_of_image_tokens_is_an_error(backbone: Backbone) -> None:
 
 def test_saved_checkpoint_loads_with_the_same_answers(backbone: Backbone, checkpoint: Path) -> None:
     image = noise(80, 80)
-    loaded = Backbone.from_pretrained(checkpoint)
+    loaded = load_backbone(checkpoint)
     torch.testing.assert_close(loaded.encode_image(image).tokens_TC, backbone.encode_image(image).tokens_TC)
     assert loaded.prompt_ids("a dog", [4]) == backbone.prompt_ids("a dog", [4])
     assert loaded.tiling == backbone.tiling
@@ -130,7 +131,7 @@ def test_unknown_options_are_named(checkpoint: Path, option: dict[str, str], nam
 
 
 def test_eager_attention_gives_the_same_features(checkpoint: Path) -> None:
-    first, second = (Backbone.from_pretrained(checkpoint, attn_implementation=kind) for kind in ("sdpa", "eager"))
+    first, second = (load_backbone(checkpoint, attn_implementation=kind) for kind in ("sdpa", "eager"))
     image = noise(70, 50)
     one, other = first.encode_image(image).tokens_TC, second.encode_image(image).tokens_TC
     torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
@@ -148,6 +149,6 @@ def test_automatic_dtype_on_a_cpu_is_fp32_for_small_models() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_gpu_gives_the_same_features(checkpoint: Path) -> None:
     image = noise(70, 50)
-    on_gpu = Backbone.from_pretrained(checkpoint, device="cuda", dtype="float32").encode_image(image).tokens_TC.cpu()
-    on_cpu = Backbone.from_pretrained(checkpoint, device="cpu").encode_image(image).tokens_TC
+    on_gpu = load_backbone(checkpoint, device="cuda", dtype="float32").encode_image(image).tokens_TC.cpu()
+    on_cpu = load_backbone(checkpoint, device="cpu").encode_image(image).tokens_TC
     torch.testing.assert_close(on_gpu, on_cpu, atol=1e-3, rtol=1e-3)

@@ -11,8 +11,7 @@ from PIL import Image
 
 from vision_agent import AdapterMismatchError, CheckpointError, RouteSpec, UnknownDecoderError, VisionAgent
 from vision_agent.errors import RouteError
-from vision_agent.model.backbone import Backbone
-from vision_agent.model.checkpoint import save_backbone
+from vision_agent.model.checkpoint import load_backbone, save_backbone
 from vision_agent.routing.adapter import new_route, save_adapter
 
 DET = RouteSpec(token="[DET]", decoder="box", num_queries=4)
@@ -21,14 +20,14 @@ IMAGE = Image.new("RGB", (90, 60), "green")
 
 @pytest.fixture
 def adapter(checkpoint: Path, tmp_path: Path) -> Path:
-    backbone = Backbone.from_pretrained(checkpoint)
+    backbone = load_backbone(checkpoint)
     route = new_route(backbone, DET, torch.Generator().manual_seed(1))
     save_adapter(tmp_path / "det", route, backbone, torch.float32)
     return tmp_path / "det"
 
 
 def test_round_trip_gives_the_same_detections(checkpoint: Path, tmp_path: Path) -> None:
-    backbone = Backbone.from_pretrained(checkpoint)
+    backbone = load_backbone(checkpoint)
     route = new_route(backbone, DET, torch.Generator().manual_seed(1))
     save_adapter(tmp_path / "det", route, backbone, torch.float32)
     agent = VisionAgent.from_pretrained(checkpoint, adapters=[tmp_path / "det"])
@@ -50,7 +49,7 @@ def test_adapters_inside_a_checkpoint_load_by_themselves(checkpoint: Path, adapt
 
 
 def test_loading_a_second_adapter_leaves_the_first_alone(checkpoint: Path, adapter: Path, tmp_path: Path) -> None:
-    backbone = Backbone.from_pretrained(checkpoint)
+    backbone = load_backbone(checkpoint)
     spec = DET.model_copy(update={"token": "[OTHER]"})
     save_adapter(tmp_path / "other", new_route(backbone, spec), backbone, torch.float32)
     agent = VisionAgent.from_pretrained(checkpoint, adapters=[adapter])

@@ -1,7 +1,7 @@
 """The multimodal language model: a transformers `InternVLForConditionalGeneration`, its tokenizer and its tiling.
 
-`checkpoint` loads it, and never runs a checkpoint's own code. Turns images into image tokens and
-dense features, requests into prompt ids, and prompts into text.
+`checkpoint.load_backbone` makes one. It turns images into image tokens and dense features, requests into prompt ids,
+and prompts into text.
 
 Shape suffixes: B rows, L tokens, C hidden size, T image tokens, N tiles, S tile side.
 """
@@ -9,8 +9,7 @@ Shape suffixes: B rows, L tokens, C hidden size, T image tokens, N tiles, S tile
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -21,7 +20,6 @@ from vision_agent.errors import CheckpointError
 from vision_agent.geometry.frames import TileGrid
 from vision_agent.images.loading import ImageSource, load_image
 from vision_agent.model.devices import input_device
-from vision_agent.model.load_options import LoadOptions, LoadSettings
 from vision_agent.model.preprocess import check_tiles, cut_tiles, normalised
 from vision_agent.model.prompt import (
     IMAGE_CONTEXT,
@@ -96,7 +94,7 @@ class EncodedPrompt:
 
 
 class Backbone:
-    """An InternVL model with its tokenizer. Make one with `Backbone.from_pretrained`.
+    """An InternVL model with its tokenizer. `checkpoint.load_backbone` loads one.
 
     Attributes:
         model: the transformers model, in eval mode.
@@ -121,7 +119,7 @@ class Backbone:
         transposed: bool = False,
         own_routes: Sequence["OwnRoute"] = (),
     ) -> None:
-        """Tie the parts together; `from_pretrained` is the usual way.
+        """Tie the parts together; `checkpoint.load_backbone` is the usual way.
 
         Args:
             render: the chat template; None for the one in the tokenizer's files.
@@ -144,32 +142,6 @@ class Backbone:
                 f"but the model expects {model.config.image_token_id!r}"
             )
         self.prompts = PromptWriter(tokenizer, render or render_native(tokenizer), name)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str | Path,
-        *,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
-        **settings: Unpack[LoadSettings],
-    ) -> "Backbone":
-        """Load a checkpoint, native (`*-hf`) or in the original format, from a folder or by hub name.
-
-        Args:
-            name_or_path: a folder with `config.json` and weights, or a hub name.
-            cache_dir: folder for downloads.
-            local_files_only: never touch the network.
-            settings: device, number format, attention, size and speed: see `loading.LoadOptions`.
-
-        Raises:
-            CheckpointError: no such folder or name, missing or damaged files, another architecture.
-            ConfigError: a setting that is unknown or that this machine cannot do.
-            MissingExtraError: a setting that needs a package which is not installed.
-        """
-        from vision_agent.model.checkpoint import load_backbone  # it makes a Backbone, so it imports this module
-
-        return load_backbone(str(name_or_path), LoadOptions.of(**settings), cache_dir, local_files_only)
 
     @property
     def device(self) -> torch.device:

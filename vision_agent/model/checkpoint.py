@@ -1,11 +1,14 @@
-"""Loads checkpoints: native folders and hub names, and folders in InternVL's original format. Never runs their code."""
+"""Loads and saves checkpoints: native folders and hub names, and folders in InternVL's original format.
+
+A checkpoint's own code is never run.
+"""
 
 import hashlib
 import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from safetensors.torch import save_file
@@ -16,22 +19,42 @@ from transformers import (
 )
 from transformers.utils.hub import cached_file
 
-from vision_agent.errors import CheckpointError, ConfigError
+from vision_agent.errors import CheckpointError, ConfigError, first_line, last_line
 from vision_agent.model.backbone import Backbone, TilingSettings
 from vision_agent.model.chat_templates import OFFICIAL_TEMPLATES
 from vision_agent.model.devices import choose_dtype
-from vision_agent.model.load_options import LoadOptions, check_load_options, finish, load_arguments
+from vision_agent.model.load_options import LoadOptions, LoadSettings, check_load_options, finish, load_arguments
 from vision_agent.model.original import is_original, load_original, native_config, use_official_epsilon
 from vision_agent.model.original.sa2va import is_sa2va, load_sa2va, own_route
 from vision_agent.model.tower import LiteTowerConfig, register_tower
 
 register_tower()
 
+DEFAULT_CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "default"
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
-def load_backbone(source: str, options: LoadOptions, cache_dir: str | Path | None, local_files_only: bool) -> Backbone:
-    """See `Backbone.from_pretrained`."""
+def load_backbone(
+    name_or_path: str | Path,
+    *,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    **settings: Unpack[LoadSettings],
+) -> Backbone:
+    """Load a checkpoint, native (`*-hf`) or in the original format, from a folder or by hub name.
+
+    Args:
+        name_or_path: a folder with `config.json` and weights, or a hub name.
+        cache_dir: folder for downloads.
+        local_files_only: never touch the network.
+        settings: device, number format, attention, size and speed: see `load_options.LoadOptions`.
+
+    Raises:
+        CheckpointError: no such folder or name, missing or damaged files, another architecture.
+        ConfigError: a setting that is unknown or that this machine cannot do.
+        MissingExtraError: a setting that needs a package which is not installed.
+    """
+    source, options = str(name_or_path), LoadOptions.of(**settings)
     device = check_load_options(options)
     files = _CheckpointFiles(source, {"cache_dir": cache_dir, "local_files_only": local_files_only})
     content = files.json("config.json")
@@ -44,10 +67,16 @@ def load_backbone(source: str, options: LoadOptions, cache_dir: str | Path | Non
     except CheckpointError:
         raise
     except Exception as error:  # transformers raises many kinds for settings that contradict each other
-        raise CheckpointError(f"config.json of {source!r} makes no sense: {_last_line(error)}") from error
+        raise CheckpointError(f"config.json of {source!r} makes no sense: {last_line(error)}") from error
     dtype = choose_dtype(device, options.dtype, parameters=parameters)
     load = _load_original if original else _load_native
     return load(files, content, config, options, device, dtype)
+
+
+def adapter_folders(checkpoint: Path) -> list[Path]:
+    """Return the folders of the adapters that a checkpoint brings, by name; none for a hub name."""
+    folder = checkpoint / "adapters"
+    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
 
 def _load_native(
@@ -66,7 +95,7 @@ def _load_native(
         model, report = loaded
         tokenizer = AutoTokenizer.from_pretrained(source, **files.hub)
     except Exception as error:  # transformers raises many kinds for a damaged folder
-        raise CheckpointError(f"the checkpoint {source!r} could not be loaded: {_first_line(error)}") from error
+        raise CheckpointError(f"the checkpoint {source!r} could not be loaded: {first_line(error)}") from error
     wrong = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])
     if wrong or report["mismatched_keys"]:
         shown = ", ".join([*wrong, *(str(key) for key in report["mismatched_keys"])][:5])
@@ -161,7 +190,7 @@ class _CheckpointFiles:
         except OSError as error:
             raise CheckpointError(
                 f"the checkpoint {self.source!r} is neither a folder nor a hub name that can be reached: "
-                f"{_first_line(error)}"
+                f"{first_line(error)}"
             ) from error
         return Path(found) if found else None
 
@@ -172,7 +201,7 @@ class _CheckpointFiles:
         try:
             content = json.loads(path.read_text("utf-8"))
         except ValueError as error:
-            raise CheckpointError(f"{name} of {self.source!r} is damaged: {_first_line(error)}") from error
+            raise CheckpointError(f"{name} of {self.source!r} is damaged: {first_line(error)}") from error
         if not isinstance(content, dict):
             raise CheckpointError(f"{name} of {self.source!r} is damaged: expected an object, got {content!r:.80}")
         return content
@@ -187,7 +216,7 @@ class _CheckpointFiles:
         try:
             return Path(snapshot_download(self.source, allow_patterns=wanted, **self.hub))
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{self.source!r} could not be downloaded: {_first_line(error)}") from error
+            raise CheckpointError(f"{self.source!r} could not be downloaded: {first_line(error)}") from error
 
     def fingerprint(self) -> str:
         """Identifies the weights without reading all of them: see `weights_fingerprint`."""
@@ -197,7 +226,7 @@ class _CheckpointFiles:
 
 
 def weights_fingerprint(path: Path) -> str:
-    """SHA-256 of a weight file's size and its first and last 64 KiB; of an index, of all it says."""
+    """Return a SHA-256 over a weight file's size and its first and last 64 KiB, 32 hexadecimal digits."""
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(65536)
@@ -207,6 +236,7 @@ def weights_fingerprint(path: Path) -> str:
 
 
 def tiling_settings(content: dict[str, Any], config: Any) -> TilingSettings:
+    """Return what a `preprocessor_config.json` says about tiles; `config` is that of the model."""
     size = content.get("size", {})
     side = size.get("height", config.vision_config.image_size[0]) if isinstance(size, dict) else int(size)
     return TilingSettings(
@@ -220,7 +250,7 @@ def tiling_settings(content: dict[str, Any], config: Any) -> TilingSettings:
 
 
 def model_config(content: dict[str, Any]) -> InternVLConfig:
-    """The configuration; a registered tower other than InternViT keeps its own class."""
+    """Return the model's configuration from a `config.json`; a tower other than InternViT keeps its own class."""
     vision = content.get("vision_config", {})
     if vision.get("model_type") == LiteTowerConfig.model_type:
         content = {**content, "vision_config": LiteTowerConfig.from_dict(vision)}
@@ -233,25 +263,8 @@ def _parameter_count(config: InternVLConfig) -> int:
         return sum(parameter.numel() for parameter in InternVLForConditionalGeneration(config).parameters())
 
 
-def _last_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-DEFAULT_CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "default"
-
-
-def _adapter_folders(checkpoint: Path) -> list[Path]:
-    folder = checkpoint / "adapters"
-    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-
-
 def save_backbone(backbone: Backbone, folder: Path, dtype: torch.dtype = torch.float16) -> None:
-    """Write a native checkpoint folder that `Backbone.from_pretrained` reads. The folder appears whole or not at all.
+    """Write a native checkpoint folder that `load_backbone` reads. The folder appears whole or not at all.
 
     Also sets the backbone's fingerprint to that of the written weights, for adapters saved after it.
     """

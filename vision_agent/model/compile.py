@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""`torch.compile` for the steps that write an answer's tokens."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vision_agent.errors import ConfigError, _require_module
+from vision_agent.errors import ConfigError, require_package
 
 
 def compile_steps(language_model: Any, backend: str | Callable[..., Any] = "inductor") -> None:
@@ -56,10 +56,15 @@ class _CompiledSteps:
         )
 
 
-def _check_compiler(device: torch.device) -> None:
-    """`torch.compile` writes C++ (and Triton on CUDA) that must be built here."""
+def check_compiler(device: torch.device) -> None:
+    """See that `torch.compile` can work here: it writes C++ (and Triton on CUDA), which has to be built.
+
+    Raises:
+        ConfigError: there is no C++ compiler.
+        MissingExtraError: Triton is not installed.
+    """
     if device.type == "cuda":
-        _require_module("triton", "`compile`=True on CUDA needs Triton: pip install triton; or leave `compile` out")
+        require_package("triton", "`compile`=True on CUDA needs Triton: pip install triton; or leave `compile` out")
     named = os.environ.get("CXX")
     candidates = (named,) if named else ("g++", "clang++", "c++", "cl")
     if not any(shutil.which(name) for name in candidates):

@@ -11,7 +11,6 @@ Quantisation by device:
 * CPU and MPS: int8 weights by `vision_agent.model.int8`; there is no 4-bit.
 """
 
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
@@ -19,8 +18,8 @@ from typing import Any, Literal, TypedDict, Unpack
 import torch
 from pydantic import BaseModel, ConfigDict, StrictBool, ValidationError, field_validator
 
-from vision_agent.errors import ConfigError, MissingExtraError, _require, bad_argument
-from vision_agent.model.compile import _check_compiler, compile_steps
+from vision_agent.errors import ConfigError, bad_argument, require_extra, require_package
+from vision_agent.model.compile import check_compiler, compile_steps
 from vision_agent.model.devices import DTYPE_NAMES, choose_device
 from vision_agent.model.int8 import quantize_linears
 from vision_agent.model.lora import apply_lora, check_lora_folder
@@ -62,7 +61,7 @@ class LoadOptions(BaseModel):
 
     Attributes:
         device: `"auto"` (CUDA, then MPS, then CPU) or any torch device.
-        dtype: `"auto"` takes what the device computes fast (see `hardware.choose_dtype`). fp16 works on a CPU, where it
+        dtype: `"auto"` takes what the device computes fast (see `devices.choose_dtype`). fp16 works on a CPU, where it
             saves memory and no time.
         attn_implementation: `"sdpa"`, `"eager"`, or `"flash_attention_2"` on CUDA.
         quantization: weights of the language model's linear layers as `"int8"` or, on CUDA, `"4bit"`.
@@ -142,9 +141,9 @@ def check_load_options(options: LoadOptions) -> torch.device:
     for folder in options.lora:
         check_lora_folder(folder)
     if options.lora:
-        _require("peft", "lora", "LoRA adapters are")
+        require_extra("peft", "lora", "LoRA adapters are")
     if options.compile:
-        _check_compiler(device)
+        check_compiler(device)
     return device
 
 
@@ -210,18 +209,17 @@ def _check_attention(options: LoadOptions, device: torch.device) -> None:
     if options.dtype in ("float32", "fp32"):
         raise ConfigError("'flash_attention_2' computes in bf16 or fp16, but `dtype` is 'float32'; leave `dtype` out")
     # Built against the installed torch, so it cannot be an ordinary extra of this package.
-    if importlib.util.find_spec("flash_attn") is None:
-        raise MissingExtraError(
-            "'flash_attention_2' needs flash-attn: pip install flash-attn --no-build-isolation; or use 'sdpa'"
-        )
+    require_package(
+        "flash_attn", "'flash_attention_2' needs flash-attn: pip install flash-attn --no-build-isolation; or use 'sdpa'"
+    )
 
 
 def _check_quantization(options: LoadOptions, device: torch.device) -> None:
     if options.quantization is None:
         return
     if device.type == "cuda":
-        _require("bitsandbytes", "cuda-quantization", f"`quantization`={options.quantization!r} on CUDA is")
-        _require("accelerate", "cuda-quantization", f"`quantization`={options.quantization!r} on CUDA is")
+        require_extra("bitsandbytes", "cuda-quantization", f"`quantization`={options.quantization!r} on CUDA is")
+        require_extra("accelerate", "cuda-quantization", f"`quantization`={options.quantization!r} on CUDA is")
         return
     if options.quantization == "4bit":
         raise ConfigError(f"'4bit' runs on CUDA only, but the device is {str(device)!r}; use `quantization`='int8'")
@@ -240,7 +238,7 @@ def _check_device_map(options: LoadOptions) -> None:
         return
     if options.compile:
         raise ConfigError("`compile` and `device_map` exclude each other: weights that move break the graph")
-    _require("accelerate", "offload", "`device_map` is")
+    require_extra("accelerate", "offload", "`device_map` is")
     if options.offload_folder is not None and options.offload_folder.is_file():
         raise ConfigError(bad_argument("offload_folder", "a folder", str(options.offload_folder)))
     if options.lora and options.offload_folder is not None:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vision_agent.errors import CheckpointError, ConfigError
+from vision_agent.errors import CheckpointError, ConfigError, last_line
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 _PEFT_PREFIX = "base_model.model."
@@ -78,7 +78,7 @@ def apply_lora(model: Any, folders: Sequence[Path], *, merge: bool = True) -> No
                 wrapped.add_adapter(names[-1], config)
             report: Any = set_peft_model_state_dict(wrapped, state, names[-1])
         except Exception as error:  # PEFT raises many kinds for weights and settings that do not fit
-            raise CheckpointError(f"the LoRA adapter {str(folder)!r} does not fit: {_last_line(error)}") from error
+            raise CheckpointError(f"the LoRA adapter {str(folder)!r} does not fit: {last_line(error)}") from error
         # PEFT itself passes over tensors that found no place, and over places that found no tensor.
         empty = [key for key in report.missing_keys if f".{names[-1]}." in key]
         _refuse_if_any(folder, "has tensors without a place in this model", report.unexpected_keys)
@@ -98,7 +98,7 @@ def _read(folder: Path, modules: dict[str, Any]) -> tuple[Any, dict[str, Tensor]
         config: Any = LoraConfig.from_pretrained(str(folder))
         tensors = load_file(folder / WEIGHTS_FILE)
     except (SafetensorError, TypeError, ValueError) as error:
-        raise CheckpointError(f"the LoRA folder {str(folder)!r} is damaged: {_last_line(error)}") from error
+        raise CheckpointError(f"the LoRA folder {str(folder)!r} is damaged: {last_line(error)}") from error
     _refuse_if_any(
         folder, "replaces whole tensors, which is not supported", [key for key in tensors if ".lora_" not in key]
     )
@@ -126,7 +126,3 @@ def _refuse_if_any(folder: Path, complaint: str, names: Iterable[str]) -> None:
     if listed:
         more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
         raise CheckpointError(f"the LoRA adapter {str(folder)!r} {complaint}: {', '.join(listed[:3])}{more}")
-
-
-def _last_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
