@@ -128,7 +128,7 @@ class ModelDescription(BaseModel):
                 f"int8 {_bytes(memory.int8)}, 4bit {_bytes(memory.int4)}"
             ),
             "context": f"{self.context} tokens; {self.cache_mib:.1f} MiB of cache for each 1000 (bf16)",
-            "pictures": (
+            "images": (
                 f"{'one tile' if tiles.max_tiles == 1 else f'up to {tiles.max_tiles} tiles'} of {tiles.size} px"
                 f"{thumbnail}, {tiles.tokens_per_tile} tokens a tile: at most {tiles.most_tokens} tokens"
             ),

@@ -9,28 +9,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vision_agent.cli.options import DeviceOption, ModelOption
+
 if TYPE_CHECKING:
     from vision_agent.batch import Job
 
 _FAILED, _INTERRUPTED = 1, 130
 
+_OUT_HELP = "Output: .jsonl, .csv or .parquet. Run the same command again to resume an unfinished one."
+
 PathsArgument = Annotated[list[Path], typer.Argument(help="Images, TIFFs, PDFs, and folders of them.")]
-OutOption = Annotated[Path, typer.Option("--out", help="Output: .jsonl, .csv or .parquet; an unfinished one goes on.")]
+OutOption = Annotated[Path, typer.Option("--out", help=_OUT_HELP)]
 WorkersOption = Annotated[int, typer.Option("--workers", help="Processes that work side by side.")]
-RetryOption = Annotated[bool, typer.Option("--retry", help="Do files again that failed before.")]
+RetryOption = Annotated[bool, typer.Option("--retry", help="Process files that failed before again.")]
 PagesOption = Annotated[str | None, typer.Option("--pages", help='Pages from 1, such as "1-3,7"; all by default.')]
 PasswordOption = Annotated[
     str | None,
     typer.Option("--password", envvar="VISION_AGENT_PASSWORD", help="Of encrypted PDFs.", show_envvar=True),
 ]
-ModelOption = Annotated[str | None, typer.Option("--model", help="Folder or hub name of a checkpoint that may read.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="Of the model: auto, cpu, cuda, cuda:1, mps.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `vision-agent`."""
-    app.command()(ocr)
-    app.command()(extract)
+    for command in (ocr, extract):
+        app.command()(command)
 
 
 def ocr(
@@ -40,12 +42,12 @@ def ocr(
     retry: RetryOption = False,
     pages: PagesOption = None,
     password: PasswordOption = None,
-    engine: Annotated[str, typer.Option("--engine", help="A reader's name, or model.")] = "rapidocr",
+    engine: Annotated[str, typer.Option("--engine", help="A reader's name, or model: --model reads.")] = "rapidocr",
     text_layer: Annotated[str, typer.Option("--text-layer", help="A PDF's own text: auto or never.")] = "auto",
     model: ModelOption = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Read many documents. The same command after a kill goes on where it was."""
+    """Read many documents. Run the same command again to resume."""
     from vision_agent.batch import OcrJob
 
     job = OcrJob(
@@ -73,7 +75,7 @@ def extract(
     model: ModelOption = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Turn many documents into objects of your own. The same command after a kill goes on where it was."""
+    """Extract your own schema from many documents. Run the same command again to resume."""
     from vision_agent.batch import ExtractJob
 
     choices: Any = {"engine": engine, "date_order": date_order, "decimal_mark": decimal_mark}  # the job checks them
@@ -87,9 +89,9 @@ def _run(paths: list[Path], job: "Job", out: Path, workers: int, retry: bool) ->
     try:
         summary = process(find_files(paths), job, out, workers=workers, retry=retry, progress=True)
     except KeyboardInterrupt:
-        print("vision-agent: stopped; the same command goes on from here", file=sys.stderr)
+        print("vision-agent: stopped; run the same command again to resume", file=sys.stderr)
         raise typer.Exit(_INTERRUPTED) from None
-    told = f"{summary.files} files: {summary.done} done, {summary.failed} failed"
-    print(f"{told}; {summary.before} of them before" if summary.before else told, file=sys.stderr)
+    counts = f"{summary.files} files: {summary.done} done, {summary.failed} failed"
+    print(f"{counts}; {summary.before} of them before" if summary.before else counts, file=sys.stderr)
     if summary.failed:
         raise typer.Exit(_FAILED)
