@@ -6,22 +6,19 @@ Frameworks are thin layers over this: what is refused, and how it is said, is th
 import json
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 
+from vision_agent.aio import in_thread
 from vision_agent.errors import ArgumentTypeError, InputError, ToolError, VisionAgentError, bad_argument
 from vision_agent.images.store import ImageStore
 from vision_agent.plugins.registry import load_tools
-from vision_agent.plugins.tool import Tool, ToolResult
+from vision_agent.plugins.tool import Tool, ToolAgent, ToolResult
 
 from .definitions import definition
 from .sizing import MAX_BYTES, fit, to_text
-from .threads import in_thread
 from .tracing import call_span, without_bytes
-
-if TYPE_CHECKING:
-    from vision_agent.agent import VisionAgent
 
 
 class Toolkit:
@@ -44,7 +41,7 @@ class Toolkit:
 
     def __init__(
         self,
-        agent: "VisionAgent",
+        agent: ToolAgent,
         names: Sequence[str | Tool] | None = None,
         *,
         store: ImageStore | None = None,
@@ -140,7 +137,7 @@ def explain(tool: Tool, error: ValidationError) -> str:
     return f"{tool.name}: {'; '.join(wrong)}. Its arguments are: {known}"
 
 
-def _chosen(agent: "VisionAgent", names: Sequence[str | Tool] | None) -> dict[str, Tool]:
+def _chosen(agent: ToolAgent, names: Sequence[str | Tool] | None) -> dict[str, Tool]:
     if names is None:
         return {name: tool for name, tool in load_tools().items() if tool.available(agent)}
     registered = load_tools() if any(isinstance(name, str) for name in names) else {}

@@ -36,9 +36,11 @@ from vision_agent.images.store import ImageStore
 from vision_agent.planning.events import AgentEvent, StepDone
 from vision_agent.planning.plan import Plan, PlannedStep
 from vision_agent.planning.result import AgentResult, AgentStep
-from vision_agent.plugins.tool import Tool, ToolOutput, ToolResult
+from vision_agent.plugins.segmenter import Segmenter
+from vision_agent.plugins.tool import Tool, ToolAgent, ToolOutput, ToolResult
 from vision_agent.results.answers import Answer, RoutedText
-from vision_agent.results.detections import Box, Detection, Detections
+from vision_agent.results.box import Box
+from vision_agent.results.detections import Detection, Detections
 from vision_agent.results.events import AnswerDone, AnswerEvent, ResultReady, RouteOpened, TextDelta
 from vision_agent.results.generated import GeneratedImage, GeneratedImages
 from vision_agent.results.points import Count, Point, Points
@@ -46,9 +48,20 @@ from vision_agent.results.segmentation import Mask, Segment, Segmentation
 from vision_agent.results.video_segmentation import VideoSegmentation
 
 if TYPE_CHECKING:
-    from vision_agent.agent import VisionAgent
-    from vision_agent.aio import AsyncChat, AsyncVisionAgent
+    from vision_agent.agent import AsyncVisionAgent, VisionAgent
+    from vision_agent.aio import AsyncChat
+    from vision_agent.documents.options import OcrOptions, ReadSettings
+    from vision_agent.documents.page_reader import PageReader
+    from vision_agent.extract.question_answering import DocumentAnswer
+    from vision_agent.extract.result import Extraction, FieldValue
+    from vision_agent.images.video import VideoFrames, sample_frames
+    from vision_agent.inference.answering import AnswerPipeline
     from vision_agent.inference.chat import Chat
+    from vision_agent.inference.conversation import Conversation
+    from vision_agent.inference.settings import AskSettings, ChatSettings, GenerateSettings
+    from vision_agent.model.backbone import Backbone
+    from vision_agent.model.load_options import LoadSettings
+    from vision_agent.planning.options import RunSettings
     from vision_agent.plugins.constraint import Constraint, ConstraintState
     from vision_agent.plugins.decoder import (
         BoxTargets,
@@ -59,12 +72,15 @@ if TYPE_CHECKING:
         WrittenAnswer,
     )
     from vision_agent.plugins.route import RouteSpec
-    from vision_agent.routing.adapter import new_route, save_adapter
+    from vision_agent.routing.adapter import Route, new_route, save_adapter
+    from vision_agent.train.adapter_training import AdapterSample, AdapterTraining, train_adapter
 
 __version__ = "0.2.0"
 
 __all__ = [
     "AdapterMismatchError",
+    "AdapterSample",
+    "AdapterTraining",
     "AgentEvent",
     "AgentResult",
     "AgentStep",
@@ -72,26 +88,35 @@ __all__ = [
     "AnswerDone",
     "AnswerError",
     "AnswerEvent",
+    "AnswerPipeline",
     "ArgumentTypeError",
+    "AskSettings",
     "AsyncChat",
     "AsyncVisionAgent",
+    "Backbone",
     "Block",
     "Box",
     "BoxTargets",
     "Cell",
     "Chat",
+    "ChatSettings",
     "CheckpointError",
     "ConfigError",
     "Constraint",
     "ConstraintState",
+    "Conversation",
     "Count",
     "DecodeRequest",
     "Decoder",
     "DenseFeatures",
     "Detection",
     "Detections",
+    "DocumentAnswer",
     "DocumentError",
+    "Extraction",
     "ExtractionError",
+    "FieldValue",
+    "GenerateSettings",
     "GeneratedImage",
     "GeneratedImages",
     "GenerationOptions",
@@ -101,28 +126,36 @@ __all__ = [
     "ImageTooLargeError",
     "InputError",
     "Line",
+    "LoadSettings",
     "Mask",
     "MissingExtraError",
+    "OcrOptions",
     "OcrResult",
     "Page",
+    "PageReader",
     "PasswordError",
     "PathRefusedError",
     "Plan",
     "PlannedStep",
     "Point",
     "Points",
+    "ReadSettings",
     "ResultReady",
+    "Route",
     "RouteError",
     "RouteOpened",
     "RouteSpec",
     "RoutedText",
+    "RunSettings",
     "Segment",
     "Segmentation",
+    "Segmenter",
     "StepDone",
     "Table",
     "TextDecoder",
     "TextDelta",
     "Tool",
+    "ToolAgent",
     "ToolError",
     "ToolOutput",
     "ToolResult",
@@ -130,6 +163,7 @@ __all__ = [
     "UnknownImageError",
     "UnsupportedImageError",
     "UrlRefusedError",
+    "VideoFrames",
     "VideoSegmentation",
     "VisionAgent",
     "VisionAgentError",
@@ -137,26 +171,48 @@ __all__ = [
     "WrittenAnswer",
     "load_image",
     "new_route",
+    "sample_frames",
     "save_adapter",
+    "train_adapter",
 ]
 
 # What needs torch loads on first use: errors, results and images must not cost two seconds.
 _LAZY = {
+    "AdapterSample": "vision_agent.train.adapter_training",
+    "AdapterTraining": "vision_agent.train.adapter_training",
+    "AnswerPipeline": "vision_agent.inference.answering",
+    "AskSettings": "vision_agent.inference.settings",
     "AsyncChat": "vision_agent.aio",
-    "AsyncVisionAgent": "vision_agent.aio",
+    "AsyncVisionAgent": "vision_agent.agent",
+    "Backbone": "vision_agent.model.backbone",
     "BoxTargets": "vision_agent.plugins.decoder",
     "Chat": "vision_agent.inference.chat",
+    "ChatSettings": "vision_agent.inference.settings",
     "Constraint": "vision_agent.plugins.constraint",
     "ConstraintState": "vision_agent.plugins.constraint",
+    "Conversation": "vision_agent.inference.conversation",
     "DecodeRequest": "vision_agent.plugins.decoder",
     "Decoder": "vision_agent.plugins.decoder",
     "DenseFeatures": "vision_agent.plugins.decoder",
+    "DocumentAnswer": "vision_agent.extract.question_answering",
+    "Extraction": "vision_agent.extract.result",
+    "FieldValue": "vision_agent.extract.result",
+    "GenerateSettings": "vision_agent.inference.settings",
+    "LoadSettings": "vision_agent.model.load_options",
+    "OcrOptions": "vision_agent.documents.options",
+    "PageReader": "vision_agent.documents.page_reader",
+    "ReadSettings": "vision_agent.documents.options",
+    "Route": "vision_agent.routing.adapter",
     "RouteSpec": "vision_agent.plugins.route",
+    "RunSettings": "vision_agent.planning.options",
     "TextDecoder": "vision_agent.plugins.decoder",
+    "VideoFrames": "vision_agent.images.video",
     "VisionAgent": "vision_agent.agent",
     "WrittenAnswer": "vision_agent.plugins.decoder",
     "new_route": "vision_agent.routing.adapter",
+    "sample_frames": "vision_agent.images.video",
     "save_adapter": "vision_agent.routing.adapter",
+    "train_adapter": "vision_agent.train.adapter_training",
 }
 
 warn_of_namesake()

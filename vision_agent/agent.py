@@ -1,37 +1,82 @@
-"""`VisionAgent`: what users call. Loads a model, joins its parts and offers its tools; its verbs are in `verbs`."""
+"""`VisionAgent`: what users call. Its verbs check their arguments and hand over to the rooms below."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 
-from vision_agent.aio import AsyncVisionAgent
+import numpy.typing as npt
+from pydantic import BaseModel
+
+from vision_agent.aio import AsyncChat, AwaitedAsk, AwaitedRun, awaited, awaited_or_streamed, streamed
+from vision_agent.documents.options import OcrOptions, ReadSettings
+from vision_agent.documents.page_choice import PageChoice
 from vision_agent.documents.reader import DocumentReader
-from vision_agent.extract.extractor import Extractor
-from vision_agent.images.loading import ImageLimits
+from vision_agent.documents.result import OcrResult, Page
+from vision_agent.documents.source import Documents, DocumentSource
+from vision_agent.errors import ArgumentTypeError, InputError, RouteError, bad_argument
+from vision_agent.extract.extractor import Engine, Extractor
+from vision_agent.extract.question_answering import DocumentAnswer, ask_document, is_document
+from vision_agent.extract.result import Extraction
+from vision_agent.extract.values.amounts import DecimalMark
+from vision_agent.extract.values.dates import DateOrder
+from vision_agent.generation.options import GenerationOptions
+from vision_agent.generation.structured import AnswerForm
+from vision_agent.images.loading import ImageLimits, ImageSource, load_image
 from vision_agent.images.store import ImageStore
+from vision_agent.images.video import VideoSource, sample_frames
 from vision_agent.inference.answering import AnswerPipeline
+from vision_agent.inference.chat import Chat
+from vision_agent.inference.conversation import Conversation, build_batch, load_images
 from vision_agent.inference.engine import InferenceEngine
-from vision_agent.inference.image_generation import ImageGenerator, tie_networks
+from vision_agent.inference.image_generation import ImageGenerator, MaskSource, read_mask, tie_networks
 from vision_agent.inference.onlooker import Onlooker
 from vision_agent.inference.predictor import Predictor
+from vision_agent.inference.settings import AskSettings, GenerateSettings, Images
+from vision_agent.inference.tracking import segment_clip
 from vision_agent.model.backbone import Backbone
-from vision_agent.model.checkpoint import DEFAULT_CHECKPOINT, _adapter_folders
+from vision_agent.model.checkpoint import DEFAULT_CHECKPOINT, adapter_folders, load_backbone
 from vision_agent.model.load_options import LoadSettings
+from vision_agent.planning.events import AgentEvent
+from vision_agent.planning.options import Planner, RunOptions, RunSettings
+from vision_agent.planning.result import AgentResult
 from vision_agent.planning.runner import RequestRunner
 from vision_agent.plugins.registry import load_toolkit
+from vision_agent.plugins.segmenter import Segmenter
 from vision_agent.plugins.tool import Tool, ToolResult
 from vision_agent.results.answers import Answer
+from vision_agent.results.detections import Detections
+from vision_agent.results.events import AnswerEvent
+from vision_agent.results.generated import GeneratedImage, GeneratedImages, ImageOptions, Progress
+from vision_agent.results.points import Count, Points
+from vision_agent.results.segmentation import Segmentation
+from vision_agent.results.video_segmentation import VideoSegmentation
 from vision_agent.routing.adapter import Route, build_own_route, load_adapter
-from vision_agent.verbs.answering import AnsweringVerbs
-from vision_agent.verbs.drawing import DrawingVerbs
-from vision_agent.verbs.finding import FindingVerbs
-from vision_agent.verbs.reading import ReadingVerbs
+from vision_agent.routing.policy import RouteChoice
+from vision_agent.validation import (
+    check_length,
+    check_options,
+    check_phrases,
+    check_progress,
+    check_prompts,
+    check_request,
+    check_threshold,
+)
 
-_DECIDING_TOKENS = 512  # most tokens of a tool call
+if TYPE_CHECKING:
+    from langchain_core.tools import BaseTool
+
+T = TypeVar("T", bound=BaseModel)
+
+_TOOL_CALL_TOKENS = 512  # most tokens of a tool call that the model writes in its own loop
+_CAPTIONS = {
+    "short": ("describe the picture in one short sentence", 48),
+    "normal": ("describe the picture", 160),
+    "long": ("describe the picture in detail", 768),
+}
 
 
-class VisionAgent(FindingVerbs, DrawingVerbs, ReadingVerbs, AnsweringVerbs):
-    """Sees: finds things by phrase, answers questions, and routes between the two by itself.
+class VisionAgent:
+    """Finds objects by phrase, answers questions about images and documents, and chooses between the two by itself.
 
     `VisionAgent()` runs the small model that ships with the package; `VisionAgent.from_pretrained(...)` any InternVL
     checkpoint. One agent may be shared by threads; calls take turns on the model. `agent.aio` has the same verbs for
@@ -48,10 +93,10 @@ class VisionAgent(FindingVerbs, DrawingVerbs, ReadingVerbs, AnsweringVerbs):
 
         Args:
             image_limits: what images are accepted; also whether `https` addresses are fetched.
-            settings: `device`, `dtype` and more: see `loading.LoadOptions`.
+            settings: `device`, `dtype` and more: see `LoadOptions` in `vision_agent.model.load_options`.
         """
-        backbone = Backbone.from_pretrained(DEFAULT_CHECKPOINT, local_files_only=True, **settings)
-        self._setup(backbone, _adapter_folders(DEFAULT_CHECKPOINT), image_limits)
+        backbone = load_backbone(DEFAULT_CHECKPOINT, local_files_only=True, **settings)
+        self._setup(backbone, adapter_folders(DEFAULT_CHECKPOINT), image_limits)
 
     @classmethod
     def from_pretrained(
@@ -64,16 +109,16 @@ class VisionAgent(FindingVerbs, DrawingVerbs, ReadingVerbs, AnsweringVerbs):
         image_limits: ImageLimits | None = None,
         **settings: Unpack[LoadSettings],
     ) -> Self:
-        """Load an InternVL checkpoint, native or in the original format. No checkpoint code is ever run.
+        """Load an InternVL checkpoint, native or in the original format. Code of a checkpoint is never run.
 
         Args:
             name_or_path: a folder, a hub name, or `"default"` for the model in the package.
-            adapters: adapter folders, one a route; those in the checkpoint's own `adapters/` load by themselves.
+            adapters: adapter folders, one for each route; those in the checkpoint's own `adapters/` are always loaded.
             cache_dir: folder for downloads.
             local_files_only: never touch the network.
             image_limits: what images are accepted.
             settings: `device`, `dtype`, `attn_implementation`, `quantization`, `compile`, `device_map`,
-                `offload_folder`, `max_memory`, `lora`: see `loading.LoadOptions`.
+                `offload_folder`, `max_memory`, `lora`: see `LoadOptions` in `vision_agent.model.load_options`.
 
         Raises:
             CheckpointError: the checkpoint or an adapter cannot be loaded.
@@ -82,9 +127,9 @@ class VisionAgent(FindingVerbs, DrawingVerbs, ReadingVerbs, AnsweringVerbs):
             MissingExtraError: a setting that needs a package which is not installed.
         """
         source = DEFAULT_CHECKPOINT if name_or_path == "default" else name_or_path
-        backbone = Backbone.from_pretrained(source, cache_dir=cache_dir, local_files_only=local_files_only, **settings)
+        backbone = load_backbone(source, cache_dir=cache_dir, local_files_only=local_files_only, **settings)
         agent = cls.__new__(cls)
-        agent._setup(backbone, [*_adapter_folders(Path(source)), *map(Path, adapters)], image_limits)
+        agent._setup(backbone, [*adapter_folders(Path(source)), *map(Path, adapters)], image_limits)
         return agent
 
     def _setup(self, backbone: Backbone, adapters: Sequence[Path], limits: ImageLimits | None) -> None:
@@ -98,7 +143,7 @@ class VisionAgent(FindingVerbs, DrawingVerbs, ReadingVerbs, AnsweringVerbs):
         )
         self._image_generator = ImageGenerator(self._engine, self._routes)
         self._session: ImageStore | None = None
-        self._runner = RequestRunner(self._pipeline, self._decide, self._toolkit, self._limits)
+        self._runner = RequestRunner(self._pipeline, self._next_call, self._toolkit, self._limits)
         self._document_reader = DocumentReader(self._limits, self.ask, self.model)
         self._extractor = Extractor(self._document_reader.read, self.ask, self._pipeline.parameters, self._limits)
         for own in backbone.own_routes:
@@ -107,12 +152,17 @@ class VisionAgent(FindingVerbs, DrawingVerbs, ReadingVerbs, AnsweringVerbs):
             self.load_adapter(folder)
 
     @property
-    def aio(self) -> AsyncVisionAgent:
+    def aio(self) -> "AsyncVisionAgent":
         """The same verbs for asyncio: `await agent.aio.ask(...)`."""
         return AsyncVisionAgent(self)
 
     def load_adapter(self, folder: str | Path) -> str:
-        """Add a route from an adapter folder; a route of the same name is replaced. Returns its name."""
+        """Add a route from an adapter folder, in place of one of the same name, and return its name.
+
+        Raises:
+            CheckpointError: the adapter cannot be loaded.
+            AdapterMismatchError: it was trained on another base model.
+        """
         with self._engine.lock:
             route = load_adapter(folder, self._backbone)
             self._routes[route.spec.name] = route
@@ -121,10 +171,567 @@ class VisionAgent(FindingVerbs, DrawingVerbs, ReadingVerbs, AnsweringVerbs):
         return route.spec.name
 
     def clear_cache(self) -> None:
-        """Forget all encoded images and all prompts read."""
+        """Forget all encoded images and all prompts that were read."""
         self._engine.clear()
 
-    # Tools -------------------------------------------------------------------------------------------------------
+    @property
+    def model(self) -> str:
+        """Name of the loaded checkpoint."""
+        return self._backbone.name
+
+    @property
+    def backbone(self) -> Backbone:
+        """The model, its tokenizer and its tiling, for programs that need more than the verbs."""
+        return self._backbone
+
+    @property
+    def image_limits(self) -> ImageLimits:
+        """What images are accepted."""
+        return self._limits
+
+    @property
+    def answer_pipeline(self) -> AnswerPipeline:
+        """What answers whole conversations, for programs that bring their own history."""
+        return self._pipeline
+
+    @property
+    def routes(self) -> dict[str, Route]:
+        """The loaded routes by name, a copy."""
+        return dict(self._routes)
+
+    # Find ------------------------------------------------------------------------------------------------------------
+
+    @overload
+    def detect(
+        self, phrase: str | Sequence[str], image: list[ImageSource], *, threshold: float | None = None
+    ) -> list[Detections]: ...
+
+    @overload
+    def detect(
+        self, phrase: str | Sequence[str], image: ImageSource, *, threshold: float | None = None
+    ) -> Detections: ...
+
+    def detect(
+        self,
+        phrase: str | Sequence[str],
+        image: ImageSource | Sequence[ImageSource],
+        *,
+        threshold: float | None = None,
+    ) -> Detections | list[Detections]:
+        """Find objects by phrase.
+
+        A checkpoint with a `[DET]` route answers through it; any other through InternVL's own grounding text. The
+        result's `decoder` says which.
+
+        Args:
+            phrase: what to find, such as `"red car"`; or several phrases, which are asked together and do not
+                influence each other.
+            image: an image (see `load_image` for the kinds), or a list of images.
+            threshold: least score, 0-1; None for the value that was best on validation images.
+
+        Returns:
+            boxes in pixels of the upright original, best first within each phrase; empty if nothing is there. A list
+            of images gives a list of results.
+
+        Raises:
+            InputError: an empty or overlong phrase, a threshold outside 0-1, an image that cannot be read.
+            ArgumentTypeError: swapped arguments, or values of other types.
+        """
+        phrases = check_phrases(phrase, image)
+        check_threshold(threshold)
+        if isinstance(image, list | tuple):
+            images = load_images(image, self._limits)
+            return [self._predictor.detect(phrases, each, threshold) for each in images]
+        return self._predictor.detect(phrases, load_image(image, limits=self._limits), threshold)  # type: ignore[arg-type]
+
+    def point(self, phrase: str | Sequence[str], image: ImageSource, *, threshold: float | None = None) -> Points:
+        """Point at objects by phrase. Raises what `detect` raises.
+
+        With a `[SEG]` route a point lies inside the object, at the centre of the largest circle that its mask holds;
+        otherwise it is the middle of the box that `detect` finds.
+        """
+        phrases = check_phrases(phrase, image)
+        check_threshold(threshold)
+        return self._predictor.point(phrases, load_image(image, limits=self._limits), threshold)
+
+    def count(self, phrase: str, image: ImageSource, *, threshold: float | None = None) -> Count:
+        """Count objects by phrase: the boxes that are sure enough to be counted are found first, then counted.
+
+        `threshold` is `detect`'s; the model's own is the one that counted best on validation photos.
+
+        Raises:
+            ArgumentTypeError: `phrase` is not one string.
+            InputError: as for `detect`.
+        """
+        check_phrases(phrase, image)
+        if not isinstance(phrase, str):
+            raise ArgumentTypeError(bad_argument("phrase", "one string", phrase))
+        check_threshold(threshold)
+        return self._predictor.count(phrase, load_image(image, limits=self._limits), threshold)
+
+    def segment(
+        self,
+        phrase: str | Sequence[str] | None = None,
+        image: ImageSource | None = None,
+        *,
+        boxes: npt.ArrayLike | None = None,
+        points: npt.ArrayLike | None = None,
+        point_labels: npt.ArrayLike | None = None,
+        threshold: float | None = None,
+        segmenter: Segmenter | str | Path | None = None,
+    ) -> Segmentation:
+        """Return masks of objects, by phrase, by boxes or by points.
+
+        A phrase goes to the model's `[SEG]` route. With `segmenter` it is found by `detect` first, and the segmenter
+        makes a mask for each box. `Segmentation.union()` is one mask of all, for what is not counted, such as grass.
+
+        Args:
+            phrase: what to segment, or several phrases; None where boxes or points say it.
+            image: an image (see `load_image` for the kinds).
+            boxes: (n, 4) xyxy in pixels of the upright original, one object each.
+            points: (n, 2), one point for each object, or (n, k, 2), k points for each; beside `boxes` they refine them.
+            point_labels: 1 for points on the object, 0 for points beside it; all 1 if None.
+            threshold: for a phrase, least score of a box, 0-1; None as for `detect`.
+            segmenter: a SAM checkpoint (see `SamSegmenter.from_pretrained`), which is loaded once, or a `Segmenter`;
+                None for the model's own route.
+
+        Returns:
+            one segment for each box found or given, or for each object's points; empty if a phrase finds nothing.
+
+        Raises:
+            RouteError: no `segmenter`, and the model has no `[SEG]` route, or one that takes no boxes and points.
+            InputError: neither or both of a phrase and boxes or points, and what `detect` and
+                `SamSegmenter.segment` refuse.
+            CheckpointError, MissingExtraError: `segmenter` cannot be loaded.
+            ArgumentTypeError: values of other types, or no image.
+        """
+        if image is None:
+            raise ArgumentTypeError(bad_argument("image", "an image", image))
+        if (phrase is None) == (boxes is None and points is None):
+            got = "none of them" if phrase is None else "both"
+            raise InputError(f"either `phrase`, or `boxes` or `points`, must be given, but got {got}")
+        if phrase is None:
+            if segmenter is None:
+                loaded = load_image(image, limits=self._limits)
+                return self._predictor.segment_prompts(loaded, boxes, points, point_labels)
+            segmenter = self._predictor.segmenter(segmenter)
+            return segmenter.segment(image, boxes=boxes, points=points, point_labels=point_labels, limits=self._limits)
+        phrases = check_phrases(phrase, image)
+        check_threshold(threshold)
+        if segmenter is not None:
+            loaded = load_image(image, limits=self._limits)
+            return self._predictor.segment_by(segmenter, phrases, loaded, threshold, self._limits)
+        if "seg" not in self._routes:
+            raise RouteError(
+                f"{self.model!r} has no [SEG] route to segment with: load an adapter, or give `segmenter=`"
+            )
+        return self._predictor.segment(phrases, load_image(image, limits=self._limits), threshold)
+
+    def segment_video(
+        self,
+        phrase: str | Sequence[str],
+        video: VideoSource,
+        *,
+        segments: int = 32,
+        bounds: tuple[float, float] | None = None,
+    ) -> VideoSegmentation:
+        """Segment objects in a video, by phrase: found in its first frames, tracked from there by SAM 2's memory.
+
+        Needs a `[SEG]` route whose decoder tracks objects, as that of a Sa2VA checkpoint does.
+
+        Args:
+            phrase: what to segment, or several phrases.
+            video: a video file or frames: see `sample_frames`. Frames are all taken as they are.
+            segments: how many frames of a file are taken, equally far apart.
+            bounds: (start, end) in seconds: only this part of a file.
+
+        Returns:
+            one result for each frame; all of them have the same objects in the same order.
+
+        Raises:
+            RouteError: no such route is loaded.
+            InputError: what `sample_frames` refuses, frames of several sizes, an empty or overlong phrase.
+            ArgumentTypeError: values of other types.
+            MissingExtraError: a video file without the extra "video".
+        """
+        phrases = check_phrases(phrase, None)
+        route = self._predictor.route("seg")
+        clip = sample_frames(video, segments=segments, bounds=bounds, limits=self._limits)
+        return segment_clip(self._engine, self._routes, route, phrases, clip)
+
+    def run_route(
+        self, route: str, phrase: str | Sequence[str], image: ImageSource, *, threshold: float | None = None
+    ) -> BaseModel:
+        """Run any loaded route by its name (`"det"` for `[DET]`) and return what its decoder gives.
+
+        The way to a third-party decoder's results: an instance of its own result class, so check it with `isinstance`.
+        `detect` is this for `"det"`.
+
+        Raises:
+            RouteError: no such route is loaded.
+            InputError, ArgumentTypeError: as for `detect`.
+        """
+        phrases = check_phrases(phrase, image)
+        check_threshold(threshold)
+        loaded = load_image(image, limits=self._limits)
+        result: BaseModel = self._predictor.forced(self._predictor.route(route), phrases, loaded, threshold)
+        return result
+
+    # Make images -----------------------------------------------------------------------------------------------------
+
+    @overload
+    def generate(self, prompt: str, **settings: Unpack[GenerateSettings]) -> GeneratedImage: ...
+
+    @overload
+    def generate(self, prompt: list[str], **settings: Unpack[GenerateSettings]) -> GeneratedImages: ...
+
+    def generate(
+        self,
+        prompt: str | list[str],
+        *,
+        seed: int | None = None,
+        steps: int | None = None,
+        size: int | tuple[int, int] | None = None,
+        guidance: float | None = None,
+        negative_prompt: str | None = None,
+        progress: Progress | None = None,
+    ) -> GeneratedImage | GeneratedImages:
+        """Make an image from words, by the `[GEN]` route.
+
+        Args:
+            prompt: what the image shows, such as `"two red apples"`; or a list, which gives as many images.
+            seed: the same seed gives the same image; None takes a random one, which the result holds. Image k of a
+                list takes `seed + k`.
+            steps: steps from noise to image; None for the decoder's own number.
+            size: a side, or (width, height), in pixels; None for the decoder's own. The default's small generator
+                works at one size and enlarges the image.
+            guidance: how strictly the words are followed, from 1.
+            negative_prompt: what the image should not show.
+            progress: called as `progress(step, steps, preview)` after every step.
+
+        Returns:
+            the image, with `.unknown_words` that the decoder was never taught.
+
+        Raises:
+            RouteError: the model has no `[GEN]` route.
+            InputError: an empty prompt, a number out of range.
+            ArgumentTypeError: values of other types.
+        """
+        prompts = check_prompts("prompt", prompt)
+        negative = None if negative_prompt is None else check_prompts("negative_prompt", negative_prompt)[0]
+        decoder = self._image_generator.decoder("gen")
+        options = ImageOptions.of(seed, steps, size, guidance, decoder.largest_side)
+        check_progress(progress)
+        made = self._image_generator.draw("gen", prompts, options, negative, progress)
+        return made[0] if isinstance(prompt, str) else made
+
+    def edit(
+        self,
+        prompt: str,
+        image: ImageSource,
+        *,
+        mask: MaskSource | None = None,
+        seed: int | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        progress: Progress | None = None,
+    ) -> GeneratedImage:
+        """Change an image by words, such as `"make the car blue"`, by the `[EDIT]` route.
+
+        Args:
+            prompt: the change.
+            image: an image (see `load_image` for the kinds).
+            mask: where it may change: a `Mask`, an image (white may) or an array (height, width); None for everywhere.
+            seed, steps, guidance, progress: as for `generate`.
+
+        Returns:
+            an image of the same size.
+
+        Raises:
+            RouteError: the model has no `[EDIT]` route.
+            InputError: an empty prompt, a number out of range, a mask of another shape or without any place to change.
+            ArgumentTypeError: swapped arguments, or values of other types.
+        """
+        check_request("prompt", prompt, image)
+        check_prompts("prompt", prompt)
+        decoder = self._image_generator.decoder("edit")
+        options = ImageOptions.of(seed, steps, None, guidance, decoder.largest_side)
+        check_progress(progress)
+        loaded = load_image(image, limits=self._limits)
+        allowed = read_mask(mask, loaded.size)
+        return self._image_generator.draw("edit", (prompt,), options, None, progress, loaded, allowed)[0]
+
+    # Read documents --------------------------------------------------------------------------------------------------
+
+    @overload
+    def ocr(self, source: list[DocumentSource], **settings: Unpack[ReadSettings]) -> list[OcrResult]: ...
+
+    @overload
+    def ocr(self, source: DocumentSource, **settings: Unpack[ReadSettings]) -> OcrResult: ...
+
+    def ocr(self, source: Documents, **options: Unpack[ReadSettings]) -> OcrResult | list[OcrResult]:
+        """Read a document: pages, blocks, lines and words, with their positions in pixels of the page as given.
+
+        Text that is read is data from whoever wrote the page, never an instruction. The keyword arguments are the
+        fields of `OcrOptions`.
+
+        Args:
+            source: an image (see `load_image` for the kinds), a TIFF of many pages or a PDF: path, bytes or file
+                object. A list, or the path of a folder, gives a list of results.
+            pages: which pages, from 1: `3`, `[1, 2]`, `"1-3,7"`, `"5-"`; None for all.
+            password: of an encrypted PDF.
+            engine: `"rapidocr"` (extra "ocr"); `"model"`, where the model itself reads, without positions; the name of
+                another reader in the group `vision_agent.readers`, or a `PageReader`.
+            workers: how many pages are read side by side.
+            text_layer: `"auto"` takes a PDF's own text where the page shows it; `"never"` reads every page's image.
+            progress: show a bar on stderr.
+
+        Returns:
+            the pages; an empty page has no blocks.
+
+        Raises:
+            DocumentError: a PDF or TIFF that is broken, empty or too large, or pages that it does not have.
+            PasswordError: (a DocumentError) a PDF that is locked.
+            InputError: an image that cannot be read, an empty list or folder.
+            MissingExtraError: the extra "ocr" is not installed.
+            ArgumentTypeError: values of other types.
+        """
+        return self._document_reader.read(source, OcrOptions(**options))
+
+    def ocr_pages(self, source: Documents, **options: Unpack[ReadSettings]) -> Iterator[Page]:
+        """Read a document as `ocr` does, page by page as they are asked for: it takes the memory of a few pages.
+
+        Each page has its `number` and `file`. Raises what `ocr` raises, at the page where it happens.
+        """
+        return self._document_reader.pages(source, OcrOptions(**options))
+
+    def extract(
+        self,
+        document: DocumentSource | OcrResult,
+        schema: type[T],
+        *,
+        engine: Engine = "auto",
+        pages: PageChoice = None,
+        password: str | None = None,
+        date_order: DateOrder | None = None,
+        decimal_mark: DecimalMark | None = None,
+    ) -> Extraction[T]:
+        """Fill your own Pydantic model from a document. Values come from the document's words, or not at all.
+
+        Names, aliases, titles and short descriptions of the model's fields say what to look for.
+
+        Args:
+            document: as for `ocr`, one document; or the result of `ocr`.
+            schema: the model: nested ones, lists of them, optional fields, enums, dates and decimals may be in it.
+            engine: `"layout"` uses labels, positions, types and sums; `"model"` lets the language model read the page;
+                `"auto"` takes the model where it is a big one.
+            pages: which pages, from 1; None for all.
+            password: of an encrypted PDF.
+            date_order: `"dmy"` or `"mdy"`, for dates that can be read both ways; None for what the document shows, else
+                `"dmy"`.
+            decimal_mark: `"."` or `","`, for numbers that can be read both ways; None for what the document shows.
+
+        Returns:
+            `.value`, the instance, and `.fields`, where each of its values was read. What the document does not state
+            is None, or the field's default, and not `found`.
+
+        Raises:
+            ExtractionError: a required field was not found; `.partial` has the rest.
+            InputError: a model that nothing can be found for, and what `ocr` refuses.
+            ArgumentTypeError: `schema` is no model, `document` no document.
+            MissingExtraError: the extra "ocr", or for `engine="model"` the extra "structured", is not installed.
+        """
+        return self._extractor.extract(
+            document,
+            schema,
+            engine=engine,
+            pages=pages,
+            password=password,
+            date_order=date_order,
+            decimal_mark=decimal_mark,
+        )
+
+    # Answer ----------------------------------------------------------------------------------------------------------
+
+    @overload
+    def ask(self, question: str, image: OcrResult) -> DocumentAnswer: ...
+
+    @overload
+    def ask(
+        self, question: str, image: Images = None, *, stream: Literal[False] = False, **settings: Unpack[AskSettings]
+    ) -> Answer: ...
+
+    @overload
+    def ask(
+        self, question: str, image: Images = None, *, stream: Literal[True], **settings: Unpack[AskSettings]
+    ) -> Iterator[AnswerEvent]: ...
+
+    @overload
+    def ask(
+        self, question: list[str], image: Images | Sequence[Images] = None, **settings: Unpack[AskSettings]
+    ) -> list[Answer]: ...
+
+    def ask(
+        self,
+        question: str | list[str],
+        image: Any = None,
+        *,
+        schema: type[BaseModel] | dict[str, Any] | None = None,
+        choices: Sequence[str] | None = None,
+        combine: bool = False,
+        max_tiles: int | Sequence[int] | None = None,
+        max_new_tokens: int | None = None,
+        options: GenerationOptions | None = None,
+        stream: bool = False,
+    ) -> Answer | list[Answer] | Iterator[AnswerEvent]:
+        """Answer a question in words. Routing tokens are forbidden: the text is the base model's own.
+
+        Args:
+            question: one question; or a list of them, which are answered as one batch.
+            image: an image, a list of images that the question is about, or None. Several images are numbered
+                `Image-1: <image>` unless the question has `<image>` placeholders of its own. For a list of questions:
+                one image for all, or a list with what belongs to each. A PDF, or the result of `ocr`, is a document:
+                the answer is a `DocumentAnswer`, which has the page and the box; a small model answers with a piece of
+                its text.
+            schema: a Pydantic model or JSON schema; the answer is JSON that follows it, and `.value` the instance.
+            choices: the answer is one of these, as written here in `.value`. `.text` is what the model wrote, in lower
+                case where its tokenizer knows no other.
+            combine: the tiles of all images form one image to the model, as InternVL's "combined images" do.
+            max_tiles: most tiles of an image; one number, or one for each image.
+            max_new_tokens: shortcut for `options=GenerationOptions(max_new_tokens=...)`.
+            options: how the answer is written.
+            stream: yield `TextDelta` events and at last an `AnswerDone`; closing the iterator stops the model.
+
+        Raises:
+            InputError: an empty question, an image that cannot be read, images and placeholders that differ in
+                number, a prompt that does not fit the model's context.
+            ArgumentTypeError: swapped arguments, or values of other types.
+            AnswerError: a structured answer that did not end within its tokens.
+            MissingExtraError: `schema` without the extra "structured".
+        """
+        settings = check_options(options, max_new_tokens)
+        if is_document(image):
+            if schema is not None or choices is not None or stream or isinstance(question, list | tuple):
+                raise InputError(
+                    "a document takes one question, without `schema`, `choices` or `stream`; see `extract`"
+                )
+            check_request("question", question, None)
+            return ask_document(question, image, self._extractor, self.ask, settings, self.model)
+        form = AnswerForm.of(schema, choices, self._backbone, settings)
+        shown: dict[str, Any] = {"max_tiles": max_tiles, "combine": combine, "constraint": form.constraint}
+        if isinstance(question, list | tuple):
+            if stream:
+                raise InputError(bad_argument("stream", "False for a list of questions", stream))
+            batch = build_batch("question", question, image, self._limits, **shown)
+            return self._pipeline.answers(batch, settings, form=form)
+        check_request("question", question, image)
+        conversation = Conversation.build(question, load_images(image, self._limits), **shown)
+        if stream:
+            return self._pipeline.stream(conversation, settings, form=form)
+        return self._pipeline.answers([conversation], settings, form=form)[0]
+
+    def caption(
+        self,
+        image: ImageSource,
+        *,
+        length: Literal["short", "normal", "long"] = "normal",
+        options: GenerationOptions | None = None,
+    ) -> Answer:
+        """Describe an image.
+
+        Args:
+            image: an image (see `load_image` for the kinds).
+            length: one sentence, some sentences, or a detailed description.
+            options: how the answer is written; its token limit takes the place of the length's own.
+
+        Raises:
+            InputError: another length, or an image that cannot be read.
+        """
+        check_length(length)
+        request, tokens = _CAPTIONS[length]
+        loaded = load_image(image, limits=self._limits)
+        return self.ask(request, loaded, options=options or GenerationOptions(max_new_tokens=tokens))
+
+    def chat(self, *, options: GenerationOptions | None = None) -> Chat:
+        """Start a conversation of several rounds, about any number of images, a video, or no image at all."""
+        return Chat(self._pipeline, self._limits, check_options(options, None))
+
+    @overload
+    def run(
+        self,
+        request: str,
+        image: Images = None,
+        *,
+        stream: Literal[False] = False,
+        **settings: Unpack[RunSettings],
+    ) -> AgentResult: ...
+
+    @overload
+    def run(
+        self, request: str, image: Images = None, *, stream: Literal[True], **settings: Unpack[RunSettings]
+    ) -> Iterator[AgentEvent]: ...
+
+    @overload
+    def run(
+        self, request: list[str], image: Images | Sequence[Images] = None, **settings: Unpack[RunSettings]
+    ) -> list[AgentResult]: ...
+
+    def run(
+        self,
+        request: str | list[str],
+        image: Any = None,
+        *,
+        routes: Sequence[str] | None = None,
+        first_route: str | None = None,
+        max_routes: int | None = None,
+        max_steps: int = 24,
+        planner: Planner = "auto",
+        store: ImageStore | None = None,
+        max_new_tokens: int | None = None,
+        options: GenerationOptions | None = None,
+        stream: bool = False,
+    ) -> AgentResult | list[AgentResult] | Iterator[AgentEvent]:
+        """Let the model decide: it answers in words, or emits routing tokens whose results are in `.routes`.
+
+        One answer may hold several routes; each result is tied to its phrase in the text and to its image. A request
+        of several steps ("find every red car and read its plate") is read as a plan and carried out with the agent's
+        tools; see `.plan` and `.steps`, and `.refused` for why something was not done.
+
+        Args:
+            request: one request; or a list of them, which are answered as one batch.
+            image: an image, a list of images that the request is about, or None. For a list of requests: one
+                image for all, or a list with what belongs to each.
+            routes: names of the routes it may take; None for all that are loaded. The others are forbidden.
+            first_route: a route that the answer must take before any other.
+            max_routes: most routing tokens in an answer. With any of these three there is no planning.
+            max_steps: most calls of tools.
+            planner: "clauses" reads requests of several steps by a small grammar; "model" lets the model call tools
+                by itself, which needs a large one (and the extra "structured"); "off" gives one routed answer;
+                "auto" is "clauses", with "model" for what it cannot read where the model has a billion parameters.
+            store: the session in which steps put their images; None for one of its own.
+            max_new_tokens: shortcut for `options=GenerationOptions(max_new_tokens=...)`.
+            options: how answers are written.
+            stream: yield `TextDelta`, `RouteOpened` and `ResultReady` events in the order of the text, `StepDone` for
+                each step, and at last an `AnswerDone`; closing the iterator stops the model.
+
+        Raises:
+            RouteError: a route that is named is not loaded.
+            InputError, ArgumentTypeError: as for `ask`.
+        """
+        written = check_options(options, max_new_tokens)
+        choice = RouteChoice.of(self._routes, self.model, routes, first_route, max_routes)
+        settings = RunOptions(written, choice, max_steps, planner, store)
+        if isinstance(request, list | tuple):
+            if stream:
+                raise InputError(bad_argument("stream", "False for a list of requests", stream))
+            return self._runner.batch(request, build_batch("request", request, image, self._limits), settings)
+        check_request("request", request, image)
+        conversation = Conversation.build(request, load_images(image, self._limits))
+        if stream:
+            return self._runner.stream(request, conversation, settings)
+        return self._runner.batch([request], [conversation], settings)[0]
+
+    # Tools -----------------------------------------------------------------------------------------------------------
 
     def tools(
         self,
@@ -132,12 +739,12 @@ class VisionAgent(FindingVerbs, DrawingVerbs, ReadingVerbs, AnsweringVerbs):
         *,
         store: ImageStore | None = None,
         include_images: bool = False,
-    ) -> list[Any]:
-        """LangChain tools, one for each thing that this agent can do.
+    ) -> "list[BaseTool]":
+        """Return LangChain tools, one for each task that this agent can do.
 
         Args:
             names: which of them, or tools of your own; None for all.
-            store: the session's images and the folders it may read; None for a new session without folders.
+            store: the images of the session and the folders that it may read; None for a new session without folders.
             include_images: images that a tool makes are shown to the language model too, where it can see.
 
         Raises:
@@ -145,13 +752,13 @@ class VisionAgent(FindingVerbs, DrawingVerbs, ReadingVerbs, AnsweringVerbs):
             InputError: a name that is not registered, or of a tool that this agent cannot do.
         """
         langchain = load_toolkit("langchain")
-        tools: list[Any] = langchain.of(self, names, store=store, include_images=include_images).get_tools()
+        tools: list[BaseTool] = langchain.of(self, names, store=store, include_images=include_images).get_tools()
         return tools
 
     def tool_definitions(
         self, style: Literal["openai", "openai-responses", "anthropic"], names: Sequence[str | Tool] | None = None
     ) -> list[dict[str, Any]]:
-        """The tools as a provider's API takes them: names, descriptions and JSON schemas.
+        """Return the tools as a provider's API takes them: names, descriptions and JSON schemas.
 
         Raises:
             InputError: another style, and what `tools` refuses.
@@ -162,7 +769,7 @@ class VisionAgent(FindingVerbs, DrawingVerbs, ReadingVerbs, AnsweringVerbs):
     def call_tool(
         self, name: str, arguments: Mapping[str, Any] | str | None = None, *, store: ImageStore | None = None
     ) -> ToolResult:
-        """Run a tool with what a language model wrote.
+        """Run a tool with the arguments that a language model wrote.
 
         Args:
             name: of the tool.
@@ -178,12 +785,42 @@ class VisionAgent(FindingVerbs, DrawingVerbs, ReadingVerbs, AnsweringVerbs):
         result: ToolResult = load_toolkit("plain")(self, store=store).call(name, arguments)
         return result
 
-    # Inside ------------------------------------------------------------------------------------------------------
+    # Inside ----------------------------------------------------------------------------------------------------------
 
-    def _decide(self, prompt: str, schema: dict[str, Any]) -> Answer:
+    def _next_call(self, prompt: str, schema: dict[str, Any]) -> Answer:
         """A turn of the model's own loop."""
-        return self.ask(prompt, schema=schema, max_new_tokens=_DECIDING_TOKENS)
+        return self.ask(prompt, schema=schema, max_new_tokens=_TOOL_CALL_TOKENS)
 
     def _toolkit(self, store: ImageStore) -> Any:
         """The tools of a session."""
         return load_toolkit("plain")(self, store=store)
+
+
+class AsyncVisionAgent:
+    """The verbs of a `VisionAgent`, awaited: `await agent.aio.detect("red car", image)`.
+
+    With `stream=True`, and of `ocr_pages`, the awaited result is an async iterator:
+    `async for event in await agent.aio.ask(..., stream=True)`. See `vision_agent.aio`.
+    """
+
+    def __init__(self, agent: VisionAgent) -> None:
+        self._agent = agent
+        self.detect = awaited(agent.detect)
+        self.point = awaited(agent.point)
+        self.count = awaited(agent.count)
+        self.segment = awaited(agent.segment)
+        self.segment_video = awaited(agent.segment_video)
+        self.run_route = awaited(agent.run_route)
+        self.generate = awaited(agent.generate)
+        self.edit = awaited(agent.edit)
+        self.ocr = awaited(agent.ocr)
+        self.ocr_pages = streamed(agent.ocr_pages)
+        self.extract = awaited(agent.extract)
+        self.ask: AwaitedAsk = awaited_or_streamed(agent.ask)
+        self.caption = awaited(agent.caption)
+        self.run: AwaitedRun = awaited_or_streamed(agent.run)
+        self.call_tool = awaited(agent.call_tool)
+
+    def chat(self, *, options: GenerationOptions | None = None) -> AsyncChat:
+        """Start a conversation whose `ask` is awaited; see `VisionAgent.chat`."""
+        return AsyncChat(self._agent.chat(options=options))

@@ -1,51 +1,95 @@
-"""The verbs for asyncio: the same names and arguments, awaited.
+"""How verbs are awaited: in a worker thread, so that the event loop stays free.
 
-The model runs in a worker thread, so the event loop stays free. A stream is an async iterator: its tokens are written
-one by one as they are asked for, and closing it stops the model. So does cancelling: the model is free again after the
-token that it is writing.
+`awaited` makes an awaited verb of a verb and keeps its types; `AsyncVisionAgent` (agent.py) is made of such verbs. A
+stream becomes an async iterator: its tokens are written one by one as they are asked for, and closing it stops the
+model. Cancelling does so too: the model is free again after the token that it is writing.
 """
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
-
-from vision_agent.inference.cancellation import ABANDONED
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 if TYPE_CHECKING:
-    from vision_agent.agent import VisionAgent
+    from vision_agent.documents.result import OcrResult
+    from vision_agent.extract.question_answering import DocumentAnswer
     from vision_agent.inference.chat import Chat
+    from vision_agent.inference.settings import AskSettings, ChatSettings, Images
+    from vision_agent.planning.events import AgentEvent
+    from vision_agent.planning.options import RunSettings
+    from vision_agent.planning.result import AgentResult
+    from vision_agent.results.answers import Answer
+    from vision_agent.results.events import AnswerEvent
 
 P = ParamSpec("P")
 R = TypeVar("R")
 _END = object()
 
 
-class AsyncVisionAgent:
-    """The verbs of a `VisionAgent`, awaited: `await agent.aio.detect("red car", image)`.
+class AwaitedAsk(Protocol):
+    """`VisionAgent.ask`, awaited."""
 
-    With `stream=True` the awaited result is an async iterator: `async for event in await agent.aio.ask(...)`.
-    """
+    @overload
+    def __call__(self, question: str, image: "OcrResult") -> "Awaitable[DocumentAnswer]": ...
 
-    def __init__(self, agent: "VisionAgent") -> None:
-        self._agent = agent
-        self.detect = _awaited(agent.detect)
-        self.point = _awaited(agent.point)
-        self.count = _awaited(agent.count)
-        self.segment = _awaited(agent.segment)
-        self.generate = _awaited(agent.generate)
-        self.edit = _awaited(agent.edit)
-        self.segment_video = _awaited(agent.segment_video)
-        self.ocr = _awaited(agent.ocr)
-        self.run_route = _awaited(agent.run_route)
-        self.ask = _awaited(agent.ask)
-        self.caption = _awaited(agent.caption)
-        self.run = _awaited(agent.run)
-        self.call_tool = _awaited(agent.call_tool)
+    @overload
+    def __call__(
+        self,
+        question: str,
+        image: "Images" = None,
+        *,
+        stream: Literal[False] = False,
+        **settings: "Unpack[AskSettings]",
+    ) -> "Awaitable[Answer]": ...
 
-    def chat(self, **settings: Any) -> "AsyncChat":
-        """A conversation whose `ask` is awaited. Takes what `VisionAgent.chat` takes."""
-        return AsyncChat(self._agent.chat(**settings))
+    @overload
+    def __call__(
+        self, question: str, image: "Images" = None, *, stream: Literal[True], **settings: "Unpack[AskSettings]"
+    ) -> "Awaitable[AsyncIterator[AnswerEvent]]": ...
+
+    @overload
+    def __call__(
+        self, question: list[str], image: "Images | Sequence[Images]" = None, **settings: "Unpack[AskSettings]"
+    ) -> "Awaitable[list[Answer]]": ...
+
+
+class AwaitedRun(Protocol):
+    """`VisionAgent.run`, awaited."""
+
+    @overload
+    def __call__(
+        self, request: str, image: "Images" = None, *, stream: Literal[False] = False, **settings: "Unpack[RunSettings]"
+    ) -> "Awaitable[AgentResult]": ...
+
+    @overload
+    def __call__(
+        self, request: str, image: "Images" = None, *, stream: Literal[True], **settings: "Unpack[RunSettings]"
+    ) -> "Awaitable[AsyncIterator[AgentEvent]]": ...
+
+    @overload
+    def __call__(
+        self, request: list[str], image: "Images | Sequence[Images]" = None, **settings: "Unpack[RunSettings]"
+    ) -> "Awaitable[list[AgentResult]]": ...
+
+
+class AwaitedRound(Protocol):
+    """`Chat.ask`, awaited."""
+
+    @overload
+    def __call__(
+        self,
+        question: str,
+        images: "Images" = None,
+        *,
+        stream: Literal[False] = False,
+        **settings: "Unpack[ChatSettings]",
+    ) -> "Awaitable[Answer]": ...
+
+    @overload
+    def __call__(
+        self, question: str, images: "Images" = None, *, stream: Literal[True], **settings: "Unpack[ChatSettings]"
+    ) -> "Awaitable[AsyncIterator[AnswerEvent]]": ...
 
 
 class AsyncChat:
@@ -53,7 +97,7 @@ class AsyncChat:
 
     def __init__(self, chat: "Chat") -> None:
         self._chat = chat
-        self.ask = _awaited(chat.ask)
+        self.ask: AwaitedRound = awaited_or_streamed(chat.ask)
 
     @property
     def history(self) -> list[tuple[str, str]]:
@@ -61,25 +105,51 @@ class AsyncChat:
         return self._chat.history
 
 
-def _awaited(verb: Callable[P, R]) -> Callable[P, Awaitable[Any]]:
-    async def call(*args: P.args, **kwargs: P.kwargs) -> Any:
-        abandoned = threading.Event()
+def awaited(verb: Callable[P, R]) -> Callable[P, Awaitable[R]]:
+    """Return a verb that is awaited: the same arguments, run in a thread."""
 
-        def work() -> R:
-            ABANDONED.set(abandoned)  # in the thread's own copy of the context
-            return verb(*args, **kwargs)
-
-        try:
-            result = await asyncio.to_thread(work)
-        except asyncio.CancelledError:
-            abandoned.set()
-            raise
-        return _stepped(result) if isinstance(result, Generator) else result
+    @wraps(verb)
+    async def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        return await in_thread(lambda: verb(*args, **kwargs))
 
     return call
 
 
-async def _stepped(events: Generator[Any, None, None]) -> AsyncIterator[Any]:
+def streamed(verb: Callable[P, Iterator[R]]) -> Callable[P, Awaitable[AsyncIterator[R]]]:
+    """Return a verb that is awaited and gives an async iterator, in place of the verb's own iterator."""
+    call: Callable[P, Awaitable[AsyncIterator[R]]] = awaited_or_streamed(verb)
+    return call
+
+
+def awaited_or_streamed(verb: Callable[..., Any]) -> Any:
+    """Return a verb that is awaited: what it gives, or an async iterator in place of a stream."""
+
+    @wraps(verb)
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        result = await in_thread(lambda: verb(*args, **kwargs))
+        return _steps(result) if isinstance(result, Generator) else result
+
+    return call
+
+
+async def in_thread(work: Callable[[], R]) -> R:
+    """Run `work` in a thread. When the awaiting task is cancelled, the model stops after the token it is writing."""
+    from vision_agent.inference.cancellation import ABANDONED
+
+    abandoned = threading.Event()
+
+    def watched() -> R:
+        ABANDONED.set(abandoned)  # in the thread's own copy of the context
+        return work()
+
+    try:
+        return await asyncio.to_thread(watched)
+    except asyncio.CancelledError:
+        abandoned.set()
+        raise
+
+
+async def _steps(events: Generator[R, None, None]) -> AsyncIterator[R]:
     # A step whose awaiting task was cancelled still runs to its end in its thread; closing waits for it.
     turn = threading.Lock()
 

@@ -73,7 +73,7 @@ def test_the_largest_of_what_was_counted_is_outlined(tiny: VisionAgent) -> None:
     assert words[0] == f"dog: {len(counted)}" and words[1].startswith("largest dog: ")
 
 
-def test_each_thing_is_looked_at_within_its_own_box(agent: VisionAgent) -> None:
+def test_each_object_is_looked_at_within_its_own_box(agent: VisionAgent) -> None:
     result = agent.run("find every car and crop each", BUS)
     found = result.steps[0].result
     assert result.done and len(found) >= 2
@@ -83,7 +83,7 @@ def test_each_thing_is_looked_at_within_its_own_box(agent: VisionAgent) -> None:
         assert box[0] <= item.box.x0 and box[1] <= item.box.y0 and box[2] >= item.box.x1 and box[3] >= item.box.y1
 
 
-def test_several_things_are_counted_one_by_one(agent: VisionAgent) -> None:
+def test_several_objects_are_counted_one_by_one(agent: VisionAgent) -> None:
     result = agent.run("count the buses and the toilets, then describe the picture", BUS)
     assert tools(result) == ["count", "count", "caption"]
     buses = agent.count("bus", BUS).count
@@ -99,13 +99,13 @@ def test_nothing_found_is_said(agent: VisionAgent, photo: Path) -> None:
 def test_images_are_compared_by_their_pixels(agent: VisionAgent, photo: Path) -> None:
     image = Image.open(photo).convert("RGB")
     dark = ImageEnhance.Brightness(image).enhance(0.5)
-    for images, answer in [((image, dark), "yes"), ((dark, image), "no, the second picture")]:
+    for images, answer in [((image, dark), "yes"), ((dark, image), "no, the second image")]:
         result = agent.run("is the left picture brighter than the right one?", list(images))
         assert result.text.startswith(f"{answer} (brightness ") and tools(result) == ["measure"]
-    assert agent.run("which picture is darker?", [image, dark]).text.startswith("the second picture")
+    assert agent.run("which picture is darker?", [image, dark]).text.startswith("the second image")
     assert agent.run("which picture is brighter?", [image, image]).text.startswith("neither")
     counted = agent.run("which picture has more buses?", [photo, BUS])
-    assert counted.text.startswith("the second picture (number of buses") and tools(counted) == ["count", "count"]
+    assert counted.text.startswith("the second image (number of buses") and tools(counted) == ["count", "count"]
 
 
 def test_measures_follow_what_they_name() -> None:
@@ -121,13 +121,13 @@ def test_measures_follow_what_they_name() -> None:
 def test_each_image_is_told_of_by_itself(agent: VisionAgent, photo: Path) -> None:
     counted = agent.run("count the buses in both pictures", [photo, BUS])
     buses = agent.count("bus", BUS).count
-    assert counted.text == f"bus: {buses} (0 in picture 1, {buses} in picture 2)" and buses
+    assert counted.text == f"bus: {buses} (0 in image 1, {buses} in image 2)" and buses
     assert tools(counted) == ["count", "count"]
     found = agent.run("find the dog in the first picture and the bus in the second picture", [photo, BUS])
     lines = found.text.splitlines()
-    assert len(lines) == 2 and lines[0].endswith("of picture 1") and lines[1].endswith("of picture 2")
+    assert len(lines) == 2 and lines[0].endswith("of image 1") and lines[1].endswith("of image 2")
     third = agent.run("is the third picture darker than the second one?", [Image.new("RGB", (40, 40)), BUS, photo])
-    assert len(third.steps[0].content["values"]) == 2 and third.text.startswith(("yes", "no, the second picture"))
+    assert len(third.steps[0].content["values"]) == 2 and third.text.startswith(("yes", "no, the second image"))
 
 
 def test_what_hangs_on_something_absent_is_not_done(agent: VisionAgent, photo: Path) -> None:
@@ -147,7 +147,7 @@ def test_all_that_came_out_is_told_in_words(agent: VisionAgent, photo: Path) -> 
     assert cut.summary == cut.text and [each.size for each in cut.created_images] == [cut.image(cut.image_ids[1]).size]
     blind = agent.run("where is the dog?")
     if blind.routes:
-        assert not blind.done and "needs a picture" in str(blind.refused) and "needs a picture" in blind.summary
+        assert not blind.done and "needs an image" in str(blind.refused) and "needs an image" in blind.summary
 
 
 def test_an_open_verb_is_routed_by_the_model(agent: VisionAgent, photo: Path) -> None:
@@ -275,16 +275,16 @@ class Script:
         )
 
 
-def loop(agent: VisionAgent, script: Script, picture: Any, max_steps: int = 5) -> AgentResult:
+def loop(agent: VisionAgent, script: Script, photo: Any, max_steps: int = 5) -> AgentResult:
     from vision_agent.plugins.registry import load_toolkit
 
     store = ImageStore()
-    image = store.add(picture)
+    image = store.add(photo)
     toolkit = load_toolkit("plain")(agent, store=store)
     for turn in script.turns:
         if "arguments" in turn:
             turn["arguments"].update({key: image for key in ("image", "document") if key in turn["arguments"]})
-    *_, result = ToolLoop(toolkit, toolkit.definitions("openai"), store, script, agent.model, max_steps).run(
+    *_, result = ToolLoop(toolkit, store, script, agent.model, max_steps).run(
         "how many dogs, and what does the sign say?", [image]
     )
     assert isinstance(result, AgentResult)

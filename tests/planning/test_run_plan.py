@@ -3,7 +3,7 @@
 import pytest
 
 from vision_agent import Plan, PlannedStep
-from vision_agent.planning.clauses import same_thing, split_clauses
+from vision_agent.planning.clauses import same_object, split_clauses
 from vision_agent.planning.parser import read_plan
 
 
@@ -68,17 +68,17 @@ def test_clauses_become_steps(request_: str, expected: list[str]) -> None:
 @pytest.mark.parametrize(
     ("request_", "expected"),
     [
-        ("is the left picture brighter?", ["compare by brightness in picture 1"]),
-        ("is the second picture darker than the first one?", ["compare by brightness in picture 2, 1"]),
+        ("is the left picture brighter?", ["compare by brightness in image 1"]),
+        ("is the second picture darker than the first one?", ["compare by brightness in image 2, 1"]),
         ("which picture has more dogs?", ["compare each dogs by count"]),
         ("which image is sharper?", ["compare by sharpness"]),
         (
             "count the dogs in the first picture and read the second picture",
-            ["count each dogs in picture 1", "read in picture 2"],
+            ["count each dogs in image 1", "read in image 2"],
         ),
         (
             "find the dog in the first picture and the cat in the second picture",
-            ["find best dog in picture 1", "find best cat in picture 2"],
+            ["find best dog in image 1", "find best cat in image 2"],
         ),
         ("describe both pictures", ["describe"]),
         ("how many dogs are in each picture?", ["count each dogs"]),
@@ -114,7 +114,7 @@ def test_images_are_compared_and_named(request_: str, expected: list[str]) -> No
     ],
 )
 @pytest.mark.parametrize("images", [0, 1, 2])
-def test_one_thing_is_left_to_the_model(request_: str, images: int) -> None:
+def test_one_step_is_left_to_the_model(request_: str, images: int) -> None:
     assert read_plan(request_, images) is None
 
 
@@ -130,8 +130,8 @@ def test_one_thing_is_left_to_the_model(request_: str, images: int) -> None:
         ("find the dog and show it", 1, "what to do with 'it'"),
         ("is there a dog? if not, draw one", 1, "only what is there can be a condition"),
         ("what does the sign say? if so, crop it", 1, "not looked for before"),
-        ("find the bus and the taxi, then compare their sizes", 1, "only whole pictures can"),
-        ("find the dog and read the left side", 1, "a side of the picture"),
+        ("find the bus and the taxi, then compare their sizes", 1, "only whole images can"),
+        ("find the dog and read the left side", 1, "a side of the image"),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_the_reason(request_: str, images: int, reason: str) -> None:
@@ -149,11 +149,11 @@ def test_clauses_are_cut_only_before_clauses() -> None:
     assert split_clauses("find it. read it. describe it.") == ["find it", "read it", "describe it"]
 
 
-def test_things_are_the_same_in_singular_and_plural() -> None:
+def test_objects_are_the_same_in_singular_and_plural() -> None:
     assert (
-        same_thing("the red cars", "a red car") and same_thing("buses", "every bus") and same_thing("people", "person")
+        same_object("the red cars", "a red car") and same_object("buses", "every bus") and same_object("people", "person")
     )
-    assert not same_thing("bus", "car")
+    assert not same_object("bus", "car")
 
 
 def test_a_plan_survives_json() -> None:

@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from vision_agent.images.store import ImageStore, StoredImage
 from vision_agent.plugins.segmenter import Segmenter
-from vision_agent.plugins.tool import Tool, ToolOutput
-from vision_agent.results.detections import Box, Detection
+from vision_agent.plugins.tool import Tool, ToolAgent, ToolOutput
+from vision_agent.results.box import Box
+from vision_agent.results.detections import Detection
 from vision_agent.results.segmentation import Segmentation
 
 from .schemas import (
@@ -25,9 +25,6 @@ from .schemas import (
     SegmentArguments,
     SegmentResult,
 )
-
-if TYPE_CHECKING:
-    from vision_agent.agent import VisionAgent
 
 
 def sides(box: Box) -> list[float]:
@@ -51,7 +48,7 @@ def _found(item: Detection) -> Found:
     return Found(label=item.label, score=round(item.score, 3), box=sides(item.box))
 
 
-def _detect(agent: "VisionAgent", store: ImageStore, args: DetectArguments) -> ToolOutput:
+def _detect(agent: ToolAgent, store: ImageStore, args: DetectArguments) -> ToolOutput:
     image = store.open(args.image)
     found = agent.detect(args.phrases, image.image, threshold=args.threshold)
     labels = found.labels
@@ -68,7 +65,7 @@ def _detect(agent: "VisionAgent", store: ImageStore, args: DetectArguments) -> T
     return ToolOutput(content, found)
 
 
-def _point(agent: "VisionAgent", store: ImageStore, args: DetectArguments) -> ToolOutput:
+def _point(agent: ToolAgent, store: ImageStore, args: DetectArguments) -> ToolOutput:
     image = store.open(args.image)
     points = agent.point(args.phrases, image.image, threshold=args.threshold)
     content = PointResult(
@@ -89,7 +86,7 @@ def _point(agent: "VisionAgent", store: ImageStore, args: DetectArguments) -> To
 _SHOWN_COUNTED = 50
 
 
-def _count(agent: "VisionAgent", store: ImageStore, args: CountArguments) -> ToolOutput:
+def _count(agent: ToolAgent, store: ImageStore, args: CountArguments) -> ToolOutput:
     image = store.open(args.image)
     counted = agent.count(args.phrase, image.image, threshold=args.threshold)
     evidence = counted.evidence
@@ -104,7 +101,7 @@ def _count(agent: "VisionAgent", store: ImageStore, args: CountArguments) -> Too
     return ToolOutput(content, counted)
 
 
-def _segment(agent: "VisionAgent", store: ImageStore, args: SegmentArguments) -> ToolOutput:
+def _segment(agent: ToolAgent, store: ImageStore, args: SegmentArguments) -> ToolOutput:
     image = store.open(args.image)
     result = agent.segment(args.phrases, image.image, threshold=args.threshold)
     return _segmented(result, image, store, args)
@@ -157,7 +154,7 @@ def _padded(cut: Image.Image, store: ImageStore) -> Image.Image:
     return canvas
 
 
-def _segments(agent: "VisionAgent") -> bool:
+def _segments(agent: ToolAgent) -> bool:
     return "seg" in agent.routes
 
 
@@ -203,7 +200,7 @@ def segment_tool(segmenter: Segmenter | str | Path) -> Tool:
         sam: as for `VisionAgent.segment`.
     """
 
-    def run(agent: "VisionAgent", store: ImageStore, args: SegmentArguments) -> ToolOutput:
+    def run(agent: ToolAgent, store: ImageStore, args: SegmentArguments) -> ToolOutput:
         image = store.open(args.image)
         result = agent.segment(args.phrases, image.image, threshold=args.threshold, segmenter=segmenter)
         return _segmented(result, image, store, args)

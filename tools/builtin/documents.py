@@ -4,14 +4,14 @@ import datetime
 import re
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 from pydantic import BaseModel, Field, create_model
 
 from vision_agent.errors import InputError, bad_argument
 from vision_agent.images.store import ImageStore
-from vision_agent.plugins.tool import Tool, ToolOutput
+from vision_agent.plugins.tool import Tool, ToolAgent, ToolOutput
 
 from .detection import next_offset, sides
 from .schemas import (
@@ -22,9 +22,6 @@ from .schemas import (
     OcrResult,
     TextLine,
 )
-
-if TYPE_CHECKING:
-    from vision_agent.agent import VisionAgent
 
 _DOCUMENTS = frozenset({".pdf", ".tif", ".tiff"})  # files that may have several pages
 _TYPES: dict[str, Any] = {"text": str, "number": float, "integer": int, "date": datetime.date}
@@ -39,7 +36,7 @@ def _opened(store: ImageStore, reference: str) -> tuple[str, Image.Image | Path]
     return image.id, image.image
 
 
-def _ocr(agent: "VisionAgent", store: ImageStore, args: OcrArguments) -> ToolOutput:
+def _ocr(agent: ToolAgent, store: ImageStore, args: OcrArguments) -> ToolOutput:
     name, document = _opened(store, args.document)
     read = agent.ocr(document)
     lines = [(page.number, line) for page in read.pages for line in page.lines]
@@ -63,7 +60,7 @@ def _ocr(agent: "VisionAgent", store: ImageStore, args: OcrArguments) -> ToolOut
     return ToolOutput(content, read)
 
 
-def _extract(agent: "VisionAgent", store: ImageStore, args: ExtractArguments) -> ToolOutput:
+def _extract(agent: ToolAgent, store: ImageStore, args: ExtractArguments) -> ToolOutput:
     name, document = _opened(store, args.document)
     keys = _keys(args.fields)
     result = agent.extract(document, _model(keys))
@@ -114,7 +111,7 @@ def _model(keys: dict[str, tuple[str, Any]]) -> type[BaseModel]:
     return create_model("Fields", **fields)
 
 
-def _reads(agent: "VisionAgent") -> bool:
+def _reads(agent: ToolAgent) -> bool:
     """Whether the reader of the extra `ocr` is installed. It is not imported: that takes a while."""
     return find_spec("rapidocr") is not None
 

@@ -1,14 +1,14 @@
 """Tools that make images: crop, draw, generate and edit. What they make goes into the store and by its id."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from vision_agent.errors import InputError, bad_argument
 from vision_agent.images.store import ImageStore, StoredImage
-from vision_agent.plugins.tool import Tool, ToolOutput
+from vision_agent.plugins.tool import Tool, ToolAgent, ToolOutput
 from vision_agent.results.detections import Detections
 from vision_agent.results.generated import GeneratedImage
 
@@ -19,9 +19,6 @@ from .schemas import (
     GenerateArguments,
     ImageResult,
 )
-
-if TYPE_CHECKING:
-    from vision_agent.agent import VisionAgent
 
 
 class NewImage(BaseModel):
@@ -64,7 +61,7 @@ def _ordered(box: list[float], name: str) -> tuple[float, float, float, float]:
     return x0, y0, x1, y1
 
 
-def _crop(agent: "VisionAgent", store: ImageStore, args: CropArguments) -> ToolOutput:
+def _crop(agent: ToolAgent, store: ImageStore, args: CropArguments) -> ToolOutput:
     image = store.open(args.image)
     x0, y0, x1, y1 = _ordered(args.box, "box")
     across, down = args.padding * (x1 - x0), args.padding * (y1 - y0)
@@ -83,7 +80,7 @@ def _crop(agent: "VisionAgent", store: ImageStore, args: CropArguments) -> ToolO
     return _made(image.image.crop(pixels), store, "crop", image, box=[float(side) for side in pixels])
 
 
-def _draw(agent: "VisionAgent", store: ImageStore, args: DrawArguments) -> ToolOutput:
+def _draw(agent: ToolAgent, store: ImageStore, args: DrawArguments) -> ToolOutput:
     picture = store.open(args.image)
     if args.labels and len(args.labels) != len(args.boxes):
         raise InputError(bad_argument("labels", f"{len(args.boxes)} labels, one for each box, or none", args.labels))
@@ -104,12 +101,12 @@ def _unknown_words(result: GeneratedImage) -> str | None:
     return f"The model does not know these words and left them out: {words}" if words else None
 
 
-def _generate(agent: "VisionAgent", store: ImageStore, args: GenerateArguments) -> ToolOutput:
+def _generate(agent: ToolAgent, store: ImageStore, args: GenerateArguments) -> ToolOutput:
     result = agent.generate(args.prompt, seed=args.seed, steps=args.steps)
     return _made(result.image, store, "generate", note=_unknown_words(result))
 
 
-def _edit(agent: "VisionAgent", store: ImageStore, args: EditArguments) -> ToolOutput:
+def _edit(agent: ToolAgent, store: ImageStore, args: EditArguments) -> ToolOutput:
     image = store.open(args.image)
     mask = None if args.mask is None else store.open(args.mask, name="mask")
     if mask is not None and mask.size != image.size:

@@ -1,15 +1,11 @@
 """Tools that answer in words: caption and ask."""
 
-from typing import TYPE_CHECKING
 
 from vision_agent.images.store import ImageStore, StoredImage
-from vision_agent.plugins.tool import Tool, ToolOutput
+from vision_agent.plugins.tool import Tool, ToolAgent, ToolOutput
 from vision_agent.results.answers import Answer
 
 from .schemas import AskArguments, CaptionArguments, TextResult
-
-if TYPE_CHECKING:
-    from vision_agent.agent import VisionAgent
 
 
 def _words(answer: Answer, image: StoredImage) -> ToolOutput:
@@ -22,12 +18,12 @@ def _words(answer: Answer, image: StoredImage) -> ToolOutput:
     return ToolOutput(content, answer)
 
 
-def _caption(agent: "VisionAgent", store: ImageStore, args: CaptionArguments) -> ToolOutput:
+def _caption(agent: ToolAgent, store: ImageStore, args: CaptionArguments) -> ToolOutput:
     image = store.open(args.image)
     return _words(agent.caption(image.image, length=args.length), image)
 
 
-def _ask(agent: "VisionAgent", store: ImageStore, args: AskArguments) -> ToolOutput:
+def _ask(agent: ToolAgent, store: ImageStore, args: AskArguments) -> ToolOutput:
     image = store.open(args.image)
     others = [store.open(each, name=f"more_images[{index}]") for index, each in enumerate(args.more_images)]
     # What a model writes here is a question: a typed placeholder must not stand for an image.

@@ -12,10 +12,9 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from vision_agent.aio import in_thread
 from vision_agent.errors import InputError, MissingExtraError, bad_argument
 from vision_agent.images.store import ImageStore
-
-from ..threads import in_thread
 
 try:
     from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun

@@ -8,14 +8,14 @@ to do instead, so that an agent's loop goes on. Extra `langchain`.
 import base64
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from PIL import Image
 from pydantic import ConfigDict, Field, PrivateAttr, ValidationError
 
 from vision_agent.errors import MissingExtraError, ToolError
 from vision_agent.images.store import ImageStore
-from vision_agent.plugins.tool import Tool, ToolResult
+from vision_agent.plugins.tool import Tool, ToolAgent, ToolResult
 
 from ..toolkit import Toolkit, explain
 from ..tracing import image_facts, without_bytes
@@ -33,9 +33,6 @@ except ImportError as error:
     raise MissingExtraError(
         'these tools need langchain-core: pip install "internvl-vision-agent[langchain]"'
     ) from error
-
-if TYPE_CHECKING:
-    from vision_agent.agent import VisionAgent
 
 _EVENT = "vision_agent.images"
 _SHOWN_SIDE = 768  # pixels of the longer side of images that are shown to the language model
@@ -134,7 +131,7 @@ class VisionToolkit(BaseToolkit):
     @classmethod
     def of(
         cls,
-        agent: "VisionAgent",
+        agent: ToolAgent,
         names: Sequence[str | Tool] | None = None,
         *,
         store: ImageStore | None = None,

@@ -15,25 +15,22 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from importlib.metadata import version
 from os import PathLike
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
+from typing import Any, BinaryIO, Literal, get_args
 
 import anyio
 from PIL import Image
 
 from vision_agent._distribution import DISTRIBUTION
+from vision_agent.aio import in_thread
 from vision_agent.errors import InputError, ToolError, UnknownImageError, bad_argument
 from vision_agent.images.loading import ImageLimits
 from vision_agent.images.store import ImageStore, StoredImage
-from vision_agent.plugins.tool import Tool, ToolResult
+from vision_agent.plugins.tool import Tool, ToolAgent, ToolResult
 
 from ..definitions import flat_schema
-from ..threads import in_thread
 from ..toolkit import Toolkit
 from . import http, stdio
 from .versions import Request, make_server, protocol_error
-
-if TYPE_CHECKING:
-    from vision_agent.agent import VisionAgent
 
 Pictures = Literal["links", "inline"]
 ADDRESS = "vision-agent://images/"
@@ -69,7 +66,7 @@ class MCPServer:
 
     def __init__(
         self,
-        agent: "VisionAgent",
+        agent: ToolAgent,
         names: Sequence[str | Tool] | None = None,
         *,
         roots: Sequence[str | PathLike[str]] = (),

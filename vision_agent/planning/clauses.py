@@ -1,4 +1,4 @@
-"""The words of requests: where a clause begins, its verb, and its thing without article, plural and politeness."""
+"""The words of requests: where a clause begins, its verb, and its object without article, plural and politeness."""
 
 import re
 
@@ -27,11 +27,11 @@ SUPERLATIVES: dict[str, Pick] = {
 }
 SUPERLATIVE = re.compile(
     rf"^(?:the\s+)?(?P<which>{'|'.join(SUPERLATIVES)})\b(?:\s+(?:one\b)?\s*(?:of\s+(?:them|those|these|the|all)\b)?)?"
-    rf"\s*(?P<thing>.*)$",
+    rf"\s*(?P<phrase>.*)$",
     re.IGNORECASE,
 )
 WHOLE = re.compile(rf"^(?:the|this|that|each|every|all|both)?\s*(?:\w+\s+)?{NOUN}s?(?:[\s-]*\d+)?$", re.IGNORECASE)
-"""A picture as a whole: "the second picture", "both photos"."""
+"""An image as a whole: "the second picture", "both photos"."""
 
 IF_SO = re.compile(
     r"(?:and\s+|but\s+)?(?:if (?:so|yes|found)|in that case|"
@@ -101,7 +101,7 @@ _PLURALS = (
 
 
 def split_clauses(request: str) -> list[str]:
-    """The clauses of a request: it is cut where a separator is followed by the beginning of another clause."""
+    """Split a request into clauses: it is cut where a separator is followed by the beginning of another clause."""
     text = " ".join(request.split()).strip()
     clauses, begin = [], 0
     for cut in _CUT.finditer(text):
@@ -132,7 +132,7 @@ def _names_image(words: str) -> bool:
 
 
 def find_verb(words: str) -> tuple[Action, str] | None:
-    """What a clause asks for, and its words after the verb; None where no verb is known."""
+    """Return what a clause asks for and its words after the verb; None where no verb is known."""
     for pattern, action in _VERB:
         match = pattern.match(words)
         if match is not None:
@@ -141,7 +141,7 @@ def find_verb(words: str) -> tuple[Action, str] | None:
 
 
 def without_leads(clause: str) -> str:
-    """A clause without "please", "and then", "if so" and the like before it."""
+    """Return a clause without "please", "and then", "if so" and the like before it."""
     text, before = clause.strip(" ,;.?!"), ""
     while text != before:
         before = text
@@ -152,12 +152,12 @@ def without_leads(clause: str) -> str:
 
 
 def without_tail(text: str) -> str:
-    """Words without "in the image", "please" and the like after them."""
+    """Return words without "in the image", "please" and the like after them."""
     return _TAIL.sub("", text.strip(" ,;.?!")).strip(" ,;.?!")
 
 
 def bare(phrase: str, *, keep_plural: bool = False) -> str:
-    """A phrase without article and quantifier and, unless it is kept, without plural: "the red cars" is "red car"."""
+    """Return a phrase without article, quantifier and, unless it is kept, plural: "the red cars" is "red car"."""
     text = without_tail(phrase).lower()
     text = ARTICLE.sub("", QUANTIFIER.sub("", ARTICLE.sub("", text))).strip()
     if keep_plural or not text or text.split()[-1] in _PAIRS:
@@ -170,7 +170,7 @@ def bare(phrase: str, *, keep_plural: bool = False) -> str:
     return text.removesuffix("s") if text.endswith("s") and not text.endswith(("ss", "us", "is")) else text
 
 
-def same_thing(first: str, second: str) -> bool:
-    """Whether two phrases name the same kind of thing: articles and plurals do not count."""
+def same_object(first: str, second: str) -> bool:
+    """Return whether two phrases name the same kind of object: articles and plurals do not count."""
     # "buses" and "bus", "houses" and "house"
     return bare(first).removesuffix("e") == bare(second).removesuffix("e")

@@ -1,4 +1,4 @@
-"""Carries out plans: each step calls typed tools, and what it finds is there for the steps after it.
+"""Carries out plans: each step calls typed tools, and the objects that it finds are there for the steps after it.
 
 The plan is fixed before the first call. Arguments come from the request, from boxes and from ids of images; words
 that were read from an image appear in the answer, quoted, and nowhere else.
@@ -13,11 +13,11 @@ from PIL import Image
 from vision_agent.images.store import ImageStore
 from vision_agent.planning.clauses import bare
 from vision_agent.planning.image_metrics import measure
-from vision_agent.planning.objects import Thing, overlap, phrases_of, picked, things_of
+from vision_agent.planning.objects import ObjectRef, objects_of, overlap, phrases_of, picked
 from vision_agent.planning.plan import Plan, PlannedStep
 from vision_agent.planning.result import AgentResult, AgentStep
-from vision_agent.planning.summary import counted, found, place, places, quoted, verdict
-from vision_agent.planning.tool_calls import Caller, Calls, StoppedError
+from vision_agent.planning.summary import comparison_line, count_lines, found_lines, place, places, quoted
+from vision_agent.planning.tool_calls import SessionTools, StoppedError, ToolCalls
 from vision_agent.results.answers import Answer
 
 # The tools that a step may call.
@@ -32,10 +32,10 @@ _NEEDS: Mapping[str, tuple[str, ...]] = {
     "draw": ("generate",),
     "change": ("edit",),
 }
-_SAME = 0.3  # least overlap at which an outline is that of a box
+_SAME = 0.3  # least overlap at which a mask is that of a box
 
 
-class PlanRunner:
+class PlanExecutor:
     """Carries out one plan.
 
     Args:
@@ -48,7 +48,7 @@ class PlanRunner:
 
     def __init__(
         self,
-        toolkit: Caller,
+        toolkit: SessionTools,
         store: ImageStore,
         route: Callable[[str, Sequence[Image.Image]], Answer],
         model: str,
@@ -58,14 +58,14 @@ class PlanRunner:
         self._store = store
         self._route = route
         self._model = model
-        self._calls = Calls(toolkit, store, max_steps)
+        self._calls = ToolCalls(toolkit, store, max_steps)
         self._images: list[str] = []
         self._said: list[str] = []
-        self._things: list[list[Thing]] = []
+        self._objects: list[list[ObjectRef]] = []
         self._plan = Plan()
 
     def run(self, plan: Plan, images: Sequence[str]) -> Iterator[AgentStep | AgentResult]:
-        """Every call as soon as it is made, and at last the result.
+        """Yield every call as soon as it is made, and at last the result.
 
         Args:
             images: ids of the request's images.
@@ -78,8 +78,8 @@ class PlanRunner:
             try:
                 for number, step in enumerate(plan.steps):
                     self._calls.planned = number
-                    self._things.append([])
-                    if step.only_if is not None and not self._things[step.only_if]:
+                    self._objects.append([])
+                    if step.only_if is not None and not self._objects[step.only_if]:
                         self._said.append(f"{step.clause}: not done, as no {bare(self._label(step.only_if))} was found")
                         continue
                     for _ in self._done(step):
@@ -88,7 +88,7 @@ class PlanRunner:
             except StoppedError as error:
                 refused = str(error)
         yield from self._calls.steps[shown:]
-        yield self._result(plan, refused)
+        yield self._result(refused)
 
     # --- steps
 
@@ -108,31 +108,31 @@ class PlanRunner:
             yield from self._look_at(step)
 
     def _find(self, step: PlannedStep) -> Iterator[None]:
-        things: list[Thing] = []
-        if step.thing:
+        objects: list[ObjectRef] = []
+        if step.phrase:
             for base in self._bases(step):
-                things += self._seen(step, self._calls.look(base), step.thing)
+                objects += self._seen(step, self._calls.look(base), step.phrase)
                 yield
-            things = things if step.pick == "best" else picked(things, step.pick)
+            objects = objects if step.pick == "best" else picked(objects, step.pick)
         elif step.of is not None:
-            for thing in picked(self._things[step.of], step.pick):
+            for obj in picked(self._objects[step.of], step.pick):
                 if self._plan.steps[step.of].action != "draw":
-                    things.append(thing)
+                    objects.append(obj)
                     continue
-                things += self._seen(step, thing.image, thing.label)  # what was drawn there
+                objects += self._seen(step, obj.image, obj.label)  # what was drawn there
                 yield
-        self._things[-1] = things
-        name = step.thing or self._label(step.of)
+        self._objects[-1] = objects
+        name = step.phrase or self._label(step.of)
         name = name if step.pick == "each" else bare(name) if len(phrases_of(name)) == 1 else name
         if step.action == "count":
-            self._said += counted(name, things, self._given)
+            self._said += count_lines(name, objects, self._given)
         else:
-            self._said += found(f"{_which(step)}{name}", things, self._images)
+            self._said += found_lines(f"{_which(step)}{name}", objects, self._images)
 
     def _outline(self, step: PlannedStep) -> Iterator[None]:
-        targets = picked(self._things[step.of], step.pick) if step.of is not None and not step.thing else []
-        if step.thing:
-            targets = [Thing(self._calls.look(base), step.thing) for base in self._bases(step)]
+        targets = picked(self._objects[step.of], step.pick) if step.of is not None and not step.phrase else []
+        if step.phrase:
+            targets = [ObjectRef(self._calls.look(base), step.phrase) for base in self._bases(step)]
         for target in targets:
             items = self._calls.outline(target.image, target.label)
             yield
@@ -140,37 +140,37 @@ class PlanRunner:
                 same = [item for item in items if overlap(item[0], target) >= _SAME]
                 items = sorted(same, key=lambda item: -overlap(item[0], target))[:1]
             elif step.pick != "best":
-                kept = picked([thing for thing, _ in items], step.pick)
+                kept = picked([obj for obj, _ in items], step.pick)
                 items = [item for item in items if item[0] in kept]
-            self._things[-1] += [thing for thing, _ in items]
+            self._objects[-1] += [obj for obj, _ in items]
             name = f"{_which(step)}{target.label}"
             if not items:
                 self._said.append(f"{name}: nothing to outline was found")
-            for thing, mask in items:
-                self._said.append(f"{name}: outlined at {place(thing, self._images)}, mask {mask}")
+            for obj, mask in items:
+                self._said.append(f"{name}: outlined at {place(obj, self._images)}, mask {mask}")
         if not targets:
-            self._said.append(f"{step.thing or 'there is nothing'}: nothing to outline was found")
+            self._said.append(f"{step.phrase or 'there is nothing'}: nothing to outline was found")
 
     def _look_at(self, step: PlannedStep) -> Iterator[None]:
-        """Crop, read, describe or ask about things, each by a closer look at it."""
+        """Crop, read, describe or ask about objects, each by a closer look at it."""
         looked = 0
         for base in self._bases(step):
             targets = [base]
-            if step.thing:
-                targets = self._calls.find(self._calls.look(base), step.thing)
+            if step.phrase:
+                targets = self._calls.find(self._calls.look(base), step.phrase)
                 yield
                 part = step.of is not None
                 targets = picked(targets, "best" if part else step.pick)
                 if not targets:
                     whole = "; looked at all of it instead" if part and step.action != "crop" else ""
                     within = f"{self._called(base, step)}: " if base.label or len(self._images) > 1 else ""
-                    self._said.append(f"{within}no {bare(step.thing)} was found{whole}")
+                    self._said.append(f"{within}no {bare(step.phrase)} was found{whole}")
                     targets = [base] if whole else []
             for target in targets:
                 image = self._calls.look(target)
                 yield
                 looked += 1
-                self._things[-1].append(Thing(image, target.label))
+                self._objects[-1].append(ObjectRef(image, target.label))
                 alone = step.action == "ask" and not target.label and len(self._images) < 2
                 name = step.text if alone else self._called(target, step)
                 if step.action == "crop":
@@ -178,7 +178,7 @@ class PlanRunner:
                     continue
                 self._said.append(f"{name}: {self._words(step, image)}")
                 yield
-        if not looked and not step.thing:
+        if not looked and not step.phrase:
             self._said.append(f"there is nothing to {step.action}")
 
     def _words(self, step: PlannedStep, image: str) -> str:
@@ -199,10 +199,10 @@ class PlanRunner:
         if step.measure == "count":
             values = []
             for image in images:
-                values.append(float(len(self._calls.count(image, step.thing))))
+                values.append(float(len(self._calls.count(image, step.phrase))))
                 yield
         else:
-            self._calls.need_room()
+            self._calls.check_calls_left()
             began = time.perf_counter()
             values = [measure(step.measure, self._store.get(image).image) for image in images]
             said = ", ".join(f"{value:.4g}" for value in values)
@@ -210,20 +210,22 @@ class PlanRunner:
             text = f"{step.measure} {said}"
             self._calls.note(began, tool="measure", arguments=arguments, text=text, content={"values": values})
             yield
-        self._said.append(verdict(step, numbers, values))
+        self._said.append(comparison_line(step, numbers, values))
 
     def _make(self, step: PlannedStep) -> Iterator[None]:
         if step.action == "draw":
             made = self._calls.call("generate", {"prompt": step.text}).images
             yield
         else:
-            bases = self._things[step.of] if step.of is not None else [Thing(i) for i in self._images_of(step.images)]
+            bases = (
+                self._objects[step.of] if step.of is not None else [ObjectRef(i) for i in self._images_of(step.images)]
+            )
             made = ()
             for base in bases:
                 made += self._calls.call("edit", {"image": self._calls.look(base), "prompt": step.text}).images
                 yield
         label = re.sub(r"^(?:an?|the|some)\s+", "", step.text) if step.action == "draw" else ""
-        self._things[-1] = [Thing(image, label) for image in made]
+        self._objects[-1] = [ObjectRef(image, label) for image in made]
         self._said.append(
             f"{step.text}: made {', '.join(made)}" if made else f"{step.text}: there is nothing to change"
         )
@@ -231,7 +233,7 @@ class PlanRunner:
     def _routed(self, step: PlannedStep) -> Iterator[None]:
         """A clause whose verb leaves open what is wanted: the model routes it."""
         images = self._images_of(step.images)
-        self._calls.need_room()
+        self._calls.check_calls_left()
         began = time.perf_counter()
         answer = self._route(step.clause, [self._store.get(image).image for image in images])
         self._calls.note(
@@ -246,20 +248,20 @@ class PlanRunner:
         for routed in answer.routes:
             boxes = routed.detections
             if boxes is not None and routed.image is not None:
-                things = things_of(boxes, images[routed.image])
-                self._things[-1] += things
-                self._said.append(f"{routed.phrase}: {places(things, self._images)}")
+                objects = objects_of(boxes, images[routed.image])
+                self._objects[-1] += objects
+                self._said.append(f"{routed.phrase}: {places(objects, self._images)}")
         yield
 
     # --- what steps are made of
 
-    def _bases(self, step: PlannedStep) -> list[Thing]:
-        """What a step looks at: things of an earlier step, things that it looks for itself, or images."""
+    def _bases(self, step: PlannedStep) -> list[ObjectRef]:
+        """What a step looks at: objects of an earlier step, or images."""
         if step.of is not None:
-            return picked(self._things[step.of], step.pick)
-        return [Thing(image) for image in self._images_of(step.images)]
+            return picked(self._objects[step.of], step.pick)
+        return [ObjectRef(image) for image in self._images_of(step.images)]
 
-    def _seen(self, step: PlannedStep, image: str, phrase: str) -> list[Thing]:
+    def _seen(self, step: PlannedStep, image: str, phrase: str) -> list[ObjectRef]:
         return (self._calls.count if step.action == "count" else self._calls.find)(image, phrase)
 
     def _images_of(self, numbers: Sequence[int]) -> list[str]:
@@ -271,14 +273,14 @@ class PlanRunner:
 
     @property
     def _given(self) -> list[str]:
-        made = [thing.image for things in self._things for thing in things if thing.box is None]
+        made = [obj.image for objects in self._objects for obj in objects if obj.box is None]
         return self._images or made[-1:]
 
     def _missing(self, plan: Plan) -> str | None:
         """Why this agent cannot carry out a plan, or None."""
         for step in plan.steps:
             needed = list(_NEEDS.get(step.action, ()))
-            needed += ["detect"] if step.thing and step.action in ("crop", "read", "describe") else []
+            needed += ["detect"] if step.phrase and step.action in ("crop", "read", "describe") else []
             needed += ["crop"] if step.of is not None and step.action in ("crop", "read", "describe", "ask") else []
             needed += ["count"] if step.measure == "count" else []
             for tool in needed:
@@ -289,44 +291,38 @@ class PlanRunner:
 
     # --- words
 
-    def _called(self, thing: Thing, step: PlannedStep) -> str:
-        """A thing's name in the answer, with its number where there are several of it."""
-        name = thing.label or "the picture"
-        of = self._things[step.of] if step.of is not None and step.pick == "each" else []
-        if len(of) > 1 and thing in of:
-            return f"{name} {of.index(thing) + 1}"
-        if not thing.label and len(self._images) > 1 and thing.image in self._images:
-            return f"picture {self._images.index(thing.image) + 1}"
+    def _called(self, obj: ObjectRef, step: PlannedStep) -> str:
+        """The name of an object in the answer, with its number where there are several of it."""
+        name = obj.label or "the image"
+        of = self._objects[step.of] if step.of is not None and step.pick == "each" else []
+        if len(of) > 1 and obj in of:
+            return f"{name} {of.index(obj) + 1}"
+        if not obj.label and len(self._images) > 1 and obj.image in self._images:
+            return f"image {self._images.index(obj.image) + 1}"
         return f"{_which(step)}{name}"
 
     def _label(self, of: int | None) -> str:
-        """What the things of a step are called."""
+        """What the objects of a step are called."""
         while of is not None:
             step = self._plan.steps[of]
-            label = step.thing or next((thing.label for thing in self._things[of] if thing.label), "")
+            label = step.phrase or next((obj.label for obj in self._objects[of] if obj.label), "")
             if label:
                 return label
             of = step.of
-        return "things"
+        return "objects"
 
-    def _result(self, plan: Plan, refused: str | None) -> AgentResult:
-        answers = [step.result for step in self._calls.steps if isinstance(step.result, Answer)]
-        made = [image for step in self._calls.steps for image in step.images]
-        images = tuple(dict.fromkeys([*self._images, *made]))
-        said = [*self._said, *([] if refused is None else [f"Not done: {refused}."])]
-        return AgentResult(
-            text="\n".join(said),
-            finish_reason="stop",
-            prompt_tokens=sum(answer.prompt_tokens for answer in answers),
-            completion_tokens=sum(answer.completion_tokens for answer in answers),
-            confidence=min((answer.confidence for answer in answers), default=1.0),
+    def _result(self, refused: str | None) -> AgentResult:
+        steps = self._calls.steps
+        made = [image for step in steps for image in step.images]
+        return AgentResult.of_steps(
+            self._said,
+            steps,
+            answers=[step.result for step in steps if isinstance(step.result, Answer)],
+            image_ids=tuple(dict.fromkeys([*self._images, *made])),
+            store=self._store,
             model=self._model,
-            plan=plan,
-            steps=tuple(self._calls.steps),
-            image_ids=images,
-            images={image: self._store.get(image).image for image in images if image in self._store},
-            done=refused is None,
             refused=refused,
+            plan=self._plan,
         )
 
 

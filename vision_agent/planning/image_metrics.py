@@ -1,4 +1,4 @@
-"""What pixels alone tell of an image, for comparing images."""
+"""Figures of an image that its pixels alone give, for comparing images."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -10,7 +10,7 @@ PixelMeasure = Literal["brightness", "sharpness", "size"]
 
 
 def measure(name: PixelMeasure, image: Image.Image) -> float:
-    """One figure of an RGB image.
+    """Return one figure of an RGB image.
 
     * "brightness": mean luma (ITU-R BT.601), 0-255.
     * "sharpness": standard deviation of the luma's Laplacian over its own standard deviation, at 512 pixels; blur

@@ -1,10 +1,10 @@
 """Reads a request of several steps as a plan: "find every red car and read its plate".
 
 A small model routes one request well but cannot plan. So a request is cut into clauses (clauses.py), and each clause is
-read by a small grammar: a verb, a thing, and what it refers to ("it", "its plate", "each", "the largest"). The grammar
-is deterministic and knows nothing of the image: no word that is read from an image can change a plan. A clause whose
-verb leaves open what is wanted ("show me the dog") is left to the model's own routing. What cannot be read is refused
-with the reason, never guessed.
+read by a small grammar: a verb, the objects it is about, and what it refers to ("it", "its plate", "each", "the
+largest"). The grammar is deterministic and knows nothing of the image: no word that is read from an image can change a
+plan. A clause whose verb leaves open what is wanted ("show me the dog") is left to the model's own routing. What cannot
+be read is refused with the reason, never guessed.
 """
 
 import re
@@ -24,7 +24,7 @@ from vision_agent.planning.clauses import (
     WHOLE,
     bare,
     find_verb,
-    same_thing,
+    same_object,
     split_clauses,
     without_leads,
     without_tail,
@@ -40,7 +40,7 @@ _REFERENCE = re.compile(rf"^{_PRONOUN}$", re.IGNORECASE)
 _PART = re.compile(r"^(?:its|their|his|her)\s+(?P<part>.+)$", re.IGNORECASE)
 _PART_OF = re.compile(rf"^(?:the\s+)?(?P<part>.+?)\s+(?:of|on|in|inside|from)\s+(?:{_PRONOUN})$", re.IGNORECASE)
 _SIDE = re.compile(
-    r"^(?:(?P<thing>.+?)\s+(?:on|at|to|in)\s+)?the\s+(?:(?:far|very)\s+)?(?P<side>left|right|top|bottom)"
+    r"^(?:(?P<phrase>.+?)\s+(?:on|at|to|in)\s+)?the\s+(?:(?:far|very)\s+)?(?P<side>left|right|top|bottom)"
     r"(?:[ -]hand)?(?:\s+(?:side|edge|half|corner))?$",
     re.IGNORECASE,
 )
@@ -65,16 +65,16 @@ _COMPARED: tuple[tuple[str, Measure, bool], ...] = (
     (r"smaller|smallest", "size", True),
 )
 _MORE = re.compile(
-    r"\b(?P<how>more|most|fewer|fewest|less)\s+(?P<thing>[\w -]+?)(?:\s+(?:than|in)\b.*)?$", re.IGNORECASE
+    r"\b(?P<how>more|most|fewer|fewest|less)\s+(?P<phrase>[\w -]+?)(?:\s+(?:than|in)\b.*)?$", re.IGNORECASE
 )
 _OF_IMAGES = re.compile(rf"\b{NOUN}s?\b|\b(?:which|left|right|first|second|third|last) one\b", re.IGNORECASE)
 _EACH_IMAGE = re.compile(rf"\b(?:both|each|every|all)\b(?: of)?(?: the| these| those)?(?: \w+)? ?{NOUN}s?\b", re.I)
 
 
 def read_plan(request: str, images: int) -> Plan | None:
-    """The plan of a request about so many images; None where it asks for one thing, which the model routes itself.
+    """Read the plan of a request about so many images; None for a request of one step, which the model routes itself.
 
-    The plan may be empty and say why: a clause that is read as part of a larger request, but cannot be.
+    The plan may be empty and say why: a clause that is part of a larger request and cannot be read.
     """
     clauses = split_clauses(request)
     steps: list[PlannedStep] = []
@@ -100,7 +100,7 @@ def _stands_alone(step: PlannedStep, images: int) -> bool:
 class _Target:
     """What a clause is about: see `PlannedStep`. `refers`: it points back, and `of` says where to."""
 
-    thing: str = ""
+    phrase: str = ""
     of: int | None = None
     pick: Pick = "each"
     refers: bool = False
@@ -164,8 +164,8 @@ class _Reader:
         action, rest = found
         if action == "compare":
             return _Refusal(
-                f"{clause!r} cannot be compared: only whole pictures can, by brightness, sharpness, size, or the "
-                'number of things, as in "which picture has more dogs?"'
+                f"{clause!r} cannot be compared: only whole images can, by brightness, sharpness, size, or the "
+                'number of objects, as in "which image has more dogs?"'
             )
         if action == "ask":
             return self._question(clause, rest, named)
@@ -184,39 +184,39 @@ class _Reader:
         target = self._target(rest)
         if isinstance(target, _Refusal):
             return target
-        last = self._last_things()
+        last = self._last_objects()
         if action in ("crop", "outline", "find", "count") and not rest and last is not None:  # "zoom in"
             target = _Target(of=last, pick=self._picked("it", last))
         if action == "route" and target.refers:
             actions = "find, outline, crop, read, describe or count"
             return _Refusal(f"{clause!r} does not say what to do with {rest!r}: {actions}")
-        if action in ("find", "count", "outline") and not target.thing and target.of is None:
+        if action in ("find", "count", "outline") and not target.phrase and target.of is None:
             return _Refusal(f"{clause!r} does not say what to {action}")
         return PlannedStep(
-            action=action, clause=clause, thing=target.thing, of=target.of, pick=target.pick, images=named
+            action=action, clause=clause, phrase=target.phrase, of=target.of, pick=target.pick, images=named
         )
 
     def _target(self, rest: str) -> _Target | _Refusal:
         text = without_tail(rest)
         if not text or WHOLE.match(text):
             return _Target()
-        last = self._last_things()
+        last = self._last_objects()
         if _REFERENCE.match(text):
             return _Target(of=last, pick=self._picked(text, last), refers=True)
         part = _PART.match(text) or _PART_OF.match(text)
         # "the largest of them" is no part of them
-        if part is not None and SUPERLATIVE.sub(r"\g<thing>", part["part"]):
+        if part is not None and SUPERLATIVE.sub(r"\g<phrase>", part["part"]):
             return _Target(bare(part["part"], keep_plural=True), last, self._picked(text, last), refers=True)
         superlative = SUPERLATIVE.match(text)
         if superlative is not None:
-            return self._superlative(text, SUPERLATIVES[superlative["which"].lower()], superlative["thing"])
+            return self._superlative(text, SUPERLATIVES[superlative["which"].lower()], superlative["phrase"])
         side = _SIDE.match(text)
         if side is not None:
-            thing = bare(side["thing"] or "", keep_plural=True)
-            if not thing:
-                return _Refusal(f"{text!r} names a side of the picture, not a thing in it")
-            if thing == bare(thing):  # "people on the left" are several
-                return self._superlative(text, _SIDES[side["side"].lower()], "" if thing == "one" else thing)
+            phrase = bare(side["phrase"] or "", keep_plural=True)
+            if not phrase:
+                return _Refusal(f"{text!r} names a side of the image, not an object in it")
+            if phrase == bare(phrase):  # "people on the left" are several
+                return self._superlative(text, _SIDES[side["side"].lower()], "" if phrase == "one" else phrase)
         if _UNKNOWN.match(text):
             return _Refusal(
                 f"{text!r} cannot be told: it may be one of {', '.join(dict.fromkeys(SUPERLATIVES.values()))}",
@@ -224,22 +224,22 @@ class _Reader:
             )
         quantified = QUANTIFIER.match(text) is not None
         definite = ARTICLE.match(text) is not None
-        thing = bare(text, keep_plural=True)
-        earlier = self._step_of(thing) if definite or quantified else None
-        single: Pick = "best" if definite and not quantified and thing == bare(text) else "each"
-        return _Target("" if earlier is not None else thing, earlier, single, refers=earlier is not None)
+        phrase = bare(text, keep_plural=True)
+        earlier = self._step_of(phrase) if definite or quantified else None
+        single: Pick = "best" if definite and not quantified and phrase == bare(text) else "each"
+        return _Target("" if earlier is not None else phrase, earlier, single, refers=earlier is not None)
 
     def _superlative(self, text: str, pick: Pick, words: str) -> _Target | _Refusal:
-        """One of several things, of an earlier step or of the images."""
-        thing = bare(words, keep_plural=True)
-        earlier = self._step_of(thing) if thing else self._last_many()
-        if not thing and earlier is None:
+        """One of several objects, of an earlier step or of the images."""
+        phrase = bare(words, keep_plural=True)
+        earlier = self._step_of(phrase) if phrase else self._last_many()
+        if not phrase and earlier is None:
             return _Refusal(f"{text!r} refers to nothing before it", sure=True)
-        return _Target("" if earlier is not None else thing, earlier, pick, refers=earlier is not None)
+        return _Target("" if earlier is not None else phrase, earlier, pick, refers=earlier is not None)
 
     def _question(self, clause: str, question: str, named: tuple[int, ...]) -> PlannedStep | _Refusal:
-        """A question; where it speaks of an earlier thing it is asked of a closer look at that thing."""
-        last = self._last_things()
+        """A question; where it speaks of an earlier object it is asked of a closer look at that object."""
+        last = self._last_objects()
         label = self._label(last)
         which = _WHICH_ONE.match(question)
         if (
@@ -255,26 +255,26 @@ class _Reader:
             text = re.sub(r"\b(?:it|they|them|he|she|each of them|each)\b", f"the {label}", text, flags=re.IGNORECASE)
             return PlannedStep(action="ask", clause=clause, text=text, of=last, pick=self._picked(question, last))
         for number in reversed(range(len(self._before))):
-            thing = self._before[number].thing
-            if thing and re.search(rf"\b(?:the|this|that|each|every)\s+{re.escape(bare(thing))}\b", question):
+            phrase = self._before[number].phrase
+            if phrase and re.search(rf"\b(?:the|this|that|each|every)\s+{re.escape(bare(phrase))}\b", question):
                 return PlannedStep(
                     action="ask", clause=clause, text=question, of=number, pick=self._picked("it", number)
                 )
         return PlannedStep(action="ask", clause=clause, text=question, images=named)
 
     def _comparison(self, words: str, clause: str, named: tuple[int, ...]) -> PlannedStep | _Refusal | None:
-        """A comparison of images: by a measure, or by the number of things."""
+        """A comparison of images: by a measure, or by the number of objects."""
         if not _OF_IMAGES.search(words):
             return None
         more = _MORE.search(words)
         measure: Measure | None = None
-        less, thing = False, ""
+        less, phrase = False, ""
         for pattern, which, smaller in _COMPARED:
             if re.search(rf"\b(?:{pattern})\s+{NOUN}\b|\b{NOUN}.*\b(?:{pattern})\b|\bone\b.*\b(?:{pattern})\b", words):
                 measure, less = which, smaller
                 break
-        if measure is None and more is not None and more["thing"] not in ("light", "blurred", "blur"):
-            measure, thing = "count", bare(more["thing"], keep_plural=True)
+        if measure is None and more is not None and more["phrase"] not in ("light", "blurred", "blur"):
+            measure, phrase = "count", bare(more["phrase"], keep_plural=True)
             less = more["how"].lower() in ("fewer", "fewest", "less")
         if measure is None or (
             measure == "size" and not re.search(r"^(?:is|are|which|compare)\b", words, re.IGNORECASE)
@@ -282,21 +282,21 @@ class _Reader:
             return None
         if self._images < 2:
             count = f"there is {self._images}" if self._images == 1 else "there are none"
-            return _Refusal(f"{clause!r} compares pictures, but {count}", sure=True)
-        return PlannedStep(action="compare", clause=clause, thing=thing, measure=measure, less=less, images=named)
+            return _Refusal(f"{clause!r} compares images, but {count}", sure=True)
+        return PlannedStep(action="compare", clause=clause, phrase=phrase, measure=measure, less=less, images=named)
 
-    def _last_things(self) -> int | None:
-        """The last step that has things to refer to."""
+    def _last_objects(self) -> int | None:
+        """The last step that has objects to refer to."""
         having = ("find", "count", "outline", "crop", "draw", "change")
         for number in reversed(range(len(self._before))):
             step = self._before[number]
-            if step.action in having or step.thing:
+            if step.action in having or step.phrase:
                 return number
         return None
 
     def _last_many(self) -> int | None:
-        """The last step that may have several things to pick from."""
-        last = self._last_things()
+        """The last step that may have several objects to pick from."""
+        last = self._last_objects()
         while last is not None and self._before[last].pick not in ("each", "best"):
             last = self._before[last].of
         return last
@@ -306,23 +306,23 @@ class _Reader:
         made = (n for n in reversed(range(len(self._before))) if self._before[n].action in ("draw", "change", "crop"))
         return next(made, None)
 
-    def _step_of(self, thing: str) -> int | None:
-        """The last step about this thing."""
-        named = (n for n in reversed(range(len(self._before))) if same_thing(self._before[n].thing, thing))
+    def _step_of(self, phrase: str) -> int | None:
+        """The last step about the objects of this phrase."""
+        named = (n for n in reversed(range(len(self._before))) if same_object(self._before[n].phrase, phrase))
         return next(named, None)
 
     def _picked(self, reference: str, of: int | None) -> Pick:
-        """ "them" are each of the things; "it" is what the clause before was about."""
+        """ "them" are each of the objects; "it" is what the clause before was about."""
         if of is None or _MANY.match(reference):
             return "each"
         # What was picked there already is not picked again.
         return self._before[of].pick if self._before[of].action in ("find", "count") else "each"
 
     def _label(self, of: int | None) -> str:
-        """What the things of a step are called."""
+        """What the objects of a step are called."""
         while of is not None:
             step = self._before[of]
-            if step.thing:
-                return bare(step.thing)
+            if step.phrase:
+                return bare(step.phrase)
             of = step.of
         return "picture"

@@ -1,4 +1,4 @@
-"""Plans: what a request of several steps is read as (planning.py), and what is carried out (loop.py)."""
+"""Plans: what a request of several steps is read as (parser.py), and what is carried out (executor.py)."""
 
 from typing import Literal
 
@@ -15,9 +15,9 @@ class PlannedStep(BaseModel):
     Attributes:
         action: what is done; "route" leaves that to the model.
         clause: the words of the request that ask for it.
-        thing: what it is done to, within the images or within the things of step `of`; "" for all of them.
-        of: number, from 0, of the earlier step whose things are meant; None for the images themselves.
-        pick: which of several things.
+        phrase: the objects it is done to, within the images or within the objects of step `of`; "" for all of them.
+        of: number, from 0, of the earlier step whose objects are meant; None for the images themselves.
+        pick: which of several objects.
         text: the question of "ask", the words of "draw" and "change".
         measure: what "compare" compares.
         less: "compare" asks for the smaller value, such as "darker".
@@ -29,7 +29,7 @@ class PlannedStep(BaseModel):
 
     action: Action
     clause: str
-    thing: str = ""
+    phrase: str = ""
     of: int | None = None
     pick: Pick = "each"
     text: str = ""
@@ -39,11 +39,11 @@ class PlannedStep(BaseModel):
     only_if: int | None = None
 
     def __str__(self) -> str:
-        about = [f"{self.pick} {self.thing}".strip() if self.pick != "each" or self.thing else ""]
+        about = [f"{self.pick} {self.phrase}".strip() if self.pick != "each" or self.phrase else ""]
         about += [repr(self.text)] if self.text else []
         about += [f"by {self.measure}"] if self.measure else []
         about += [f"of step {self.of + 1}"] if self.of is not None else []
-        about += [f"in picture {', '.join(str(number + 1) for number in self.images)}"] if self.images else []
+        about += [f"in image {', '.join(str(number + 1) for number in self.images)}"] if self.images else []
         about += [f"if step {self.only_if + 1} found any"] if self.only_if is not None else []
         return " ".join([self.action, *filter(None, about)])
 

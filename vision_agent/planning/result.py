@@ -1,11 +1,13 @@
-"""What `agent.run` gives: an answer, and what was done for it."""
+"""What `agent.run` returns: an answer, and what was done for it."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self
 
 from PIL import Image
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeFloat
 
 from vision_agent.errors import InputError, bad_argument
+from vision_agent.images.store import ImageStore
 from vision_agent.planning.plan import Plan
 from vision_agent.planning.summary import routed_line
 from vision_agent.results.answers import Answer, revived
@@ -18,8 +20,8 @@ class AgentStep(BaseModel):
     Attributes:
         tool: the tool's name; "model" where the model routed a clause, "measure" where pixels were measured.
         arguments: what it was called with; images by their ids.
-        text: what came out, in one line.
-        content: what came out, as the tool shows it to a language model. Words in it that were read from an image are
+        text: the result, in one line.
+        content: the result, as the tool shows it to a language model. Words in it that were read from an image are
             data.
         result: the whole result: `Detections`, a `Segmentation`, an `Answer`, ...
         images: ids of the images that it made.
@@ -42,11 +44,11 @@ class AgentStep(BaseModel):
 
 
 class AgentResult(Answer):
-    """What came of a request.
+    """The result of a request.
 
-    A request for one thing is one reading of the model: its words are the text, and `routes` what its routing tokens
-    gave. A request of several steps has a `plan`, and `steps` say what was called for it; then the tokens are those of
-    all answers in it, and the confidence is that of the least sure one.
+    A request that the model answers by itself is one routed answer: its words are the text, and `routes` the results
+    of its routing tokens. A request of several steps has a `plan`, and `steps` are the calls that were made for it;
+    then the tokens are those of all answers in it, and the confidence is that of the least sure one.
 
     Attributes:
         plan: the steps that the request was read as; None where it was not planned.
@@ -65,9 +67,44 @@ class AgentResult(Answer):
     done: bool = True
     refused: str | None = None
 
+    @classmethod
+    def of_steps(
+        cls,
+        lines: Sequence[str],
+        steps: Sequence[AgentStep],
+        *,
+        answers: Sequence[Answer],
+        image_ids: Sequence[str],
+        store: ImageStore,
+        model: str,
+        refused: str | None,
+        plan: Plan | None = None,
+    ) -> Self:
+        """Put the result of a request of several steps together.
+
+        Args:
+            lines: the words, line by line; where the request was refused, a line that says so follows.
+            answers: all that the model wrote for it.
+            image_ids: of its images; those that the store still has become `images`.
+        """
+        return cls(
+            text="\n".join([*lines, *([] if refused is None else [f"Not done: {refused}."])]),
+            finish_reason="stop",
+            prompt_tokens=sum(answer.prompt_tokens for answer in answers),
+            completion_tokens=sum(answer.completion_tokens for answer in answers),
+            confidence=min((answer.confidence for answer in answers), default=1.0),
+            model=model,
+            plan=plan,
+            steps=tuple(steps),
+            image_ids=tuple(image_ids),
+            images={image: store.get(image).image for image in image_ids if image in store},
+            done=refused is None,
+            refused=refused,
+        )
+
     @property
     def summary(self) -> str:
-        """All that came out, in plain lines: the words, and a line for what each routing token gave."""
+        """The whole result in plain lines: the words, and a line for the result of each routing token."""
         images = len({each.image for each in self.routes if each.image is not None})
         phrases = {each.phrase for each in self.routes}
         words = [] if self.text in phrases else [self.text]  # "dog[DET]" says no more than its result does
@@ -84,7 +121,7 @@ class AgentResult(Answer):
         return (*(each.image for each in drawn), *(self.images[image] for image in ids if image in self.images))
 
     def image(self, image_id: str) -> Image.Image:
-        """An image of the run. Raises InputError for an id that it has not."""
+        """Return an image of the run. Raises InputError for an id that it does not have."""
         if image_id not in self.images:
             raise InputError(bad_argument("image_id", f"one of {list(self.images)}", image_id))
         image: Image.Image = self.images[image_id]

@@ -13,8 +13,8 @@ from typing import Any
 from vision_agent.errors import AnswerError, ToolError
 from vision_agent.images.store import ImageStore
 from vision_agent.planning.result import AgentResult, AgentStep
-from vision_agent.planning.summary import quoted, summary
-from vision_agent.planning.tool_calls import Caller
+from vision_agent.planning.summary import call_line, quoted
+from vision_agent.planning.tool_calls import SessionTools
 from vision_agent.results.answers import Answer
 
 # Tools whose results hold words of the image.
@@ -30,30 +30,29 @@ class ToolLoop:
 
     Args:
         toolkit: the tools.
-        definitions: the tools as `tool_definitions("openai")` gives them.
         store: the session's images.
         ask: has the model answer a prompt under a JSON schema; the answer's `value` is a dict.
+        model: its name.
         max_steps: most calls.
     """
 
     def __init__(
         self,
-        toolkit: Caller,
-        definitions: Sequence[Mapping[str, Any]],
+        toolkit: SessionTools,
         store: ImageStore,
         ask: Ask,
         model: str,
         max_steps: int,
     ) -> None:
         self._toolkit = toolkit
-        self._tools = {each["function"]["name"]: each["function"] for each in definitions}
+        self._tools = {each["function"]["name"]: each["function"] for each in toolkit.definitions("openai")}
         self._store = store
         self._ask = ask
         self._model = model
         self._max_steps = max_steps
 
     def run(self, request: str, images: Sequence[str]) -> Iterator[AgentStep | AgentResult]:
-        """Every call as soon as it is made, and at last the result."""
+        """Yield every call as soon as it is made, and at last the result."""
         known, steps, answers, said = list(images), list[AgentStep](), list[Answer](), ""
         refused: str | None = f"it would take more than `max_steps`={self._max_steps} calls"
         while True:
@@ -90,7 +89,7 @@ class ToolLoop:
             for number, each in enumerate(steps, start=1)
         )
         return (
-            f"Pictures: {', '.join(known) or 'none'}.\nTools:\n{tools}\n"
+            f"Images: {', '.join(known) or 'none'}.\nTools:\n{tools}\n"
             'Write one JSON object: {"tool": ..., "arguments": {...}} to use a tool, or {"answer": ...} when done or '
             f"when it cannot be done.\nRequest: {request}\nDone so far:\n{done or 'nothing'}\nNext:"
         )
@@ -103,7 +102,7 @@ class ToolLoop:
         return AgentStep(
             tool=tool,
             arguments=arguments,
-            text=summary(made),
+            text=call_line(made),
             content=made.content,
             result=made.artifact,
             images=made.images,
@@ -119,18 +118,13 @@ class ToolLoop:
         refused: str | None,
     ) -> AgentResult:
         read = [f"{step.tool}: {quoted(words)}" for step in steps if step.tool in _READS and (words := _words(step))]
-        lines = [*([said] if said else []), *read, *([] if refused is None else [f"Not done: {refused}."])]
-        return AgentResult(
-            text="\n".join(lines),
-            finish_reason="stop",
-            prompt_tokens=sum(answer.prompt_tokens for answer in answers),
-            completion_tokens=sum(answer.completion_tokens for answer in answers),
-            confidence=min((answer.confidence for answer in answers), default=1.0),
+        return AgentResult.of_steps(
+            [*([said] if said else []), *read],
+            steps,
+            answers=answers,
+            image_ids=known,
+            store=self._store,
             model=self._model,
-            steps=tuple(steps),
-            image_ids=tuple(known),
-            images={image: self._store.get(image).image for image in known if image in self._store},
-            done=refused is None,
             refused=refused,
         )
 

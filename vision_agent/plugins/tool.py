@@ -5,15 +5,72 @@ by a toolkit (`vision_agent.tools.toolkit.Toolkit`), which checks arguments, bou
 in through the entry-point group `vision_agent.tools`; built-in and third-party ones alike.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
+from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
-if TYPE_CHECKING:
-    from vision_agent.agent import VisionAgent
-    from vision_agent.images.store import ImageStore
+from vision_agent.images.loading import ImageLimits, ImageSource
+from vision_agent.images.store import ImageStore
+from vision_agent.plugins.segmenter import Segmenter
+from vision_agent.results.answers import Answer
+from vision_agent.results.detections import Detections
+from vision_agent.results.generated import GeneratedImage
+from vision_agent.results.points import Count, Points
+from vision_agent.results.segmentation import Segmentation
+
+
+class ToolAgent(Protocol):
+    """What a tool may use of the agent that it works with; a `VisionAgent` has all of it, and there it is explained."""
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def routes(self) -> Mapping[str, Any]: ...
+
+    @property
+    def image_limits(self) -> ImageLimits: ...
+
+    def detect(
+        self, phrase: str | Sequence[str], image: ImageSource, *, threshold: float | None = None
+    ) -> Detections: ...
+
+    def point(self, phrase: str | Sequence[str], image: ImageSource, *, threshold: float | None = None) -> Points: ...
+
+    def count(self, phrase: str, image: ImageSource, *, threshold: float | None = None) -> Count: ...
+
+    def segment(
+        self,
+        phrase: str | Sequence[str],
+        image: ImageSource,
+        *,
+        threshold: float | None = None,
+        segmenter: Segmenter | str | Path | None = None,
+    ) -> Segmentation: ...
+
+    def run_route(
+        self, route: str, phrase: str | Sequence[str], image: ImageSource, *, threshold: float | None = None
+    ) -> BaseModel: ...
+
+    def caption(self, image: ImageSource, *, length: Literal["short", "normal", "long"] = "normal") -> Answer: ...
+
+    def ask(self, question: str, image: list[Image.Image], *, choices: Sequence[str] | None = None) -> Answer: ...
+
+    def generate(self, prompt: str, *, seed: int | None = None, steps: int | None = None) -> GeneratedImage: ...
+
+    def edit(
+        self, prompt: str, image: ImageSource, *, mask: Image.Image | None = None, seed: int | None = None
+    ) -> GeneratedImage: ...
+
+    # An `OcrResult` and an `Extraction`: documents are above plug-ins, so they cannot be named here.
+
+    def ocr(self, source: Image.Image | Path) -> Any: ...
+
+    def extract(self, document: Image.Image | Path, schema: type[BaseModel]) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -31,13 +88,13 @@ class ToolOutput:
     images: tuple[str, ...] = ()
 
 
-def _always(agent: "VisionAgent") -> bool:
+def _always(agent: ToolAgent) -> bool:
     return True
 
 
 @dataclass(frozen=True)
 class Tool:
-    """One thing that a language model may ask for.
+    """One task that a language model may ask for.
 
     Attributes:
         name: as the model writes it: lower case, digits and underscores.
@@ -54,8 +111,8 @@ class Tool:
     description: str
     arguments: type[BaseModel]
     result: type[BaseModel]
-    run: "Callable[[VisionAgent, ImageStore, Any], ToolOutput]"
-    available: "Callable[[VisionAgent], bool]" = field(default=_always)
+    run: Callable[[ToolAgent, ImageStore, Any], ToolOutput]
+    available: Callable[[ToolAgent], bool] = field(default=_always)
     read_only: bool = True
 
 

@@ -1,0 +1,47 @@
+"""The keyword arguments of verbs as typed dicts, for signatures that pass them on. They are explained at the verbs."""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias, TypedDict
+
+from pydantic import BaseModel
+
+from vision_agent.generation.options import GenerationOptions
+from vision_agent.images.loading import ImageSource
+from vision_agent.images.video import VideoSource
+from vision_agent.results.generated import Progress
+
+Images: TypeAlias = ImageSource | Sequence[ImageSource] | None
+"""One image, several, or none."""
+
+
+class AskSettings(TypedDict, total=False):
+    """The settings of `VisionAgent.ask`."""
+
+    schema: type[BaseModel] | dict[str, Any] | None
+    choices: Sequence[str] | None
+    combine: bool
+    max_tiles: int | Sequence[int] | None
+    max_new_tokens: int | None
+    options: GenerationOptions | None
+
+
+class ChatSettings(TypedDict, total=False):
+    """The settings of `Chat.ask`."""
+
+    video: VideoSource | None
+    segments: int
+    bounds: tuple[float, float] | None
+    max_tiles: int | Sequence[int] | None
+    routes: Sequence[str]
+    options: GenerationOptions | None
+
+
+class GenerateSettings(TypedDict, total=False):
+    """The settings of `VisionAgent.generate`."""
+
+    seed: int | None
+    steps: int | None
+    size: int | tuple[int, int] | None
+    guidance: float | None
+    negative_prompt: str | None
+    progress: Progress | None
