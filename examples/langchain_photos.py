@@ -51,13 +51,13 @@ class StandIn(BaseChatModel):
             reply = AIMessage(f"{total} in {sum(each['count'] > 0 for each in counted)} of {len(counted)} photos")
         else:
             request = next(message.text for message in messages if isinstance(message, HumanMessage))
-            thing = re.search(r"how many (.+?)s? (?:are|is|do)\b", request, re.IGNORECASE)
+            wanted = re.search(r"how many (.+?)s? (?:are|is|do)\b", request, re.IGNORECASE)
             calls: list[Any] = [
-                {"name": "count", "args": {"image": name, "phrase": thing[1]}, "id": name, "type": "tool_call"}
+                {"name": "count", "args": {"image": name, "phrase": wanted[1]}, "id": name, "type": "tool_call"}
                 for name in re.findall(r"[\w.-]+\.jpg", request)
-                if thing
+                if wanted
             ]
-            reply = AIMessage("" if calls else "I can only count things.", tool_calls=calls)
+            reply = AIMessage("" if calls else "I can only count objects.", tool_calls=calls)
         return ChatResult(generations=[ChatGeneration(message=reply)])
 
 

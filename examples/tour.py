@@ -41,14 +41,14 @@ def main(out: str = "demo.png") -> None:
     sure = ", ".join(f"{car.score:.2f}" for car in cars)
     show(cars.draw(STREET), 'agent.detect("red car", street, threshold=0.4)', f"{len(cars)} found, score {sure}")
 
-    things = agent.segment(["dog", "frisbee"], PARK)
-    show(things.draw(PARK), 'agent.segment(["dog", "frisbee"], park)', ", ".join(thing.label for thing in things))
+    objects = agent.segment(["dog", "frisbee"], PARK)
+    show(objects.draw(PARK), 'agent.segment(["dog", "frisbee"], park)', ", ".join(each.label for each in objects))
 
     people = agent.count("person", SKATERS)
     show(people.evidence.draw(SKATERS), 'agent.count("person", skaters)', str(people.count))
 
     colour = agent.ask("what colour is the bus?", COACH)
-    (bus,) = colour.evidence  # what the answer rests on
+    (bus,) = colour.evidence  # the evidence of the answer
     show(bus.draw(COACH), 'agent.ask("what colour is the bus?", coach)', colour.text)
 
     place = agent.run("where is the dog?", BOAT)

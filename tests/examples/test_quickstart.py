@@ -28,10 +28,10 @@ quickstart = _loaded()
     ("name", "answers"),
     [
         ("words_only", 2),
-        ("one_picture", 2),
+        ("one_image", 2),
         ("several_rounds", 2),
-        ("pictures_combined", 1),
-        ("pictures_apart", 2),
+        ("images_combined", 1),
+        ("images_apart", 2),
         ("batch", 2),
         ("video", 2),
         ("streaming", 1),

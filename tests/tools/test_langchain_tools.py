@@ -351,4 +351,4 @@ def test_the_example_over_a_folder(agent: VisionAgent) -> None:
     counts = [agent.count("dog", photo).count for photo in sorted(PHOTOS.glob("*.jpg"))]
     assert last == f"{sum(counts)} in {sum(each > 0 for each in counts)} of {len(counts)} photos"
     assert sum(line.startswith("count(") for line in shown) == len(counts) and shown[-1] == last
-    assert module.answer("paint it blue", agent, PHOTOS, module.StandIn(), shown.append) == "I can only count things."
+    assert module.answer("paint it blue", agent, PHOTOS, module.StandIn(), shown.append) == "I can only count objects."
