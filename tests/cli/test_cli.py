@@ -101,3 +101,12 @@ def test_the_help_names_every_suite() -> None:
 
     told = cli("evaluate", "--help").stdout
     assert [name for name in SUITES if name not in told] == []
+
+
+def test_help_names_all_commands_without_torch() -> None:
+    code = "import sys\nfrom vision_agent.cli.main import main\ntry: main()\nfinally: print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, timeout=300)
+    named = {line.split()[0] for line in done.stdout.partition("Commands:")[2].splitlines() if line.strip()}
+    assert {*("detect ask run caption info decoders convert ocr extract mcp".split())} <= named
+    assert {*("train calibrate evaluate train-masks train-generator train-drawing".split())} <= named
+    assert done.stdout.splitlines()[-1] == "False"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _FAILED, _INTERRUPTED = 1, 130
 
 _OUT_HELP = "Output: .jsonl, .csv or .parquet. Run the same command again to resume an unfinished one."
+_PASSWORD_HELP = "Of encrypted PDFs. Better set the variable VISION_AGENT_PASSWORD, which no process list shows."
 
 PathsArgument = Annotated[list[Path], typer.Argument(help="Images, TIFFs, PDFs, and folders of them.")]
 OutOption = Annotated[Path, typer.Option("--out", help=_OUT_HELP)]
@@ -25,7 +26,7 @@ RetryOption = Annotated[bool, typer.Option("--retry", help="Process files that f
 PagesOption = Annotated[str | None, typer.Option("--pages", help='Pages from 1, such as "1-3,7"; all by default.')]
 PasswordOption = Annotated[
     str | None,
-    typer.Option("--password", envvar="VISION_AGENT_PASSWORD", help="Of encrypted PDFs.", show_envvar=True),
+    typer.Option("--password", envvar="VISION_AGENT_PASSWORD", help=_PASSWORD_HELP, show_envvar=False),
 ]
 
 

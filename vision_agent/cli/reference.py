@@ -1,0 +1,57 @@
+"""The command reference as Markdown: `python -m vision_agent.cli.reference > docs/commands.md`."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, get_args, get_type_hints
+
+from typer.models import CommandInfo, OptionInfo
+
+from vision_agent.cli.main import command_line
+
+_HEAD = """# Commands
+
+All commands with their arguments and options, as `vision-agent COMMAND --help` shows them. This page is written by
+`python -m vision_agent.cli.reference`, and a test compares the two.
+"""
+
+
+def command_reference() -> str:
+    """Return a section for each command of this distribution: what it does, how it is called, what it takes."""
+    return _HEAD + "".join(
+        _section(command, command.callback)
+        for command in command_line().registered_commands
+        if command.callback is not None and command.callback.__module__.startswith("vision_agent.")
+    )
+
+
+def _section(command: CommandInfo, function: Callable[..., Any]) -> str:
+    name = command.name or function.__name__.replace("_", "-")
+    hints = get_type_hints(function, include_extras=True)
+    call, rows = ["vision-agent", name], []
+    for parameter in inspect.signature(function).parameters.values():
+        kind, info = get_args(hints[parameter.name])  # of Annotated
+        required = parameter.default is parameter.empty
+        if isinstance(info, OptionInfo):
+            # In `Annotated`, the first argument of `typer.Option` is the option's name, which typer calls `default`.
+            flag = info.default if isinstance(info.default, str) else f"--{parameter.name.replace('_', '-')}"
+            label = flag if kind is bool else f"{flag} {_type_name(kind)}"
+            call += [label] if required else []
+        else:
+            label = parameter.name.upper() + ("..." if isinstance(kind, type(list[str])) else "")
+            call.append(label if required else f"[{label}]")
+        empty = required or parameter.default in (None, False)
+        default = "required" if required else "" if empty else f"`{parameter.default}`"
+        rows.append(f"| `{label}` | {info.help} | {default} |\n")
+    text = f"\n## {name}\n\n{inspect.getdoc(function)}\n\n```console\n$ {' '.join(call)}\n```\n"
+    return text + ("\n| | | default |\n|---|---|---|\n" + "".join(rows) if rows else "")
+
+
+def _type_name(kind: Any) -> str:
+    """`list[Path] | None` -> "PATH"."""
+    while arguments := get_args(kind):
+        kind = arguments[0]
+    return str({str: "TEXT", int: "INTEGER"}.get(kind, kind.__name__.upper()))
+
+
+if __name__ == "__main__":
+    print(command_reference(), end="")
