@@ -1,8 +1,8 @@
 """InternVL's original checkpoint format, written and computed here a second time, in plain torch, for the tests.
 
-Nothing is shared with `vision_agent.model.original` or transformers: the forward pass works on the tensors of the file under
-their original names, and the tokenizers follow the official slow ones step by step. What agrees with this is right, or
-wrong twice.
+Nothing is shared with `vision_agent.model.original` or transformers: the forward pass works on the tensors of the file
+under their original names, and the tokenizers follow the official slow ones step by step. What agrees with this is
+right, or wrong twice.
 
 Shape suffixes: B tiles, T image tokens, L tokens, E width of the vision tower, H hidden size, N heads, D head size.
 """
@@ -637,3 +637,18 @@ def _qwen2_encoder(folder: Path) -> Callable[[str], list[int]]:
         return ids
 
     return encode
+
+
+def write_folder(folder: Path, family: str = "qwen2", vision: str = "300m", **changes: Any) -> tuple[Any, Any]:
+    """Write a whole original folder. Returns its config.json and its weights."""
+    shards, torch_files = changes.pop("shards", 1), changes.pop("torch_files", False)
+    rows = write_tokenizer(folder, family) + 3
+    content = tiny_config(family, vision, rows, **changes)
+    state = tiny_state(content)
+    write_original(folder, content, state, shards, torch_files)
+    return content, state
+
+
+def random_tiles(tiles: int, size: int = 28) -> Tensor:
+    """Return tiles (tiles, 3, size, size) as a model takes them."""
+    return torch.randn(tiles, 3, size, size, generator=torch.Generator().manual_seed(1))

@@ -9,7 +9,6 @@ import original_format as official
 import pytest
 import torch
 from PIL import Image
-from test_original import pixels, write
 
 from vision_agent import CheckpointError, ConfigError, GenerationOptions, VisionAgent
 from vision_agent.cli.main import main
@@ -28,7 +27,7 @@ def image(seed: int, width: int = 60, height: int = 30) -> Image.Image:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_prompts_ids_pixels_and_logits_are_official(tmp_path: Path, family: str) -> None:
-    content, state = write(tmp_path, family, "6b" if family in ("internlm2", "yi") else "300m")
+    content, state = official.write_folder(tmp_path, family, "6b" if family in ("internlm2", "yi") else "300m")
     backbone = VisionAgent.from_pretrained(tmp_path).backbone
     template = OFFICIAL_TEMPLATES[official.TEMPLATES[family]]
     image_id = backbone.model.config.image_token_id
@@ -71,7 +70,7 @@ def test_prompts_ids_pixels_and_logits_are_official(tmp_path: Path, family: str)
 
 
 def test_the_verbs_work_on_an_original_folder_and_on_its_conversion(tmp_path: Path) -> None:
-    write(tmp_path / "original", "internlm2", ps_version="v1")
+    official.write_folder(tmp_path / "original", "internlm2", ps_version="v1")
     convert(tmp_path / "original", tmp_path / "native")
     before, after = (VisionAgent.from_pretrained(tmp_path / name) for name in ("original", "native"))
     for agent in (before, after):
@@ -88,15 +87,15 @@ def test_the_verbs_work_on_an_original_folder_and_on_its_conversion(tmp_path: Pa
 
 
 def test_version_1_pixel_shuffle_is_transposed(tmp_path: Path) -> None:
-    content, state = write(tmp_path, "qwen2", ps_version="v1", force_image_size=56)
+    content, state = official.write_folder(tmp_path, "qwen2", ps_version="v1", force_image_size=56)
     backbone = VisionAgent.from_pretrained(tmp_path).backbone
-    tokens, _ = backbone.see(pixels(2, 56))
-    expected = official.reference_image_tokens(state, content, pixels(2, 56))
+    tokens, _ = backbone.see(official.random_tiles(2, 56))
+    expected = official.reference_image_tokens(state, content, official.random_tiles(2, 56))
     torch.testing.assert_close(tokens.flatten(0, 1), expected, atol=1e-4, rtol=0)
 
 
 def test_what_a_checkpoint_asks_for_and_does_not_get(tmp_path: Path) -> None:
-    write(tmp_path / "a", "qwen2")
+    official.write_folder(tmp_path / "a", "qwen2")
     with pytest.raises(ConfigError, match="vision-agent convert"):
         VisionAgent.from_pretrained(tmp_path / "a", device_map={"": "cpu"})
     folder = tmp_path / "other"
@@ -112,7 +111,7 @@ def test_what_a_checkpoint_asks_for_and_does_not_get(tmp_path: Path) -> None:
 def test_convert_from_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write(tmp_path / "a", "qwen2")
+    official.write_folder(tmp_path / "a", "qwen2")
     monkeypatch.setattr(sys, "argv", ["vision-agent", "convert", str(tmp_path / "a"), str(tmp_path / "b")])
     with pytest.raises(SystemExit) as done:
         main()
@@ -127,7 +126,7 @@ def test_convert_from_the_command_line(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_streams_give_the_text_whatever_the_tokens(tmp_path: Path, family: str) -> None:
-    write(tmp_path, family)
+    official.write_folder(tmp_path, family)
     backbone = VisionAgent.from_pretrained(tmp_path).backbone
     engine, size = InferenceEngine(backbone), len(backbone.tokenizer)
     said = backbone.text_ids("Hello   world 中文 😀👍🏽 naïve\n\n  a , b . ")

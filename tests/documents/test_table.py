@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from vision_agent.documents import Cell, Page, Table
 from vision_agent.documents.result import Block, Line, Word, box_around
 from vision_agent.documents.table_detection import find_tables, with_tables
-from vision_agent.results.detections import Box
+from vision_agent.results.box import Box
 
 BOX = Box(x0=0, y0=0, x1=10, y1=10)
 SIZE = (700, 500)

@@ -10,6 +10,7 @@ import torch
 from faster_coco_eval.core import mask as coco
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_masks import masks
 from torch.nn import functional as F
 
 from vision_agent.errors import InputError
@@ -23,18 +24,6 @@ from vision_agent.geometry.rle import (
     mask_union,
     polygons_to_mask,
 )
-
-
-@st.composite
-def masks(draw: st.DrawFn, size: tuple[int, int] | None = None) -> Bools:
-    """Noise of any density, in blocks of any size, so that there are specks, holes and straight edges."""
-    height, width = size or (draw(st.integers(1, 24)), draw(st.integers(1, 24)))
-    tall, wide = draw(st.integers(1, 5)), draw(st.integers(1, 5))
-    source = np.random.default_rng(draw(st.integers(0, 2**32)))
-    density = draw(st.sampled_from([0.0, 0.05, 0.3, 0.5, 0.8, 0.97, 1.0]))
-    cells = source.random((-(-height // tall), -(-width // wide))) < density
-    mask: Bools = np.kron(cells, np.ones((tall, wide), dtype=np.bool_))[:height, :width]
-    return np.ascontiguousarray(mask)
 
 
 def encoded(mask: Bools) -> dict[str, Any]:

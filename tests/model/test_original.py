@@ -33,23 +33,9 @@ PLACES = "<IMG_CONTEXT>" * 4
 IMAGE_TOKEN = 550
 
 
-def write(folder: Path, family: str = "qwen2", vision: str = "300m", **changes: Any) -> tuple[Any, Any]:
-    """A whole original folder. Returns its config.json and its weights."""
-    shards, torch_files = changes.pop("shards", 1), changes.pop("torch_files", False)
-    rows = official.write_tokenizer(folder, family) + 3
-    content = official.tiny_config(family, vision, rows, **changes)
-    state = official.tiny_state(content)
-    official.write_original(folder, content, state, shards, torch_files)
-    return content, state
-
-
 def load(folder: Path, dtype: torch.dtype = torch.float32) -> OriginalCheckpoint:
     content = json.loads((folder / "config.json").read_text("utf-8"))
     return load_original(folder, content, dtype=dtype, attn_implementation="sdpa")
-
-
-def pixels(tiles: int, size: int = 28) -> torch.Tensor:
-    return torch.randn(tiles, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
 @torch.inference_mode()
@@ -79,11 +65,11 @@ def random_prompt(length: int, places: int) -> list[int]:
 @pytest.mark.parametrize("vision", ["300m", "6b"])
 @pytest.mark.parametrize("family", [*FAMILIES, "qwen3"])
 def test_logits_of_each_family_with_each_tower(tmp_path: Path, family: str, vision: str) -> None:
-    content, state = write(tmp_path, family, vision, shards=2 if vision == "6b" else 1)
+    content, state = official.write_folder(tmp_path, family, vision, shards=2 if vision == "6b" else 1)
     loaded = load(tmp_path)
     prompt = loaded.template.render([(f"<img>{PLACES * 2}</img>\nWhat is it?", None)])
     ids = loaded.tokenizer(prompt)["input_ids"]
-    image = pixels(2)
+    image = official.random_tiles(2)
     expected = official.reference_logits(state, content, ids, image, loaded.model.config.image_token_id)
     assert expected.std() > 1  # flat logits would agree with anything
     torch.testing.assert_close(native_logits(loaded.model, ids, image), expected, atol=1e-4, rtol=0)
@@ -124,8 +110,8 @@ def test_logits_under_other_settings(tmp_path: Path, family: str, changes: dict[
     model = load_model(tmp_path, content, state)
     size = content["force_image_size"] or 28
     ids = random_prompt(50, model.config.image_seq_length)
-    expected = official.reference_logits(state, content, ids, pixels(1, size), IMAGE_TOKEN)
-    torch.testing.assert_close(native_logits(model, ids, pixels(1, size)), expected, atol=1e-4, rtol=0)
+    expected = official.reference_logits(state, content, ids, official.random_tiles(1, size), IMAGE_TOKEN)
+    torch.testing.assert_close(native_logits(model, ids, official.random_tiles(1, size)), expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("length", [20, 60])
@@ -145,26 +131,26 @@ def test_ps_version_1_is_version_2_with_the_token_grid_transposed(tmp_path: Path
     state = official.tiny_state(content)
     model = load_model(tmp_path, content, state)
     with torch.inference_mode():
-        tokens = model.get_image_features(pixel_values=pixels(2, 56), return_dict=True).pooler_output
+        tokens = model.get_image_features(pixel_values=official.random_tiles(2, 56), return_dict=True).pooler_output
     transposed = tokens.reshape(2, 4, 4, -1).transpose(1, 2).reshape(32, -1)
-    expected = official.reference_image_tokens(state, content, pixels(2, 56))
+    expected = official.reference_image_tokens(state, content, official.random_tiles(2, 56))
     torch.testing.assert_close(transposed, expected, atol=1e-4, rtol=0)
     assert (tokens.flatten(0, 1) - expected).abs().max() > 0.1
     assert read_settings(content).ps_version == "v1"
 
 
 def test_files_of_all_kinds_hold_the_same(tmp_path: Path) -> None:
-    write(tmp_path / "one", "internlm2")
-    write(tmp_path / "many", "internlm2", shards=3)
-    write(tmp_path / "torch", "internlm2", torch_files=True)
-    write(tmp_path / "torch many", "internlm2", torch_files=True, shards=3)
+    official.write_folder(tmp_path / "one", "internlm2")
+    official.write_folder(tmp_path / "many", "internlm2", shards=3)
+    official.write_folder(tmp_path / "torch", "internlm2", torch_files=True)
+    official.write_folder(tmp_path / "torch many", "internlm2", torch_files=True, shards=3)
     expected = load(tmp_path / "one").model.state_dict()
     for name in ("many", "torch", "torch many"):
         torch.testing.assert_close(load(tmp_path / name).model.state_dict(), expected, atol=0, rtol=0)
 
 
 def test_weights_come_in_the_dtype_asked_and_frequencies_stay_exact(tmp_path: Path) -> None:
-    _, state = write(tmp_path)
+    _, state = official.write_folder(tmp_path)
     model = load(tmp_path, torch.bfloat16).model
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert model.model.language_model.rotary_emb.inv_freq.dtype == torch.float32
@@ -245,14 +231,14 @@ def test_the_native_config_needs_no_weights() -> None:
     ids=str,
 )
 def test_what_is_not_supported_is_refused_by_name(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
-    write(tmp_path)
+    official.write_folder(tmp_path)
     content = official.tiny_config("qwen2", **changes)
     with pytest.raises(CheckpointError, match=said):
         load_original(tmp_path, content, dtype=torch.float32, attn_implementation="sdpa")
 
 
 def test_code_in_the_folder_is_never_run(tmp_path: Path) -> None:
-    write(tmp_path, "internlm2")
+    official.write_folder(tmp_path, "internlm2")
     trap = f"open({str(tmp_path / 'ran')!r}, 'w').close()\n"
     for name in ("modeling_internvl_chat", "configuration_internvl_chat", "tokenization_internlm2"):
         (tmp_path / f"{name}.py").write_text(trap)
@@ -304,7 +290,7 @@ def _edit_index(change: Callable[[dict[str, str]], None]) -> Callable[[Path], No
     ],
 )
 def test_damaged_shards_are_named(tmp_path: Path, damage: Callable[[Path], None], said: str) -> None:
-    write(tmp_path / "model", shards=3)
+    official.write_folder(tmp_path / "model", shards=3)
     shutil.copy(tmp_path / "model" / SHARD, tmp_path / "outside.safetensors")
     load(tmp_path / "model")
     damage(tmp_path / "model")
@@ -313,7 +299,7 @@ def test_damaged_shards_are_named(tmp_path: Path, damage: Callable[[Path], None]
 
 
 def test_a_truncated_torch_file_is_named(tmp_path: Path) -> None:
-    write(tmp_path, torch_files=True)
+    official.write_folder(tmp_path, torch_files=True)
     path = tmp_path / "pytorch_model.bin"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match=r"pytorch_model\.bin is truncated"):
@@ -321,14 +307,14 @@ def test_a_truncated_torch_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_torch_file_with_code_in_it_is_refused(tmp_path: Path) -> None:
-    write(tmp_path, torch_files=True)
+    official.write_folder(tmp_path, torch_files=True)
     torch.save({"x": official.tiny_config}, tmp_path / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match=r"pytorch_model\.bin"):
         load(tmp_path)
 
 
 def test_missing_and_unexpected_tensors_are_all_listed(tmp_path: Path) -> None:
-    _, state = write(tmp_path, "internlm2")
+    _, state = official.write_folder(tmp_path, "internlm2")
     for key in ("mlp1.3.bias", "language_model.output.weight"):
         del state[key]
     state |= {"mlp1.7.bias": torch.ones(1), "language_model.model.layers.9.ffn_norm.weight": torch.ones(32)}
@@ -342,7 +328,7 @@ def test_missing_and_unexpected_tensors_are_all_listed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["mlp1.1.weight", "language_model.model.layers.0.attention.wqkv.weight"])
 def test_a_tensor_of_another_shape_is_named(tmp_path: Path, key: str) -> None:
-    write(tmp_path, "internlm2")
+    official.write_folder(tmp_path, "internlm2")
     state = load_file(tmp_path / "model.safetensors")
     state[key] = state[key][:-3].contiguous()
     save_file(state, tmp_path / "model.safetensors")
@@ -482,7 +468,7 @@ def test_damaged_tokenizer_files_are_named(tmp_path: Path, damage: Callable[[Pat
 
 
 def test_a_tokenizer_with_more_ids_than_the_model_has_rows_is_refused(tmp_path: Path) -> None:
-    write(tmp_path)
+    official.write_folder(tmp_path)
     content = official.tiny_config("qwen2", vocabulary=100)
     with pytest.raises(CheckpointError, match="100 rows"):
         load_original(tmp_path, content, dtype=torch.float32, attn_implementation="sdpa")
@@ -493,7 +479,7 @@ def test_a_tokenizer_with_more_ids_than_the_model_has_rows_is_refused(tmp_path: 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_only_the_templates_token_ends_an_answer(tmp_path: Path, family: str) -> None:
-    write(tmp_path, family)
+    official.write_folder(tmp_path, family)
     loaded = load(tmp_path)
     stop = OFFICIAL_TEMPLATES[official.TEMPLATES[family]].stop
     assert loaded.end_ids == [loaded.tokenizer.convert_tokens_to_ids(stop)] and loaded.template.stop == stop
@@ -504,7 +490,7 @@ def test_only_the_templates_token_ends_an_answer(tmp_path: Path, family: str) ->
 @pytest.mark.parametrize(("family", "vision"), [("qwen2", "300m"), ("internlm2", "6b"), ("yi", "6b"), ("phi3", "300m")])
 def test_a_converted_folder_needs_transformers_alone(tmp_path: Path, family: str, vision: str) -> None:
     changes = {"vision_config__layer_norm_eps": 1e-6, "system_message": "Be brief.", "max_dynamic_patch": 6}
-    content, state = write(tmp_path / "original", family, vision, **changes)
+    content, state = official.write_folder(tmp_path / "original", family, vision, **changes)
     convert(tmp_path / "original", tmp_path / "native")
 
     model = InternVLForConditionalGeneration.from_pretrained(tmp_path / "native").eval()
@@ -517,8 +503,8 @@ def test_a_converted_folder_needs_transformers_alone(tmp_path: Path, family: str
     prompt = prompt.replace("<IMG_CONTEXT>", IMAGE)
     ids = tokenizer(prompt)["input_ids"]
     assert ids == official.official_ids(tmp_path / "original", prompt)
-    expected = official.reference_logits(state, content, ids, pixels(1), model.config.image_token_id)
-    torch.testing.assert_close(native_logits(model, ids, pixels(1)), expected, atol=1e-4, rtol=0)
+    expected = official.reference_logits(state, content, ids, official.random_tiles(1), model.config.image_token_id)
+    torch.testing.assert_close(native_logits(model, ids, official.random_tiles(1)), expected, atol=1e-4, rtol=0)
 
     stop = tokenizer.convert_tokens_to_ids(template.stop)
     assert model.generation_config.eos_token_id == stop
@@ -538,7 +524,7 @@ def test_a_converted_folder_needs_transformers_alone(tmp_path: Path, family: str
 
 
 def test_conversion_keeps_the_number_format(tmp_path: Path) -> None:
-    content, state = write(tmp_path / "original")
+    content, state = official.write_folder(tmp_path / "original")
     halves = {key: tensor.bfloat16() for key, tensor in state.items()}
     official.write_original(tmp_path / "original", content, halves)
     convert(tmp_path / "original", tmp_path / "native")
@@ -547,7 +533,7 @@ def test_conversion_keeps_the_number_format(tmp_path: Path) -> None:
 
 
 def test_a_conversion_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(tmp_path / "original")
+    official.write_folder(tmp_path / "original")
 
     def full(*arguments: object, **options: object) -> None:
         raise OSError("no space left")
@@ -559,7 +545,7 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_conversion_never_overwrites(tmp_path: Path) -> None:
-    write(tmp_path / "original")
+    official.write_folder(tmp_path / "original")
     before = sorted(path.name for path in (tmp_path / "original").iterdir())
     (tmp_path / "there").mkdir()
     for dst in (tmp_path / "there", tmp_path / "original"):

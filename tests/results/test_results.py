@@ -16,9 +16,10 @@ from PIL import Image
 from pydantic import BaseModel, ValidationError
 
 from vision_agent.errors import ArgumentTypeError, InputError, MissingExtraError
-from vision_agent.results import annotate as _draw
+from vision_agent.results import annotate
 from vision_agent.results.answers import Answer, RoutedText
-from vision_agent.results.detections import Box, Detection, Detections
+from vision_agent.results.box import Box
+from vision_agent.results.detections import Detection, Detections
 
 SIZE = (640, 480)
 COLOR = (12, 200, 34)
@@ -435,11 +436,11 @@ def test_tags_do_not_cover_each_other_when_there_is_room():
 
 def test_colors_are_stable_and_different():
     names = ["red car", "dog", "person", "bicycle", "bus", "tree", "cat", "sign"]
-    colors = _draw.label_colors(names)
+    colors = annotate.label_colors(names)
     assert len(set(colors.values())) == len(names)
-    assert _draw.label_colors(["dog"])["dog"] == _draw.label_colors(["dog", "cat"])["dog"]
-    assert len(_draw.label_colors(map(str, range(100)))) == 100
-    assert _draw.label_colors(["\ud800"])  # half a character, as JSON may hold
+    assert annotate.label_colors(["dog"])["dog"] == annotate.label_colors(["dog", "cat"])["dog"]
+    assert len(annotate.label_colors(map(str, range(100)))) == 100
+    assert annotate.label_colors(["\ud800"])  # half a character, as JSON may hold
 
 
 def test_text_contrasts_with_its_tag():
@@ -447,8 +448,8 @@ def test_text_contrasts_with_its_tag():
         linear = [(c / 255) / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in color]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
-    for color in _draw._PALETTE:
-        bright, dark = sorted((luminance(color), luminance(_draw._contrast(color))), reverse=True)
+    for color in annotate._PALETTE:
+        bright, dark = sorted((luminance(color), luminance(annotate._contrast(color))), reverse=True)
         assert (bright + 0.05) / (dark + 0.05) >= 4.5  # WCAG AA
 
 

@@ -11,11 +11,11 @@ from faster_coco_eval.core import mask as coco
 from hypothesis import given
 from PIL import Image
 from pydantic import ValidationError
-from test_masks import masks
+from random_masks import masks
 
 from vision_agent.errors import ArgumentTypeError, InputError, MissingExtraError
 from vision_agent.geometry.rle import Bools, RunLengths
-from vision_agent.results.detections import Box
+from vision_agent.results.box import Box
 from vision_agent.results.segmentation import Mask, Segment, Segmentation
 
 SIZE = (60, 40)

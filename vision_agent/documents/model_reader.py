@@ -11,7 +11,7 @@ from vision_agent.documents.result import Block, Line, Page, Word, quad_of
 from vision_agent.documents.source import PageImage
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.results.answers import Answer
-from vision_agent.results.detections import Box
+from vision_agent.results.box import Box
 
 REQUEST = (
     "Read all text in the image, line by line, exactly as it is written, from top to bottom. "
@@ -35,7 +35,7 @@ class ModelReader:
         self._ask = ask
 
     def page(self, image: PageImage) -> Page:
-        """The page's text in the model's words, a block for each paragraph."""
+        """Return the page's text in the model's words, a block for each paragraph."""
         width, height = image.image.size
         answer = self._ask(REQUEST, image.image, options=GenerationOptions(max_new_tokens=_MOST_TOKENS))
         whole = quad_of((0, 0, width, height))

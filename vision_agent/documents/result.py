@@ -18,7 +18,7 @@ from vision_agent.documents.markdown import block_markdown
 from vision_agent.documents.table import Table
 from vision_agent.errors import InputError, bad_argument
 from vision_agent.results import annotate as _draw
-from vision_agent.results.detections import Box
+from vision_agent.results.box import Box
 
 if TYPE_CHECKING:
     from vision_agent.images.loading import ImageSource
@@ -35,13 +35,13 @@ BLOCK_KINDS: tuple[BlockKind, ...] = get_args(BlockKind)
 
 
 def quad_of(box: Sequence[float] | npt.NDArray[np.float64]) -> Quad:
-    """The corners of an upright box x0, y0, x1, y1."""
+    """Return the corners of an upright box x0, y0, x1, y1."""
     x0, y0, x1, y1 = (float(side) for side in box)
     return (x0, y0), (x1, y0), (x1, y1), (x0, y1)
 
 
 def box_around(quads: Sequence[Quad]) -> Box:
-    """The tightest upright box around quads; there must be one."""
+    """Return the tightest upright box around at least one quad."""
     corners = np.array(quads, dtype=np.float64).reshape(-1, 2)
     return Box.from_xyxy([*corners.min(axis=0), *corners.max(axis=0)])
 
@@ -171,7 +171,7 @@ class Page(BaseModel):
         return "\n\n".join(block.text for block in self.blocks if block.lines)
 
     def to_markdown(self) -> str:
-        """The page as Markdown: titles, paragraphs, lists and tables. Marks in the text itself are escaped."""
+        """Return the page as Markdown: titles, paragraphs, lists and tables. Marks in the text itself are escaped."""
         parts = (block_markdown(block.kind, block.text.splitlines(), block.table) for block in self.blocks)
         return "\n\n".join(part for part in parts if part)
 
@@ -216,18 +216,18 @@ class OcrResult(BaseModel):
         return "\n\f\n".join(page.text for page in self.pages)
 
     def page(self, number: int) -> Page:
-        """The page of that number, from 1. Raises InputError where it was not read."""
+        """Return the page of that number, from 1. Raises InputError where it was not read."""
         for page in self.pages:
             if page.number == number:
                 return page
         raise InputError(bad_argument("page", f"one of {[page.number for page in self.pages]}", number))
 
     def to_markdown(self) -> str:
-        """All pages as Markdown, with a rule between pages."""
+        """Return all pages as Markdown, with a rule between pages."""
         return "\n\n---\n\n".join(page.to_markdown() for page in self.pages) + "\n"
 
     def to_hocr(self) -> str:
-        """All pages as hOCR (HTML with places, hOCR 1.2): ocr_page, ocr_carea, ocr_line, ocrx_word."""
+        """Return all pages as hOCR (HTML with places, hOCR 1.2): ocr_page, ocr_carea, ocr_line, ocrx_word."""
         head = (
             '<?xml version="1.0" encoding="UTF-8"?>\n<!DOCTYPE html>\n<html xmlns="http://www.w3.org/1999/xhtml">\n<head>'
             '<meta charset="utf-8"/><title></title>'
@@ -244,7 +244,7 @@ class OcrResult(BaseModel):
         level: Literal["words", "lines", "blocks"] = "words",
         password: str | None = None,
     ) -> Image.Image:
-        """A page with the boxes of its words, lines or blocks, as a new RGB image.
+        """Draw the boxes of a page's words, lines or blocks into a new RGB image.
 
         Args:
             image: the page's image; None opens `file` again.
@@ -289,7 +289,7 @@ class OcrResult(BaseModel):
 
     @classmethod
     def of(cls, pages: Sequence[Page], engine: str) -> Self:
-        """A result of pages of one document."""
+        """Make the result of one document's pages."""
         return cls(pages=tuple(pages), engine=engine, file=pages[0].file if pages else "")
 
 

@@ -14,7 +14,7 @@ from functools import cached_property
 
 from vision_agent.documents.result import Line, Page, Word, box_around
 from vision_agent.documents.text_match import Folded, fold
-from vision_agent.results.detections import Box
+from vision_agent.results.box import Box
 
 MARKS = " :;,.-_=|#*\u2013\u2014"
 LOOSE_MARKS = " :;,-_=|*\u2013\u2014"
@@ -107,11 +107,11 @@ class Piece:
         return sum(token.word.score for token in self.tokens) / len(self.tokens)
 
     def at(self, character: int) -> int:
-        """Index of the token that holds a character of `text`."""
+        """Return the index of the token that holds a character of `text`."""
         return max(0, bisect_right(self.starts, character) - 1)
 
     def x_at(self, character: int) -> float:
-        """Where a character of `text` begins, by its share of its word, pixels."""
+        """Return where a character of `text` begins, by its share of its word, pixels."""
         index = self.at(character)
         token = self.tokens[index]
         share = (character - self.starts[index]) / max(1, len(token.word.text))
@@ -155,7 +155,7 @@ class Excerpt:
         return sum(word.score for word in self.words) / len(self.words)
 
     def stripped(self, marks: str = MARKS) -> "Excerpt | None":
-        """Without blanks and marks around it; None where nothing is left."""
+        """Return it without blanks and marks around it; None where nothing is left."""
         text = self.text
         left = len(text) - len(text.lstrip(marks))
         right = len(text.rstrip(LOOSE_MARKS))
@@ -167,7 +167,7 @@ class Excerpt:
 
 
 def box_of(excerpts: Sequence[Excerpt]) -> Box:
-    """The box around the words of excerpts, pixels of the page as given."""
+    """Return the box around the words of excerpts, pixels of the page as given."""
     return box_around([word.quad for excerpt in excerpts for word in excerpt.words])
 
 
@@ -201,12 +201,12 @@ class Sheet:
         return x0, y0, max(piece.x1 for piece in self.pieces), max(piece.y1 for piece in self.pieces)
 
     def right_of(self, piece: Piece) -> tuple[Piece, ...]:
-        """Pieces of its row to its right, nearest first."""
+        """Return pieces of its row to its right, nearest first."""
         row = self.rows[piece.row]
         return row[row.index(piece) + 1 :]
 
     def below(self, piece: Piece, rows: int = 3) -> Iterator[Piece]:
-        """Pieces under it that share some of its width, nearest first, within so many rows."""
+        """Yield pieces under it that share some of its width, nearest first, within so many rows."""
         for row in self.rows[piece.row + 1 : piece.row + 1 + rows]:
             for other in row:
                 if min(piece.x1, other.x1) - max(piece.x0, other.x0) > 0 and other.y0 > piece.middle:
@@ -227,7 +227,7 @@ def sheet_of(page: Page) -> Sheet:
 
 
 def text_angle(lines: Sequence[Line]) -> float:
-    """The direction of reading: radians clockwise, the median over the words' upper edges."""
+    """Return the direction of reading: radians clockwise, the median over the words' upper edges."""
     angles = []
     for line in lines:
         (x0, y0), (x1, y1) = line.quad[0], line.quad[1]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_validator
 
 from vision_agent.errors import MissingExtraError
-from vision_agent.results.detections import Box
+from vision_agent.results.box import Box
 
 if TYPE_CHECKING:
     import pandas
@@ -74,7 +74,7 @@ class Table(BaseModel):
         return self
 
     def grid(self, *, repeat: bool = False) -> list[list[str]]:
-        """The texts, row by row.
+        """Return the texts, row by row.
 
         Args:
             repeat: a cell that spans several places stands in all of them; otherwise in its first alone.
@@ -86,7 +86,7 @@ class Table(BaseModel):
         return texts
 
     def to_markdown(self) -> str:
-        """GitHub's form of a table. It knows no spans: a cell stands in its first place, the others are empty.
+        """Return GitHub's form of a table. It knows no spans: a cell stands in its first place, the others are empty.
 
         Markdown needs one row of names: several header rows are joined, a cell over several columns in each of them,
         and none gives an empty one.
@@ -98,7 +98,7 @@ class Table(BaseModel):
         return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
     def to_html(self) -> str:
-        """A `<table>` with row and column spans. Texts are escaped."""
+        """Return a `<table>` with row and column spans. Texts are escaped."""
         lines = []
         for row in range(self.rows):
             name = "th" if row < self.header_rows else "td"
@@ -117,7 +117,7 @@ class Table(BaseModel):
         return "<table>\n" + "\n".join(lines) + "\n</table>"
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """A pandas frame of texts. A cell that spans several places stands in all of them, as in `pandas.read_html`.
+        """Return a pandas frame of texts. A cell that spans several places is repeated in all, as in `pandas.read_html`.
 
         Raises:
             MissingExtraError: pandas is not installed.

@@ -20,7 +20,7 @@ from vision_agent.documents.result import Block, Line, Page, box_around
 from vision_agent.documents.sheet import Piece, Sheet, Token, sheet_of, text_angle
 from vision_agent.documents.table import Cell, Table
 from vision_agent.errors import MissingExtraError
-from vision_agent.results.detections import Box
+from vision_agent.results.box import Box
 
 _LINE_SHARE = 40  # a ruling line is at least this part of the page's longer side
 _DRAWN = 0.55  # share of an edge that must be dark for a line to be there
@@ -33,7 +33,7 @@ _Grid = npt.NDArray[np.bool_]
 
 
 def find_tables(page: Page, image: Image.Image) -> list[Table]:
-    """The tables of a page, those with lines first.
+    """Find the tables of a page, those with lines first.
 
     Args:
         page: its words.
@@ -56,7 +56,7 @@ def find_tables(page: Page, image: Image.Image) -> list[Table]:
 
 
 def with_tables(page: Page, image: Image.Image) -> Page:
-    """The page with its tables as blocks; their lines are taken out of other blocks."""
+    """Return the page with its tables as blocks; their lines are taken out of other blocks."""
     tables = find_tables(page, image)
     if not tables:
         return page
@@ -101,7 +101,7 @@ class _Back:
     shift: tuple[float, float]
 
     def box(self, x0: float, y0: float, x1: float, y1: float) -> Box:
-        """The box around a box of the reading frame, in the page as given."""
+        """Return the box around a box of the reading frame, in the page as given."""
         cosine, sine = math.cos(self.angle), math.sin(self.angle)
         corners = [(x * cosine - y * sine, x * sine + y * cosine) for x in (x0, x1) for y in (y0, y1)]
         xs, ys = zip(*corners, strict=True)

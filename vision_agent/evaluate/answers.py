@@ -24,7 +24,7 @@ from vision_agent.data.text.question_templates import RELATION_WORDS
 from vision_agent.evaluate.figures import Figure
 from vision_agent.inference.colors import COLOURS
 from vision_agent.inference.evidence import COUNT_WORDS, Comparison, Seen
-from vision_agent.results.detections import Box
+from vision_agent.results.box import Box
 
 ASKED_A_PHOTO = 3  # things there, and things not there of each kind, a photo
 ABSENT_STYLES = ("random", "popular", "adversarial")

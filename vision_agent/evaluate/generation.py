@@ -18,7 +18,8 @@ from vision_agent.data.recolor import colour_of
 from vision_agent.data.text.phrases import NUMBERS, plural
 from vision_agent.evaluate.figures import Figure
 from vision_agent.inference.colors import COLOURS
-from vision_agent.results.detections import Box, Detection
+from vision_agent.results.box import Box
+from vision_agent.results.detections import Detection
 from vision_agent.results.generated import GeneratedImage
 
 _NAMES = (

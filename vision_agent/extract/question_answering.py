@@ -29,7 +29,7 @@ from vision_agent.extract.target import Form, Leaf, outline_of
 from vision_agent.extract.values.spans import View
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.results.answers import Answer
-from vision_agent.results.detections import Box
+from vision_agent.results.box import Box
 
 _PAGES = 3  # that an answer is looked for on
 _LETTERS = 6_000  # of their words in a prompt
@@ -77,7 +77,7 @@ class DocumentAnswer(Answer):
 
 
 def rank_pages(question: str, document: OcrResult) -> list[int]:
-    """Numbers of a document's pages, those first whose words answer a question best; order of the document for ties."""
+    """Return the numbers of a document's pages, those first whose words answer a question best; ties in page order."""
     wanted = _content(question)
     texts = {page.number: Counter(words_of(page.text)) for page in document.pages}
     usual = sum(sum(words.values()) for words in texts.values()) / max(1, len(texts)) or 1.0
@@ -99,7 +99,7 @@ def _content(question: str) -> list[str]:
 
 
 def is_document(source: Any) -> bool:
-    """Whether `agent.ask` is asked about a document: words that were read, or a PDF."""
+    """Return whether `agent.ask` is asked about a document: words that were read, or a PDF."""
     if isinstance(source, OcrResult):
         return True
     if isinstance(source, bytes | bytearray):
@@ -118,7 +118,7 @@ def ask_document(
 
 
 def answer_by_layout(question: str, document: OcrResult, model: str) -> DocumentAnswer:
-    """The piece of a document that answers a question best; without one, an empty text and `found=False`."""
+    """Return the piece of a document that answers a question best; without one, an empty text and `found=False`."""
     pages = rank_pages(question, document)[:_PAGES]
     chosen = document.model_copy(update={"pages": tuple(document.page(number) for number in sorted(pages))})
     view = View(chosen)
@@ -132,7 +132,7 @@ def answer_by_layout(question: str, document: OcrResult, model: str) -> Document
 def answer_by_model(
     question: str, source: Any, document: OcrResult, extractor: Extractor, ask: Ask, options: GenerationOptions
 ) -> DocumentAnswer:
-    """What a model says that sees the likeliest pages and their words, with the place that shows its answer."""
+    """Ask a model that sees the likeliest pages and their words; return its answer and the place that shows it."""
     pages = rank_pages(question, document)[:_PAGES]
     chosen = document.model_copy(update={"pages": tuple(document.page(number) for number in pages)})
     images = extractor.images(source, chosen)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from vision_agent.documents.result import OcrResult, Quad
 from vision_agent.errors import InputError, bad_argument
 from vision_agent.results import annotate as _draw
-from vision_agent.results.detections import Box
+from vision_agent.results.box import Box
 
 if TYPE_CHECKING:
     from vision_agent.images.loading import ImageSource
@@ -72,7 +72,7 @@ class Extraction(BaseModel, Generic[T]):
         return [path for path, field in self.fields.items() if not field.found]
 
     def draw(self, image: "ImageSource | None" = None, *, page: int = 1, password: str | None = None) -> Image.Image:
-        """A page with a box and its field's path for each value that was read there, as a new RGB image.
+        """Draw a box and its field's path for each value that was read on a page, into a new RGB image.
 
         Args:
             image: the page's image; None opens the document's file again.

@@ -27,7 +27,7 @@ from typing import Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from vision_agent.inference.colors import COLOURS
-from vision_agent.results.detections import Box
+from vision_agent.results.box import Box
 
 # What the thing of the phrase before may be to this one.
 RELATIONS = ("left", "right", "above", "below", "bigger", "smaller", "more", "fewer")

@@ -138,7 +138,7 @@ def load_decoder(name: str) -> "type[Decoder]":
     """
     from vision_agent.plugins.decoder import Decoder
 
-    loaded = _DECODERS.load(name)
+    loaded: type[object] = _DECODERS.load(name)
     if not issubclass(loaded, Decoder):
         raise UnknownDecoderError(f"decoder {name!r} reads the model's words; a route needs one of hidden states")
     return loaded
@@ -153,7 +153,7 @@ def load_text_decoder(name: str) -> "type[TextDecoder]":
     """
     from vision_agent.plugins.decoder import TextDecoder
 
-    loaded = _DECODERS.load(name)
+    loaded: type[object] = _DECODERS.load(name)
     if not issubclass(loaded, TextDecoder):
         raise UnknownDecoderError(f"decoder {name!r} reads hidden states; words need a TextDecoder")
     return loaded

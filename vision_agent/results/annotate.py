@@ -58,7 +58,7 @@ _LONGEST = 200
 
 
 def label_colors(labels: Iterable[str]) -> dict[str, Color]:
-    """A colour for each label, from the label's own text, so that it stays the same from image to image.
+    """Choose a colour for each label, from the label's own text, so that it stays the same from image to image.
 
     Only where two labels of one call would share a colour does the later one move on to the next free colour.
     """

@@ -1,19 +1,12 @@
-"""TODO docstring."""
+"""Answers in words, and the results of the routing tokens in them."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    Field,
-    NonNegativeInt,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, Field, NonNegativeInt, model_validator
 
-if TYPE_CHECKING:
-    pass
-from vision_agent.results.detections import _FROZEN, Detections
+from vision_agent.results.box import FROZEN
+from vision_agent.results.detections import Detections
 
 # Where each kind of result lives, so that JSON becomes the same object again. Imported when it is needed.
 _KINDS = {
@@ -30,7 +23,7 @@ _KINDS = {
 
 
 def revived(value: Any) -> Any:
-    """A result again, from the dict that its JSON holds; anything else, and unknown kinds, as they are."""
+    """Return the result that the dict of its JSON describes; anything else, and unknown kinds, as they are."""
     if not isinstance(value, dict) or value.get("kind") not in _KINDS:
         return value
     module, _, name = _KINDS[value["kind"]].partition(":")
@@ -50,7 +43,7 @@ class RoutedText(BaseModel):
             once for each of them.
     """
 
-    model_config = _FROZEN
+    model_config = FROZEN
 
     token: str
     phrase: str
@@ -90,7 +83,7 @@ class Answer(BaseModel):
         kind: "answer", or the kind of a subclass; tells results apart in JSON.
     """
 
-    model_config = _FROZEN
+    model_config = FROZEN
 
     kind: Literal["answer", "agent_result", "document_answer"] = "answer"
     text: str

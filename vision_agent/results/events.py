@@ -1,7 +1,7 @@
 """What a stream of an answer yields.
 
-In order: text as it is written; where a routing token stands, that its route opened; its result as soon as it is read;
-at last the whole answer. A request of several steps yields each step as it is done, and its words at the end.
+In order: text as it is written; where the model writes a routing token, `RouteOpened`; the route's result as soon as
+its decoder gives it; at last the whole answer.
 """
 
 from typing import Literal

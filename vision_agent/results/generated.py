@@ -1,10 +1,10 @@
 """Images that were made or changed: frozen results that hold their pixels, and the settings they were asked with."""
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, overload
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +12,13 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
 from vision_agent.errors import ArgumentTypeError, InputError, bad_argument
-from vision_agent.results.detections import pick
+from vision_agent.results.base import ResultSequence
+from vision_agent.results.box import FROZEN
 
-_FROZEN = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
+_WITH_BYTES = ConfigDict(**FROZEN, ser_json_bytes="base64", val_json_bytes="base64")
 
 Progress = Callable[[int, int, Image.Image], None]
-"""Told, after each step: the step from 1, the number of steps, and the picture expected so far."""
+"""Told, after each step: the step from 1, the number of steps, and the image expected so far."""
 
 MOST_STEPS = 1000
 _LEAST_SIDE = 16
@@ -42,7 +43,7 @@ class ImageOptions:
 
     @classmethod
     def of(cls, seed: Any, steps: Any, size: Any, guidance: Any, largest_side: int) -> "ImageOptions":
-        """The options, checked. `size` may be one side of a square.
+        """Check the options. `size` may be one side of a square.
 
         Raises:
             InputError: a value out of range; an image may have `largest_side` pixels a side.
@@ -80,7 +81,7 @@ class GeneratedImage(BaseModel):
         kind: always "generated_image"; tells results apart in JSON.
     """
 
-    model_config = _FROZEN
+    model_config = _WITH_BYTES
 
     kind: Literal["generated_image"] = "generated_image"
     prompt: str
@@ -104,7 +105,7 @@ class GeneratedImage(BaseModel):
 
     @classmethod
     def of(cls, image: Image.Image, **fields: Any) -> "GeneratedImage":
-        """From an image; `size` and `png` follow from it."""
+        """Make a result of an image; `size` and `png` follow from it."""
         file = io.BytesIO()
         image.save(file, "PNG")
         return cls(size=image.size, png=file.getvalue(), **fields)
@@ -116,7 +117,7 @@ class GeneratedImage(BaseModel):
             return image.convert("RGB")
 
     def to_array(self) -> npt.NDArray[np.uint8]:
-        """The image as uint8 RGB (height, width, 3)."""
+        """Return the image as uint8 RGB (height, width, 3)."""
         return np.array(self.image)
 
     def save(self, path: str | Path) -> None:
@@ -128,7 +129,7 @@ class GeneratedImage(BaseModel):
         return self.png
 
 
-class GeneratedImages(BaseModel, Sequence[GeneratedImage]):
+class GeneratedImages(ResultSequence[GeneratedImage]):
     """Images, one for each prompt: a sequence of `GeneratedImage`.
 
     Attributes:
@@ -136,7 +137,9 @@ class GeneratedImages(BaseModel, Sequence[GeneratedImage]):
         kind: always "generated_images".
     """
 
-    model_config = _FROZEN
+    model_config = _WITH_BYTES
+
+    _field: ClassVar[str] = "images"
 
     kind: Literal["generated_images"] = "generated_images"
     images: tuple[GeneratedImage, ...]
@@ -148,24 +151,8 @@ class GeneratedImages(BaseModel, Sequence[GeneratedImage]):
             raise InputError(f"`image` is for one image, but there are {len(self.images)}; index them")
         return self.images[0].image
 
-    def __len__(self) -> int:
-        return len(self.images)
-
-    # Pydantic iterates over fields; a sequence iterates over its items.
-    def __iter__(self) -> Iterator[GeneratedImage]:  # type: ignore[override]
-        return iter(self.images)
-
-    @overload
-    def __getitem__(self, key: int) -> GeneratedImage: ...
-    @overload
-    def __getitem__(self, key: "slice | Sequence[int] | npt.NDArray[Any]") -> "GeneratedImages": ...
-    def __getitem__(self, key: "int | slice | Sequence[int] | npt.NDArray[Any]") -> "GeneratedImage | GeneratedImages":
-        """One image, or those that a slice, ints or bools pick."""
-        picked = pick(self.images, key)
-        return GeneratedImages(images=picked) if isinstance(picked, tuple) else picked
-
     def sheet(self, columns: int = 4) -> Image.Image:
-        """All images side by side, each as large as the largest, on white. Raises InputError where there are none."""
+        """Put all images side by side on white, at the distances of the largest. Raises InputError where none are."""
         if not self.images or columns < 1:
             raise InputError(bad_argument("columns", "at least 1, for at least one image", columns))
         width, height = (max(each.size[axis] for each in self) for axis in (0, 1))
@@ -177,7 +164,7 @@ class GeneratedImages(BaseModel, Sequence[GeneratedImage]):
 
 
 def _check_whole(name: str, value: Any, least: int, most: int) -> None:
-    """A whole number in range, or None."""
+    """See that a value is a whole number in range, or None."""
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int):

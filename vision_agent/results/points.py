@@ -1,18 +1,18 @@
-"""Points and counts, each with the evidence it rests on."""
+"""Points and counts, each with the boxes or masks that it was made of."""
 
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal, overload
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt
+from pydantic import BaseModel, Field, FiniteFloat, PositiveInt
 
 from vision_agent.geometry.rle import Bools
+from vision_agent.results.base import ResultSequence
+from vision_agent.results.box import FROZEN
 from vision_agent.results.detections import Detections
 from vision_agent.results.segmentation import Segmentation
 
 _COARSE = 128  # longest side, in cells, at which the inscribed circle is sought
-_FROZEN = ConfigDict(frozen=True, extra="forbid")
 
 
 class Point(BaseModel):
@@ -24,7 +24,7 @@ class Point(BaseModel):
         x, y: pixels of the upright original image.
     """
 
-    model_config = _FROZEN
+    model_config = FROZEN
 
     label: str
     score: Annotated[float, Field(ge=0, le=1)]
@@ -33,10 +33,11 @@ class Point(BaseModel):
 
     @property
     def xy(self) -> tuple[float, float]:
+        """The place, pixels."""
         return self.x, self.y
 
 
-class Points(BaseModel, Sequence[Point]):
+class Points(ResultSequence[Point]):
     """A sequence of `Point`, possibly empty.
 
     Attributes:
@@ -47,7 +48,7 @@ class Points(BaseModel, Sequence[Point]):
         kind: always "points"; tells results apart in JSON.
     """
 
-    model_config = _FROZEN
+    _field: ClassVar[str] = "points"
 
     kind: Literal["points"] = "points"
     points: tuple[Point, ...]
@@ -57,7 +58,7 @@ class Points(BaseModel, Sequence[Point]):
 
     @classmethod
     def from_detections(cls, found: Detections) -> "Points":
-        """The middles of boxes."""
+        """Take the middles of boxes."""
         points = (
             Point(label=each.label, score=each.score, x=each.box.center[0], y=each.box.center[1]) for each in found
         )
@@ -65,7 +66,7 @@ class Points(BaseModel, Sequence[Point]):
 
     @classmethod
     def from_segmentation(cls, found: Segmentation) -> "Points":
-        """Places inside masks: the centre of the largest circle that each holds; of an empty mask, of its box."""
+        """Take the centre of the largest circle that fits into each mask; of an empty mask, the middle of its box."""
         points = []
         for each in found:
             runs = each.mask.runs
@@ -82,25 +83,9 @@ class Points(BaseModel, Sequence[Point]):
         """float32 (n, 2), pixels of the upright original."""
         return np.array([point.xy for point in self], dtype=np.float32).reshape(-1, 2)
 
-    def __len__(self) -> int:
-        return len(self.points)
-
-    # Pydantic iterates over fields; a sequence iterates over its items.
-    def __iter__(self) -> Iterator[Point]:  # type: ignore[override]
-        return iter(self.points)
-
-    @overload
-    def __getitem__(self, key: int) -> Point: ...
-    @overload
-    def __getitem__(self, key: slice) -> "Points": ...
-    def __getitem__(self, key: int | slice) -> "Point | Points":
-        if isinstance(key, slice):
-            return self.model_copy(update={"points": self.points[key]})
-        return self.points[key]
-
 
 class Count(BaseModel):
-    """How many there are. `int(count)` is the number.
+    """The number of objects. `int(count)` is the number.
 
     Attributes:
         count: how many were found.
@@ -109,7 +94,7 @@ class Count(BaseModel):
         kind: always "count"; tells results apart in JSON.
     """
 
-    model_config = _FROZEN
+    model_config = FROZEN
 
     kind: Literal["count"] = "count"
     count: int = Field(ge=0)
@@ -130,7 +115,7 @@ class Count(BaseModel):
 
 
 def inscribed_centre(mask: Bools) -> tuple[float, float]:
-    """x and y, in pixels, of the centre of the largest circle that fits into a mask (H, W) with any pixel set.
+    """Return x and y, in pixels, of the centre of the largest circle that fits into a mask (H, W) with any pixel set.
 
     The place is always a pixel of the mask. A large mask is looked at in cells of which every pixel is set, or, where
     it is too thin for any, of which some are.

@@ -1,16 +1,16 @@
-"""Segments: things with their exact shape. Frozen and exact through JSON, like all results.
+"""Segments: objects with their exact shape. Frozen and exact through JSON, like all results.
 
 A `Mask` is kept as COCO's run lengths: what `model_dump()` gives of it is a COCO segmentation as it stands, and its
-JSON is a few kB. Everything a `Segmentation` shares with boxes it asks of its own `detections`.
+JSON is a few kB.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, overload
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, PositiveInt, model_validator
 
 from vision_agent.errors import InputError, bad_argument
 from vision_agent.geometry.rle import (
@@ -23,21 +23,21 @@ from vision_agent.geometry.rle import (
     mask_union,
     polygons_to_mask,
 )
-from vision_agent.results import annotate as _draw
-from vision_agent.results.detections import Box, Detection, Detections, pick
+from vision_agent.results.annotate import label_colors
+from vision_agent.results.base import FoundObjects
+from vision_agent.results.box import FROZEN, Box
+from vision_agent.results.detections import Detection, Detections
 
 if TYPE_CHECKING:
     import supervision
 
     from vision_agent.images.loading import ImageLimits, ImageSource
 
-_FROZEN = ConfigDict(frozen=True, extra="forbid")
-
 _OPACITY = 0.45  # of a mask that is drawn
 
 
 class Mask(BaseModel):
-    """Which pixels of an image belong to a thing.
+    """The pixels of an image that belong to an object.
 
     Attributes:
         size: (height, width) in pixels, the order of numpy and COCO.
@@ -48,7 +48,7 @@ class Mask(BaseModel):
         pydantic.ValidationError: (a ValueError) run lengths that are damaged or do not fill `size`.
     """
 
-    model_config = _FROZEN
+    model_config = FROZEN
 
     size: tuple[PositiveInt, PositiveInt]
     counts: Annotated[str, BeforeValidator(counts_text)]
@@ -60,17 +60,20 @@ class Mask(BaseModel):
 
     @classmethod
     def from_array(cls, mask: npt.ArrayLike) -> Self:
-        """From bools (H, W). Raises InputError for another dtype or shape."""
+        """Make a mask of bools (H, W). Raises InputError for another dtype or shape."""
         return cls.from_runs(RunLengths.from_mask(mask))
 
     @classmethod
     def from_runs(cls, runs: RunLengths) -> Self:
-        """From run lengths."""
+        """Make a mask of run lengths."""
         return cls(size=runs.size, counts=runs.text)
 
     @classmethod
     def from_polygons(cls, polygons: Sequence[Sequence[npt.ArrayLike]], image_size: tuple[int, int]) -> Self:
-        """What polygons cover of an image of (width, height); see `masks.polygons_to_mask`. Raises InputError."""
+        """Make a mask of what polygons cover of an image of (width, height); see `rle.polygons_to_mask`.
+
+        Raises InputError where they are no polygons.
+        """
         return cls.from_array(polygons_to_mask(polygons, (image_size[1], image_size[0])))
 
     @property
@@ -80,7 +83,7 @@ class Mask(BaseModel):
 
     @property
     def area(self) -> int:
-        """Pixels inside."""
+        """Number of pixels inside."""
         return self.runs.area
 
     @property
@@ -90,22 +93,22 @@ class Mask(BaseModel):
         return None if box is None else Box.from_xyxy(box)
 
     def to_array(self) -> Bools:
-        """Bools (H, W)."""
+        """Return the mask as bools (H, W)."""
         return self.runs.to_mask()
 
     def polygons(self) -> list[list[Ring]]:
-        """Exact outlines: for each connected part its outer ring and its holes, float64 (n, 2) x, y in pixels."""
+        """Return exact outlines: of each connected part its outer ring and its holes, float64 (n, 2) x, y in pixels."""
         runs = self.runs
         if runs.box is None:
             return []
         return mask_polygons(runs.cropped(runs.box), origin=runs.box[:2])
 
     def resized(self, image_size: tuple[int, int]) -> "Mask":
-        """The mask for the same image at another (width, height). Raises InputError for a size that is empty."""
+        """Return the mask for the same image at another (width, height). Raises InputError for a size that is empty."""
         return Mask.from_runs(self.runs.resized((image_size[1], image_size[0])))
 
     def iou(self, other: "Mask") -> float:
-        """Intersection over union with a mask of the same size, 0..1. Raises InputError for another size."""
+        """Return the intersection over union with a mask of the same size, 0..1. Raises InputError for another size."""
         return float(mask_iou([self.runs], [other.runs])[0, 0])
 
     def __repr__(self) -> str:
@@ -115,7 +118,7 @@ class Mask(BaseModel):
 
 
 class Segment(BaseModel):
-    """One thing found in an image, with its shape.
+    """One object found in an image, with its shape.
 
     Attributes:
         label: what it is, in the words of the request where there were any.
@@ -125,7 +128,7 @@ class Segment(BaseModel):
         mask_score: what the decoder expects the mask's IoU with the truth to be, 0..1; None where it does not say.
     """
 
-    model_config = _FROZEN
+    model_config = FROZEN
 
     label: str
     score: Annotated[float, Field(ge=0, le=1)]
@@ -134,13 +137,13 @@ class Segment(BaseModel):
     mask_score: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
-class Segmentation(BaseModel, Sequence[Segment]):
+class Segmentation(FoundObjects[Segment]):
     """What was segmented in one image: a sequence of `Segment`, possibly empty.
 
-    It is indexed as `Detections` are: by an int, a slice, ints or bools. Masks may overlap.
+    It is used as `Detections` are. Masks may overlap.
 
     Attributes:
-        segments: the things found.
+        segments: the objects found.
         image_size: (width, height) of the upright original image, pixels.
         model: the model that found them.
         phrases: what was asked for; their order gives the class ids of the exports.
@@ -151,7 +154,7 @@ class Segmentation(BaseModel, Sequence[Segment]):
         pydantic.ValidationError: (a ValueError) a mask of another size than the image.
     """
 
-    model_config = _FROZEN
+    _field: ClassVar[str] = "segments"
 
     kind: Literal["segmentation"] = "segmentation"
     segments: tuple[Segment, ...]
@@ -170,13 +173,6 @@ class Segmentation(BaseModel, Sequence[Segment]):
                 )
         return self
 
-    # --- making them
-
-    @classmethod
-    def empty(cls, image_size: tuple[int, int], model: str, phrases: Sequence[str] = (), *, decoder: str = "") -> Self:
-        """Nothing found in an image of `image_size` (width, height)."""
-        return cls(segments=(), image_size=image_size, model=model, phrases=tuple(phrases), decoder=decoder)
-
     @classmethod
     def from_masks(
         cls,
@@ -191,7 +187,7 @@ class Segmentation(BaseModel, Sequence[Segment]):
         phrases: Sequence[str] = (),
         decoder: str = "",
     ) -> Self:
-        """From n masks, or bools (n, H, W), with scores (n,) in 0..1 and n labels.
+        """Make a segmentation of n masks, or bools (n, H, W), with scores (n,) in 0..1 and n labels.
 
         Args:
             image_size: (width, height) of the image.
@@ -213,7 +209,7 @@ class Segmentation(BaseModel, Sequence[Segment]):
             raise InputError(bad_argument("mask_scores", f"{len(found)} numbers, one for each mask", mask_scores))
         for number, mask in enumerate(kept):
             if mask.size != image_size[::-1]:
-                expected = f"of the picture's (height, width), {image_size[::-1]}"
+                expected = f"of the image's (height, width), {image_size[::-1]}"
                 raise InputError(bad_argument(f"masks[{number}]", expected, mask.size))
         expected_iou = mask_scores if mask_scores is not None else [None] * len(found)
         segments = tuple(
@@ -222,35 +218,11 @@ class Segmentation(BaseModel, Sequence[Segment]):
         )
         return cls(segments=segments, image_size=image_size, model=model, phrases=tuple(phrases), decoder=decoder)
 
-    # --- a sequence
-
-    def __len__(self) -> int:
-        return len(self.segments)
-
-    # Pydantic iterates over fields; a sequence iterates over its items.
-    def __iter__(self) -> Iterator[Segment]:  # type: ignore[override]
-        return iter(self.segments)
-
-    @overload
-    def __getitem__(self, key: int) -> Segment: ...
-    @overload
-    def __getitem__(self, key: "slice | Sequence[int] | npt.NDArray[Any]") -> "Segmentation": ...
-    def __getitem__(self, key: "int | slice | Sequence[int] | npt.NDArray[Any]") -> "Segment | Segmentation":
-        """One segment, or those that a slice, ints (k,) or bools (n,) pick, in that order.
-
-        Raises as `Detections` do: IndexError, InputError or ArgumentTypeError.
-        """
-        picked = pick(self.segments, key)
-        return self._with(picked) if isinstance(picked, tuple) else picked
-
-    def _with(self, segments: tuple[Segment, ...]) -> "Segmentation":
-        return self.model_copy(update={"segments": segments})
-
     # --- views: every array is a fresh copy
 
     @property
     def detections(self) -> Detections:
-        """The same things as boxes alone."""
+        """The same objects as boxes alone."""
         return Detections(
             detections=tuple(Detection(label=each.label, score=each.score, box=each.box) for each in self),
             image_size=self.image_size,
@@ -267,63 +239,34 @@ class Segmentation(BaseModel, Sequence[Segment]):
             masks[number] = segment.mask.to_array()
         return masks
 
-    @property
-    def xyxy(self) -> npt.NDArray[np.float32]:
-        """Boxes float32 (n, 4) as x0, y0, x1, y1 in pixels of the upright original."""
-        return self.detections.xyxy
-
-    @property
-    def scores(self) -> npt.NDArray[np.float32]:
-        """Scores float32 (n,) in 0..1."""
-        return self.detections.scores
-
-    @property
-    def labels(self) -> list[str]:
-        """The n labels."""
-        return [segment.label for segment in self]
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the classes of the exports, in the order of their ids: the phrases, then any other label."""
-        return self.detections.class_names
-
     def union(self) -> Mask:
-        """What any of the segments covers; an empty mask where there are none."""
+        """Return the mask of what any of the segments covers; an empty one where there are none."""
         empty = RunLengths.from_counts([self.image_size[0] * self.image_size[1]], self.image_size[::-1])
         return Mask.from_runs(mask_union([empty, *(segment.mask.runs for segment in self)]))
-
-    # --- choosing
-
-    def filter(self, min_score: float = 0.0, label: str | Sequence[str] | None = None) -> "Segmentation":
-        """Those with a score of at least `min_score` and, if given, with this label or one of these."""
-        wanted = None if label is None else {label} if isinstance(label, str) else set(label)
-        kept = (each for each in self if each.score >= min_score and (wanted is None or each.label in wanted))
-        return self._with(tuple(kept))
 
     # --- exports
 
     def to_supervision(self) -> "supervision.Detections":
-        """As `supervision.Detections` with masks; for the rest see `Detections.to_supervision`."""
-        exported = self.detections.to_supervision()
+        """Convert to `supervision.Detections` with masks; for the rest see `Detections.to_supervision`."""
+        exported = super().to_supervision()
         exported.mask = self.masks
         return exported
 
     def to_coco(
         self, image_id: int = 0, category_ids: Mapping[str, int] | None = None, *, file_name: str = ""
     ) -> dict[str, Any]:
-        """A complete COCO dataset of this one image; as `Detections.to_coco`, with "segmentation" and mask areas.
+        """Return a complete COCO dataset of this one image: as `Detections.to_coco`, with masks and their areas.
 
         Raises InputError where `category_ids` lacks a label.
         """
-        dataset = self.detections.to_coco(image_id, category_ids, file_name=file_name)
-        dataset["info"] = {"description": f"segments of {self.model}"}
+        dataset = super().to_coco(image_id, category_ids, file_name=file_name)
         for annotation, segment in zip(dataset["annotations"], self, strict=True):
             annotation["segmentation"] = {"size": list(segment.mask.size), "counts": segment.mask.counts}
             annotation["area"] = segment.mask.area
         return dataset
 
     def cutout(self, image: "ImageSource", index: int = 0, *, limits: "ImageLimits | None" = None) -> Image.Image:
-        """One segment alone: an RGBA image as large as its mask, transparent around it.
+        """Cut out one segment: an RGBA image as large as its mask, transparent around it.
 
         An empty mask gives a transparent image as large as the segment's box.
 
@@ -338,10 +281,10 @@ class Segmentation(BaseModel, Sequence[Segment]):
             ArgumentTypeError: `image` is no image.
         """
         segment = self.segments[index]
-        picture = self._image(image, limits)
+        whole = self._load(image, limits)
         runs = segment.mask.runs
         box = runs.box or _whole_pixels(segment.box, self.image_size)
-        cut = picture.crop(box).convert("RGBA")
+        cut = whole.crop(box).convert("RGBA")
         cut.putalpha(_stencil(runs.cropped(box)))
         return cut
 
@@ -357,7 +300,7 @@ class Segmentation(BaseModel, Sequence[Segment]):
         font_size: int | None = None,
         limits: "ImageLimits | None" = None,
     ) -> Image.Image:
-        """The image with translucent masks, their outlines, boxes and tags, as a new RGB image.
+        """Draw translucent masks, their outlines, boxes and tags on a copy of the image, RGB.
 
         Args:
             image: the image that was segmented: anything `vision_agent.images.loading.load_image` takes.
@@ -370,12 +313,12 @@ class Segmentation(BaseModel, Sequence[Segment]):
         """
         if not 0 <= opacity <= 1:
             raise InputError(bad_argument("opacity", "from 0 to 1", opacity))
-        canvas = self._image(image, limits)
-        palette = {**_draw.label_colors(self.class_names), **(colors or {})}
+        canvas = self._load(image, limits)
+        palette = {**label_colors(self.class_names), **(colors or {})}
         width = line_width or max(1, round((canvas.width * canvas.height) ** 0.5 / 320))
         for segment in sorted(self, key=lambda each: each.score):  # the best one is on top
             _paint(canvas, segment.mask.runs, palette[segment.label], opacity, width)
-        return self.detections.draw(
+        return super().draw(
             canvas,
             labels=labels,
             scores=scores,
@@ -384,26 +327,6 @@ class Segmentation(BaseModel, Sequence[Segment]):
             font_size=font_size,
             limits=limits,
         )
-
-    def _image(self, image: "ImageSource", limits: "ImageLimits | None") -> Image.Image:
-        from vision_agent.images.loading import ImageLimits, load_image
-
-        picture = load_image(image, limits=ImageLimits() if limits is None else limits)
-        if picture.size != self.image_size:
-            expected = "the picture of these segments, {} x {} pixels when upright".format(*self.image_size)
-            raise InputError(bad_argument("image", expected, picture.size))
-        return picture
-
-    # --- looking at them
-
-    def __repr__(self) -> str:
-        return type(self).__name__ + repr(self.detections).removeprefix("Detections")
-
-    __str__ = __repr__
-
-    def _repr_html_(self) -> str:
-        """The table that notebooks show."""
-        return self.detections._repr_html_()
 
 
 def _paint(canvas: Image.Image, runs: RunLengths, color: tuple[int, int, int], opacity: float, width: int) -> None:

@@ -1,17 +1,18 @@
-"""The result of segmenting a video. Needs no torch."""
+"""The result of segmenting a video."""
 
 from collections.abc import Iterator
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, model_validator
+from pydantic import BaseModel, NonNegativeFloat, NonNegativeInt, model_validator
 
+from vision_agent.results.box import FROZEN
 from vision_agent.results.segmentation import Segment, Segmentation
 
 
 class VideoSegmentation(BaseModel):
     """What was segmented in a video: one `Segmentation` for each frame.
 
-    All frames have the same things in the same order, with an empty mask where one is not to be seen.
+    All frames have the same objects in the same order, with an empty mask where one is not visible.
 
     Attributes:
         frames: one result for each frame.
@@ -22,10 +23,10 @@ class VideoSegmentation(BaseModel):
         kind: always "video_segmentation"; tells results apart in JSON.
 
     Raises:
-        pydantic.ValidationError: (a ValueError) frames, numbers and times differ in number, or frames in their things.
+        pydantic.ValidationError: (a ValueError) frames, numbers and times differ in number, or frames in their objects.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = FROZEN
 
     kind: Literal["video_segmentation"] = "video_segmentation"
     frames: tuple[Segmentation, ...]
@@ -40,7 +41,7 @@ class VideoSegmentation(BaseModel):
         if len(lengths) > 1:
             raise ValueError(f"`frames`, `indices` and `seconds` must be of one length, but got {sorted(lengths)}")
         if len({tuple(frame.labels) for frame in self.frames}) > 1:
-            raise ValueError("`frames` must all have the same things in the same order")
+            raise ValueError("`frames` must all have the same objects in the same order")
         return self
 
     def __len__(self) -> int:
@@ -48,16 +49,16 @@ class VideoSegmentation(BaseModel):
 
     @property
     def labels(self) -> list[str]:
-        """What the things are, in the order of each frame's segments."""
+        """What the objects are, in the order of each frame's segments."""
         return self.frames[0].labels if self.frames else []
 
     def track(self, number: int) -> Iterator[tuple[int, Segment]]:
-        """One thing through the video: (frame's place in `frames`, segment) wherever its mask is not empty.
+        """Follow one object through the video: (frame's place in `frames`, segment) wherever its mask is not empty.
 
-        Raises IndexError where there is no such thing.
+        Raises IndexError where there is no such object.
         """
         if not 0 <= number < len(self.labels):
-            raise IndexError(f"there are {len(self.labels)} things, but got {number}")
+            raise IndexError(f"there are {len(self.labels)} objects, but got {number}")
         for place, frame in enumerate(self.frames):
             if frame[number].mask.area:
                 yield place, frame[number]
