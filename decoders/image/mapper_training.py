@@ -9,7 +9,7 @@ Learning the queries through the language model costs a hundred times as much a 
 Shape suffixes: P prompts, N states a token, C hidden size, T condition tokens, D their width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from vision_agent.data.sources import ImageArchive
@@ -26,11 +26,11 @@ from vision_agent.plugins.route import RouteSpec
 from vision_agent.routing.adapter import Route, new_route, save_adapter
 from vision_agent.routing.layout import Segment, arrange, state_columns
 from vision_agent.routing.states import embed_layout, forced_segments, hidden_states, read_forced
-from vision_agent.train.loop import fast_bfloat16, schedule
+from vision_agent.train.loop import OnStep, descend, mixed_precision
 
 from .samples import Sample
 from .scenes import GeneratorScenes, vocabulary
-from .training import GeneratorConfig, load_generator, read_generator_config
+from .training import GeneratorConfig, load_generator, rate_share, read_generator_config
 
 GENERATE = RouteSpec(token="[GEN]", decoder="generator", num_queries=64, ends=True)
 EDIT = RouteSpec(token="[EDIT]", decoder="editor", num_queries=64, ends=True)
@@ -71,7 +71,7 @@ def train_drawing(
     training: DrawingTraining | None = None,
     *,
     routes: Sequence[RouteSpec] = (GENERATE, EDIT),
-    on_step: Callable[[str, int, float], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> list[Path]:
     """Train adapters that draw.
 
@@ -127,7 +127,7 @@ def _read(backbone: Backbone, route: Route, prompts: Sequence[str], data: Path, 
     for first in tqdm(range(0, len(prompts), _TOGETHER), desc=f"states of {route.spec.token}", mininterval=5):
         some = prompts[first : first + _TOGETHER]
         shown = [images[int(rng.integers(len(images)))]] if edit else []
-        with torch.autocast(backbone.device.type, torch.bfloat16, enabled=fast_bfloat16(backbone.device)):
+        with mixed_precision(backbone.device):
             if rng.random() < 0.75:
                 tokens_TC = torch.cat(shown) if shown else torch.empty(0, backbone.hidden_size, device=backbone.device)
                 states_KNC = read_forced(backbone, route, tokens_TC, [len(each) for each in shown], some)
@@ -171,7 +171,7 @@ def _teach_mapper(
     samples: Sequence[Sample],
     taught: Any,
     training: DrawingTraining,
-    on_step: Callable[[str, int, float], None] | None,
+    on_step: OnStep | None,
 ) -> None:
     """Lowers the distance to the encoder's conditions, and in the last steps the decoder's whole loss."""
     decoder: Any = route.decoder
@@ -186,11 +186,9 @@ def _teach_mapper(
     draws = torch.Generator().manual_seed(0)
     size = min(training.batch, len(samples))
     for step in tqdm(range(training.steps), desc=f"mapper of {route.spec.token}", mininterval=5):
-        for group in optimiser.param_groups:
-            group["lr"] = training.rate * schedule(step, training.steps)
         chosen = torch.randint(len(samples), (size,), generator=draws)
         states_KNC, wanted_KTD = states_PNC[chosen.to(device)].float(), conditions_PTD[chosen.to(device)]
-        with torch.autocast(device.type, torch.bfloat16, enabled=fast_bfloat16(device)):
+        with mixed_precision(device):
             if step < training.steps - training.noise_steps:
                 loss = F.mse_loss(decoder.mapper(states_KNC).float(), wanted_KTD.float())
             else:
@@ -198,9 +196,13 @@ def _teach_mapper(
                     (wanted, samples[number]) for wanted, number in zip(wanted_KTD, chosen.tolist(), strict=True)
                 ]
                 loss = decoder.loss(states_KNC, range(size), None, targets)
-        optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(members, 1.0)
-        optimiser.step()
+        total = descend(
+            optimiser,
+            members,
+            {"loss": loss},
+            rate_share(step, training.steps),
+            1.0,
+            f"step {step} of {route.spec.token}",
+        )
         if on_step is not None:
-            on_step(route.spec.name, step + 1, float(loss.detach()))
+            on_step(route.spec.name, step + 1, total)

@@ -1,15 +1,13 @@
-"""Trains the default's small image generator: how things look, and what words ask for.
+"""Trains the default's small image generator: how objects look, and what words ask for.
 
-Two lessons. The *painter* learns how every thing looks in every colour. The *flow* learns, with a small encoder of
-words, which things a prompt puts where. How a language model learns to draw with them: see `train.drawing`.
+Two lessons. The *painter* learns how every object looks in every colour. The *flow* learns, with a small encoder of
+words, which objects a prompt puts where. How a language model learns to draw with them: see `mapper_training`.
 """
 
 import json
 import math
-import os
-import time
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +17,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from vision_agent.errors import CheckpointError, ConfigError
 from vision_agent.inference.colors import COLOURS
 from vision_agent.model.devices import choose_device
 from vision_agent.plugins.registry import load_decoder
-from vision_agent.train.loop import fast_bfloat16, schedule
+from vision_agent.train.loop import OnStep, Stage, TrainingLoop, claim_folder, mixed_precision
 
+from .samples import Sample
 from .scenes import GeneratorScenes, vocabulary
 
 GENERATOR_RECIPE = Path(__file__).parent / "recipe.toml"
-_LESSONS = ("painter", "flow")
 
 
 class _Section(BaseModel):
@@ -79,36 +76,35 @@ def read_generator_config(path: str | Path | None = None) -> GeneratorConfig:
         raise ConfigError(f"the recipe {str(path)!r}: `{where}`: {first['msg']}, got {first['input']!r}") from error
 
 
-# Painter and flow
-
-
 def train_generator(
-    config: GeneratorConfig, data: Path, out: Path, device: str = "auto", on_step: Callable[[], None] | None = None
+    config: GeneratorConfig, data: Path, out: Path, device: str = "auto", on_step: OnStep | None = None
 ) -> Path:
-    """Train a generator, or go on with a run that was killed.
+    """Train a generator. The same call resumes a run that was stopped.
 
     Args:
         data: folder of the training archives.
-        out: folder of the run: `state.pt`, `log.jsonl`, and at the end `generator/`.
+        out: folder of the run: `recipe.json`, `state.pt`, `log.jsonl`, and at the end `generator/`.
         on_step: called after every step (tests stop a run with it).
 
     Returns:
         the folder of the generator: `generator.json` and `generator.safetensors`.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    run = _Run(config, data, out, choose_device(device))
-    for lesson in _LESSONS:
-        run.teach(lesson, on_step or (lambda: None))
-    run.taught.load_state_dict(run.average)
+    claim_folder(out, config.model_dump(mode="json"))
+    run = _Run(config, data, choose_device(device))
+    # One average follows both lessons: the flow is learned beside the painter's last weights.
+    loop = TrainingLoop(out, run.taught, save_minutes=config.save_minutes, on_step=on_step, stages_start_averaged=False)
+    for lesson in (run.painter_lesson, run.flow_lesson):
+        loop.run(lesson())
+    run.taught.load_state_dict(loop.average)
     return save_generator(run.taught, run.settings, out / "generator")
 
 
 class _Run:
-    """The state of one training run."""
+    """One run: its lessons and their losses."""
 
-    def __init__(self, config: GeneratorConfig, data: Path, out: Path, device: torch.device) -> None:
+    def __init__(self, config: GeneratorConfig, data: Path, device: torch.device) -> None:
         torch.manual_seed(config.seed)
-        self.config, self.out, self.device = config, out, device
+        self.config, self.device = config, device
         self.scenes = GeneratorScenes(data, config.names)
         self.settings: dict[str, Any] = {
             "words": vocabulary(self.scenes.names),
@@ -120,80 +116,68 @@ class _Run:
             "channels": config.channels,
         }
         self.taught = _new_network(self.settings).to(device)
-        self.average = {name: tensor.clone() for name, tensor in self.taught.state_dict().items()}
-        self.done = dict.fromkeys(_LESSONS, 0)
-        self.resumed: dict[str, Any] | None = None
-        if (out / "state.pt").exists():
-            self.resumed = torch.load(out / "state.pt", map_location=device, weights_only=True)
-            self.taught.load_state_dict(self.resumed["parts"])
-            self.average, self.done = self.resumed["average"], self.resumed["done"]
 
-    def teach(self, lesson: str, on_step: Callable[[], None]) -> None:
-        settings = self.config.painter if lesson == "painter" else self.config.flow
-        start = self.done[lesson]
-        if start == settings.steps:
-            return
-        painting = lesson == "painter"
-        members = [p for name, p in self.taught.named_parameters() if ("painter." in name) == painting]
-        optimiser = torch.optim.AdamW(_groups(members), lr=settings.rate, betas=(0.9, 0.98))
-        if self.resumed is not None and self.resumed["lesson"] == lesson:
-            optimiser.load_state_dict(self.resumed["optimiser"])
-        saved = time.monotonic()
-        for step in tqdm(range(start, settings.steps), desc=lesson, initial=start, total=settings.steps, mininterval=5):
-            for group in optimiser.param_groups:
-                group["lr"] = settings.rate * schedule(step, settings.steps)
-            rng = np.random.default_rng((self.config.seed, _LESSONS.index(lesson), step))
-            torch.manual_seed(step)
-            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=fast_bfloat16(self.device)):
-                loss = self._painted(rng) if painting else self._flowed(rng, step)
-            optimiser.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            nn.utils.clip_grad_norm_(members, 1.0)
-            optimiser.step()
-            self._follow(step)
-            self.done[lesson] = step + 1
-            self._log({"lesson": lesson, "step": step, "loss": round(float(loss.detach()), 4)})
-            if step + 1 == settings.steps or time.monotonic() - saved > self.config.save_minutes * 60:
-                self._save(lesson, optimiser)
-                saved = time.monotonic()
-            on_step()
+    def painter_lesson(self) -> Stage:
+        sprites, settings = self.scenes.sprites, self.config.painter
 
-    def _painted(self, rng: np.random.Generator) -> Tensor:
-        sprites, batch = self.scenes.sprites, self.config.painter.batch
-        looks, paints = rng.integers(0, sprites.shape[0], batch), rng.integers(0, sprites.shape[1], batch)
-        shown = torch.from_numpy(sprites[looks, paints]).permute(0, 3, 1, 2).float() / 255
-        shown = torch.cat([shown[:, :3] * shown[:, 3:], shown[:, 3:]], dim=1).to(self.device)
-        numbers = [torch.from_numpy(part).to(self.device) for part in (looks, paints)]
-        loss: Tensor = self.taught.generator.paint_loss(*numbers, shown)
-        return loss
+        def batches(first: int) -> Iterator[tuple[Any, Any]]:
+            for rng, _ in self._draws(0, first, settings.steps):
+                yield (
+                    rng.integers(0, sprites.shape[0], settings.batch),
+                    rng.integers(0, sprites.shape[1], settings.batch),
+                )
 
-    def _flowed(self, rng: np.random.Generator, step: int) -> Tensor:
-        share, batch = self.config.flow.edit_share, self.config.flow.batch
-        edit = math.floor((step + 1) * share) > math.floor(step * share)
-        size = max(1, batch // 2) if edit else batch
-        loss: Tensor = self.taught.flow_loss([self.scenes.sample(rng, edit=edit) for _ in range(size)])
-        return loss
+        def loss(batch: tuple[Any, Any]) -> Tensor:
+            shown = torch.from_numpy(sprites[batch]).permute(0, 3, 1, 2).float() / 255
+            shown = torch.cat([shown[:, :3] * shown[:, 3:], shown[:, 3:]], dim=1).to(self.device)
+            painted: Tensor = self.taught.generator.paint_loss(
+                *(torch.from_numpy(part).to(self.device) for part in batch), shown
+            )
+            return painted
 
-    @torch.no_grad()
-    def _follow(self, step: int) -> None:
-        live = self.taught.state_dict()
-        decay = min(self.config.ema, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.average.values()), [live[name] for name in self.average], 1 - decay)
+        return self._lesson("painter", settings, batches, loss)
 
-    def _save(self, lesson: str, optimiser: torch.optim.Optimizer) -> None:
-        state = {
-            "lesson": lesson,
-            "parts": self.taught.state_dict(),
-            "average": self.average,
-            "optimiser": optimiser.state_dict(),
-            "done": self.done,
-        }
-        torch.save(state, self.out / "state.pt.partial")
-        os.replace(self.out / "state.pt.partial", self.out / "state.pt")
+    def flow_lesson(self) -> Stage:
+        settings = self.config.flow
 
-    def _log(self, line: dict[str, Any]) -> None:
-        with (self.out / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        def batches(first: int) -> Iterator[list[Sample]]:
+            for rng, step in self._draws(1, first, settings.steps):
+                edit = math.floor((step + 1) * settings.edit_share) > math.floor(step * settings.edit_share)
+                size = max(1, settings.batch // 2) if edit else settings.batch
+                yield [self.scenes.sample(rng, edit=edit) for _ in range(size)]
+
+        return self._lesson("flow", settings, batches, self.taught.flow_loss)
+
+    def _draws(self, lesson: int, first: int, steps: int) -> Iterator[tuple[np.random.Generator, int]]:
+        """Yield the steps that are left, each with what it draws its batch by."""
+        for step in range(first, steps):
+            yield np.random.default_rng((self.config.seed, lesson, step)), step
+
+    def _lesson(
+        self,
+        name: str,
+        settings: PainterSection,
+        batches: Callable[[int], Iterator[Any]],
+        loss: Callable[[Any], Tensor],
+    ) -> Stage:
+        def losses(batch: Any) -> dict[str, Tensor]:
+            with mixed_precision(self.device):
+                return {"loss": loss(batch)}
+
+        paints = name == "painter"
+        members = [part for key, part in self.taught.named_parameters() if ("painter." in key) == paints]
+        return Stage(
+            name=name,
+            steps=settings.steps,
+            optimiser=torch.optim.AdamW(_groups(members), lr=settings.rate, betas=(0.9, 0.98)),
+            parameters=members,
+            clip=1.0,
+            schedule=lambda step: rate_share(step, settings.steps),
+            seed=lambda step: step,
+            batches=batches,
+            losses=losses,
+            ema=self.config.ema,
+        )
 
 
 def save_generator(taught: nn.Module, settings: dict[str, Any], folder: Path) -> Path:
@@ -206,7 +190,7 @@ def save_generator(taught: nn.Module, settings: dict[str, Any], folder: Path) ->
 
 
 def load_generator(folder: Path) -> Any:
-    """What `save_generator` wrote: a module with `generator` and `encode(prompts)`, at rest. Raises CheckpointError."""
+    """What `save_generator` wrote: a module with `generator` and `encode(prompts)`, frozen. Raises CheckpointError."""
     try:
         taught = _new_network(json.loads((folder / "generator.json").read_text("utf-8")))
         stored = load_file(folder / "generator.safetensors")
@@ -216,10 +200,9 @@ def load_generator(folder: Path) -> Any:
     return taught.eval().requires_grad_(False)
 
 
-# What trainings share
-
-
-# Inside
+def rate_share(step: int, steps: int) -> float:
+    """Return the share of the highest rate: a cosine over all steps, times a linear warm-up."""
+    return min(1.0, (step + 1) / min(60, steps)) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
 def _new_network(settings: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Adds the `[SEG]` route to a finished model, which itself stays as it is.
+"""Adds the `[SEG]` route to a finished model, whose own weights are frozen.
 
 Two short stages. "states": the route's queries learn to say what `[DET]` says of the same phrase, so that its finder
 finds the same boxes; this depends on the language weights, takes minutes, and has to be done again when they change.
@@ -7,24 +7,17 @@ finds the same boxes; this depends on the language weights, takes minutes, and h
 The row of the routing token is left as it is: with it the language model decides when to write the token.
 """
 
-import json
-import math
-import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from vision_agent.data.dataset import NumberedFrom
 from vision_agent.data.mask_samples import MaskMix, MaskSample
@@ -32,12 +25,23 @@ from vision_agent.data.sources import read_text_vectors
 from vision_agent.errors import CheckpointError
 from vision_agent.inference.colors import COLOURS
 from vision_agent.model.backbone import Backbone
+from vision_agent.model.checkpoint import load_backbone
 from vision_agent.plugins.decoder import DenseFeatures, MaskTargets
 from vision_agent.plugins.registry import load_decoder
 from vision_agent.plugins.route import RouteSpec
 from vision_agent.routing.adapter import Route, add_token, load_adapter, save_adapter
 from vision_agent.routing.layout import QueryBank, Segment, arrange
 from vision_agent.routing.states import FORCED_REQUEST, embed_layout, forced_segments, hidden_states
+from vision_agent.train.loop import (
+    OnStep,
+    Stage,
+    TrainingLoop,
+    claim_folder,
+    mixed_precision,
+    one_thread,
+    seed_of,
+    warm_up_cosine,
+)
 
 SEGMENT = RouteSpec(token="[SEG]", decoder="mask", num_queries=4, ends=True)
 
@@ -45,7 +49,7 @@ _BIAS_WEIGHT = 0.1
 _PHRASE_SHARE = 0.5  # of the steps that tell the mask network what it looks at: it must do without, too
 _NAMED_SHARE = 0.75  # of the things in such a step
 
-Stage = Literal["states", "masks"]
+StageName = Literal["states", "masks"]
 
 
 class MaskTraining(BaseModel):
@@ -79,12 +83,12 @@ def train_masks(
     out: Path,
     settings: MaskTraining | None = None,
     *,
-    only: Stage | None = None,
+    only: StageName | None = None,
     start: Path | None = None,
     device: str = "auto",
-    on_step: Callable[[], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> Path:
-    """Train the `[SEG]` route of a checkpoint that has a `[DET]` route, or go on with a run that was killed.
+    """Train the `[SEG]` route of a checkpoint that has a `[DET]` route. The same call resumes a run that was stopped.
 
     Args:
         checkpoint: a native folder with `adapters/det`. If it has `adapters/seg`, that is trained further.
@@ -101,11 +105,12 @@ def train_masks(
         CheckpointError: no `[DET]` route, or a `start` that does not fit.
         ConfigError: data that is not there.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    run = _Run(checkpoint, data, out, settings or MaskTraining(), start, device, on_step or (lambda: None))
-    stages: tuple[Stage, ...] = ("states", "masks") if only is None else (only,)
-    for stage in stages:
-        run.stage(stage)
+    settings = settings or MaskTraining()
+    claim_folder(out, settings.model_dump(mode="json", exclude={"workers", "save_minutes"}))
+    run = _Run(checkpoint, data, settings, start, device)
+    loop = TrainingLoop(out, run.route, save_minutes=settings.save_minutes, on_step=on_step)
+    for name in ("states", "masks") if only is None else (only,):
+        loop.run(run.stage(name))
     save_adapter(out / SEGMENT.name, run.route, run.backbone)
     return out / SEGMENT.name
 
@@ -144,21 +149,12 @@ def phrase_states(
 
 
 class _Run:
-    """The state of one run."""
+    """One run: its stages and their losses."""
 
-    def __init__(
-        self,
-        checkpoint: Path,
-        data: Path,
-        out: Path,
-        settings: MaskTraining,
-        start: Path | None,
-        device: str,
-        on_step: Callable[[], None],
-    ) -> None:
+    def __init__(self, checkpoint: Path, data: Path, settings: MaskTraining, start: Path | None, device: str) -> None:
         torch.manual_seed(settings.seed)
-        self.data, self.out, self.settings, self.on_step = data, out, settings, on_step
-        self.backbone = Backbone.from_pretrained(checkpoint, local_files_only=True, device=device, dtype="float32")
+        self.data, self.settings = data, settings
+        self.backbone = load_backbone(checkpoint, local_files_only=True, device=device, dtype="float32")
         self.backbone.model.eval().requires_grad_(False)
         self.device = self.backbone.device
         self.detect = load_adapter(checkpoint / "adapters" / "det", self.backbone)
@@ -166,73 +162,39 @@ class _Run:
         self.names = read_text_vectors(data)[0]
         self.side = self.backbone.tiling.size
         self.decoder = cast(Any, self.route.decoder)
-        self.resumed: dict[str, Any] = {"finished": [], "stage": "", "step": 0}
-        state = out / "state.pt"
-        if state.exists():
-            self.resumed = torch.load(state, map_location=self.device, weights_only=True)
-            self.route.load_state_dict(self.resumed["route"])
 
-    def stage(self, stage: Stage) -> None:
-        if stage in self.resumed["finished"]:
-            return
+    def stage(self, name: StageName) -> Stage:
         settings = self.settings
-        steps = settings.state_steps if stage == "states" else settings.mask_steps
-        rate = settings.state_rate if stage == "states" else settings.mask_rate
-        learning = self._learning(stage)
-        optimiser = torch.optim.AdamW(learning.values(), lr=rate, betas=(0.9, 0.99), weight_decay=0.02)
-        average = {name: parameter.detach().clone() for name, parameter in learning.items()}
-        first = 0
-        if self.resumed["stage"] == stage:
-            optimiser.load_state_dict(self.resumed["optimiser"])
-            first, average = self.resumed["step"], self.resumed["average"]
-        saved = time.monotonic()
-        batches = tqdm(self._batches(stage, first, steps), desc=stage, initial=first, total=steps, mininterval=5)
-        for step, samples in enumerate(batches, first):
-            for group in optimiser.param_groups:
-                group["lr"] = rate * _schedule(step, steps)
-            # What a step draws follows from its number too, so that a resumed run is the same run.
-            torch.manual_seed(int(np.random.SeedSequence((settings.seed, len(stage), step)).generate_state(1)[0]))
-            losses = self._state_losses(samples) if stage == "states" else self._mask_losses(samples)
-            total = torch.stack(list(losses.values())).sum()
-            if not bool(torch.isfinite(total)):
-                raise FloatingPointError(f"the loss of step {step} of stage {stage!r} is {total.item()}: {losses}")
-            optimiser.zero_grad(set_to_none=True)
-            torch.autograd.backward(total)
-            nn.utils.clip_grad_norm_(learning.values(), 2.0)
-            optimiser.step()
-            decay = min(settings.ema, (1 + step) / (10 + step))
-            with torch.no_grad():
-                for name, parameter in learning.items():
-                    average[name].lerp_(parameter, 1 - decay)
-            self._log(
-                {"stage": stage, "step": step, **{key: round(float(loss.detach()), 4) for key, loss in losses.items()}}
-            )
-            if time.monotonic() - saved > settings.save_minutes * 60:
-                self._save({"stage": stage, "step": step + 1, "optimiser": optimiser.state_dict(), "average": average})
-                saved = time.monotonic()
-            self.on_step()
-        with torch.no_grad():
-            for name, parameter in learning.items():
-                parameter.copy_(average[name])
-                parameter.requires_grad_(False)
-        self.resumed["finished"].append(stage)
-        self._save({"stage": "", "step": 0})
+        of_states = name == "states"
+        steps = settings.state_steps if of_states else settings.mask_steps
+        parameters = self._learning(name)
+        rate = settings.state_rate if of_states else settings.mask_rate
+        return Stage(
+            name=name,
+            steps=steps,
+            optimiser=torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=0.02),
+            parameters=parameters,
+            clip=2.0,
+            schedule=lambda step: warm_up_cosine(step, steps, 50, least=0.02),
+            seed=lambda step: seed_of(settings.seed, len(name), step),
+            batches=lambda first: self._batches(name, first, steps),
+            losses=self._state_losses if of_states else self._mask_losses,
+            ema=settings.ema,
+        )
 
-    def _learning(self, stage: Stage) -> Mapping[str, nn.Parameter]:
-        """The parameters that a stage trains, by name; all others rest."""
-        parts: dict[str, nn.Module] = {"head": self.decoder.head}
+    def _learning(self, stage: StageName) -> list[nn.Parameter]:
+        """Return the parameters that a stage trains; all others are frozen."""
+        parts: list[nn.Module] = [self.decoder.head]
         if stage == "states":
             finder = self.decoder.finder
-            parts = {"queries": self.route.queries, "phrase": finder.phrase_head, "bias": finder.phrase_bias}
+            parts = [self.route.queries, finder.phrase_head, finder.phrase_bias]
         self.route.requires_grad_(False)
-        learning = nn.ModuleDict(parts)
-        learning.requires_grad_(True)
-        return dict(learning.named_parameters())
+        return list(nn.ModuleList(parts).requires_grad_(True).parameters())
 
     def _state_losses(self, samples: Sequence[MaskSample]) -> dict[str, Tensor]:
         """How far what `[SEG]` says of phrases is from what `[DET]` says of them."""
         phrases = [self._asked(sample) for sample in samples]
-        with self._fast():
+        with mixed_precision(self.device):
             with torch.no_grad():
                 tokens_NTC, _ = self._seen(samples)
             states = phrase_states(self.backbone, [self.detect, self.route], tokens_NTC, phrases)
@@ -247,7 +209,7 @@ class _Run:
     def _mask_losses(self, samples: Sequence[MaskSample]) -> dict[str, Tensor]:
         asked = [sorted(set(sample.names)) for sample in samples]
         told = float(torch.rand(())) < _PHRASE_SHARE and any(asked)
-        with self._fast():
+        with mixed_precision(self.device):
             with torch.no_grad():
                 tokens_NTC, features = self._seen(samples)
                 states_KNC = tokens_NTC.new_zeros(0, SEGMENT.num_queries, self.backbone.hidden_size)
@@ -287,39 +249,17 @@ class _Run:
         tokens_NTC, maps = self.backbone.see(self.backbone.normalise(pixels))
         return tokens_NTC, DenseFeatures(maps)
 
-    def _fast(self) -> AbstractContextManager[Any]:
-        """bf16 where the device multiplies it fast."""
-        kind = self.device.type
-        if kind == "cuda":
-            fast = bool(torch.cuda.is_bf16_supported(including_emulation=False))
-        else:
-            fast = kind == "cpu" and bool(torch.cpu._is_amx_tile_supported())
-        return torch.autocast(kind, dtype=torch.bfloat16, enabled=fast)
-
-    def _batches(self, stage: Stage, first: int, steps: int) -> Iterator[list[MaskSample]]:
+    def _batches(self, stage: StageName, first: int, steps: int) -> DataLoader[MaskSample]:
         settings = self.settings
         size = settings.state_batch if stage == "states" else settings.mask_batch
-        seed = (settings.seed, 1 if stage == "states" else 2)
-        yield from DataLoader(
-            MaskMix(self.data, self.side, seed),
+        return DataLoader(
+            MaskMix(self.data, self.side, (settings.seed, 1 if stage == "states" else 2)),
             batch_size=size,
             sampler=NumberedFrom(first * size, steps * size),
             num_workers=settings.workers,
             collate_fn=list,
-            worker_init_fn=_one_thread,
+            worker_init_fn=one_thread,
         )
-
-    def _save(self, progress: dict[str, Any]) -> None:
-        partial = self.out / "state.pt.partial"
-        torch.save(
-            {"finished": self.resumed["finished"], "route": self.route.state_dict(), **progress},
-            partial,
-        )
-        os.replace(partial, self.out / "state.pt")
-
-    def _log(self, line: dict[str, Any]) -> None:
-        with (self.out / "masks.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
 
 
 def _segment_route(backbone: Backbone, detect: Route, own: Path, start: Path | None) -> Route:
@@ -342,15 +282,3 @@ def _segment_route(backbone: Backbone, detect: Route, own: Path, start: Path | N
         except RuntimeError as error:
             raise CheckpointError(f"the mask network in {str(start)!r} does not fit: {error}") from error
     return route.float().to(backbone.device).eval()
-
-
-def _schedule(step: int, steps: int, warm_up: int = 50) -> float:
-    """Linear warm-up, then cosine to a fiftieth."""
-    if step < warm_up:
-        return (step + 1) / warm_up
-    done = (step - warm_up) / max(1, steps - warm_up)
-    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def _one_thread(worker: int) -> None:
-    torch.set_num_threads(1)

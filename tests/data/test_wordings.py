@@ -18,7 +18,7 @@ from vision_agent.data.text.held_out import CONTRASTS, HELD_OUT
 from vision_agent.data.text.human_templates import spoken, spoken_request
 from vision_agent.data.text.language_mix import LanguageMix, corpus, routed
 from vision_agent.data.text.phrases import Phrases
-from vision_agent.data.text.sentence_templates import Wordings
+from vision_agent.data.text.sentence_templates import SentenceGrammar
 from vision_agent.inference.colors import COLOURS
 from vision_agent.inference.evidence import COUNT_WORDS, LOOKS, Evidence
 
@@ -26,7 +26,7 @@ NAMES = ["dog", "traffic light", "bus", "bat (animal)", "wine glass"]
 CAPTIONS = ["A man rides a brown horse on the beach.", "Two cats, asleep on the old couch"]
 GRAMMARS = {
     **{kind: (one,) for kind, one in requests.ROUTED.items()},
-    "text": (*questions.QUESTIONS, requests.DESCRIBE),
+    "text": (*questions.QUESTIONS.values(), requests.DESCRIBE),
 }
 # What a question about a property may ask for, in the place of a `#` of its grammar, and of an `@`.
 ASKED = (*COLOURS, *COUNT_WORDS[1:], "left", "right", "top", "bottom")
@@ -58,7 +58,7 @@ def test_a_request_holds_its_phrase_as_it_is(seed: int, kind: str, phrase: str) 
 
 
 def test_the_size_of_a_grammar_is_the_number_of_its_requests() -> None:
-    grammar = Wordings(
+    grammar = SentenceGrammar(
         ("<a> {}", "<a> {}", "{}<end>"), {"a": ("see", "see", "<b> find"), "b": ("do", "go"), "end": ("", "!")}
     )
     rng = np.random.default_rng(0)

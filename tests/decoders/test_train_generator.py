@@ -100,7 +100,7 @@ class TestLessons:
         whole = train_generator(config(), data, tmp_path / "whole", "cpu")
         calls = 0
 
-        def stop() -> None:
+        def stop(*told: object) -> None:
             nonlocal calls
             calls += 1
             if calls == 5:

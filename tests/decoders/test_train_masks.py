@@ -207,7 +207,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(data: Path, model: Path, tmp_pa
     whole = load_file(train_masks(model, data, tmp_path / "whole", settings, device="cpu") / "adapter.safetensors")
     left = [3]
 
-    def kill() -> None:
+    def kill(*told: object) -> None:
         left[0] -= 1
         if not left[0]:
             raise KeyboardInterrupt
@@ -234,6 +234,6 @@ def test_states_alone_keep_the_shapes_learned_before(data: Path, model: Path, tm
 def test_states_learn_to_say_what_the_boxes_say(data: Path, model: Path, tmp_path: Path) -> None:
     settings = MaskTraining(**(SHORT | {"state_steps": 20, "state_rate": 3e-3}), workers=0)
     train_masks(model, data, tmp_path / "run", settings, only="states", device="cpu")
-    lines = [json.loads(line) for line in (tmp_path / "run" / "masks.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     first, last = (np.mean([line["turned"] for line in part]) for part in (lines[:5], lines[-5:]))
     assert len(lines) == 20 and last < 0.7 * first

@@ -199,8 +199,8 @@ def test_a_killed_run_goes_on_as_if_it_was_not(installed: None, tmp_path: Path) 
     resumed = load_file(folder / "adapter.safetensors")
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    assert len((folder / "losses.jsonl").read_text("utf-8").splitlines()) == 3
-    with pytest.raises(ConfigError, match="same settings"):
+    assert len((folder / "log.jsonl").read_text("utf-8").splitlines()) == 3
+    with pytest.raises(ConfigError, match="another recipe: its settings"):
         train_adapter(tiny_backbone(), HERE, draw, folder, AdapterTraining(steps=4))
 
 

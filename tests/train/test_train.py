@@ -160,7 +160,7 @@ def killed(config: TrainConfig, archives: Path, out: Path, step: int) -> None:
     """Run a recipe and kill it after some steps, of all stages together."""
     done = 0
 
-    def die() -> None:
+    def die(*told: object) -> None:
         nonlocal done
         done += 1
         if done == step:

@@ -1,23 +1,18 @@
-"""Trains the adapter of any decoder: a token's row, a bank of queries and a head, while the model itself rests.
+"""Trains the adapter of any decoder: a token's row, a bank of queries and a head, while the model itself is frozen.
 
 What a new task needs besides its decoder is a function that draws samples by number: an image, phrases, and the truth
 in the form that the decoder's own `loss` takes. Every phrase is asked as `agent.run_route` asks it: the answer
-`phrase[TOKEN]`, with its query block after it. Gradients pass through the language model to the token's row and to the
-queries, and change nothing on their way.
+`phrase[TOKEN]`, with its query block after it. Gradients pass through the frozen language model to the token's row and
+to the queries.
 
 Shape suffixes: B images, K phrases, N states of a phrase, C hidden size, T image tokens, L laid-out tokens.
 """
 
-import json
-import math
-import os
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
@@ -33,6 +28,7 @@ from vision_agent.plugins.route import RouteSpec
 from vision_agent.routing.adapter import Route, new_route, save_adapter
 from vision_agent.routing.layout import NO_TOKEN, Segment, arrange, state_columns
 from vision_agent.routing.states import FORCED_REQUEST, embed_layout, forced_segments, hidden_states
+from vision_agent.train.loop import Stage, TrainingLoop, claim_folder, one_thread, seed_of, warm_up_cosine
 
 
 @dataclass(frozen=True)
@@ -84,13 +80,13 @@ def train_adapter(
     on_step: Callable[[int, float], None] | None = None,
     **decoder_settings: Any,
 ) -> Path:
-    """Train a new route for a model, or go on with a run that was killed. All weights of the model stay as they are.
+    """Train a new route for a model, whose own weights are frozen. Call it again to resume a run that was stopped.
 
     Args:
         backbone: the model, `agent.backbone`. Its vocabulary gets the route's token.
         spec: the token, the decoder's name and the number of queries.
         draw: sample `number`, from 0. The same number must give the same sample, so that a resumed run is the same run.
-        out: the adapter's folder; beside its files, `state.pt` and `losses.jsonl` of the run.
+        out: the adapter's folder; beside its files, `recipe.json`, `state.pt` and `log.jsonl` of the run.
         settings: None for the values above.
         on_step: called as `on_step(step, loss)` after every step.
         decoder_settings: what the decoder's `for_backbone` takes beyond the contract.
@@ -105,14 +101,18 @@ def train_adapter(
         InputError: a sample without a phrase.
         FloatingPointError: a loss that is not finite.
     """
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder, settings = Path(out), settings or AdapterTraining()
     with torch.random.fork_rng():  # a library does not change its caller's random numbers
-        run = _Run(backbone, spec, folder, settings or AdapterTraining(), decoder_settings)
-        for step, loss in run.steps(draw):
-            if on_step is not None:
-                on_step(step, loss)
-        run.finish()
+        run = _Run(backbone, spec, settings, decoder_settings)
+        claim_folder(folder, run.recipe)
+        loop = TrainingLoop(
+            folder,
+            run.adapter,
+            save_minutes=settings.save_minutes,
+            on_step=None if on_step is None else lambda _, step, loss: on_step(step, loss),
+        )
+        loop.run(run.stage(draw))
+        run.write(folder)
     return folder
 
 
@@ -152,76 +152,75 @@ def forced_states(
     ]
 
 
-class _Run:
-    """The state of one run."""
+class _Adapter(nn.Module):
+    """All that is learned: the embedding of the routing token, the queries and the decoder."""
 
-    def __init__(
-        self, backbone: Backbone, spec: RouteSpec, folder: Path, settings: AdapterTraining, given: dict[str, Any]
-    ) -> None:
+    def __init__(self, row_C: Tensor, route: Route) -> None:
+        super().__init__()
+        self.row = nn.Parameter(row_C)
+        self.route = route
+
+
+class _Run:
+    """One run: what it learns, from what, and by which loss."""
+
+    def __init__(self, backbone: Backbone, spec: RouteSpec, settings: AdapterTraining, given: dict[str, Any]) -> None:
         kind = load_decoder(spec.decoder)
         if not kind.needs_image or kind.prepare_image is not Decoder.prepare_image:
             raise ConfigError(
                 f"the decoder {spec.decoder!r} does not go by features alone, which is all it would be given"
             )
         torch.manual_seed(settings.seed)
-        self.backbone, self.folder, self.settings = backbone, folder, settings
-        self.route = new_route(backbone, spec, **given).float().to(backbone.device)
+        self.backbone, self.settings = backbone, settings
+        self.route = new_route(backbone, spec, **given).float().to(backbone.device).train()
         self.decoder = self.route.decoder
         table: Tensor = backbone.model.get_input_embeddings().weight
-        self.row = nn.Parameter(table[self.route.token_id].detach().float().clone())
-        learning = [self.row, *self.route.parameters()]
-        self.optimiser = torch.optim.AdamW(learning, lr=settings.rate, weight_decay=settings.weight_decay)
-        self.learning = learning
-        self.made_with = {
-            "spec": spec.model_dump(),
-            "settings": settings.model_dump(exclude={"workers", "save_minutes"}),
+        self.adapter = _Adapter(table[self.route.token_id].detach().float().clone(), self.route)
+        self.recipe = {
+            "spec": spec.model_dump(mode="json"),
+            "settings": settings.model_dump(mode="json", exclude={"workers", "save_minutes"}),
             "decoder": self.decoder.settings,
             "model": backbone.fingerprint,
         }
-        self.first = 0
-        if (folder / "state.pt").exists():
-            self._resume(torch.load(folder / "state.pt", map_location=backbone.device, weights_only=True))
 
-    def steps(self, draw: Callable[[int], AdapterSample]) -> Iterator[tuple[int, float]]:
-        """Carry out the steps that are left; yields (step, loss)."""
-        settings = self.settings
-        self.route.train()
-        numbers = range(self.first * settings.batch, settings.steps * settings.batch)
-        batches = DataLoader(
-            _Drawn(draw, numbers), settings.batch, num_workers=settings.workers, collate_fn=list,
-            worker_init_fn=_one_thread,
-        )  # fmt: skip
-        saved = time.monotonic()
-        for step, samples in enumerate(batches, self.first):
-            for group in self.optimiser.param_groups:
-                group["lr"] = settings.rate * _schedule(step, settings)
-            torch.manual_seed(int(np.random.SeedSequence((settings.seed, step)).generate_state(1)[0]))
-            loss = self._loss(samples)
-            if not bool(torch.isfinite(loss)):
-                raise FloatingPointError(f"the loss of step {step} is {loss.item()}")
-            self.optimiser.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            nn.utils.clip_grad_norm_(self.learning, 2.0)
-            self.optimiser.step()
-            with (self.folder / "losses.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, "loss": round(loss.item(), 5)}) + "\n")
-            if time.monotonic() - saved > settings.save_minutes * 60:
-                self._save(step + 1)
-                saved = time.monotonic()
-            yield step, loss.item()
+    def stage(self, draw: Callable[[int], AdapterSample]) -> Stage:
+        settings, parameters = self.settings, list(self.adapter.parameters())
 
-    def finish(self) -> None:
+        def batches(first: int) -> DataLoader[AdapterSample]:
+            numbers = range(first * settings.batch, settings.steps * settings.batch)
+            return DataLoader(
+                _Drawn(draw, numbers),
+                settings.batch,
+                num_workers=settings.workers,
+                collate_fn=list,
+                worker_init_fn=one_thread,
+            )
+
+        return Stage(
+            name=self.route.spec.name,
+            steps=settings.steps,
+            optimiser=torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=settings.weight_decay),
+            parameters=parameters,
+            clip=2.0,
+            schedule=lambda step: warm_up_cosine(step, settings.steps, settings.warm_up),
+            seed=lambda step: seed_of(settings.seed, step),
+            batches=batches,
+            losses=lambda samples: {"loss": self._loss(samples)},
+        )
+
+    def write(self, folder: Path) -> None:
         """Give the token its row and write the adapter."""
-        self._save(self.settings.steps)
         with torch.no_grad():
             weight: Tensor = self.backbone.model.get_input_embeddings().weight
-            weight[self.route.token_id] = self.row.to(weight)
-        save_adapter(self.folder, self.route.eval(), self.backbone)
+            weight[self.route.token_id] = self.adapter.row.to(weight)
+        save_adapter(folder, self.route.eval(), self.backbone)
 
     def _loss(self, samples: Sequence[AdapterSample]) -> Tensor:
         """The decoder's loss, averaged over the images; those with maps of one shape go to it together."""
         tokens, maps = zip(*(self._seen(sample.image) for sample in samples), strict=True)
-        states = forced_states(self.backbone, self.route, self.row, tokens, [sample.phrases for sample in samples])
+        states = forced_states(
+            self.backbone, self.route, self.adapter.row, tokens, [sample.phrases for sample in samples]
+        )
         alike: dict[tuple[torch.Size, ...], list[int]] = {}
         for number, features in enumerate(maps):
             alike.setdefault(tuple(each.shape for each in features.maps), []).append(number)
@@ -243,25 +242,6 @@ class _Run:
         maps = DenseFeatures(tuple(each.clone() for each in encoded.features.maps)).float()
         return encoded.tokens_TC.clone(), maps
 
-    def _save(self, step: int) -> None:
-        partial = self.folder / "state.pt.partial"
-        state = {"made_with": self.made_with, "step": step, "route": self.route.state_dict(), "row": self.row.detach()}
-        torch.save(state | {"optimiser": self.optimiser.state_dict()}, partial)
-        os.replace(partial, self.folder / "state.pt")
-
-    def _resume(self, state: dict[str, Any]) -> None:
-        for name, value in self.made_with.items():
-            if state["made_with"][name] != value:
-                expected = f"a new folder, or one of a run with the same {name}: {value!r}"
-                raise ConfigError(bad_argument("out", expected, state["made_with"][name]))
-        self.first = state["step"]
-        self.route.load_state_dict(state["route"])
-        self.row.data.copy_(state["row"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        log = self.folder / "losses.jsonl"
-        lines = log.read_text("utf-8").splitlines(keepends=True) if log.exists() else []
-        log.write_text("".join(lines[: self.first]), "utf-8")  # steps after the last save are done again
-
 
 class _Drawn(Dataset[AdapterSample]):
     """Samples by number, checked."""
@@ -281,15 +261,3 @@ class _Drawn(Dataset[AdapterSample]):
                 bad_argument(f"draw({self._numbers[index]}).phrases", "at least one phrase", sample.phrases)
             )
         return sample
-
-
-def _schedule(step: int, settings: AdapterTraining) -> float:
-    """Linear warm-up, then a cosine to zero."""
-    if step < settings.warm_up:
-        return (step + 1) / settings.warm_up
-    done = (step - settings.warm_up) / max(1, settings.steps - settings.warm_up)
-    return 0.5 * (1 + math.cos(math.pi * done))
-
-
-def _one_thread(worker: int) -> None:
-    torch.set_num_threads(1)

@@ -1,24 +1,18 @@
 """Trains a small model from a recipe: stages of text, of requests about images, and of images with boxes.
 
-All stages run the expansion that inference runs (`routing.arrange`), teacher-forced. A killed run resumes exactly:
-samples follow from their number, and model, optimiser, average and step are saved together.
+All stages run the expansion that inference runs (`routing.arrange`), teacher-forced. Samples follow from their number,
+so a run that was stopped resumes exactly (see `vision_agent.train.loop`).
 """
 
-import json
-import math
-import os
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from vision_agent.data.dataset import NumberedFrom, Pictures, TalkMix, TrainingMix
@@ -35,25 +29,34 @@ from vision_agent.routing.states import embed_layout, hidden_states
 from vision_agent.train.collate import Batch, Collator
 from vision_agent.train.config import StageSection, TrainConfig
 from vision_agent.train.distillation import PhraseDistillation
+from vision_agent.train.loop import (
+    OnStep,
+    Stage,
+    TrainingLoop,
+    claim_folder,
+    draw_curve,
+    mixed_precision,
+    one_thread,
+    seed_of,
+    warm_up_cosine,
+)
 from vision_agent.train.name_teacher import NameTeacher
 from vision_agent.train.new_model import new_backbone, train_tokenizer
 
 DETECT = RouteSpec(token="[DET]", decoder="box", num_queries=4, looks=True)
 # Routes the language model learns to choose. All but `[DET]` get their decoder, and its queries, in later stages of
-# their own, with the language model at rest.
+# their own, with the language model frozen.
 TOKENS = {"det": DETECT.token, "seg": "[SEG]", "ocr": "[OCR]", "gen": "[GEN]", "edit": "[EDIT]"}
 
 _KEEP_WEIGHT = 5.0
 
 
-def train(
-    config: TrainConfig, data: Path, out: Path, device: str = "auto", on_step: Callable[[], None] | None = None
-) -> Path:
-    """Run a recipe, or go on with a run that was killed.
+def train(config: TrainConfig, data: Path, out: Path, device: str = "auto", on_step: OnStep | None = None) -> Path:
+    """Run a recipe. The same call resumes a run that was stopped.
 
     Args:
         data: folder of the training archives.
-        out: folder of the run: `state.pt`, `log.jsonl`, `curve.png`, and at the end `model/`.
+        out: folder of the run: `recipe.json`, `state.pt`, `log.jsonl`, `curve.png`, and at the end `model/`.
         on_step: called after every step (tests stop a run with it).
 
     Returns:
@@ -62,18 +65,19 @@ def train(
     Raises:
         ConfigError: data that is not there, or an `out` that holds another recipe's run.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    _claim(out, config)
-    run = _Run(config, data, out, choose_device(device))
+    claim_folder(out, config.model_dump(mode="json"))
+    run = _Run(config, data, out, choose_device(device), on_step)
     for number in range(len(config.stages)):
-        run.stage(number, on_step or (lambda: None))
+        run.stage(number)
     return run.export()
 
 
 class _Run:
     """The state of one training run."""
 
-    def __init__(self, config: TrainConfig, data: Path, out: Path, device: torch.device) -> None:
+    def __init__(
+        self, config: TrainConfig, data: Path, out: Path, device: torch.device, on_step: OnStep | None
+    ) -> None:
         torch.manual_seed(config.seed)
         self.config, self.data, self.out, self.device = config, data, out, device
         names, vectors = read_text_vectors(data)
@@ -84,102 +88,64 @@ class _Run:
         generator = torch.Generator().manual_seed(config.seed)
         self.route: Route = new_route(self.backbone, DETECT, generator)
         self.tokens = {name: add_token(self.backbone, token) for name, token in TOKENS.items()}
-        self.keeper: PhraseDistillation | None = None
+        self.distillation: PhraseDistillation | None = None
         teacher = NameTeacher(self.backbone.hidden_size, names, vectors)
         self.parts = nn.ModuleDict({"model": self.backbone.model, "route": self.route, "teacher": teacher}).to(device)
-        if config.init is not None and not (out / "state.pt").exists():
-            self._log({"init": str(config.init), "new": _warm_start(self.parts, config.init)})
-        self.average = {name: tensor.clone() for name, tensor in self.parts.state_dict().items()}
-        self.finished: list[str] = []
-        self.resumed: dict[str, Any] | None = None
-        state = out / "state.pt"
-        if state.exists():
-            self.resumed = torch.load(state, map_location=device, weights_only=True)
-            self.parts.load_state_dict(self.resumed["parts"])
-            self.average = self.resumed["average"]
-            self.finished = self.resumed["finished"]
+        self.loop = TrainingLoop(out, self.parts, save_minutes=config.save_minutes, on_step=on_step)
+        if config.init is not None and not self.loop.resumed:
+            self.loop.log({"init": str(config.init), "new": _warm_start(self.parts, config.init)})
 
-    def stage(self, number: int, on_step: Callable[[], None]) -> None:
-        settings = self.config.stages[number]
-        name = settings.name
-        if name in self.finished:
-            return
+    def stage(self, number: int) -> None:
+        settings, seed = self.config.stages[number], self.config.seed
         optimiser = torch.optim.AdamW(_groups(self.parts, settings), betas=(0.9, 0.99))
-        base_rates = [group["lr"] for group in optimiser.param_groups]
-        start = 0
-        self.keeper = PhraseDistillation(self.backbone, self.route) if settings.kind == "language" else None
-        if self.resumed is not None and self.resumed["stage"] == name:
-            optimiser.load_state_dict(self.resumed["optimiser"])
-            start = self.resumed["step"]
-            if self.keeper is not None:
-                self.keeper.load_state_dict(self.resumed["kept"])
-        else:
-            self.average = {key: tensor.clone() for key, tensor in self.parts.state_dict().items()}
+        self.distillation = PhraseDistillation(self.backbone, self.route) if settings.kind == "language" else None
         self.parts.train()
-        saved = time.monotonic()
-        batches = self._batches(number, start)
-        bar = tqdm(batches, desc=name, initial=start, total=settings.steps, mininterval=5)
-        for step, batch in enumerate(bar, start):
-            rate = _schedule(step, settings)
-            for group, base in zip(optimiser.param_groups, base_rates, strict=True):
-                group["lr"] = base * rate
-            # What a step draws itself follows from its number too: the decoder moves true boxes a little.
-            torch.manual_seed(int(np.random.SeedSequence((self.config.seed, number, step)).generate_state(1)[0]))
-            losses = self._losses(batch)
-            total = torch.stack(list(losses.values())).sum()
-            if not bool(torch.isfinite(total)):
-                raise FloatingPointError(f"the loss of step {step} of stage {name!r} is {total.item()}: {losses}")
-            optimiser.zero_grad(set_to_none=True)
-            torch.autograd.backward(total)
-            nn.utils.clip_grad_norm_(self.parts.parameters(), 5.0)
-            optimiser.step()
-            self._follow(settings.ema, step)
-            values = {key: round(float(loss.detach()), 4) for key, loss in losses.items()}
-            bar.set_postfix(values, refresh=False)
-            self._log({"stage": name, "step": step, **values})
-            if time.monotonic() - saved > self.config.save_minutes * 60:
-                self._save(name, step + 1, optimiser)
-                saved = time.monotonic()
-            on_step()
-        self.keeper = None
-        # The average goes on where the stage ends: the next stage and the export start from it.
-        self.parts.load_state_dict(self.average)
-        self.finished.append(name)
-        self.resumed = None
-        self._save("", 0, optimiser)
+        self.loop.run(
+            Stage(
+                name=settings.name,
+                steps=settings.steps,
+                optimiser=optimiser,
+                parameters=[part for part in self.parts.parameters() if part.requires_grad],
+                clip=5.0,
+                schedule=lambda step: warm_up_cosine(step, settings.steps, settings.warm_up, least=0.05),
+                # What a step draws follows from its number: the decoder moves true boxes a little.
+                seed=lambda step: seed_of(seed, number, step),
+                batches=lambda start: self._batches(number, start),
+                losses=self._losses,
+                ema=settings.ema,
+                more=self.distillation,
+            )
+        )
 
-    def export(self, folder: Path | None = None) -> Path:
-        """Write the averaged weights as a checkpoint with its adapter."""
-        folder = folder or self.out / "model"
-        live = {name: tensor.clone() for name, tensor in self.parts.state_dict().items()}
-        self.parts.load_state_dict(self.average)
-        try:
-            save_backbone(self.backbone, folder)
-            save_adapter(folder / "adapters" / self.route.spec.name, self.route, self.backbone)
-        finally:
-            self.parts.load_state_dict(live)
-        _draw_curve(self.out)
+    def export(self) -> Path:
+        """Write the weights as a checkpoint with its adapter; returns its folder."""
+        folder = self.out / "model"
+        save_backbone(self.backbone, folder)
+        save_adapter(folder / "adapters" / self.route.spec.name, self.route, self.backbone)
+        draw_curve(self.out)
         return folder
 
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
         backbone, route, teacher = self.backbone, self.route, self.parts["teacher"]
         layout = batch.layout.to(self.device)
         # bf16 where the device multiplies it fast; what is delicate stays in fp32 below.
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=_fast_bfloat16(self.device)):
+        with mixed_precision(self.device):
             prepared = None
             tokens_TC = torch.empty(0, backbone.hidden_size)
             if batch.pixels_NSS3 is not None:
                 pixels = backbone.normalise(batch.pixels_NSS3.to(self.device))
-                with torch.set_grad_enabled(self.keeper is None):
+                with torch.set_grad_enabled(self.distillation is None):
                     tokens_NTC, maps = backbone.see(pixels)
                 tokens_TC = tokens_NTC.flatten(0, 1)
-                if self.keeper is None:
+                if self.distillation is None:
                     prepared = route.decoder.prepare(DenseFeatures(maps))
             embeds_BLC = embed_layout(backbone, {route.spec.name: route}, layout, batch.rows, tokens_TC)
             hidden_BLC = hidden_states(backbone, layout, embeds_BLC)
             places = batch.label_places.to(self.device)
             logits = backbone.model.lm_head(hidden_BLC[places[:, 0], places[:, 1]])
-            kept = None if self.keeper is None else self.keeper.loss(route, hidden_BLC, layout, batch, tokens_TC)
+            kept = None
+            if self.distillation is not None:
+                kept = self.distillation.loss(route, hidden_BLC, layout, batch, tokens_TC)
         losses = {"text": F.cross_entropy(logits.float(), batch.labels.to(self.device))}
         if kept is not None:
             return {**losses, "keep": _KEEP_WEIGHT * kept}
@@ -236,37 +202,9 @@ class _Run:
             sampler=NumberedFrom(start * settings.batch, end * settings.batch),
             num_workers=self.config.workers,
             collate_fn=collate.images,
-            worker_init_fn=_one_thread,
+            worker_init_fn=one_thread,
             prefetch_factor=4 if self.config.workers else None,
         )
-
-    @torch.no_grad()
-    def _follow(self, decay: float, step: int) -> None:
-        """Exponential average of the weights; follows faster in the beginning."""
-        decay = min(decay, (1 + step) / (10 + step))
-        live = self.parts.state_dict()
-        average = [tensor for tensor in self.average.values()]
-        torch._foreach_lerp_(average, [live[name] for name in self.average], 1 - decay)
-
-    def _save(self, stage: str, step: int, optimiser: torch.optim.Optimizer) -> None:
-        partial = self.out / "state.pt.partial"
-        torch.save(
-            {
-                "parts": self.parts.state_dict(),
-                "average": self.average,
-                "optimiser": optimiser.state_dict(),
-                "finished": self.finished,
-                "stage": stage,
-                "step": step,
-                "kept": None if self.keeper is None else self.keeper.state_dict(),
-            },
-            partial,
-        )
-        os.replace(partial, self.out / "state.pt")
-
-    def _log(self, line: dict[str, Any]) -> None:
-        with (self.out / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
 
     def _tokenizer(self) -> PreTrainedTokenizerFast:
         if self.config.init is not None:
@@ -327,56 +265,3 @@ def _groups(parts: nn.ModuleDict, settings: StageSection) -> list[dict[str, Any]
             decay = settings.weight_decay if parameter.ndim >= 2 and "embed_tokens" not in name else 0.0
             groups.setdefault((rate, decay), []).append(parameter)
     return [{"params": members, "lr": rate, "weight_decay": decay} for (rate, decay), members in groups.items()]
-
-
-def _schedule(step: int, settings: StageSection) -> float:
-    """Linear warm-up, then cosine to a twentieth."""
-    if step < settings.warm_up:
-        return (step + 1) / settings.warm_up
-    done = (step - settings.warm_up) / max(1, settings.steps - settings.warm_up)
-    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def _fast_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and bool(torch.cpu._is_amx_tile_supported())
-
-
-def _one_thread(worker: int) -> None:
-    torch.set_num_threads(1)
-
-
-def _claim(out: Path, config: TrainConfig) -> None:
-    """Tie the folder to the recipe: resuming with another one would be silently wrong."""
-    path = out / "recipe.json"
-    if path.exists():
-        if path.read_text("utf-8") != config.model_dump_json(indent=2):
-            raise ConfigError(f"{str(out)!r} holds a run of another recipe; choose another `out` or remove it")
-        return
-    path.write_text(config.model_dump_json(indent=2), "utf-8")
-
-
-def _draw_curve(out: Path) -> None:
-    """`curve.png`: every loss over the steps, smoothed."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    lines = [json.loads(line) for line in (out / "log.jsonl").read_text("utf-8").splitlines()]
-    lines = [line for line in lines if "stage" in line]
-    stages = list(dict.fromkeys(line["stage"] for line in lines))
-    figure, axes = plt.subplots(1, len(stages), figsize=(6 * len(stages), 4), squeeze=False)
-    for axis, stage in zip(axes[0], stages, strict=True):
-        mine = [line for line in lines if line["stage"] == stage]
-        for key in sorted({key for line in mine for key in line} - {"stage", "step"}):
-            values = torch.tensor([line[key] for line in mine])
-            width = max(1, len(values) // 50)
-            smooth = values[: len(values) // width * width].reshape(-1, width).mean(dim=1)
-            axis.plot([mine[index * width]["step"] for index in range(len(smooth))], smooth, label=key)
-        axis.set(title=stage, xlabel="step", ylabel="loss")
-        axis.legend()
-    figure.tight_layout()
-    figure.savefig(out / "curve.png", dpi=110)
-    plt.close(figure)

@@ -14,24 +14,7 @@ from numpy.typing import NDArray
 from vision_agent.data.scene import Scene
 from vision_agent.data.text.dialogue import Exchange, Part, PhraseTarget
 from vision_agent.data.text.phrases import Phrases, plural, with_article
-from vision_agent.data.text.question_templates import (
-    COLOUR,
-    COUNT,
-    LIKE,
-    MORE,
-    NUMBER,
-    OF_COLOUR,
-    OF_TWO_COLOURS,
-    ON_SIDE,
-    PRESENCE,
-    PRESENCE_OF_TWO,
-    RELATION,
-    RELATION_WORDS,
-    SIDE,
-    SIDE_OF,
-    WHICH,
-    WHICH_WORDS,
-)
+from vision_agent.data.text.question_templates import QUESTIONS, RELATION_WORDS, WHICH_WORDS
 from vision_agent.data.text.sentence_templates import one
 from vision_agent.inference.colors import COLOURS
 from vision_agent.inference.evidence import (
@@ -49,7 +32,7 @@ from vision_agent.inference.evidence import (
     look_for,
     place_of,
 )
-from vision_agent.results.detections import Box
+from vision_agent.results.box import Box
 
 CANNOT_TELL = "i can't tell"
 UNSURE = ", i think"  # ends an answer about what may not be there
@@ -187,13 +170,13 @@ def question(look: Looker, rng: np.random.Generator) -> Exchange:
 
 def _presence(look: Looker, rng: np.random.Generator) -> Exchange:
     seen = look(bool(rng.random() < 0.4), None)
-    return _told(PRESENCE.make(seen.phrase, rng), "yes" if seen.there else f"no, {_unseen(seen)}", seen)
+    return _told(QUESTIONS["presence"].make(seen.phrase, rng), "yes" if seen.there else f"no, {_unseen(seen)}", seen)
 
 
 def _count(look: Looker, rng: np.random.Generator) -> Exchange:
     seen = look(True, None)
     answer = f"{count_word(1)}{UNSURE}" if seen.evidence.maybe else count_word(seen.evidence.count)
-    return _told(COUNT.make(seen.phrase, rng), answer, seen)
+    return _told(QUESTIONS["count"].make(seen.phrase, rng), answer, seen)
 
 
 def _number(look: Looker, rng: np.random.Generator) -> Exchange:
@@ -201,12 +184,12 @@ def _number(look: Looker, rng: np.random.Generator) -> Exchange:
     count = seen.evidence.count
     asked = count if 1 <= count <= 10 and rng.random() < 0.5 else int(rng.integers(1, 11))
     answer = "yes" if count == asked else f"no, {count_word(count)}"
-    return _told(NUMBER.make(seen.phrase, rng).replace("#", COUNT_WORDS[asked]), answer, seen)
+    return _told(QUESTIONS["number"].make(seen.phrase, rng).replace("#", COUNT_WORDS[asked]), answer, seen)
 
 
 def _colour(look: Looker, rng: np.random.Generator) -> Exchange:
     seen = look(False, None)
-    return _told(COLOUR.make(seen.phrase, rng), _seen_or(seen, _colour_answer), seen)
+    return _told(QUESTIONS["colour"].make(seen.phrase, rng), _seen_or(seen, _colour_answer), seen)
 
 
 def _of_colour(look: Looker, rng: np.random.Generator) -> Exchange:
@@ -219,7 +202,7 @@ def _of_colour(look: Looker, rng: np.random.Generator) -> Exchange:
             return CANNOT_TELL
         return "yes" if asked == colour else f"no, it is {colour}"
 
-    return _told(OF_COLOUR.make(seen.phrase, rng).replace("#", asked), _seen_or(seen, answer), seen)
+    return _told(QUESTIONS["of_colour"].make(seen.phrase, rng).replace("#", asked), _seen_or(seen, answer), seen)
 
 
 def _of_two_colours(look: Looker, rng: np.random.Generator) -> Exchange:
@@ -228,13 +211,13 @@ def _of_two_colours(look: Looker, rng: np.random.Generator) -> Exchange:
     if asked[1] == UNCLEAR or rng.random() < 0.1:
         asked[1] = one(COLOURS, rng)
     rng.shuffle(asked)
-    request = OF_TWO_COLOURS.make(seen.phrase, rng).replace("#", asked[0], 1).replace("#", asked[1], 1)
+    request = QUESTIONS["of_two_colours"].make(seen.phrase, rng).replace("#", asked[0], 1).replace("#", asked[1], 1)
     return _told(request, _seen_or(seen, _colour_answer), seen)
 
 
 def _side(look: Looker, rng: np.random.Generator) -> Exchange:
     seen = look(False, None)
-    return _told(SIDE.make(seen.phrase, rng), _seen_or(seen, _side_answer), seen)
+    return _told(QUESTIONS["side"].make(seen.phrase, rng), _seen_or(seen, _side_answer), seen)
 
 
 def _on_side(look: Looker, rng: np.random.Generator) -> Exchange:
@@ -245,7 +228,7 @@ def _on_side(look: Looker, rng: np.random.Generator) -> Exchange:
         place = (evidence.place or MIDDLE).split()
         return "yes" if asked in place else f"no, {_standing(evidence)}"
 
-    return _told(ON_SIDE.make(seen.phrase, rng).replace("#", asked), _seen_or(seen, answer), seen)
+    return _told(QUESTIONS["on_side"].make(seen.phrase, rng).replace("#", asked), _seen_or(seen, answer), seen)
 
 
 def _like(look: Looker, rng: np.random.Generator) -> Exchange:
@@ -254,7 +237,7 @@ def _like(look: Looker, rng: np.random.Generator) -> Exchange:
     def answer(evidence: Evidence) -> str:
         return f"it is {_standing(evidence)}" if evidence.colour == UNCLEAR else _looking_and_standing(evidence)
 
-    return _told(LIKE.make(seen.phrase, rng), _seen_or(seen, answer), seen)
+    return _told(QUESTIONS["like"].make(seen.phrase, rng), _seen_or(seen, answer), seen)
 
 
 # Two things ---------------------------------------------------------------------------------------------------------
@@ -263,7 +246,7 @@ def _like(look: Looker, rng: np.random.Generator) -> Exchange:
 def _presence_of_two(look: Looker, rng: np.random.Generator) -> Exchange:
     first = look(False, None)
     second = look(False, first)
-    request = _about_two(PRESENCE_OF_TWO.make("#", rng), first, second)
+    request = _about_two(QUESTIONS["presence_of_two"].make("#", rng), first, second)
     missing = next((each for each in (first, second) if not each.there), None)
     looks = (first,) if missing is first else (first, second)
     return _told(request, f"no, {_unseen(missing)}" if missing else "yes", *looks)
@@ -275,14 +258,16 @@ def _relation(look: Looker, rng: np.random.Generator) -> Exchange:
     # More often true than not, as a missing thing makes for a "no" too.
     true = [word for word in (second.beside or _NOTHING).words if word in RELATION_WORDS]
     wanted = one(true, rng) if true and rng.random() < 0.5 else one(tuple(RELATION_WORDS), rng)
-    request = _about_two(RELATION.make("#", rng).replace("@", one(RELATION_WORDS[wanted], rng)), first, second)
+    request = _about_two(
+        QUESTIONS["relation"].make("#", rng).replace("@", one(RELATION_WORDS[wanted], rng)), first, second
+    )
     return _compared(request, first, second.asked(wanted), {"yes": "yes", "no": "no", EVEN: "no"}, "no, ")
 
 
 def _side_of(look: Looker, rng: np.random.Generator) -> Exchange:
     first = look(False, None)
     second = look(False, first).asked("left")
-    request = _about_two(SIDE_OF.make("#", rng), first, second)
+    request = _about_two(QUESTIONS["side_of"].make("#", rng), first, second)
     return _compared(request, first, second, {"yes": "on the left", "no": "on the right", EVEN: CANNOT_TELL})
 
 
@@ -290,7 +275,7 @@ def _which(look: Looker, rng: np.random.Generator) -> Exchange:
     first = look(False, None)
     second = look(False, first)
     wanted = one(tuple(WHICH_WORDS), rng)
-    request = _about_two(WHICH.make("#", rng).replace("@", wanted), first, second)
+    request = _about_two(QUESTIONS["which"].make("#", rng).replace("@", wanted), first, second)
     answers: dict[Verdict, str] = {"yes": f"the {first.phrase}", "no": f"the {second.phrase}", EVEN: CANNOT_TELL}
     return _compared(request, first, second.asked(WHICH_WORDS[wanted]), answers)
 
@@ -299,7 +284,7 @@ def _more(look: Looker, rng: np.random.Generator) -> Exchange:
     first = look(True, None)
     second = look(True, first)
     wanted = one(("more", "fewer"), rng)
-    request = _about_two(MORE.make("#", rng).replace("@", wanted), first, second)
+    request = _about_two(QUESTIONS["more"].make("#", rng).replace("@", wanted), first, second)
     return _compared(request, first, second.asked(wanted), {"yes": "yes", "no": "no", EVEN: "no"}, "no, ")
 
 

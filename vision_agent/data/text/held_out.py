@@ -1,10 +1,12 @@
-"""Wordings that are never trained: twenty for each kind of request, written by hand.
+"""Requests that are never trained: twenty of each kind, written by hand, in `held_out.json`.
 
-Most of their words occur in training, their combinations do not: `tests/test_wordings.py` shows that no grammar of
-`requests` or `questions` makes any of them.
+Most of their words occur in training, their combinations do not: `tests/data/test_wordings.py` shows that no grammar of
+`request_templates` or `question_templates` makes any of them.
 """
 
 from typing import NamedTuple
+
+from vision_agent.data.text.sentence_templates import read_texts
 
 
 class HeldOut(NamedTuple):
@@ -14,176 +16,9 @@ class HeldOut(NamedTuple):
     phrase: str | None
 
 
-def _all(phrase: str | None, *requests: str) -> tuple[HeldOut, ...]:
-    return tuple(HeldOut(request, phrase) for request in requests)
-
-
 # By the name of the route; "text" for what is answered in words.
 HELD_OUT: dict[str, tuple[HeldOut, ...]] = {
-    "det": _all(
-        "{}",
-        "hey, any idea whereabouts the {} is in this shot?",
-        "{} location?",
-        "i can never spot the {} in pictures like this",
-        "could you please highlight where the {} is with a rectangle",
-        "i've been staring at this for ages and still can't spot the {}",
-        "what are the coordinates of the {}",
-        "my daughter says there's a {} in here, show us where",
-        "i lost sight of the {}, where is it now?",
-        "play detective and track down the {}",
-        "anything that looks like a {}? show me the spot",
-        "how far across and how far down is the {}?",
-        "there's supposed to be a {} here but i don't see it. where is it?",
-        "where should i be looking if i want to see the {}?",
-        "would you mind showing me where they put the {}?",
-        "put a rectangle on the {} so i don't miss it",
-        "locate {} in image",
-        "the {}? i can't find it anywhere",
-        "i need a bounding box drawn tightly around the {}",
-        "whereabouts did somebody leave the {}?",
-        "be a star and circle the {}",
-    ),
-    "seg": _all(
-        "{}",
-        "can you cut the {} out for a collage i'm making?",
-        "{} mask, please",
-        "isolate the {} so i can paste it on another picture",
-        "follow the border of the {} as closely as you can",
-        "mark every pixel that belongs to the {}",
-        "what's the exact shape of the {}? trace it",
-        "please lasso the {} like they do in photoshop",
-        "could you segment the {} out of this shot?",
-        "i'd like a clean cutout of the {} with no background",
-        "show the outline of the {} in this pic",
-        "give me a pixel perfect mask of the {}",
-        "extract the {} from the rest of the photo",
-        "with a sharp pencil, go around the {}",
-        "i'm making stickers, so cut round the {} very neatly",
-        "a rough box won't do, i want the real contour of the {}",
-        "draw a line round the edge of the {}",
-        "split the {} from what's behind it",
-        "just the pixels of the {}, thanks",
-        "can i get a binary mask with only the {} in it?",
-        "for my shadow puppet i need the silhouette of this {}",
-    ),
-    "ocr": _all(
-        "text",
-        "what's it say on the {}?",
-        "could you read out whatever is printed on the {}?",
-        "i left my glasses at home, what does the small print say?",
-        "transcribe everything you can read in this picture",
-        "type out the label on the {} please",
-        "any words on the {}? if so, read them",
-        "copy the text down for me",
-        "what words appear in this image?",
-        "is anything written on the {}? tell me what it says",
-        "what's the name printed on the side of the {}?",
-        "do an ocr of this photo",
-        "please read me the lettering on the {}",
-        "i'd like all the text from this picture so i can paste it in an email",
-        "how does the sticker on the {} read?",
-        "the writing is too tiny for me, read it out loud please",
-        "what number is painted on the {}?",
-        "tell me word for word what the {} says",
-        "extract text",
-        "what has someone scribbled on the {}?",
-        "i need to know what they printed on that {}, could you read it?",
-    ),
-    "gen": (
-        HeldOut("hey, can you draw me two {}s playing together?", "two {}s playing together"),
-        HeldOut("my kid would like a drawing of a purple {}", "a purple {}"),
-        HeldOut("forget this photo and make me a brand new one of a {}", "a {}"),
-        HeldOut("i feel like seeing some art, say a {} under a tree", "a {} under a tree"),
-        HeldOut("my story still lacks an illustration: a {} next to a house", "a {} next to a house"),
-        HeldOut("got any talent? sketch a {}", "a {}"),
-        HeldOut("do me a painting of an orange {}", "an orange {}"),
-        HeldOut("picture wanted! a tiny {} on a beach", "a tiny {} on a beach"),
-        HeldOut("would you be able to design a picture with a {} in the rain?", "a {} in the rain"),
-        HeldOut("how about drawing a big brown {}", "a big brown {}"),
-        HeldOut("the image i have in mind shows four {}s, can you produce it?", "four {}s"),
-        HeldOut("surprise me with a picture of a gold {}", "a gold {}"),
-        HeldOut("for my birthday card, could you whip up a picture of a {}?", "a {}"),
-        HeldOut("are you any good at drawing? do a {} in front of a mountain", "a {} in front of a mountain"),
-        HeldOut("starting from nothing, draw a black {}", "a black {}"),
-        HeldOut("ok now invent a new image with a {} beside a river", "a {} beside a river"),
-        HeldOut("i need something for my wall, maybe a painting of a grey {}", "a grey {}"),
-        HeldOut("we're making a poster, so please draw a {} and a cat", "a {} and a cat"),
-        HeldOut("could i get you to draw a silver {}?", "a silver {}"),
-        HeldOut("draw whatever you like as long as it's a {}", "a {}"),
-    ),
-    "edit": (
-        HeldOut("i love this shot but can you erase the {}", "erase the {}"),
-        HeldOut("hey, would you make the {} bright orange?", "make the {} bright orange"),
-        HeldOut("do me a favour and take out the {}", "take out the {}"),
-        HeldOut("for fun, give the {} a pair of sunglasses", "give the {} a pair of sunglasses"),
-        HeldOut("my wife hates it, so please delete the {}", "delete the {}"),
-        HeldOut("photoshop this for me: remove the {}", "remove the {}"),
-        HeldOut("can you quickly swap the {} with a bicycle?", "swap the {} with a bicycle"),
-        HeldOut("i was hoping you could change the {} into a rabbit", "change the {} into a rabbit"),
-        HeldOut("leave the background alone and turn the {} purple", "turn the {} purple"),
-        HeldOut("is there any way to hide the {}?", "hide the {}"),
-        HeldOut("edit this so it looks like winter: put snow on the {}", "put snow on the {}"),
-        HeldOut("quick fix needed, wipe out the {}", "wipe out the {}"),
-        HeldOut("nobody will notice if you recolour the {} gold", "recolour the {} gold"),
-        HeldOut("for the christmas card, add a red hat to the {}", "add a red hat to the {}"),
-        HeldOut("it's a party, so let's replace the {} with a big cake", "replace the {} with a big cake"),
-        HeldOut("that one is too small, make the {} twice as big", "make the {} twice as big"),
-        HeldOut("same scene please, only make the {} brown", "make the {} brown"),
-        HeldOut("try this: stick a moustache on the {}", "stick a moustache on the {}"),
-        HeldOut("the colours are dull, so paint the {} bright green", "paint the {} bright green"),
-        HeldOut("you know what would be funny? add a second {}", "add a second {}"),
-    ),
-    "text": _all(
-        None,
-        "what's happening here?",
-        "can you explain this picture to someone who is blind?",
-        "what colour would you call the {}?",
-        "how many {}s can you count in total?",
-        "is there even a {} in this photo?",
-        "tell me a bit about this image",
-        "are there any {}s around?",
-        "my friend says the {} is green, is that true?",
-        "is that {} the only one?",
-        "roughly how many {}s would you guess?",
-        "is the {} on the left half or the right half?",
-        "sum up this photo in a few words",
-        "would i be correct in saying there are two {}s?",
-        "what sort of colour is the {}, black or white?",
-        "if you compare the chair and the {}, which takes up more room?",
-        "i don't think there's a {} here, do you agree?",
-        "where do you think this was taken, and what is it of?",
-        "are there more {}s than chairs?",
-        "what shade is that {}?",
-        "got a caption for this picture?",
-    ),
+    route: tuple(HeldOut(*pair) for pair in pairs) for route, pairs in read_texts("held_out.json").items()
 }
-# Requests that look alike and mean different things.
-CONTRASTS: tuple[tuple[str, str], ...] = (
-    ("det", "draw a box around the dog"),
-    ("gen", "draw a dog"),
-    ("seg", "draw the outline of the dog"),
-    ("seg", "outline the dog"),
-    ("det", "show me the dog"),
-    ("gen", "show me a picture of a dog"),
-    ("seg", "show me the mask of the dog"),
-    ("ocr", "what does the sign say"),
-    ("text", "what is the sign"),
-    ("text", "what colour is the sign"),
-    ("det", "where is the sign"),
-    ("ocr", "what is written on the sign"),
-    ("text", "how many dogs are there"),
-    ("text", "count the dogs"),
-    ("det", "find all dogs"),
-    ("text", "is the dog on the left?"),
-    ("gen", "make a picture of a red car"),
-    ("edit", "make the car red"),
-    ("edit", "add a red car"),
-    ("gen", "paint a red car"),
-    ("edit", "paint the car red"),
-    ("det", "put a box around the car"),
-    ("edit", "put a hat on the car"),
-    ("seg", "cut out the car"),
-    ("edit", "take out the car"),
-    ("text", "describe the picture"),
-    ("text", "describe the car"),
-)
+# (route, request): requests that look alike and mean different things.
+CONTRASTS: tuple[tuple[str, str], ...] = tuple((route, request) for route, request in read_texts("contrasts.json"))

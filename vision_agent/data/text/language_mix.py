@@ -14,7 +14,7 @@ from vision_agent.data.text.dialogue import Exchange
 from vision_agent.data.text.evidence_questions import place_answer, random_evidence, random_question
 from vision_agent.data.text.human_templates import spoken_request
 from vision_agent.data.text.phrases import CHANGES, Phrases
-from vision_agent.data.text.sentence_templates import one
+from vision_agent.data.text.sentence_templates import one, read_texts
 from vision_agent.inference.colors import COLOURS
 from vision_agent.inference.evidence import COUNT_WORDS
 
@@ -22,26 +22,8 @@ from vision_agent.inference.evidence import COUNT_WORDS
 _SHARES = {"det": 3.0, "seg": 1.6, "ocr": 1.2, "gen": 1.8, "edit": 1.4, "question": 4.5, "describe": 0.8, "talk": 0.3}
 _SAID = 0.2  # of the requests for places: their answer is also put in words
 _SPOKEN = 0.4  # of the requests for routes: sentences that somebody wrote
-# Requests that need neither an image nor a route.
-_TALK = (
-    ("hello", "hello, what shall i look for?"),
-    ("hi", "hello, what shall i look for?"),
-    ("hello there", "hello, what shall i look for?"),
-    ("good morning", "hello, what shall i look for?"),
-    ("thanks", "you are welcome"),
-    ("thank you", "you are welcome"),
-    ("thank you very much", "you are welcome"),
-    ("great, thanks", "you are welcome"),
-    ("who are you?", "a small model that looks at pictures"),
-    ("what are you?", "a small model that looks at pictures"),
-    ("what is your name?", "a small model that looks at pictures"),
-    ("what can you do?", "i can find and outline things, count them, read text, draw and change pictures"),
-    ("how can you help me?", "i can find and outline things, count them, read text, draw and change pictures"),
-    ("what do you do?", "i can find and outline things, count them, read text, draw and change pictures"),
-    ("help", "i can find and outline things, count them, read text, draw and change pictures"),
-    ("bye", "bye"),
-    ("goodbye", "bye"),
-)
+# (request, answer): what needs neither an image nor a route. The file has the requests of each answer.
+_TALK = tuple((request, answer) for answer, requests in read_texts("small_talk.json").items() for request in requests)
 
 
 class LanguageMix:

@@ -11,135 +11,24 @@ from itertools import pairwise
 
 import numpy as np
 
-from vision_agent.data.text.sentence_templates import Words, one
+from vision_agent.data.text.sentence_templates import Words, one, read_texts
 from vision_agent.inference.colors import COLOURS
 from vision_agent.inference.evidence import COUNT_WORDS
 
+_TEXTS = read_texts("phrases.json")
 # Kinds: what all of their members may be called.
-KINDS = {
-    "vehicle": ("bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"),
-    "animal": ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe"),
-    "fruit": ("banana", "apple", "orange"),
-    "food": ("banana", "apple", "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake"),
-    "furniture": ("chair", "couch", "bed", "dining table"),
-    "electronics": ("tv", "laptop", "mouse", "remote", "keyboard", "cell phone"),
-}
-SYNONYMS = {
-    "person": ("human", "somebody"),
-    "motorcycle": ("motorbike",),
-    "airplane": ("plane", "aeroplane", "aircraft"),
-    "bicycle": ("bike",),
-    "couch": ("sofa",),
-    "tv": ("television", "screen"),
-    "cell phone": ("phone", "mobile phone", "smartphone"),
-    "dining table": ("table",),
-    "potted plant": ("plant",),
-    "donut": ("doughnut",),
-    "car": ("automobile",),
-    "boat": ("ship",),
-    "handbag": ("purse", "bag"),
-    "sports ball": ("ball",),
-    "wine glass": ("glass",),
-    "remote": ("remote control",),
-    "refrigerator": ("fridge",),
-    "teddy bear": ("stuffed animal",),
-    "truck": ("lorry",),
-}
-_IRREGULAR = {
-    "person": "people",
-    "sheep": "sheep",
-    "mouse": "mice",
-    "knife": "knives",
-    "scissors": "scissors",
-    "skis": "skis",
-    "broccoli": "broccoli",
-    "bus": "buses",
-    "toothbrush": "toothbrushes",
-    "wine glass": "wine glasses",
-    "sandwich": "sandwiches",
-    "bench": "benches",
-    "couch": "couches",
-    "fruit": "fruit",
-    "food": "food",
-    "furniture": "furniture",
-    "electronics": "electronics",
-}
-
+KINDS: dict[str, Words] = {kind: tuple(members) for kind, members in _TEXTS["kinds"].items()}
+SYNONYMS: dict[str, Words] = {name: tuple(others) for name, others in _TEXTS["synonyms"].items()}
+_IRREGULAR: dict[str, str] = _TEXTS["irregular_plurals"]
+NUMBERS = ("one", "two", "three", "four")
 # Words that a request may have around a phrase: a phrase that begins or ends with one could be cut in two ways.
 _AROUND = frozenset(
     "a an the all each every any that this some my both please here there now it them thanks me us in on at of for and "
     "is are photo picture image scene see can".split()
 )
-_RELATIONS = ("left of", "right of", "above", "below", "next to", "on", "under", "behind", "in front of", "near")
-_LOOKS = (
-    *(
-        "big",
-        "small",
-        "large",
-        "little",
-        "tall",
-        "old",
-        "new",
-        "young",
-        "shiny",
-        "wooden",
-        "metal",
-        "plastic",
-        "striped",
-    ),
-    *("spotted", "dark", "bright", "round", "square", "long", "short", "broken", "open", "closed", "empty", "wet"),
-    *("fluffy", "sleeping", "running", "sitting", "standing", "flying", "smiling", "tiny", "huge", "glass"),
-)
-_SCENES = (
-    *(
-        "on a table",
-        "on the grass",
-        "at night",
-        "in the rain",
-        "in the snow",
-        "on a beach",
-        "under a tree",
-        "in a city",
-    ),
-    *("on a white background", "in a kitchen", "by the sea", "in the sky", "in a forest", "on a road", "at sunset"),
-)
-_ONSETS = ("b", "bl", "br", "d", "dr", "f", "fl", "g", "gr", "h", "j", "k", "kl", "l", "m", "n", "p", "pl", "r", "s")
-_NUCLEI = ("a", "e", "i", "o", "u", "ai", "oo", "ee", "ou")
-_CODAS = ("", "", "n", "r", "l", "s", "t", "k", "m", "x", "rp", "nd", "ng", "st")
-# Changes to an image: {0}, {1} things, {2} a colour, {3} a thing with its article.
-CHANGES: Words = (
-    *("make the {0} {2}", "paint the {0} {2}", "turn the {0} {2}", "colour the {0} {2}", "recolour the {0} to {2}"),
-    *("change the {0} to {2}", "change the colour of the {0} to {2}", "give the {0} a {2} colour", "dye the {0} {2}"),
-    *(
-        "remove the {0}",
-        "erase the {0}",
-        "delete the {0}",
-        "take the {0} away",
-        "take out the {0}",
-        "wipe away the {0}",
-    ),
-    *("get rid of the {0}", "make the {0} disappear", "remove the {0} next to the {1}", "remove the {2} {0}"),
-    *(
-        "add {3}",
-        "add {3} next to the {1}",
-        "put {3} on the {1}",
-        "put {3} beside the {1}",
-        "insert {3}",
-        "place {3} here",
-    ),
-    *("add {3} left of the {1}", "add {3} above the {1}", "draw {3} into the picture", "add a hat to the {0}"),
-    *("replace the {0} with {3}", "replace the {0} by {3}", "swap the {0} for {3}", "turn the {0} into {3}"),
-    *("change the {0} into {3}", "make the {0} {3}", "exchange the {0} for {3}", "substitute {3} for the {0}"),
-    *("make it {2}", "turn it {2}", "paint it {2}", "make the background {2}", "make everything {2}", "make it darker"),
-    *("make it brighter", "make it look like night", "make it black and white", "blur the background", "blur the {0}"),
-    *("make the {0} bigger", "make the {0} smaller", "move the {0} to the left", "move the {0} to the right"),
-    *(
-        "flip the {0}",
-        "rotate the {0}",
-        "remove the background",
-        "remove everything but the {0}",
-        "make it a winter scene",
-    ),
+# Changes to an image: {0}, {1} objects, {2} a colour, {3} an object with its article.
+_RELATIONS, _LOOKS, _SCENES, _ONSETS, _NUCLEI, _CODAS, CHANGES = (
+    tuple[str, ...](_TEXTS[name]) for name in ("relations", "looks", "scenes", "onsets", "nuclei", "codas", "changes")
 )
 
 
@@ -263,6 +152,3 @@ def plural(name: str) -> str:
 def callable_as(name: str) -> tuple[str, ...]:
     """Other words for one thing: synonyms."""
     return SYNONYMS.get(name, ())
-
-
-NUMBERS = ("one", "two", "three", "four")

@@ -1,16 +1,19 @@
 """Grammars of requests: how what people ask is made of parts.
 
-A `Wordings` is a small grammar: frames with slots, each slot a list of alternatives. A few hundred parts make many
+A `SentenceGrammar` is small: frames with slots, each slot a list of alternatives. A few hundred parts make many
 thousands of requests, so a model has to learn what each part does and cannot learn requests by heart. `{}` is the
-thing, the image to draw or the change to make: what the answer has to copy.
+object, the image to draw or the change to make: what the answer has to copy.
 
 The wordings in `held_out` are made by none of these grammars (a test proves it by the grammars themselves).
 """
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from math import prod
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,38 +23,17 @@ _SMALL = re.compile(r"[\s.,?!:]+")
 
 
 def one(options: Sequence[str], rng: np.random.Generator) -> str:
-    """One of them, each as likely as its share of the list."""
+    """Return one of them, each as likely as its share of the list."""
     return options[int(rng.integers(len(options)))]
 
 
+def read_texts(name: str) -> Any:
+    """Return the content of a JSON file beside this module."""
+    return json.loads(Path(__file__).with_name(name).read_text("utf-8"))
+
+
 # What people say before they come to the point.
-_CHATTER = (
-    *(
-        "i took this photo yesterday",
-        "my sister sent me this",
-        "my eyes are tired",
-        "this is my garden",
-        "we are in a hurry",
-    ),
-    *(
-        "i am writing a report",
-        "this is for school",
-        "sorry to bother you",
-        "it is late",
-        "it is a bit dark",
-        "good day",
-    ),
-    *(
-        "i have a question",
-        "one more thing",
-        "i hope you can help",
-        "you did well",
-        "that was wrong",
-        "thanks for that",
-    ),
-    *("i am not sure about this", "my friend and i are curious", "it is my first time here", "there is a lot to see"),
-    *("the light is bad", "this was in my street", "nobody believes me", "listen", "well", "look", "a test", "again"),
-)
+_CHATTER: Words = tuple(read_texts("chatter.json"))
 
 
 def after_chatter(request: str, rng: np.random.Generator) -> str:
@@ -59,7 +41,7 @@ def after_chatter(request: str, rng: np.random.Generator) -> str:
     return f"{one(_CHATTER, rng)}{one((',', '.', ':', ' -'), rng)} {request}" if rng.random() < 0.1 else request
 
 
-class Wordings:
+class SentenceGrammar:
     """A grammar of requests.
 
     Args:
@@ -107,91 +89,26 @@ class Wordings:
         return "".join(pieces)
 
 
-# Slots that all kinds of requests share.
-COMMON = {
-    "lead": (
-        *[""] * 8,
-        "please",
-        "can you",
-        "could you",
-        "would you",
-        "will you",
-        "can you please",
-        "could you please",
-        "now",
-        "next,",
-        "then",
-        "hey,",
-        "hi,",
-        "ok,",
-        "just",
-        "try to",
-        "i want you to",
-        "i would like you to",
-        "i'd like you to",
-        "i need you to",
-        "you should",
-        "go ahead and",
-        "help me",
-        "kindly",
-        "let's",
-        "your task is to",
-        "your job is to",
-        "it would be great to",
-        "quickly",
-        "carefully",
-        "my friend wants you to",
-        "we want you to",
-        "somebody should",
-        "take your time and",
-        "be so good and",
-        "use your eyes and",
-        "i was told to",
-        "start and",
-        "all you have to do is",
-        "what about this:",
-        "new task:",
-        "can somebody",
-        "would you mind to",
-    ),
-    "place": (
-        " in the picture",
-        " in this picture",
-        " in this image",
-        " in the image",
-        " in the photo",
-        " in this photo",
-        " in the photograph",
-        " in the scene",
-        " in it",
-        " here",
-        " there",
-        " on this photo",
-        " that you see",
-        " you can see",
-    ),
-    "thanks": (
-        " for me",
-        " please",
-        ", please",
-        ", thanks",
-        ", thank you",
-        " now",
-        " if you can",
-        " right now",
-        " for us",
-    ),
-    "tail": (*["<place>"] * 3, *["<thanks>"] * 2, *[""] * 5, "<place><thanks>"),
-    "end": ("", "", ".", "?", "!"),
-    "the": ("", "", *["the"] * 4, "a", "all", "all the", "every", "each", "any", "that", "this", "some", "my", "both"),
-    "within": (
-        "in the picture",
-        "in this image",
-        "in the photo",
-        "in this scene",
-        "on this picture",
-        "here",
-        "in the photo above",
-        "looking at the picture",
-    ),
-}
+def read_grammars(name: str) -> dict[str, SentenceGrammar]:
+    """Return the grammars of a JSON file beside this module, by name; all have the slots of its entry "common" too.
+
+    In a list of texts, `[3, "a", "b"]` stands for three times these texts, and `"*slot"` for those of another slot.
+    """
+    texts = read_texts(name)
+    common: dict[str, list[Any]] = texts.pop("common")
+    grammars = {}
+    for kind, parts in texts.items():
+        slots = common | parts["slots"]
+        frames = tuple(_expanded(parts["frames"], slots))
+        grammars[kind] = SentenceGrammar(frames, {slot: tuple(_expanded(slots[slot], slots)) for slot in slots})
+    return grammars
+
+
+def _expanded(entries: Sequence[Any], slots: Mapping[str, Sequence[Any]]) -> Iterator[str]:
+    for entry in entries:
+        if isinstance(entry, list):
+            yield from entry[1:] * entry[0]
+        elif entry.startswith("*"):
+            yield from _expanded(slots[entry[1:]], slots)
+        else:
+            yield entry
