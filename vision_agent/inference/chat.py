@@ -1,18 +1,15 @@
 """`Chat`: a conversation of several rounds, about images, a video, or nothing but words."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, overload
-
-from PIL import Image
+from dataclasses import replace
+from typing import Literal, overload
 
 from vision_agent.errors import InputError, bad_argument
 from vision_agent.generation.options import GenerationOptions
-from vision_agent.images.loading import ImageLimits, ImageSource, load_image
-from vision_agent.images.video import VideoSource, frame_prompt, sample_frames
+from vision_agent.images.loading import ImageLimits, ImageSource
+from vision_agent.images.video import VideoSource, sample_frames
 from vision_agent.inference.answering import AnswerPipeline
-from vision_agent.inference.conversation import Conversation
-from vision_agent.model.preprocess import check_tiles
-from vision_agent.model.prompt import PLACEHOLDER, with_placeholders
+from vision_agent.inference.conversation import Conversation, load_images
 from vision_agent.results.answers import Answer
 from vision_agent.results.events import AnswerDone, AnswerEvent
 from vision_agent.routing.policy import RouteChoice
@@ -34,9 +31,7 @@ class Chat:
         self._limits = limits
         self._options = options
         self.history: list[tuple[str, str]] = []
-        self._images: list[Image.Image] = []
-        self._max_tiles: list[int | None] = []
-        self._plain = 0
+        self._last = Conversation()
 
     @overload
     def ask(
@@ -103,29 +98,18 @@ class Chat:
         check_request("question", question, images)
         settings = check_options(options, None) if options is not None else self._options
         choice = RouteChoice.of(self._pipeline.routes, self._pipeline.model, routes, None, None)
-        given: list[Any] = list(images) if isinstance(images, list | tuple) else [] if images is None else [images]
         if video is None and bounds is not None:
             raise InputError(bad_argument("bounds", "left out where there is no `video`", bounds))
+        new = load_images(images, self._limits, "images")
         if video is not None:
-            if given:
+            if new:
                 raise InputError("`images` and `video` exclude each other within one round")
             if max_tiles is not None:
                 expected = "left out where there is a `video`, whose frames are one tile each"
                 raise InputError(bad_argument("max_tiles", expected, max_tiles))
-            frames = sample_frames(video, segments=segments, bounds=bounds, limits=self._limits).images
-            pictures, tiles = list(frames), [1] * len(frames)
-            said = question if PLACEHOLDER in question else frame_prompt(len(frames)) + question
-        else:
-            pictures = [load_image(item, limits=self._limits, name=f"images[{i}]") for i, item in enumerate(given)]
-            tiles = list(check_tiles(max_tiles, len(pictures)))  # type: ignore[arg-type]
-            said = with_placeholders(question, len(pictures), first=len(self._images) + 1)
-        conversation = Conversation(
-            turns=(*self.history, (said, None)),
-            images=(*self._images, *pictures),
-            max_tiles=(*self._max_tiles, *tiles),
-            plain=self._plain if self._images else len(self.history),
-            earlier_images=len(self._images),
-        )
+            new = list(sample_frames(video, segments=segments, bounds=bounds, limits=self._limits).images)
+        so_far = replace(self._last, turns=tuple(self.history))
+        conversation = Conversation.build(question, new, after=so_far, max_tiles=max_tiles, frames=video is not None)
         if stream:
             return self._stream(conversation, settings, choice)
         return self._remember(conversation, self._pipeline.answers([conversation], settings, choice)[0])
@@ -142,7 +126,5 @@ class Chat:
         if conversation.turns[:-1] != tuple(self.history):
             raise InputError("the chat went on before this stream was read to its end; close a stream to give it up")
         self.history.append((conversation.turns[-1][0], answer.text))
-        self._images = list(conversation.images)
-        self._max_tiles = list(conversation.max_tiles)
-        self._plain = conversation.plain
+        self._last = conversation
         return answer

@@ -18,7 +18,7 @@ from vision_agent.generation.options import GenerationOptions
 from vision_agent.inference.conversation import Conversation
 from vision_agent.inference.engine import InferenceEngine
 from vision_agent.inference.image_cache import SeenImage
-from vision_agent.model.prompt import PLACEHOLDER, with_placeholders
+from vision_agent.model.prompt import PLACEHOLDER
 from vision_agent.routing.adapter import Route
 from vision_agent.routing.states import Emitted, read_emitted
 
@@ -61,11 +61,7 @@ def read_emitted_route(
         InputError: the prompt does not fit the model's context.
     """
     conversations = [
-        Conversation(
-            turns=((_question(route, phrase, len(images), video), None),),
-            images=tuple(images),
-            max_tiles=(1 if video else None,) * len(images),
-        )
+        Conversation.build(_question(route, phrase, len(images), video), images, max_tiles=1 if video else None)
         for phrase in phrases
     ]
     backbone = engine.backbone
@@ -92,6 +88,4 @@ def read_emitted_route(
 
 def _question(route: Route, phrase: str, images: int, video: bool) -> str:
     question = route.decoder.request(phrase, video=video) or phrase
-    if video:  # Sa2VA's frames are not numbered
-        return f"{PLACEHOLDER}\n" * images + question
-    return with_placeholders(question, images)
+    return f"{PLACEHOLDER}\n" * images + question if video else question  # Sa2VA's frames are not numbered

@@ -15,7 +15,8 @@ from vision_agent.generation.prefix_cache import PrefixCache
 from vision_agent.inference.colors import COLOURS
 from vision_agent.inference.evidence import LOOKS, RELATIONS, UNCLEAR, Comparison, Evidence, Seen, look_for, place_of
 from vision_agent.model.backbone import Backbone
-from vision_agent.results.detections import Box, Detections
+from vision_agent.results.box import Box
+from vision_agent.results.detections import Detections
 
 MOST_LOOKS = 4
 _LOOKS = re.compile(rf"look(?: (?P<relation>{'|'.join(RELATIONS)}))?:")

@@ -18,7 +18,8 @@ from vision_agent.inference.evidence import LOOKS
 from vision_agent.inference.evidence_loop import Looked, Looker, NameColour, answer_with_evidence, turns_of
 from vision_agent.inference.predictor import Predictor
 from vision_agent.plugins.decoder import PromptedDecoder
-from vision_agent.results.detections import Box, Detections
+from vision_agent.results.box import Box
+from vision_agent.results.detections import Detections
 from vision_agent.routing.adapter import Route
 
 _ROUTE = "det"

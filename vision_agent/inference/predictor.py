@@ -20,7 +20,6 @@ from vision_agent.inference.decode import _wrong_result, counted_from, prepared
 from vision_agent.inference.emitted_routes import read_emitted_route
 from vision_agent.inference.engine import InferenceEngine
 from vision_agent.model.devices import input_device
-from vision_agent.model.prompt import with_placeholders
 from vision_agent.plugins.decoder import DecodeRequest, PromptedDecoder, WrittenAnswer
 from vision_agent.plugins.registry import load_segmenter, load_text_decoder
 from vision_agent.plugins.segmenter import Segmenter
@@ -177,12 +176,7 @@ class Predictor:
         """Boxes by the model's own grounding text, for checkpoints without a `[DET]` route."""
         decoder = load_text_decoder("grounding")(self._backbone)
         conversations = [
-            Conversation(
-                turns=((with_placeholders(decoder.request(phrase), 1), None),),
-                images=(image,),
-                max_tiles=(None,),
-                constraint=decoder.constraint(phrase),
-            )
+            Conversation.build(decoder.request(phrase), [image], constraint=decoder.constraint(phrase))
             for phrase in phrases
         ]
         # A list of boxes that is cut off still holds the boxes before the cut.
