@@ -15,7 +15,7 @@ CHECKED := $(wildcard vision_agent decoders tools tests examples benchmarks)
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/python examples/tour.py demo.png
-	@echo "The pictures are in demo.png."
+	@echo "The image is demo.png."
 
 test: lint types
 	$(BIN)/python -m pytest

@@ -77,7 +77,10 @@ def in_a_copy(agent: VisionAgent) -> Iterator[None]:
     """A current folder as a clone has it, in which `VisionAgent()` is the model that `agent` has loaded."""
 
     def shared(self: VisionAgent, **settings: Any) -> None:
-        (self.__dict__.update(agent.__dict__) if not settings else own(self, **settings))
+        if settings:
+            own(self, **settings)
+        else:
+            self.__dict__.update(agent.__dict__)
 
     own = VisionAgent.__init__
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:

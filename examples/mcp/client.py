@@ -1,4 +1,4 @@
-"""A program that uses the tools over MCP: it finds a thing, cuts it out, looks again, and saves the cut-out.
+"""A program that uses the tools over MCP: it finds an object, cuts it out, looks again, and saves the cut-out.
 
     python examples/mcp/client.py [PHOTO] [PHRASE] [--out cut.png]      # starts `vision-agent mcp` itself, over stdio
     vision-agent mcp --http 8000 --root examples/photos                 # or a server of its own, in another terminal,
@@ -34,7 +34,7 @@ def stdio_server(folder: Path) -> AbstractAsyncContextManager[Any]:
 async def look_closely(
     transport: AbstractAsyncContextManager[Any], photo: str, phrase: str, show: Callable[[str], None] = print
 ) -> bytes | None:
-    """The cut-out of the surest thing, as a PNG file; None where there is none. `show` is told what comes back."""
+    """The cut-out of the object with the highest score, as a PNG file; None where there is none. `show` is told what comes back."""
     async with transport as streams, ClientSession(streams[0], streams[1]) as session:
         await session.initialize()
 

@@ -1,4 +1,4 @@
-"""Is the thing in the image? A decoder of its own package, to copy from.
+"""Is the object in the image? A decoder of its own package, to copy from.
 
 The image side (`prepare`) pools the dense features of the whole image into one vector. The phrase side turns the
 query states of a routing token into another. A score is the sigmoid of their dot product.
@@ -19,10 +19,10 @@ from vision_agent import Decoder, DecodeRequest, DenseFeatures, ImageStore, Rout
 
 
 class Presence(BaseModel):
-    """Whether one thing is in an image.
+    """Whether one object is in an image.
 
     Attributes:
-        phrase: the thing, in the words of the request.
+        phrase: the object, in the words of the request.
         score: how sure the model is that it is there, 0..1.
         model: name of the model.
     """
@@ -146,7 +146,7 @@ def _presence(agent: VisionAgent, store: ImageStore, args: PresenceArguments) ->
 
 PRESENCE = Tool(
     name="presence",
-    description="How sure it is that things are in a picture, without saying where. Use `detect` for places.",
+    description="How sure it is that objects are in an image, without saying where. Use `detect` for places.",
     arguments=PresenceArguments,
     result=PresenceAnswer,
     run=_presence,
