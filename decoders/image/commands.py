@@ -5,11 +5,10 @@ from typing import Annotated
 
 import typer
 
+from vision_agent.cli.options import DataOption, DeviceOption, RunOption
 from vision_agent.errors import InputError, bad_argument
 
-DataOption = Annotated[Path, typer.Option("--data", help="Folder of the training archives.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
-RECIPE_HELP = "The generator's TOML recipe, or 'default' for the embedded model's own."
+_RECIPE_HELP = "The generator's TOML recipe, or 'default' for the embedded model's own."
 
 
 def register(app: typer.Typer) -> None:
@@ -19,9 +18,9 @@ def register(app: typer.Typer) -> None:
 
 
 def train_generator(
-    recipe: Annotated[Path, typer.Argument(help=RECIPE_HELP)],
+    recipe: Annotated[Path, typer.Argument(help=_RECIPE_HELP)],
     data: DataOption,
-    out: Annotated[Path, typer.Option("--out", help="Folder of the run; an unfinished run there goes on.")],
+    out: RunOption,
     device: DeviceOption = "auto",
 ) -> None:
     """Train the small image generator; prints the folder that `train-drawing` takes."""
@@ -32,11 +31,11 @@ def train_generator(
 
 
 def train_drawing(
-    model: Annotated[Path, typer.Argument(help="A checkpoint folder; it stays as it is.")],
+    model: Annotated[Path, typer.Argument(help="A checkpoint folder; its own weights are frozen.")],
     generator: Annotated[Path, typer.Argument(help="The folder that train-generator printed.")],
     data: DataOption,
     out: Annotated[Path, typer.Option("--out", help="The adapters are written to its gen/ and edit/.")],
-    recipe: Annotated[Path, typer.Option("--recipe", help=RECIPE_HELP)] = Path("default"),
+    recipe: Annotated[Path, typer.Option("--recipe", help=_RECIPE_HELP)] = Path("default"),
     only: Annotated[str | None, typer.Option("--only", help="One route: gen or edit.")] = None,
     prompts: Annotated[int | None, typer.Option("--prompts", help="How many prompts to learn from.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Of each route.")] = None,

@@ -63,9 +63,7 @@ class MaskDecoder(Decoder):
         super().__init__()
         self.finder = BoxDecoder(**finder)
         self.settings: dict[str, Any] = {"finder": self.finder.settings, "width": width, "margin": margin}
-        self.head = MaskHead(
-            self.finder.settings["feature_widths"], self.finder.settings["embedding"], width, margin
-        )
+        self.head = MaskHead(self.finder.settings["feature_widths"], self.finder.settings["embedding"], width, margin)
 
     @classmethod
     def for_backbone(cls, route: RouteSpec, hidden_size: int, feature_widths: tuple[int, ...]) -> "MaskDecoder":
