@@ -72,7 +72,7 @@ def replied(text: str) -> dict[str, object]:
 
 
 def random_checkpoint(folder: Path) -> Path:
-    """A random InternVL with the published tile size, written in the native format."""
+    """Write a random InternVL with the published tile size, in the native format."""
     torch.manual_seed(0)
     tokenizer = train_tokenizer([*QUESTIONS, "a dog and a cat on the grass, and a red car"] * 20, 1000)
     config = InternVLConfig(
@@ -109,7 +109,7 @@ def random_checkpoint(folder: Path) -> Path:
 
 
 def seconds(call: Callable[[], object], repeats: int = 3, before: Callable[[], object] | None = None) -> float:
-    """Median wall time; `before` runs untimed each time."""
+    """Measure the median wall time; `before` runs untimed each time."""
     times = []
     for _ in range(repeats):
         if before is not None:

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from vision_agent import VisionAgent
-from vision_agent.generation.decoding import Reading, write
+from vision_agent.generation.decoding import PromptInputs, generate
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.images.loading import load_image
 
@@ -30,7 +30,7 @@ OBJECTS = 50
 
 
 def median_seconds(call: Callable[[], object], repeats: int) -> float:
-    """Median wall time of a call after one warm-up."""
+    """Measure the median wall time of a call after one warm-up."""
     call()
     times = []
     for _ in range(repeats):
@@ -41,7 +41,7 @@ def median_seconds(call: Callable[[], object], repeats: int) -> float:
 
 
 def written_boxes_seconds(agent: VisionAgent, image: Image.Image) -> tuple[float, int]:
-    """Time for the same backbone to write 50 boxes as text, one greedy token after another.
+    """Measure how long the same backbone takes to write 50 boxes as text, one greedy token after another.
 
     The default was not trained to write boxes; what is timed is the decoding of as many tokens as 50 boxes in
     InternVL's format take in its tokenizer. End tokens are forbidden so that all of them are decoded.
@@ -52,10 +52,10 @@ def written_boxes_seconds(agent: VisionAgent, image: Image.Image) -> tuple[float
     count = len(backbone.text_ids(text))
     encoded = backbone.encode_image(image)
     prompt = backbone.prompt_ids("where is the car?", [len(encoded.tokens_TC)])
-    reading = Reading(tuple(prompt), encoded.tokens_TC)
+    reading = PromptInputs(tuple(prompt), encoded.tokens_TC)
     forbidden = [*backbone.end_ids, *(route.token_id for route in agent.routes.values())]
     seconds = median_seconds(
-        lambda: write(backbone, [reading], GenerationOptions(max_new_tokens=count), forbidden=forbidden), 1
+        lambda: generate(backbone, [reading], GenerationOptions(max_new_tokens=count), forbidden=forbidden), 1
     )
     return seconds, count
 

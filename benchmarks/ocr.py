@@ -39,7 +39,7 @@ Lines = list[PlacedText]
 
 
 def drawn_pages(count: int) -> list[AnnotatedPage]:
-    """Pages of numbered lines in Pillow's own font."""
+    """Draw pages of numbered lines in Pillow's own font."""
     pages = []
     for number in range(count):
         image = Image.new("RGB", (1000, 1400), "white")
@@ -126,7 +126,7 @@ def _peak(kind: str, images: Sequence[Image.Image]) -> int:
 
 
 def peaks(pages: Sequence[AnnotatedPage]) -> dict[str, int]:
-    """Peak memory of either on the same few pages."""
+    """Measure the peak memory of either on the same few pages."""
     images = [page.image for page in pages[:5]]
     found = {}
     for kind in ("raw", "ours"):
@@ -136,7 +136,7 @@ def peaks(pages: Sequence[AnnotatedPage]) -> dict[str, int]:
 
 
 def docling(pages: Sequence[AnnotatedPage]) -> str:
-    """Pages a minute of Docling's own pipeline, or why there is no figure. Nothing is downloaded."""
+    """Return pages a minute of Docling's own pipeline, or why there is no figure. Nothing is downloaded."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     try:
         models, converting = import_module("docling.datamodel.base_models"), import_module("docling.document_converter")
@@ -157,7 +157,7 @@ def docling(pages: Sequence[AnnotatedPage]) -> str:
 
 
 def fitted(pages: Sequence[AnnotatedPage]) -> tuple[float, ...]:
-    """Weights of spacing from receipts: gaps of lines whose characters were all read rightly."""
+    """Fit the weights of spacing to receipts: gaps of lines whose characters were all read rightly."""
     reader = RapidReader()
     rows, spaces = [], []
     for page in pages:

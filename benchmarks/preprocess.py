@@ -33,7 +33,7 @@ SIZES = ((3840, 2160), (4000, 3000), (3000, 4000), (1920, 1080), (640, 480))
 
 
 def official(image: Image.Image, grid: TileGrid) -> Tensor:
-    """The image's tiles, float32 (N, 3, S, S), made the official way."""
+    """Return the image's tiles, float32 (N, 3, S, S), made the official way."""
     side = grid.tile_size
     canvas = image.resize((grid.columns * side, grid.rows * side))
     tiles = []
@@ -60,7 +60,7 @@ def ours(image: Image.Image, grid: TileGrid, threads: int) -> Tensor:
 
 
 def median_seconds(calls: list[Callable[[], object]], repeats: int) -> list[float]:
-    """Median wall time of each call, timed in turns after one warm-up, so that a busy machine slows all alike."""
+    """Measure the median wall time of each call in turns after a warm-up, so that a busy machine slows all alike."""
     times: list[list[float]] = [[] for _ in calls]
     for repeat in range(repeats + 1):
         for call, kept in zip(calls, times, strict=True):
@@ -72,7 +72,7 @@ def median_seconds(calls: list[Callable[[], object]], repeats: int) -> list[floa
 
 
 def measure(image: Image.Image, threads: int, repeats: int) -> dict[str, float | str]:
-    """The figures of one image."""
+    """Measure the figures of one image."""
     grid = TileGrid.for_image(*image.size)
     side = grid.tile_size
     tiles = cut_tiles(image, grid)

@@ -34,7 +34,7 @@ LARGE = (4000, 3000)  # width, height: 12 megapixels
 
 
 def seconds(call: Callable[[], object], repeats: int) -> float:
-    """Least wall time of a call after one warm-up: what else runs on the machine only adds to it."""
+    """Measure the least wall time of a call after one warm-up: what else runs on the machine only adds to it."""
     call()
     times = []
     for _ in range(repeats):
@@ -45,7 +45,7 @@ def seconds(call: Callable[[], object], repeats: int) -> float:
 
 
 def blob_logits(side: int = 256) -> np.ndarray:
-    """Small logits of some round things with wavy rims, like those that SAM gives."""
+    """Return small logits of some round objects with wavy rims, like those that SAM gives."""
     y, x = np.mgrid[:side, :side] / side
     wavy = 0.02 * np.sin(40 * x) * np.cos(30 * y)
     centres = ((0.3, 0.4, 0.2), (0.7, 0.6, 0.15), (0.5, 0.8, 0.1))
@@ -54,7 +54,7 @@ def blob_logits(side: int = 256) -> np.ndarray:
 
 
 def run_length_figures() -> dict[str, float]:
-    """Time and peak memory of a 12-megapixel mask from small logits, and of the plain way to the same mask."""
+    """Measure time and peak memory of a 12-megapixel mask from small logits, and of the plain way to the same mask."""
     logits = blob_logits()
     size = LARGE[::-1]
 

@@ -7,7 +7,7 @@ _WIDE = range(0xFF01, 0xFF5F)  # full-width forms of ASCII
 
 
 def plain_characters(characters: Sequence[str]) -> tuple[str, ...]:
-    """The characters of a line, full-width forms made plain unless the line is of a script that uses them."""
+    """Return the characters of a line, full-width forms made plain unless the line is of a script that uses them."""
     if any(_is_east_asian(character) for character in characters):
         return tuple(characters)
     return tuple(_plain(character) for character in characters)

@@ -1,7 +1,7 @@
-"""Reading by RapidOCR: PP-OCR's models for finding and recognising lines, which come inside its wheel.
+"""A page reader by RapidOCR: PP-OCR's models for finding and recognising lines, which come inside its wheel.
 
 RapidOCR finds the lines. They are recognised here rather than by it, with the same model, for what it does not give:
-the probability of a space between characters (words are split by it, see `documents.spacing`), the place of each
+the probability of a space between characters (words are split by it, see `word_spacing`), the place of each
 character, and a page's turn, seen from its own lines. A narrow "1" is not turned on its side, as RapidOCR does it.
 
 Nothing is downloaded: the models are opened from the wheel, and one that is missing is an error.
@@ -45,7 +45,7 @@ _SMALL_PRINT = 14  # ... of lines lower than this, in pixels of the shrunk image
 
 
 class RapidReader:
-    """Finds and recognises lines. One reader may be shared by threads.
+    """A reader that finds and recognises lines. It may be shared by threads.
 
     Args:
         threads: for each model; None for all cores. Pages read side by side want one each.
@@ -64,7 +64,7 @@ class RapidReader:
                     f'the installed RapidOCR has no {file}: pip install --upgrade "internvl-vision-agent[ocr]"'
                 )
         count = -1 if threads is None else threads
-        self._predictor = rapidocr.RapidOCR(
+        self._detector = rapidocr.RapidOCR(
             params={
                 "Global.log_level": "critical",  # its logger writes to stderr on its own
                 "Det.model_path": str(models / _DETECTOR),
@@ -85,27 +85,27 @@ class RapidReader:
         self._characters = np.array(["", *characters, " "])  # the first is CTC's blank
 
     def read(self, image: Image.Image) -> list[Line]:
-        """The lines of an RGB page, upright, turned or skewed, in no order; those read badly are left out."""
+        """Read the lines of an RGB page, upright, turned or skewed, in no order; those read badly are left out."""
         pixels = np.ascontiguousarray(np.asarray(image)[:, :, ::-1])
         lines = self._read(pixels, self._find(pixels))
         return [line for line in lines if line is not None and line.score >= _LEAST_SCORE]
 
     def find(self, image: Image.Image) -> Corners:
-        """Quads (n, 4, 2) of the lines of a page, clockwise from the upper left corner, pixels."""
+        """Return quads (n, 4, 2) of the lines of a page, clockwise from the upper left corner, pixels."""
         return self._find(np.asarray(image)[:, :, ::-1])
 
     def recognise(self, image: Image.Image, quads: Corners) -> list[Line | None]:
-        """The line in each quad (n, 4, 2), whose first side is its upper edge; None where nothing could be read."""
+        """Return the line in each quad (n, 4, 2), whose first side is its upper edge; None where there is none."""
         return self._lines(np.ascontiguousarray(np.asarray(image)[:, :, ::-1]), quads)
 
     def glyphs(self, image: Image.Image) -> list[tuple[Corners, Glyphs]]:
-        """Quad (4, 2) and characters of each line of an upright page, for fitting `documents.spacing`."""
+        """Return the quad (4, 2) and characters of each line of an upright page, for fitting `word_spacing`."""
         pixels = np.ascontiguousarray(np.asarray(image)[:, :, ::-1])
         quads = _along_writing(self._find(pixels))
         found = zip(quads, self._characters_in(pixels, quads), strict=True)
         return [(quad, glyphs) for quad, glyphs in found if glyphs is not None]
 
-    # --- finding
+    # --- finding lines
 
     def _find(self, pixels: Pixels) -> Corners:
         """Lines of the whole page; of a large page with small print once more in overlapping tiles."""
@@ -122,11 +122,11 @@ class RapidReader:
         return _joined_over_seams(np.concatenate(found))
 
     def _find_in(self, pixels: Pixels) -> Corners:
-        found: Any = self._predictor(pixels, use_det=True, use_cls=False, use_rec=False)
+        found: Any = self._detector(pixels, use_det=True, use_cls=False, use_rec=False)
         boxes = found.boxes
         return np.zeros((0, 4, 2)) if boxes is None else np.asarray(boxes, dtype=np.float64).reshape(-1, 4, 2)
 
-    # --- recognising
+    # --- recognising characters
 
     def _read(self, pixels: Pixels, quads: Corners) -> list[Line | None]:
         """The line in each quad, whichever way its page is turned."""

@@ -1,4 +1,4 @@
-"""The decoder of the `[OCR]` route: what the model's token asks for, a reader of the image itself does.
+"""The decoder of the `[OCR]` route: where the model writes the token, a page reader reads the image.
 
 It has nothing to learn: the whole image is read, whatever the states say. The reader is loaded when it is first
 needed, so that a model with the route loads without the packages.
@@ -25,7 +25,7 @@ READ = RouteSpec(token="[OCR]", decoder="ocr", num_queries=0, read="self", ends=
 
 
 class OcrDecoder(Decoder):
-    """Reads the image; see the module's docstring.
+    """A decoder that reads the image itself.
 
     Args:
         reader: name of a reader in the group `vision_agent.readers`.
@@ -39,24 +39,24 @@ class OcrDecoder(Decoder):
 
     @classmethod
     def for_backbone(cls, route: RouteSpec, hidden_size: int, feature_widths: tuple[int, ...]) -> "OcrDecoder":
-        """The same for every backbone."""
+        """Return the same decoder for every backbone."""
         return cls()
 
     def prepare(self, features: DenseFeatures) -> Any:
-        """Raises RouteError: features are not enough to read."""
+        """Raise RouteError: features are not enough to read."""
         raise RouteError("the decoder of '[OCR]' reads the image itself, not its features")
 
     def prepare_image(self, features: DenseFeatures, image: Image.Image) -> Page:
-        """The page, read once for an image."""
+        """Read the page, once for an image."""
         with self._loading:
             if self._reader is None:
                 self._reader = load_reader(self.settings["reader"])(None)
         return read_page(PageImage(image), self._reader)
 
     def decode(self, states_KNC: Tensor, prepared: Page, request: DecodeRequest) -> OcrResult:
-        """The page that `prepare_image` has read, as a document of one page."""
+        """Return the page that `prepare_image` has read, as a document of one page."""
         return OcrResult.of([prepared], self.settings["reader"])
 
     def loss(self, states_KNC: Tensor, rows_K: Sequence[int], prepared: Any, targets: Sequence[Any]) -> Tensor:
-        """Nothing to learn: zero, with a gradient of zero."""
+        """Return zero, with a gradient of zero: there is nothing to learn."""
         return states_KNC.sum() * 0.0

@@ -58,7 +58,7 @@ class Span:
 
 
 def ink_columns(line_HW: npt.NDArray[np.uint8]) -> Floats:
-    """Darkness 0..1 (W,) of the columns of a grey image (H, W) of one line, dark on light or light on dark."""
+    """Return the darkness 0..1 (W,) of the columns of a line's grey image (H, W), dark on light or the reverse."""
     height = line_HW.shape[0]
     trim = round(_MARGIN * height)
     rows = line_HW[trim : height - trim].astype(np.float64)
@@ -70,7 +70,7 @@ def ink_columns(line_HW: npt.NDArray[np.uint8]) -> Floats:
 
 
 def blank_strips(glyphs: Glyphs) -> Floats:
-    """The widest blank strip between the middles of neighbouring characters (n - 1,), in line heights."""
+    """Return the widest blank strip between the middles of neighbouring characters (n - 1,), in line heights."""
     middles = ((glyphs.starts + glyphs.ends) / 2).round().astype(int)
     blank = glyphs.ink < _INK
     # Blank columns up to and including each one since the last inked one: the largest in a stretch is its widest strip.
@@ -81,7 +81,7 @@ def blank_strips(glyphs: Glyphs) -> Floats:
 
 
 def features(glyphs: Glyphs) -> Floats:
-    """What the model sees of each gap: (n - 1, 3), see `WEIGHTS`."""
+    """Return what the model sees of each gap: (n - 1, 3), see `WEIGHTS`."""
     space = np.clip(glyphs.space, _LEAST, 1 - _LEAST)
     strips = blank_strips(glyphs)
     wider = np.clip(strips - (np.median(strips) if len(strips) else 0.0), -0.2, 0.6)
@@ -89,7 +89,7 @@ def features(glyphs: Glyphs) -> Floats:
 
 
 def split(glyphs: Glyphs, weights: Sequence[float] = WEIGHTS) -> list[Span]:
-    """The words of a line. Their columns are trimmed to their ink."""
+    """Split a line into words. Their columns are trimmed to their ink."""
     count = len(glyphs.characters)
     if not count:
         return []
@@ -113,7 +113,7 @@ def split(glyphs: Glyphs, weights: Sequence[float] = WEIGHTS) -> list[Span]:
 
 
 def fit(gaps: Floats, is_space: npt.NDArray[np.bool_], ridge: float = 0.01) -> tuple[float, ...]:
-    """Weights from `features` of many gaps (n, 3) and whether each is a space (n,): logistic regression by Newton."""
+    """Fit weights to `features` of many gaps (n, 3) and whether each is a space (n,): logistic regression by Newton."""
     weights = np.zeros(gaps.shape[1])
     for _ in range(30):
         sure = 1 / (1 + np.exp(-np.clip(gaps @ weights, -30, 30)))

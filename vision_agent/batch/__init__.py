@@ -1,4 +1,4 @@
-"""Thousands of documents to one file of records, by worker processes, resumable after a kill.
+"""Process thousands of documents into one file of records, in worker processes. A stopped run can be resumed.
 
 from vision_agent.batch import OcrJob, find_files, process
 

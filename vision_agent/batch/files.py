@@ -9,7 +9,7 @@ from vision_agent.errors import ArgumentTypeError, InputError, bad_argument
 
 
 def find_files(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
-    """Files as given, and the documents below folders.
+    """Return files as given, and the documents below folders.
 
     The order is that of `paths`; what a folder holds is sorted by its path, whatever order the file system has. A file
     that is named twice comes once. Hidden files and folders in a folder are left out, links to folders not followed.

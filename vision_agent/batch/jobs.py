@@ -41,7 +41,7 @@ class Job(Protocol):
     """What a run does with each file. A job is pickled once for each worker."""
 
     def settings(self) -> dict[str, Any]:
-        """All that decides what records say, as plain JSON; no secrets."""
+        """Return all that decides what records say, as plain JSON; no secrets."""
         ...
 
     def start(self, threads: int) -> Work:
@@ -49,7 +49,7 @@ class Job(Protocol):
         ...
 
     def rows(self, record: Record) -> Iterable[Mapping[str, Any]]:
-        """A record as the rows of a table."""
+        """Return a record as the rows of a table."""
         ...
 
 

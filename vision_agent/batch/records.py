@@ -1,4 +1,4 @@
-"""The records of a run on disk: JSON Lines, appended as files are done, whole after any kill.
+"""The records of a run on disk: JSON Lines, appended as files are done, and never damaged by a process that is killed.
 
 A record is written in one piece and flushed. A kill can leave half of the last line, which the next start cuts off, so
 that its file is simply not done. Beside the output, `OUT.settings.json` says what made it: records of different
@@ -23,7 +23,7 @@ Record = dict[str, Any]
 
 
 def as_line(record: Mapping[str, Any]) -> bytes:
-    """A record as one line of JSON. File names that are no UTF-8 become escapes, which read back the same."""
+    """Return a record as one line of JSON. File names that are no UTF-8 become escapes, which read back the same."""
     text = json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.encode("utf-8", "backslashreplace") + b"\n"
 
@@ -67,7 +67,7 @@ class Records:
             rest = rest[self._file.write(rest) :]
 
     def done(self) -> dict[str, bool]:
-        """Files that have a record, each with whether it went well."""
+        """Return files that have a record, each with whether it went well."""
         return {record["file"]: record["error"] is None for record in read_records(self.path)}
 
     def sort(self, files: Sequence[str]) -> None:
@@ -107,7 +107,7 @@ class Records:
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """The records of a file, one at a time."""
+    """Yield the records of a file, one at a time."""
     with open(path, "rb") as stream:
         for line in stream:
             yield json.loads(line)

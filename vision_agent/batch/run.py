@@ -39,7 +39,7 @@ def process(
     retry: bool = False,
     progress: bool = False,
 ) -> Summary:
-    """Do a job for many files. The same call after a kill goes on where it was, and ends with the same output.
+    """Do a job for many files. The same call resumes a run that was stopped, and ends with the same output.
 
     Files that have a record in `out` are not done again; new ones are added. While a run lasts, records stand in the
     order they were done; at its end in that of `files`, whatever the number of workers. A file that fails becomes a
@@ -83,7 +83,7 @@ def process(
 
 
 def check_output(out: str | os.PathLike[str]) -> Path:
-    """The output's path. Raises InputError where nothing can be written, MissingExtraError for what a suffix needs."""
+    """Return the output's path. Raises InputError where it cannot be written, MissingExtraError for its suffix."""
     target = Path(out)
     if not target.parent.is_dir():
         raise InputError(bad_argument("out", "a file in a folder that exists", str(target)))

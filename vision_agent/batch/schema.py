@@ -20,7 +20,7 @@ _DEEPEST = 16  # schemas within schemas; `extract` takes fewer
 
 
 def load_schema(name: str) -> type[BaseModel]:
-    """The model that `name` names: a class in a module of this environment or of the working folder, or a JSON schema.
+    """Load the model that `name` names: a class in a module of the environment or working folder, or a JSON schema.
 
     Of JSON schemas, what can be extracted is read: objects, arrays, strings (dates and times by their format), numbers
     (as decimals), integers, booleans, enum, const, anyOf and oneOf with null, local $ref, title, description, default.

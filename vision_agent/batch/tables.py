@@ -23,7 +23,7 @@ _BATCH = 1000  # rows of a Parquet row group
 
 
 def check_suffix(out: Path) -> None:
-    """Raises InputError for a suffix that is none of `SUFFIXES`, MissingExtraError where Parquet cannot be written."""
+    """Raise InputError for a suffix not in `SUFFIXES`, MissingExtraError where Parquet cannot be written."""
     if out.suffix.lower() not in SUFFIXES:
         raise InputError(bad_argument("out", f"a file that ends in one of {', '.join(SUFFIXES)}", str(out)))
     if out.suffix.lower() == ".parquet":
@@ -44,7 +44,7 @@ def write_table(path: Path, out: Path, rows: Rows) -> None:
 
 
 def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """An object as one row: `{"seller": {"name": "A"}, "items": [1]}` -> `{"seller.name": "A", "items": "[1]"}`."""
+    """Flatten an object into one row: `{"seller": {"name": "A"}, "items": [1]}` -> `seller.name: "A", items: "[1]"`."""
     row: dict[str, Any] = {}
     for key, each in value.items():
         if isinstance(each, Mapping):

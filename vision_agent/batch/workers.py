@@ -52,7 +52,7 @@ class WorkerPool:
             worker.stop(at_once=kind is not None)
 
     def work(self, files: Iterable[str]) -> Iterator[tuple[str, bytes, bool]]:
-        """Each file with its record as a line and whether it went well, as they are done.
+        """Yield each file with its record as a line and whether it went well, as they are done.
 
         Raises:
             VisionAgentError: a worker could not begin, for the reason it gave.

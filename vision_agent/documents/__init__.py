@@ -1,6 +1,6 @@
 """Documents: pages, lines, words and tables of images and PDFs.
 
-`DocumentReader` (in `documents.reading`) reads without a language model; `VisionAgent.ocr` is the verb.
+`DocumentReader` (in `documents.reader`) reads without a language model; `VisionAgent.ocr` is the verb.
 """
 
 from vision_agent.documents.result import Block, Line, OcrResult, Page, Quad, Word

@@ -15,12 +15,12 @@ _NUMBERED = re.compile(r"^\s*(\d{1,3}|[a-zA-Z])[.)]\s")
 
 
 def escaped(text: str) -> str:
-    """A line of text that stays text in Markdown."""
+    """Return a line of text that stays text in Markdown."""
     return _AT_START.sub(r"\1\\\2", _TAG.sub(r"\\<", text))
 
 
 def block_markdown(kind: str, lines: Sequence[str], table: "Table | None") -> str:
-    """One block as Markdown; "" where it has no text.
+    """Return one block as Markdown; "" where it has no text.
 
     Args:
         kind: of the block.

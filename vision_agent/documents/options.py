@@ -11,7 +11,7 @@ TextLayer: TypeAlias = Literal["auto", "never"]
 """Whether a PDF's own text is used where the page shows it, or never."""
 
 
-class ReadSettings(TypedDict, total=False):
+class OcrSettings(TypedDict, total=False):
     """The fields of `OcrOptions` as keyword arguments, for a verb that passes them on."""
 
     pages: PageChoice

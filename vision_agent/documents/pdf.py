@@ -100,7 +100,7 @@ class PdfFile:
             self._document.close()
 
     def page(self, number: int, *, with_layer: bool = True) -> PdfPage:
-        """Page `number`, from 1. Raises DocumentError for a page that is broken or too large to draw."""
+        """Render page `number`, from 1. Raises DocumentError for a page that is broken or too large to draw."""
         pdfium = _pdfium()
         with LOCK, _page(self._document, number, self._name, pdfium) as page:
             width, height = page.get_size()
@@ -214,7 +214,7 @@ class _Styles:
         self._fonts: dict[int, int] = {}
 
     def of(self, item: Any) -> int:
-        """The number of a text object's style."""
+        """Return the number of a text object's style."""
         address = ctypes.cast(item, ctypes.c_void_p).value if item else None
         if address is None:
             return 0
@@ -236,7 +236,7 @@ class _Styles:
         return int(mode not in self._UNSEEN_MODES and alpha > 25), red, green, blue, number
 
     def table(self) -> npt.NDArray[np.int64]:
-        """shown, red, green, blue, font of each style."""
+        """Return shown, red, green, blue, font of each style."""
         return np.array(self._rows, dtype=np.int64)
 
 

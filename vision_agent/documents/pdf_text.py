@@ -51,7 +51,7 @@ class _Piece:
 
 
 def trusted_lines(layer: Layer, image: Image.Image, reader: PageReader) -> list[Line] | None:
-    """The layer's lines that the image shows, and those that only the image has; None where it must all be read."""
+    """Return the layer's lines that the image shows and lines that only the image has; None where all must be read."""
     pixels = np.asarray(image)
     pieces = [piece for run in _runs(layer, image.size) if (piece := _piece(run, layer, pixels)) is not None]
     if not pieces:

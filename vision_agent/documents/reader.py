@@ -1,4 +1,4 @@
-"""Reading documents: sources in, pages with blocks in reading order out, as they are asked for, some side by side."""
+"""From sources to pages with blocks in reading order: lazily, and several pages side by side."""
 
 import os
 import threading
@@ -27,9 +27,9 @@ R = TypeVar("R")
 
 
 class DocumentReader:
-    """Reads documents for an agent, or on its own: `DocumentReader().read("scan.pdf")` needs no language model.
+    """A reader of documents, for an agent or alone: `DocumentReader().read("scan.pdf")` needs no language model.
 
-    Readers are loaded once and kept. One reader may be shared by threads.
+    Page readers are loaded once and kept. It may be shared by threads.
 
     Args:
         limits: what images are accepted.
@@ -98,7 +98,7 @@ class DocumentReader:
 
 
 def read_page(image: PageImage, reader: "PageReader | ModelReader") -> Page:
-    """One page, read. A PDF's own text is taken where it agrees with what the page shows (see `textlayer`)."""
+    """Read one page. A PDF's own text is taken where it agrees with what the page shows (see `pdf_text`)."""
     if isinstance(reader, ModelReader):
         return reader.page(image)
     lines: Sequence[Line] | None = None
@@ -122,7 +122,7 @@ def read_page(image: PageImage, reader: "PageReader | ModelReader") -> Page:
 
 
 def side_by_side(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
-    """`map` by threads, in order and lazily: at most `workers` + 1 items are taken and not yet given back."""
+    """Map by threads, in order and lazily: at most `workers` + 1 items are taken and not yet given back."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="read")
     waiting: deque[Future[R]] = deque()
     try:

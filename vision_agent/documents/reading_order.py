@@ -42,7 +42,7 @@ class Layout:
 
 
 def blocks_of(lines: Sequence[Line], size: tuple[int, int]) -> Layout:
-    """Blocks of lines in any order.
+    """Put lines in any order into blocks in reading order.
 
     Args:
         lines: whose quads start where reading does.

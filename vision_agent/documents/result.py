@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeFloat
 from vision_agent.documents.markdown import block_markdown
 from vision_agent.documents.table import Table
 from vision_agent.errors import InputError, bad_argument
-from vision_agent.results import annotate as _draw
+from vision_agent.results import annotate
 from vision_agent.results.box import Box
 
 if TYPE_CHECKING:
@@ -264,10 +264,10 @@ class OcrResult(BaseModel):
                 bad_argument("image", f"page {page}, {wanted.width} x {wanted.height} pixels", canvas.size)
             )
         items = list(_drawn(wanted, level))
-        colors = _draw.label_colors(label for _, label, _ in items)
+        colors = annotate.label_colors(label for _, label, _ in items)
         boxes = np.array([box.xyxy for box, _, _ in items], dtype=np.float64).reshape(-1, 4)
         tags = [(label if level == "blocks" else "", "") for _, label, _ in items]
-        _draw.draw_boxes(canvas, boxes, tags, [colors[label] for _, label, _ in items], line_width=2)
+        annotate.draw_boxes(canvas, boxes, tags, [colors[label] for _, label, _ in items], line_width=2)
         return canvas
 
     def _image(self, page: Page, image: "ImageSource | None", password: str | None) -> Image.Image:

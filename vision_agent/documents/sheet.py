@@ -155,7 +155,7 @@ class Excerpt:
         return sum(word.score for word in self.words) / len(self.words)
 
     def stripped(self, marks: str = MARKS) -> "Excerpt | None":
-        """Return it without blanks and marks around it; None where nothing is left."""
+        """Return the excerpt without blanks and marks around it; None where nothing is left."""
         text = self.text
         left = len(text) - len(text.lstrip(marks))
         right = len(text.rstrip(LOOSE_MARKS))
@@ -163,6 +163,7 @@ class Excerpt:
 
     @classmethod
     def whole(cls, piece: Piece) -> "Excerpt":
+        """Return the whole text of a piece."""
         return cls(piece, 0, len(piece.text))
 
 

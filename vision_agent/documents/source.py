@@ -53,7 +53,7 @@ class PageImage:
 
 
 def documents_in(source: Any) -> list[Any] | None:
-    """The documents of a list or a folder (its documents by name, not those of folders in it); None for one document.
+    """List the documents of a list or a folder (by name, without those of inner folders); None for one document.
 
     Raises:
         InputError: an empty list, or a folder without documents.
@@ -83,7 +83,7 @@ def page_images(
     with_layer: bool = True,
     name: str = "source",
 ) -> Iterator[PageImage]:
-    """The pages of one document, one at a time. The file is open while the iterator lives.
+    """Yield the pages of one document, one at a time. The file is open while the iterator lives.
 
     Args:
         source: see `DocumentSource`.
@@ -116,7 +116,7 @@ def page_images(
 
 
 def page_image(file: str, number: int, size: tuple[int, int], *, password: str | None = None) -> Image.Image:
-    """One page of a file again, at the (width, height) it was read at. Raises as `page_images`."""
+    """Load one page of a file again, at the (width, height) it was read at. Raises as `page_images`."""
     for page in page_images(file, pages=number, password=password, with_layer=False, name="file"):
         return page.image if page.image.size == size else page.image.resize(size)
     raise DocumentError(bad_argument("page", "a page of the document", number))

@@ -117,7 +117,7 @@ class Table(BaseModel):
         return "<table>\n" + "\n".join(lines) + "\n</table>"
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """Return a pandas frame of texts. A cell that spans several places is repeated in all, as in `pandas.read_html`.
+        """Return a pandas frame of texts. A cell that spans several places is in all of them, as in `pandas.read_html`.
 
         Raises:
             MissingExtraError: pandas is not installed.

@@ -28,11 +28,11 @@ class Folded:
     begins: tuple[bool, ...]
 
     def span(self, start: int, end: int) -> tuple[int, int]:
-        """The original's characters for `text[start:end]`, end excluded."""
+        """Return the original's characters for `text[start:end]`, end excluded."""
         return self.origin[start], self.origin[end - 1] + 1
 
     def ends_at(self, end: int) -> bool:
-        """Whether a word may end before `text[end]`."""
+        """Return whether a word may end before `text[end]`."""
         return end == len(self.text) or self.begins[end]
 
 
@@ -63,12 +63,12 @@ def fold(text: str) -> Folded:
 
 
 def folded(text: str) -> str:
-    """Only the letters and digits, without case and accents."""
+    """Return only the letters and digits, without case and accents."""
     return fold(text).text
 
 
 def words_of(text: str) -> tuple[str, ...]:
-    """The folded words of a text or of a name: `invoice_dueDate` -> invoice, due, date."""
+    """Return the folded words of a text or of a name: `invoice_dueDate` -> invoice, due, date."""
     shape = fold(text)
     starts = [index for index, begins in enumerate(shape.begins) if begins]
     return tuple(shape.text[a:b] for a, b in pairwise([*starts, len(shape.text)]))
@@ -76,12 +76,12 @@ def words_of(text: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=20_000)
 def pairs(text: str) -> frozenset[str]:
-    """Neighbouring letters; two texts that share few are far apart."""
+    """Return neighbouring letters; two texts that share few are far apart."""
     return frozenset(text[index : index + 2] for index in range(len(text) - 1))
 
 
 def find_folded(needle: str, shape: Folded, *, fuzzy: bool = True) -> list[tuple[int, int, float]]:
-    """Places where whole words of a folded text read like `needle`: (start, end, likeness 0-1] in folded letters."""
+    """Find whole words of a folded text that read like `needle`: (start, end, likeness 0-1] in folded letters."""
     text, found, start = shape.text, [], 0
     if not needle:
         return []
@@ -114,7 +114,7 @@ def _prefix_edits(needle: str, text: str, allowed: int) -> tuple[int, int] | Non
 
 
 def likeness(first: str, second: str) -> float:
-    """1 minus edits per letter of the longer of two folded texts."""
+    """Return 1 minus edits per letter of the longer of two folded texts."""
     longest = max(len(first), len(second))
     if longest == 0:
         return 1.0

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from vision_agent.documents.sheet import Excerpt, Piece
 from vision_agent.documents.text_match import fold, folded, likeness
 from vision_agent.extract.rules.parties import columns_of
+from vision_agent.extract.rules.view import View
 from vision_agent.extract.values.amounts import find_numbers
-from vision_agent.extract.values.spans import View
 
 _LEAST = 0.8  # share of letters that must agree
 _LONGEST = 400  # letters that are compared
@@ -26,7 +26,7 @@ class Aligned:
 
 
 def align(view: View, text: str, near: Excerpt | None = None) -> Aligned | None:
-    """The place that reads most like a text, over line ends too; None where none reads like it.
+    """Find the place that reads most like a text, over line ends too; None where none reads like it.
 
     Args:
         near: of equally good places the one nearest to this is taken, without it the first.

@@ -15,19 +15,19 @@ from vision_agent.documents.result import OcrResult
 from vision_agent.documents.sheet import MARKS, Excerpt, Piece
 from vision_agent.documents.text_match import find_folded
 from vision_agent.extract.filling import Filled, Filling
+from vision_agent.extract.lexicon import Concept, Kind
 from vision_agent.extract.rules.blocks import addresses_under, blocks_of, names
 from vision_agent.extract.rules.candidates import Candidate, labelled
 from vision_agent.extract.rules.labels import Label
-from vision_agent.extract.rules.lexicon import Concept, Kind
 from vision_agent.extract.rules.line_items import Rows, find_rows
 from vision_agent.extract.rules.parties import addresses, sellers
 from vision_agent.extract.rules.totals import agreeing, amounts_of, totals
+from vision_agent.extract.rules.view import View
 from vision_agent.extract.rules.window_address import find_window
 from vision_agent.extract.target import Group, Leaf, Many
 from vision_agent.extract.values.amounts import DecimalMark, find_currencies
 from vision_agent.extract.values.coerce import readings
 from vision_agent.extract.values.dates import DateOrder
-from vision_agent.extract.values.spans import View
 from vision_agent.extract.values.spelling import respelled
 
 _LEAST_SCORE = -2.0  # log-odds below which a candidate is no answer
@@ -59,7 +59,7 @@ def extract_by_layout(
 
 
 def best_candidate(view: View, leaf: Leaf) -> Candidate | None:
-    """The best candidate for one field; None where nothing is a likely one."""
+    """Return the best candidate for one field; None where nothing is a likely one."""
     view.find_labels((leaf.concept,) if leaf.concept.name.startswith(".") else ())
     return _Engine(view).best(leaf)
 
@@ -101,7 +101,7 @@ class _Engine:
         self._totals: list[Candidate] = []
 
     def best(self, leaf: Leaf) -> Candidate | None:
-        """The best candidate for a field alone."""
+        """Return the best candidate for a field alone."""
         self._totals = totals(self._view, self._amounts)
         claims = sorted(self._claims(leaf), key=lambda claim: -claim.candidate.score)
         return claims[0].candidate if claims else None
@@ -154,7 +154,7 @@ class _Engine:
         for candidate in self._candidates(leaf):
             if candidate.score < _LEAST_SCORE:
                 continue
-            for value in readings(leaf, candidate):
+            for value in readings(leaf, candidate.value, candidate.text):
                 accepted, checked = leaf.check(_spelled(leaf, candidate, value))
                 if accepted and checked is not None:
                     yield _Claim(leaf, self._scoped(leaf, candidate), checked)
@@ -399,7 +399,8 @@ class _Engine:
                 for line in block.lines:
                     for part in _parts(line):
                         candidate = Candidate(part.text, (part,), block.score, label)
-                        for value in readings(leaf, self._as_kind(leaf, candidate)):
+                        typed = self._as_kind(leaf, candidate)
+                        for value in readings(leaf, typed.value, typed.text):
                             accepted, checked = leaf.check(value)
                             if accepted:
                                 values.append((checked, candidate))

@@ -15,14 +15,14 @@ from vision_agent.documents.result import OcrResult
 from vision_agent.documents.sheet import Excerpt
 from vision_agent.extract.align import align
 from vision_agent.extract.filling import Filled, Filling
+from vision_agent.extract.lexicon import Kind
 from vision_agent.extract.result import FieldValue
 from vision_agent.extract.rules.candidates import Candidate, typed_in
-from vision_agent.extract.rules.lexicon import Kind
+from vision_agent.extract.rules.view import View
 from vision_agent.extract.target import Group, Leaf, Many
 from vision_agent.extract.values.amounts import DecimalMark
 from vision_agent.extract.values.coerce import readings
 from vision_agent.extract.values.dates import DateOrder
-from vision_agent.extract.values.spans import View
 from vision_agent.results.answers import Answer
 
 Ask = Callable[..., Answer]
@@ -61,7 +61,7 @@ def extract_by_model(
 
 
 def prompt_for(document: OcrResult, outline: Group) -> str:
-    """What the model is asked. The document's words are quoted as one JSON string: data, however they are worded."""
+    """Return what the model is asked. The document's words are quoted as one JSON string: they are data."""
     fields = "\n".join(f"- {_described(leaf)}" for leaf in _leaves(outline))
     return (
         "Fill in the fields from the document in the picture. Copy every value exactly as it is printed. "
@@ -85,7 +85,7 @@ def _described(leaf: Leaf) -> str:
 
 
 def json_schema(part: Group | Many | Leaf) -> dict[str, Any]:
-    """The grammar of the answer: the outline's names, with texts or null for values."""
+    """Return the grammar of the answer: the outline's names, with texts or null for values."""
     if isinstance(part, Leaf):
         return {"anyOf": [{"type": "string", "maxLength": _LONGEST}, {"type": "null"}]}
     if isinstance(part, Many):
@@ -135,7 +135,7 @@ def _put(
         filling.flag(path, FieldValue(value=written, aligned=False))
         return None
     for candidate in _candidates(view, leaf, place.excerpts):
-        for value in readings(leaf, candidate):
+        for value in readings(leaf, candidate.value, candidate.text):
             accepted, checked = leaf.check(value)
             if accepted and checked is not None:
                 filling.add(path, key, checked, candidate.excerpts, confidence * place.likeness)

@@ -1,7 +1,7 @@
 """`agent.extract`: one door to both engines, from a document to a validated object."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypedDict, TypeVar, get_args
 
 from PIL import Image
 from pydantic import BaseModel, ValidationError
@@ -26,6 +26,16 @@ T = TypeVar("T", bound=BaseModel)
 
 _BIG = 500_000_000  # parameters from which a model reads documents better than rules do
 _MOST_IMAGES = 4  # pages whose images a model is shown at once
+
+
+class ExtractSettings(TypedDict, total=False):
+    """The settings of `VisionAgent.extract` as keyword arguments; see there."""
+
+    engine: Engine
+    pages: PageChoice
+    password: str | None
+    date_order: DateOrder | None
+    decimal_mark: DecimalMark | None
 
 
 class Extractor:
@@ -62,7 +72,7 @@ class Extractor:
         date_order: DateOrder | None = None,
         decimal_mark: DecimalMark | None = None,
     ) -> Extraction[T]:
-        """See `VisionAgent.extract`."""
+        """Extract an object from a document; see `VisionAgent.extract`."""
         outline = outline_of(schema)
         check_choice("engine", engine, get_args(Engine))
         check_choice("date_order", date_order, (None, "dmy", "mdy"))
@@ -83,7 +93,7 @@ class Extractor:
     def words(
         self, document: DocumentSource | OcrResult, *, pages: PageChoice = None, password: str | None = None
     ) -> OcrResult:
-        """The document's words; those of an `OcrResult` are there already.
+        """Return the document's words; those of an `OcrResult` are there already.
 
         Raises:
             ArgumentTypeError: several documents, or none.
@@ -102,7 +112,7 @@ class Extractor:
     def images(
         self, document: DocumentSource | OcrResult, words: OcrResult, *, password: str | None = None
     ) -> list[Image.Image]:
-        """Images of the first pages that were read; none where the document came from no file."""
+        """Return the images of the first pages that were read; none where the document came from no file."""
         numbers = [page.number for page in words.pages][:_MOST_IMAGES]
         source: Any = words.file if isinstance(document, OcrResult) else document
         if not source or not numbers or hasattr(source, "read"):  # a file object was read to its end
@@ -112,7 +122,7 @@ class Extractor:
 
 
 def check_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
-    """Raises InputError for a value that is none of the allowed ones."""
+    """Raise InputError for a value that is none of the allowed ones."""
     if value not in allowed:
         raise InputError(bad_argument(name, f"one of {list(allowed)}", value))
 

@@ -35,11 +35,11 @@ class Filling:
     _keys: dict[str, tuple[str | int, ...]] = field(default_factory=dict)
 
     def put(self, leaf: Leaf, value: Any, excerpts: Sequence[Excerpt], confidence: float) -> None:
-        """A value that is in no list."""
+        """Put a value that is in no list."""
         self._set(".".join(leaf.path), self._key(leaf.path), value, origin(value, excerpts, confidence))
 
     def rows(self, many: Many, rows: Rows) -> None:
-        """The lines of a table as the groups of a list."""
+        """Add the lines of a table as the groups of a list."""
         for index, row in enumerate(rows.rows):
             for leaf, candidate, value in row:
                 inner = leaf.path[len(many.path) :]
@@ -48,7 +48,7 @@ class Filling:
                 self._set(path, key, value, origin(value, candidate.excerpts, candidate.confidence))
 
     def append(self, many: Many, value: Any, excerpts: Sequence[Excerpt], confidence: float) -> None:
-        """One more value of a list of values."""
+        """Append one more value to a list of values."""
         key = self._key(many.path)
         index = sum(other[: len(key)] == key for other in self._keys.values())
         self._set(f"{'.'.join(many.path)}[{index}]", (*key, index), value, origin(value, excerpts, confidence))
@@ -56,15 +56,15 @@ class Filling:
     def add(
         self, path: str, key: tuple[str | int, ...], value: Any, excerpts: Sequence[Excerpt], confidence: float
     ) -> None:
-        """A value at a place of the tree that the caller knows."""
+        """Add a value at a place of the tree that the caller knows."""
         self._set(path, key, value, origin(value, excerpts, confidence))
 
     def flag(self, path: str, source: FieldValue) -> None:
-        """Something to tell about a value that is not there."""
+        """Note something about a value that was not found."""
         self._fields[path] = source
 
     def done(self) -> Filled:
-        """All of it; values that were not found have their place among the fields."""
+        """Return the filled tree; values that were not found have their place among the fields."""
         fields: dict[str, FieldValue] = {}
         for path in _paths(self.outline):
             own = {each: value for each, value in self._fields.items() if each == path or each.startswith(f"{path}[")}
@@ -149,7 +149,7 @@ def drop(data: Any, key: Sequence[str | int]) -> None:
 
 
 def origin(value: Any, excerpts: Sequence[Excerpt], confidence: float) -> FieldValue:
-    """Where a value comes from. Words on several pages: the first page's."""
+    """Return where a value comes from. Words on several pages: the first page's."""
     page = excerpts[0].piece.page
     here = [excerpt for excerpt in excerpts if excerpt.piece.page == page]
     return FieldValue(

@@ -22,11 +22,11 @@ from vision_agent.extract.align import align
 from vision_agent.extract.by_layout import best_candidate
 from vision_agent.extract.by_model import Ask
 from vision_agent.extract.extractor import Extractor
+from vision_agent.extract.lexicon import CONCEPTS, Concept, Kind, words_for
 from vision_agent.extract.rules.candidates import Candidate
-from vision_agent.extract.rules.lexicon import CONCEPTS, Concept, Kind, words_for
 from vision_agent.extract.rules.line_items import Entry, find_rows
+from vision_agent.extract.rules.view import View
 from vision_agent.extract.target import Form, Leaf, outline_of
-from vision_agent.extract.values.spans import View
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.results.answers import Answer
 from vision_agent.results.box import Box
@@ -183,7 +183,7 @@ class _Line(BaseModel):
 
 
 def _in_table(question: str, view: View) -> Candidate | None:
-    """A value of the table row that a question describes: the price of one thing on an invoice."""
+    """A value of the table row that a question describes: the price of one item on an invoice."""
     content = set(_content(question))
     group = outline_of(_Line)
     view.find_labels()

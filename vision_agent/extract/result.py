@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from vision_agent.documents.result import OcrResult, Quad
 from vision_agent.errors import InputError, bad_argument
-from vision_agent.results import annotate as _draw
+from vision_agent.results import annotate
 from vision_agent.results.box import Box
 
 if TYPE_CHECKING:
@@ -95,14 +95,14 @@ class Extraction(BaseModel, Generic[T]):
         if canvas.size != size:
             raise InputError(bad_argument("image", f"page {page}, {size[0]} x {size[1]} pixels", canvas.size))
         here = [(path, field) for path, field in self.fields.items() if field.page == page and field.box is not None]
-        colors = _draw.label_colors([path for path, _ in here])
+        colors = annotate.label_colors([path for path, _ in here])
         boxes = np.array([field.box.xyxy for _, field in here if field.box is not None], dtype=np.float64).reshape(
             -1, 4
         )
         # Thin frames around the words and small tags between the lines: the values must stay legible.
         scale = (size[0] * size[1]) ** 0.5
         line = max(1, round(scale / 700))
-        _draw.draw_boxes(
+        annotate.draw_boxes(
             canvas,
             boxes + np.array([-2.0, -2.0, 2.0, 2.0]) * line,
             [(path, f"{field.confidence:.2f}") for path, field in here],

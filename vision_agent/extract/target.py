@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from vision_agent.documents.text_match import folded, words_of
 from vision_agent.errors import ArgumentTypeError, InputError, bad_argument
-from vision_agent.extract.rules.lexicon import CONCEPTS, ITEM_CONCEPTS, Concept, Kind
+from vision_agent.extract.lexicon import CONCEPTS, ITEM_CONCEPTS, Concept, Kind
 
 Form = Literal["number", "integer", "date", "datetime", "time", "bool", "choice", "text"]
 """What a value is once it is read; a field may allow several."""
@@ -83,7 +83,7 @@ class Leaf:
         return self.path[-1]
 
     def check(self, value: Any) -> tuple[bool, Any]:
-        """Whether the field takes a value, and the value as the field has it."""
+        """Return whether the field takes a value, and the value as the field has it."""
         try:
             return True, self.adapter.validate_python(value)
         except (ValidationError, ArithmeticError):
@@ -118,7 +118,7 @@ class Group:
     blank: bool = False
 
     def leaves(self) -> Iterator[Leaf]:
-        """All values that are not in lists, its groups' included."""
+        """Yield all values that are not in lists, those of inner groups too."""
         for part in self.parts.values():
             if isinstance(part, Leaf):
                 yield part

@@ -7,7 +7,7 @@ from vision_agent.documents.sheet import MARKS, Excerpt, Piece, Sheet
 from vision_agent.extract.rules.candidates import Candidate, regions_of
 from vision_agent.extract.rules.labels import Label
 from vision_agent.extract.rules.parties import line_score
-from vision_agent.extract.values.spans import View
+from vision_agent.extract.rules.view import View
 
 _LINES = 7
 
@@ -28,7 +28,7 @@ class Block:
 
 
 def blocks_of(view: View, label: Label) -> list[Block]:
-    """The blocks a label may stand for: one for each place where its value may begin."""
+    """Return the blocks a label may stand for: one for each place where its value may begin."""
     blocks = []
     for region in regions_of(view, label):
         first = region.excerpt
@@ -56,7 +56,7 @@ def _following(sheet: Sheet, piece: Piece, left: float) -> list[Piece]:
 
 
 def names(view: View, labels: Sequence[Label]) -> list[Candidate]:
-    """The first lines of labelled blocks."""
+    """Return the first lines of labelled blocks."""
     found = []
     for label in labels:
         for block in blocks_of(view, label):
@@ -71,7 +71,7 @@ def names(view: View, labels: Sequence[Label]) -> list[Candidate]:
 
 
 def addresses_under(view: View, labels: Sequence[Label], *, named: bool) -> list[Candidate]:
-    """Addresses in labelled blocks.
+    """Return addresses in labelled blocks.
 
     Args:
         named: the block begins with a name ("Bill to"), not with the address itself ("Address").

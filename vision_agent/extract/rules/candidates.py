@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from vision_agent.documents.sheet import Excerpt, Piece
+from vision_agent.extract.lexicon import Kind
 from vision_agent.extract.rules.labels import Label
-from vision_agent.extract.rules.lexicon import Kind
-from vision_agent.extract.values.spans import Typed, View
+from vision_agent.extract.rules.view import Typed, View
 
 Relation = Literal["inline", "right", "below", "none"]
 
@@ -73,11 +73,12 @@ class Candidate:
         return sure / (1 + math.exp(-self.score))
 
     def better(self, by: float) -> "Candidate":
+        """Return the candidate with its score raised by this much."""
         return replace(self, score=self.score + by)
 
 
 def regions_of(view: View, label: Label) -> Iterator[Region]:
-    """Where a label's value may stand: behind it, right of it, below it."""
+    """Yield where a label's value may stand: behind it, right of it, below it."""
     piece = label.piece
     sheet = view.sheet(piece)
     separated = _SEPARATOR.match(piece.text[label.excerpt.end :]) is not None
@@ -157,7 +158,7 @@ def _first_label(view: View, piece: Piece) -> Label | None:
 
 
 def labelled(view: View, labels: Sequence[Label], kind: Kind) -> list[Candidate]:
-    """Candidates of a kind beside labels; of those at one place the best."""
+    """Return candidates of a kind beside labels; of those at one place the best."""
     best: dict[tuple[int, int, int], Candidate] = {}
     for label in labels:
         for region in regions_of(view, label):
@@ -181,7 +182,7 @@ def _heads_column(view: View, piece: Piece) -> bool:
 
 
 def typed_in(view: View, place: Excerpt, kind: Kind) -> list[Typed]:
-    """Things of a kind in a place; the likeliest first."""
+    """Return the values of a kind in a place, the likeliest first."""
     if kind == "date":
         return view.dates(place)
     if kind == "time":
@@ -197,7 +198,7 @@ def typed_in(view: View, place: Excerpt, kind: Kind) -> list[Typed]:
 
 
 def text_in(view: View, place: Excerpt) -> list[Typed]:
-    """The whole text of a place, if it says anything."""
+    """Return the whole text of a place, if it says anything."""
     text = place.text
     if not any(character.isalnum() for character in text):
         return []

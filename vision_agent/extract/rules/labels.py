@@ -1,4 +1,4 @@
-"""Labels on a page: where it prints the names of things, and how surely each is the name of what."""
+"""Labels on a page: where it prints the names of values, and how surely each is the name of which."""
 
 import re
 from collections import Counter
@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from vision_agent.documents.sheet import Excerpt, Piece, Sheet
 from vision_agent.documents.text_match import LETTERS_PER_EDIT, find_folded, folded, pairs, words_of
-from vision_agent.extract.rules.lexicon import Concept
+from vision_agent.extract.lexicon import Concept
 from vision_agent.extract.values.amounts import find_currencies
 
 # What ends a label: a colon or the like, or a number.
@@ -48,7 +48,7 @@ class Label:
 
 
 def find_labels(sheets: Sequence[Sheet], concepts: Sequence[Concept]) -> dict[str, list[Label]]:
-    """All labels of all concepts, by concept. Labels inside of a longer label of another concept count for little."""
+    """Find all labels by concept. Labels inside a longer label of another concept count for little."""
     index = _index(tuple(concepts))
     found: dict[str, list[Label]] = {concept.name: [] for concept in concepts}
     for sheet in sheets:
@@ -73,7 +73,7 @@ class _Index:
                 self._by_pair.setdefault(pair, []).append(number)
 
     def near(self, piece: Piece) -> list[tuple[str, str]]:
-        """(concept, label) of all that may be in the piece."""
+        """Return (concept, label) of all that may be in the piece."""
         shared = Counter(number for pair in pairs(piece.shape.text) for number in self._by_pair.get(pair, ()))
         return [self._texts[number] for number, count in shared.items() if count >= self._needed[number]]
 

@@ -11,12 +11,12 @@ from decimal import Decimal
 from typing import Any
 
 from vision_agent.documents.sheet import LOOSE_MARKS, Excerpt, Piece
+from vision_agent.extract.lexicon import ITEM_CONCEPTS
 from vision_agent.extract.rules.candidates import Candidate
-from vision_agent.extract.rules.lexicon import ITEM_CONCEPTS
 from vision_agent.extract.rules.table_headers import Column, Header, column_of, find_headers, leaf_for
+from vision_agent.extract.rules.view import Typed, View
 from vision_agent.extract.target import Group, Leaf
 from vision_agent.extract.values.coerce import readings
-from vision_agent.extract.values.spans import Typed, View
 
 _STOPS = (
     "total",
@@ -68,7 +68,7 @@ class _Item:
 
 
 def find_rows(view: View, group: Group) -> Rows:
-    """The rows of a document that are items of a list; none where it has no such table."""
+    """Find the rows of a document that are items of a list; none where it has no such table."""
     for header in find_headers(view, group)[:3]:
         items = _under(view, header)
         rows = _entries(view, group, items, header.columns, _ROW_SCORE)
@@ -363,7 +363,7 @@ def _candidate(view: View, item: _Item, name: str, leaf: Leaf, score: float) -> 
 
 
 def _accepted(leaf: Leaf, candidate: Candidate) -> Any:
-    for value in readings(leaf, candidate):
+    for value in readings(leaf, candidate.value, candidate.text):
         accepted, checked = leaf.check(value)
         if accepted:
             return checked

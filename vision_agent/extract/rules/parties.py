@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 from vision_agent.documents.sheet import MARKS, Excerpt, Piece, Sheet
 from vision_agent.documents.text_match import folded, words_of
+from vision_agent.extract.lexicon import ITEM_CONCEPTS, words_for
 from vision_agent.extract.rules.candidates import Candidate
 from vision_agent.extract.rules.labels import Label
-from vision_agent.extract.rules.lexicon import ITEM_CONCEPTS, words_for
-from vision_agent.extract.values.spans import View
+from vision_agent.extract.rules.view import View
 from vision_agent.extract.values.spelling import respelled
 
 _LEGAL_FORMS = words_for("legal forms")
@@ -51,7 +51,7 @@ _HEAD_ROWS = 14  # rows of the first page that may name the seller
 
 
 def sellers(view: View, avoid: Sequence[Piece] = ()) -> list[Candidate]:
-    """Names the first page may be from, best first; also names that take two lines."""
+    """Return names the first page may be from, best first; also names that take two lines."""
     if not view.sheets:
         return []
     sheet = view.sheets[0]
@@ -175,7 +175,7 @@ def _name_score(view: View, sheet: Sheet, place: Excerpt) -> float:
 
 
 def addresses(view: View, name: Sequence[Piece], sheet: Sheet) -> list[Candidate]:
-    """Runs of lines that read like an address, best first.
+    """Return runs of lines that read like an address, best first.
 
     Args:
         name: the lines of the name; addresses below it are preferred.
@@ -188,7 +188,7 @@ def addresses(view: View, name: Sequence[Piece], sheet: Sheet) -> list[Candidate
 
 
 def columns_of(sheet: Sheet) -> list[list[Piece]]:
-    """Chains of lines that follow each other in one column, from any line of the page to its last."""
+    """Return chains of lines that follow each other in one column, from any line of the page to its last."""
     columns: list[list[Piece]] = []
     open_columns: list[list[Piece]] = []
     for row in sheet.rows:
@@ -266,7 +266,7 @@ def _first_line(column: Sequence[Piece], scores: Sequence[float], start: int, af
 
 
 def line_score(view: View, piece: Piece) -> float:
-    """How much a line adds to an address."""
+    """Return how much a line adds to an address."""
     if _CONTACT_LINE.match(piece.text) or (_CONTACT.search(piece.text) and not POSTCODE.search(piece.text)):
         return -3.0
     whole = Excerpt.whole(piece)

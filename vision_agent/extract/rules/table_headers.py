@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from vision_agent.documents.sheet import Excerpt, Sheet
 from vision_agent.documents.text_match import find_folded, folded
-from vision_agent.extract.rules.lexicon import ITEM_CONCEPTS, Concept
+from vision_agent.extract.lexicon import ITEM_CONCEPTS, Concept
+from vision_agent.extract.rules.view import View
 from vision_agent.extract.target import Group, Leaf
-from vision_agent.extract.values.spans import View
 
 _NUMERIC = frozenset({"amount", "number", "percent"})
 _STAND_IN = {"unit price": "amount", "amount": "unit price"}  # a table with one price has either
@@ -51,7 +51,7 @@ class Header:
 
 
 def concepts_of(group: Group) -> dict[str, Concept]:
-    """The concepts of a list's fields by name, a field's own labels beside those of the vocabulary."""
+    """Return the concepts of a list's fields by name, a field's own labels beside those of the vocabulary."""
     found: dict[str, Concept] = {}
     for leaf in group.leaves():
         concept = leaf.concept
@@ -60,7 +60,7 @@ def concepts_of(group: Group) -> dict[str, Concept]:
 
 
 def find_headers(view: View, group: Group) -> list[Header]:
-    """Rows that name at least two columns, one of them the caller's; best first."""
+    """Find rows that name at least two columns, one of them the caller's; best first."""
     own = concepts_of(group)
     concepts = [*own.values(), *(concept for concept in ITEM_CONCEPTS if concept.name not in own)]
     found = []
@@ -113,7 +113,7 @@ def _header(sheet: Sheet, index: int, rows: int, concepts: Sequence[Concept], ow
 
 
 def column_of(columns: Sequence[Column], x0: float, x1: float, *, numeric: bool) -> Column | None:
-    """The column that something stands under: the one it overlaps most, else the nearest by edges and middle."""
+    """Return the column that a box stands under: the one it overlaps most, else the nearest by edges and middle."""
     under = [column for column in columns if min(x1, column.x1) > max(x0, column.x0)]
     if numeric and under and not any(column.numeric for column in under):
         for column in under:  # "02 May" and article numbers are no amounts
@@ -131,7 +131,7 @@ def column_of(columns: Sequence[Column], x0: float, x1: float, *, numeric: bool)
 
 
 def leaf_for(group: Group, column: Column, columns: Sequence[Column]) -> Leaf | None:
-    """The field that a column's values are for."""
+    """Return the field that a column's values are for."""
     leaves = {leaf.concept.name: leaf for leaf in group.leaves()}
     if column.concept.name in leaves:
         return leaves[column.concept.name]

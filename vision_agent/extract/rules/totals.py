@@ -9,9 +9,9 @@ from dataclasses import replace
 from decimal import Decimal
 
 from vision_agent.documents.sheet import Excerpt, Piece
+from vision_agent.extract.lexicon import CONCEPTS
 from vision_agent.extract.rules.candidates import Candidate, labelled
-from vision_agent.extract.rules.lexicon import CONCEPTS
-from vision_agent.extract.values.spans import Typed, View
+from vision_agent.extract.rules.view import Typed, View
 
 AMOUNTS = (*(concept.name for concept in CONCEPTS if concept.kind in ("amount", "percent")), "quantity total")
 _EXACT = Decimal("0.011")  # amounts are rounded to cents
@@ -20,7 +20,7 @@ _KEPT = 12  # candidates of a concept that are compared
 
 
 def amounts_of(view: View) -> dict[str, list[Candidate]]:
-    """Candidates of all concepts that are amounts, best first, each marked down where another concept claims it."""
+    """Return candidates of all concepts that are amounts, best first, marked down where another concept claims them."""
     found = {name: labelled(view, view.labels(name), "percent" if name == "tax rate" else "amount") for name in AMOUNTS}
     claims: dict[tuple[int, int], list[tuple[str, float]]] = {}
     for name, candidates in found.items():
@@ -36,7 +36,7 @@ def amounts_of(view: View) -> dict[str, list[Candidate]]:
 
 
 def totals(view: View, amounts: Mapping[str, Sequence[Candidate]], lines: Sequence[Decimal] = ()) -> list[Candidate]:
-    """Candidates for the total, best first.
+    """Return candidates for the total, best first.
 
     Args:
         amounts: of all concepts.
@@ -186,7 +186,7 @@ def _likely(candidates: Sequence[Candidate], least: float = -0.5) -> list[Decima
 def agreeing(
     name: str, candidates: Sequence[Candidate], amounts: Mapping[str, Sequence[Candidate]], total: Decimal | None
 ) -> list[Candidate]:
-    """Candidates for the net amount or the tax, better where they add up with the other one to the total."""
+    """Return candidates for the net amount or the tax, better where they add up with the other one to the total."""
     if total is None or name not in ("subtotal", "tax"):
         return list(candidates)
     others = _likely(amounts["tax" if name == "subtotal" else "subtotal"])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from vision_agent.documents.sheet import MARKS, Excerpt, Piece, Sheet
 from vision_agent.extract.rules.parties import POSTCODE
-from vision_agent.extract.values.spans import View
+from vision_agent.extract.rules.view import View
 
 _ROWS = 16  # of the first page that a sender's line is looked for in
 _LINES = 7  # of a recipient
@@ -43,7 +43,7 @@ class Window:
 
 
 def find_window(view: View) -> Window | None:
-    """The window of the first page, or None."""
+    """Find the address window of the first page, or None."""
     for sheet in view.sheets[:1]:
         for row in sheet.rows[:_ROWS]:
             for piece in row:

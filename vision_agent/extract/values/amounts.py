@@ -62,7 +62,7 @@ class Number:
 
 
 def find_numbers(text: str, mark: DecimalMark = ".") -> list[Number]:
-    """All numbers of a text, in order.
+    """Find all numbers of a text, in order.
 
     Args:
         mark: the decimal mark where a number itself does not tell.
@@ -91,13 +91,13 @@ def find_numbers(text: str, mark: DecimalMark = ".") -> list[Number]:
 
 
 def parse_number(text: str, mark: DecimalMark = ".") -> Decimal | None:
-    """The only number of a text, or None where there is none or there are several."""
+    """Return the only number of a text, or None where there is none or there are several."""
     found = find_numbers(text, mark)
     return found[0].value if len(found) == 1 else None
 
 
 def decimal_mark_of(texts: Iterable[str]) -> DecimalMark:
-    """The decimal mark a document uses; "." where nothing in it tells."""
+    """Return the decimal mark a document uses; "." where nothing in it tells."""
     votes = {".": 0, ",": 0}
     for text in texts:
         for match in _NUMBER.finditer(text):
@@ -114,7 +114,7 @@ def decimal_mark_of(texts: Iterable[str]) -> DecimalMark:
 
 
 def find_currencies(text: str) -> list[tuple[str, int, int]]:
-    """Signs and codes of currencies: (ISO 4217 code, start, end)."""
+    """Find signs and codes of currencies: (ISO 4217 code, start, end)."""
     found = []
     for match in _CODE.finditer(text):
         written = match[0]
@@ -126,7 +126,7 @@ def find_currencies(text: str) -> list[tuple[str, int, int]]:
 
 
 def currency_code(written: str) -> str | None:
-    """The ISO 4217 code of a sign or code, or None."""
+    """Return the ISO 4217 code of a sign or code, or None."""
     return _CURRENCIES.get(written.strip().strip(".").casefold())
 
 

@@ -6,16 +6,14 @@ from decimal import Decimal
 from typing import Any
 
 from vision_agent.documents.text_match import folded
-from vision_agent.extract.rules.candidates import Candidate
 from vision_agent.extract.target import Leaf
 
 _YES = frozenset("yes y true x ja oui si sim waar on checked ✓ ✔ ☑ ☒".split())
 _NO = frozenset("no n false nein non nao nee off unchecked ☐".split())
 
 
-def readings(leaf: Leaf, candidate: Candidate) -> Iterable[Any]:
-    """What a candidate may be as the field's value, likeliest first."""
-    value, text = candidate.value, candidate.text
+def readings(leaf: Leaf, value: Any, text: str) -> Iterable[Any]:
+    """Yield what a value that was found, and its source text, may be as the field's value, likeliest first."""
     if leaf.choices:
         if value in leaf.choices.values():
             yield value

@@ -77,7 +77,7 @@ class FoundDate:
 
 
 def find_dates(text: str, order: DateOrder = "dmy") -> list[FoundDate]:
-    """All dates of a text, in order. Letters that scanners take digits for are read as those: 2O/O3/2018.
+    """Find all dates of a text, in order. Letters that scanners take digits for are read as those: 2O/O3/2018.
 
     Args:
         order: of day and month where the numbers do not tell.
@@ -94,7 +94,7 @@ def find_dates(text: str, order: DateOrder = "dmy") -> list[FoundDate]:
 
 
 def find_time(text: str) -> tuple[datetime.time, int, int] | None:
-    """The first clock time of a text with its characters, or None."""
+    """Find the first clock time of a text with its characters, or None."""
     for match in _TIME.finditer(text):
         hour, half = int(match["h"]), (match["half"] or "").casefold()
         if "." in match[0] and ":" not in match[0] and not half:
@@ -108,7 +108,7 @@ def find_time(text: str) -> tuple[datetime.time, int, int] | None:
 
 
 def date_order_of(texts: Iterable[str]) -> DateOrder:
-    """The order of day and month that a document uses; "dmy" where nothing in it tells."""
+    """Return the order of day and month that a document uses; "dmy" where nothing in it tells."""
     votes = {"dmy": 0.0, "mdy": 0.0}
     numeric = _PATTERNS[2][1]
     for text in texts:

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Literal
 
 from vision_agent.documents.text_match import folded, likeness
-from vision_agent.extract.rules.lexicon import words_for
+from vision_agent.extract.lexicon import words_for
 
 _ALIKE = ("o0dq", "il1jt!|:", "s5", "b83", "g69", "z2", "nmhw", "bh", "uv")  # no vowels: those make other words
 _LEAST = 5  # letters of a word that may be set right
@@ -22,7 +22,7 @@ _WORD = re.compile(r"[^\s,;/()]+")
 
 
 def respelled(text: str, kind: Literal["party", "address"]) -> str:
-    """A name or an address as it was most likely printed."""
+    """Return a name or an address as it was most likely printed."""
     text = _ZERO.sub("O", text)
     text = _torn_apart(text, kind)
     if kind == "party":

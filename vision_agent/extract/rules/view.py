@@ -1,4 +1,4 @@
-"""Typed things in texts: dates, times, numbers, identifiers, telephone numbers, addresses of mail and web, accounts."""
+"""A document as the rules see it: pages, labels, and typed values in its texts, such as dates, numbers and accounts."""
 
 import re
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ from typing import Any
 
 from vision_agent.documents.result import OcrResult
 from vision_agent.documents.sheet import Excerpt, Piece, Sheet, sheet_of
+from vision_agent.extract.lexicon import CONCEPTS, Concept, Kind
 from vision_agent.extract.rules.labels import Label, find_labels
-from vision_agent.extract.rules.lexicon import CONCEPTS, Concept, Kind
 from vision_agent.extract.values.amounts import DecimalMark, Number, decimal_mark_of, find_numbers
 from vision_agent.extract.values.dates import DateOrder, FoundDate, date_order_of, find_dates, find_time
 
@@ -27,7 +27,7 @@ _PATTERNS: dict[Kind, re.Pattern[str]] = {
 
 @dataclass(frozen=True)
 class Typed:
-    """A typed thing at its place.
+    """A typed value at its place.
 
     Attributes:
         value: a date, a time, a `Decimal` or a text.
@@ -43,7 +43,7 @@ class Typed:
 
 
 class View:
-    """A document prepared for looking things up.
+    """A document prepared for look-ups.
 
     Attributes:
         sheets: its pages.
@@ -67,7 +67,7 @@ class View:
         return tuple(piece for sheet in self.sheets for piece in sheet.pieces)
 
     def sheet(self, piece: Piece) -> Sheet:
-        """The page a piece is on."""
+        """Return the page a piece is on."""
         return self._by_number[piece.page]
 
     @cached_property
@@ -83,17 +83,19 @@ class View:
                 self._by_piece.setdefault(id(label.piece), []).append(label)
 
     def labels(self, concept: str) -> list[Label]:
+        """Return the labels of a concept."""
         return self._labels.get(concept, [])
 
     def labels_in(self, piece: Piece) -> list[Label]:
+        """Return the labels in a piece."""
         return self._by_piece.get(id(piece), [])
 
     def is_label(self, piece: Piece) -> bool:
-        """Whether a piece is a label and nothing else."""
+        """Return whether a piece is a label and nothing else."""
         return any(label.likeness * label.whole > 0.75 and _only(label) for label in self.labels_in(piece))
 
     def dates(self, excerpt: Excerpt) -> list[Typed]:
-        """Dates in a part of a piece. One that begins in it counts."""
+        """Return dates in a part of a piece. One that begins in it counts."""
         found = self._dates.setdefault(id(excerpt.piece), find_dates(excerpt.piece.text, self.order))
         return [
             Typed(each.value, Excerpt(excerpt.piece, each.start, each.end), -1.0 if each.compact else 0.4)
@@ -102,7 +104,7 @@ class View:
         ]
 
     def times(self, excerpt: Excerpt) -> list[Typed]:
-        """The first clock time in a part of a piece, dates left out."""
+        """Return the first clock time in a part of a piece, if any, dates left out."""
         text = excerpt.text
         for found in self.dates(Excerpt.whole(excerpt.piece)):
             start, end = found.excerpt.start - excerpt.start, found.excerpt.end - excerpt.start
@@ -116,7 +118,7 @@ class View:
         return [Typed(value, Excerpt(excerpt.piece, excerpt.start + first, excerpt.start + last), 0.3)]
 
     def numbers(self, excerpt: Excerpt, *, percent: bool = False) -> list[Typed]:
-        """Numbers in a part of a piece, those of dates, times and long codes left out."""
+        """Return numbers in a part of a piece, those of dates, times and long codes left out."""
         taken = [found.excerpt for found in (*self.dates(Excerpt.whole(excerpt.piece)), *self.times(excerpt))]
         typed = []
         for number in find_numbers(excerpt.text, self.mark):
@@ -130,7 +132,7 @@ class View:
         return typed
 
     def matches(self, excerpt: Excerpt, kind: Kind) -> list[Typed]:
-        """Texts that look like `kind`: email, web, iban, phone, id."""
+        """Return texts that look like `kind`: email, web, iban, phone, id."""
         typed = []
         for match in _PATTERNS[kind].finditer(excerpt.text):
             text = match[0].rstrip(".-/")

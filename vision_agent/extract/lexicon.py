@@ -1,8 +1,9 @@
-"""What things on business documents are called, in English, German, French, Spanish, Italian, Portuguese and Dutch.
+"""The terms of business documents in English, German, French, Spanish, Italian, Portuguese and Dutch.
 
-A *concept* is a thing that documents state, with the words they print beside it. A field of a caller's model is matched
-to a concept by its own name; where none fits, the field's name, alias, title and description are its labels. All
-concepts compete for the labels of a page, also those that nobody asked for: "Total Qty" is then no total.
+A *concept* is something that documents state, such as a total, with the words they print beside it. A field of a
+caller's model is matched to a concept by its own name; where none fits, the field's name, alias, title and description
+are its labels. All concepts compete for the labels of a page, also those that nobody asked for: "Total Qty" is then no
+total.
 """
 
 import json
@@ -20,7 +21,7 @@ Kind = Literal[
 
 @dataclass(frozen=True)
 class Concept:
-    """A thing that documents state.
+    """Something that documents state.
 
     Attributes:
         name: of the concept.
@@ -39,7 +40,7 @@ _FILE = json.loads(Path(__file__).with_name("lexicon.json").read_text(encoding="
 
 
 def words_for(group: str) -> frozenset[str]:
-    """A group of words, such as "legal forms" or "streets", folded as `words_of` folds."""
+    """Return a group of words, such as "legal forms" or "streets", folded as `words_of` folds."""
     return frozenset(folded(word) for word in _FILE["words"][group].split())
 
 
