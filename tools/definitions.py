@@ -13,7 +13,7 @@ _KEPT_TITLES = ("properties", "$defs")  # below these, "title" is a name and not
 
 
 def flat_schema(model: type[BaseModel], mode: Literal["validation", "serialization"] = "validation") -> dict[str, Any]:
-    """The JSON schema of a model without references, titles, and defaults of None."""
+    """Return the JSON schema of a model without references, titles, and defaults of None."""
     schema = model.model_json_schema(mode=mode)
     flat: dict[str, Any] = _inlined(schema, schema.get("$defs", {}))
     flat.pop("description", None)  # the tool has one
@@ -21,7 +21,7 @@ def flat_schema(model: type[BaseModel], mode: Literal["validation", "serializati
 
 
 def definition(tool: Tool, style: str) -> dict[str, Any]:
-    """The tool as a provider's API takes it.
+    """Return the tool as a provider's API takes it.
 
     Args:
         style: "openai" (chat completions), "openai-responses" or "anthropic".

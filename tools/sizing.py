@@ -1,4 +1,4 @@
-"""Keeps what a language model reads small: results are cut to a number of bytes, and say what was left out."""
+"""Results small enough for a language model: cut to a number of bytes, with a note of what was left out."""
 
 import json
 from typing import Any
@@ -10,12 +10,12 @@ _SHORTEST = 40  # characters that a shortened text keeps at least
 
 
 def to_text(content: dict[str, Any]) -> str:
-    """Compact JSON; letters of all alphabets stay themselves."""
+    """Return compact JSON, without escapes for letters of other alphabets."""
     return json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def fit(content: dict[str, Any], max_bytes: int = MAX_BYTES) -> dict[str, Any]:
-    """The content, cut so that its JSON has at most `max_bytes` bytes.
+    """Cut the content so that its JSON has at most `max_bytes` bytes.
 
     A list called `items` loses its last ones first; where the content has an `offset`, `next_offset` says where to go
     on. What is then still too long has its longest texts shortened, each with a mark.

@@ -21,7 +21,7 @@ except ImportError as error:
 class VisionSmolTool(SmolTool):  # type: ignore[misc]  # smolagents has no types
     """A `vision_agent.Tool` in smolagents' form. Made by `smolagents_tools`."""
 
-    skip_forward_signature_validation = True  # `inputs` tells the arguments
+    skip_forward_signature_validation = True  # `inputs` describes the arguments
     output_type = "object"
 
     def __init__(self, toolkit: Toolkit, tool: Tool) -> None:
@@ -45,5 +45,5 @@ class VisionSmolTool(SmolTool):  # type: ignore[misc]  # smolagents has no types
 
 
 def smolagents_tools(toolkit: Toolkit) -> list[VisionSmolTool]:
-    """The tools of a session: `CodeAgent(smolagents_tools(Toolkit(agent, store=store)), model)`."""
+    """Return the tools of a session: `CodeAgent(smolagents_tools(Toolkit(agent, store=store)), model)`."""
     return [VisionSmolTool(toolkit, tool) for tool in toolkit.tools.values()]

@@ -64,7 +64,7 @@ class Toolkit:
         return dict(self._tools)
 
     def definitions(self, style: str = "openai") -> list[dict[str, Any]]:
-        """All tools as a provider's API takes them; `style` as for `tools.definitions.definition`."""
+        """Return all tools as a provider's API takes them; `style` as for `tools.definitions.definition`."""
         return [definition(tool, style) for tool in self._tools.values()]
 
     def call(self, name: str, arguments: Mapping[str, Any] | str | None = None) -> ToolResult:
@@ -102,7 +102,7 @@ class Toolkit:
         )
 
     async def acall(self, name: str, arguments: Mapping[str, Any] | str | None = None) -> ToolResult:
-        """`call`, in a thread. When cancelled, the model is free again after the token that it is writing."""
+        """Run `call` in a thread. When cancelled, the model is free again after the token that it is writing."""
         return await in_thread(lambda: self.call(name, arguments))
 
     def _checked(self, tool: Tool, arguments: Mapping[str, Any] | str | None) -> Any:
@@ -120,7 +120,7 @@ class Toolkit:
 
 
 def explain(tool: Tool, error: ValidationError) -> str:
-    """What is wrong with a call's arguments, for the language model that made it."""
+    """Explain what is wrong with a call's arguments, to the language model that made it."""
     wrong = []
     for each in error.errors(include_url=False)[:5]:
         where = ".".join(map(str, each["loc"])) or "the arguments"

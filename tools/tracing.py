@@ -20,12 +20,12 @@ _DATA = re.compile(r"data:[^\s\"']{64,}", re.IGNORECASE)
 
 
 def image_facts(stored: StoredImage) -> dict[str, Any]:
-    """What may be written down about an image: its id, size and hash."""
+    """Return what may be recorded about an image: its id, size and hash."""
     return {"id": stored.id, "width": stored.size[0], "height": stored.size[1], "sha256": stored.sha256}
 
 
 def without_bytes(value: Any) -> Any:
-    """Arguments as they may be written down: images in `data:` addresses become their length."""
+    """Return arguments as they may be recorded: images in `data:` addresses become their length."""
     if isinstance(value, str):
         return _DATA.sub(lambda found: f"data: address of {len(found[0])} characters", value)
     if isinstance(value, Mapping):
@@ -53,7 +53,7 @@ class CallSpan:
 
 @contextmanager
 def call_span(tool: str, model: str) -> Iterator[CallSpan]:
-    """A span around a tool call. An error that leaves it is recorded by its type alone: messages may quote content."""
+    """Open a span around a tool call. Of an error only its type is recorded: messages may quote content."""
     if trace is None:
         yield CallSpan()
         return

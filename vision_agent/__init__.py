@@ -50,8 +50,9 @@ from vision_agent.results.video_segmentation import VideoSegmentation
 if TYPE_CHECKING:
     from vision_agent.agent import AsyncVisionAgent, VisionAgent
     from vision_agent.aio import AsyncChat
-    from vision_agent.documents.options import OcrOptions, ReadSettings
+    from vision_agent.documents.options import OcrOptions, OcrSettings
     from vision_agent.documents.page_reader import PageReader
+    from vision_agent.extract.extractor import ExtractSettings
     from vision_agent.extract.question_answering import DocumentAnswer
     from vision_agent.extract.result import Extraction, FieldValue
     from vision_agent.images.video import VideoFrames, sample_frames
@@ -113,6 +114,7 @@ __all__ = [
     "Detections",
     "DocumentAnswer",
     "DocumentError",
+    "ExtractSettings",
     "Extraction",
     "ExtractionError",
     "FieldValue",
@@ -131,6 +133,7 @@ __all__ = [
     "MissingExtraError",
     "OcrOptions",
     "OcrResult",
+    "OcrSettings",
     "Page",
     "PageReader",
     "PasswordError",
@@ -139,7 +142,6 @@ __all__ = [
     "PlannedStep",
     "Point",
     "Points",
-    "ReadSettings",
     "ResultReady",
     "Route",
     "RouteError",
@@ -195,13 +197,14 @@ _LAZY = {
     "Decoder": "vision_agent.plugins.decoder",
     "DenseFeatures": "vision_agent.plugins.decoder",
     "DocumentAnswer": "vision_agent.extract.question_answering",
+    "ExtractSettings": "vision_agent.extract.extractor",
     "Extraction": "vision_agent.extract.result",
     "FieldValue": "vision_agent.extract.result",
     "GenerateSettings": "vision_agent.inference.settings",
     "LoadSettings": "vision_agent.model.load_options",
     "OcrOptions": "vision_agent.documents.options",
+    "OcrSettings": "vision_agent.documents.options",
     "PageReader": "vision_agent.documents.page_reader",
-    "ReadSettings": "vision_agent.documents.options",
     "Route": "vision_agent.routing.adapter",
     "RouteSpec": "vision_agent.plugins.route",
     "RunSettings": "vision_agent.planning.options",

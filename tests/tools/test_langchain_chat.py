@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field
 
 from vision_agent import ImageStore, InputError, UrlRefusedError, VisionAgent
 from vision_agent.tools.langchain.chat_model import ChatVision
-from vision_agent.tools.langchain.messages import rounds_of
+from vision_agent.tools.langchain.messages import conversation_of
 
 PHOTO = Path(__file__).parents[2] / "examples" / "photos" / "000000139872.jpg"
 TOO_SMALL = "the default model cannot copy arguments out of a question; that the call is valid is tested below"
@@ -136,7 +136,7 @@ def test_messages_become_rounds() -> None:
         ToolMessage([image, "cut"], tool_call_id="1", name="crop"),
         ToolMessage("no", tool_call_id="2", name="ask", status="error"),
     ]
-    rounds = rounds_of(messages, store, "Preface.")
+    rounds = conversation_of(messages, store, "Preface.")
     assert rounds.turns == (
         (
             "Preface.\nBe brief.\nSee [image] Image-1: <image>\n",
@@ -145,7 +145,7 @@ def test_messages_become_rounds() -> None:
         ("The tool crop gave this data: Image-2: <image>\ncut\nThe tool ask failed: no", None),
     )
     assert [each.size for each in rounds.images] == [(640, 480)] * 2 and rounds.earlier_images == 1
-    assert rounds_of([AIMessage("Hi.")], store).turns == (("Go on.", "Hi."), ("Go on.", None))
+    assert conversation_of([AIMessage("Hi.")], store).turns == (("Go on.", "Hi."), ("Go on.", None))
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from typer.testing import CliRunner
 from vision_agent import Tool, ToolOutput, VisionAgent
 from vision_agent.cli.main import app
 from vision_agent.errors import InputError
-from vision_agent.inference.cancellation import ABANDONED
+from vision_agent.inference.cancellation import CANCELLED
 from vision_agent.tools.mcp import MCPServer, http, server
 
 DOG = "000000139872.jpg"
@@ -266,7 +266,7 @@ def test_sessions_have_images_of_their_own(url: str) -> None:
             assert (await read(mine, server.ADDRESS + new)).size == (300, 250)
 
             words = refusal(await call(other, "detect", image=new, phrases=["dog"]))
-            assert "no pictures yet" in words
+            assert "no images yet" in words
             with pytest.raises(Exception, match="must be an image id of this session"):
                 await read(other, server.ADDRESS + new)
             assert wire(await other.list_resources())["resources"] == []
@@ -337,7 +337,7 @@ def test_ended_and_old_sessions_are_forgotten(agent: VisionAgent, monkeypatch: p
             async with connect(streamable_http_client(listening.url)) as second:
                 await call(second, "crop", image=DOG, box=[0, 0, 50, 50])
             assert len(ended) == 1
-            assert "no pictures yet" in refusal(await call(first, "crop", image=new, box=[0, 0, 50, 50]))
+            assert "no images yet" in refusal(await call(first, "crop", image=new, box=[0, 0, 50, 50]))
         assert len(set(ended)) == 2
         serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)
@@ -382,7 +382,7 @@ def test_a_cancelled_call_stops(agent: VisionAgent) -> None:
 
     def wait() -> dict[str, int]:
         started.set()
-        abandoned = ABANDONED.get()
+        abandoned = CANCELLED.get()
         if abandoned is not None and abandoned.wait(60):
             stopped.set()
         return {}

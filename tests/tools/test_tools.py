@@ -255,7 +255,7 @@ def test_only_what_the_agent_can_do_is_offered(agent: VisionAgent) -> None:
         ("detect", {"image": "file:///etc/passwd", "phrases": ["a"]}, "an image id, a path"),
         ("crop", {"image": DOG, "box": [1, 2, 3]}, "`box`: List should have at least 4 items"),
         ("crop", {"image": DOG, "box": [9, 9, 5, 20]}, "right > left and bottom > top"),
-        ("crop", {"image": DOG, "box": [700, 9, 800, 99]}, "inside the picture of 640 x 480 pixels"),
+        ("crop", {"image": DOG, "box": [700, 9, 800, 99]}, "inside the image of 640 x 480 pixels"),
         ("crop", {"image": DOG, "box": [1, 1, 4, 4]}, "at least 8 pixels wide and high; `padding` widens it"),
         ("crop", {"image": DOG, "box": [1, 1, float("nan"), 4]}, "finite number"),
         ("draw", {"image": DOG, "boxes": [[1, 1, 9, 9]], "labels": ["a", "b"]}, "1 labels, one for each box"),
@@ -353,7 +353,7 @@ def run(agent, store, args):
     width, height = store.open(args.image).size
     return ToolOutput(Area(pixels=width * height), width * height)
 
-SIZE = Tool("area", "Pixels of a picture.", Size, Area, run)
+SIZE = Tool("area", "Pixels of an image.", Size, Area, run)
 FALSE_DETECT = Tool("detect", "Not the real one.", Size, Area, run)
 NO_TOOL = 5
 """

@@ -1,4 +1,4 @@
-"""Tools that find things: detect, point, count and segment."""
+"""Tools that find objects: detect, point, count and segment."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -28,17 +28,17 @@ from .schemas import (
 
 
 def sides(box: Box) -> list[float]:
-    """A box as tools show it: pixels, to a tenth."""
+    """Return a box as tools show it: pixels, to a tenth."""
     return [round(side, 1) for side in box.xyxy]
 
 
 def next_offset(offset: int, limit: int, total: int) -> int | None:
-    """Where the next page begins; None on the last one."""
+    """Return where the next page begins; None on the last one."""
     return offset + limit if offset + limit < total else None
 
 
 def page_note(offset: int, total: int) -> str | None:
-    """What a page without items means; None for one with items."""
+    """Explain a page without items; None for one with items."""
     if total == 0:
         return NOTHING
     return f"There are {total} items; `offset` {offset} is beyond the last." if offset >= total else None
@@ -108,7 +108,7 @@ def _segment(agent: ToolAgent, store: ImageStore, args: SegmentArguments) -> Too
 
 
 def _segmented(result: Segmentation, image: StoredImage, store: ImageStore, args: SegmentArguments) -> ToolOutput:
-    """What `segment` tells of a segmentation; the images asked for go into the store."""
+    """What `segment` returns of a segmentation; the images asked for go into the store."""
     shown = result[args.offset : args.offset + args.limit]
     made = _made(shown, image, store, args.make)
     each_has_one = args.make in ("masks", "cutouts")
@@ -160,7 +160,7 @@ def _segments(agent: ToolAgent) -> bool:
 
 DETECT = Tool(
     name="detect",
-    description="Find things in a picture and get a box and a score for each. Use it to locate or check for things; "
+    description="Find objects in an image and get a box and a score for each. Use it to locate or check for objects; "
     "ask for several kinds at once with several phrases. An empty list means that nothing matching is there.",
     arguments=DetectArguments,
     result=DetectResult,
@@ -168,7 +168,7 @@ DETECT = Tool(
 )
 POINT = Tool(
     name="point",
-    description="Get one point (x, y in pixels) on each thing that matches, for clicking or marking. Use `detect` "
+    description="Get one point (x, y in pixels) on each object that matches, for clicking or marking. Use `detect` "
     "where the extent matters. An empty list means that nothing matching is there.",
     arguments=DetectArguments,
     result=PointResult,
@@ -176,7 +176,7 @@ POINT = Tool(
 )
 COUNT = Tool(
     name="count",
-    description="Count one kind of thing in a picture. Gives the number and a box for each thing counted. Zero means "
+    description="Count one kind of object in an image. Gives the number and a box for each object counted. Zero means "
     "that nothing matching is there.",
     arguments=CountArguments,
     result=CountResult,
@@ -184,7 +184,7 @@ COUNT = Tool(
 )
 SEGMENT = Tool(
     name="segment",
-    description="Outline things exactly, pixel by pixel. Gives box, area and the id of a new picture (mask or cut-out) "
+    description="Outline objects exactly, pixel by pixel. Gives box, area and the id of a new image (mask or cut-out) "
     "for each. Use `detect` where boxes are enough: it is faster. An empty list means that nothing matching is there.",
     arguments=SegmentArguments,
     result=SegmentResult,
@@ -194,10 +194,10 @@ SEGMENT = Tool(
 
 
 def segment_tool(segmenter: Segmenter | str | Path) -> Tool:
-    """`segment` for agents without a `[SEG]` route: `agent.tools(names=[..., segment_tool("sam_vit_b.pth")])`.
+    """Make a `segment` for agents without a `[SEG]` route: `agent.tools([..., segment_tool("sam_vit_b.pth")])`.
 
     Args:
-        sam: as for `VisionAgent.segment`.
+        segmenter: as for `VisionAgent.segment`.
     """
 
     def run(agent: ToolAgent, store: ImageStore, args: SegmentArguments) -> ToolOutput:

@@ -2,7 +2,7 @@
 
 It reads text and images, streams, calls tools and fills schemas. Tool calls and structured answers are written under
 a grammar, so their JSON is always valid, whatever the checkpoint was trained for: with tools bound, an answer is
-`{"tool": name, "arguments": {...}}` or `{"answer": text}` and nothing else. One call an answer. Extra `langchain`.
+`{"tool": name, "arguments": {...}}` or `{"answer": text}` and nothing else. One call in each answer. Extra `langchain`.
 """
 
 import json
@@ -42,7 +42,7 @@ _CALL_TOKENS = 512  # most tokens of a tool call or structured answer, where `ma
 
 
 class ChatVision(BaseChatModel):
-    """The words of a `VisionAgent`'s model, in LangChain's form.
+    """The language model of a `VisionAgent` as a LangChain chat model.
 
     Images in messages may be image blocks with `base64`, a `data:` address, an https address where the agent's
     `image_limits` allow it, or a `file_id` that is an id of `store`.
@@ -54,8 +54,8 @@ class ChatVision(BaseChatModel):
         agent: the `VisionAgent`.
         store: where images are looked up; None for a new session.
         max_tokens: most tokens of an answer.
-        temperature: above 0 answers are drawn at random.
-        seed: of drawing.
+        temperature: above 0, answers are sampled.
+        seed: of sampling.
         stop: texts at which an answer ends.
     """
 
@@ -141,9 +141,8 @@ class ChatVision(BaseChatModel):
         self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
     ) -> "tuple[Conversation, GenerationOptions, AnswerForm]":
         from vision_agent.generation.structured import AnswerForm
-        from vision_agent.inference.conversation import Conversation
 
-        from .messages import rounds_of
+        from .messages import conversation_of
 
         tools, schema = kwargs.get("tools") or [], kwargs.get("schema")
         if tools:
@@ -151,15 +150,8 @@ class ChatVision(BaseChatModel):
         options = self._options(stop, bool(schema), kwargs)
         form = AnswerForm.of(schema, None, self.agent.backbone, options)
         store = self.store if self.store is not None else ImageStore(limits=self.agent.image_limits)
-        rounds = rounds_of(messages, store, _preface(tools) if tools else "")
-        conversation = Conversation(
-            turns=rounds.turns,
-            images=rounds.images,
-            max_tiles=(None,) * len(rounds.images),
-            constraint=form.constraint,
-            earlier_images=rounds.earlier_images,
-        )
-        return conversation, options, form
+        preface = _preface(tools) if tools else ""
+        return conversation_of(messages, store, preface, form.constraint), options, form
 
     def _options(self, stop: list[str] | None, formed: bool, kwargs: dict[str, Any]) -> "GenerationOptions":
         from vision_agent.generation.options import GenerationOptions
@@ -181,7 +173,7 @@ class ChatVision(BaseChatModel):
         tool_choice: str | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """The model with tools that it may call, one call an answer.
+        """Return the model with tools that it may call, one call in each answer.
 
         Args:
             tools: as for any LangChain chat model.
@@ -214,7 +206,7 @@ class ChatVision(BaseChatModel):
         strict: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
-        """The model with answers that follow a schema; see `BaseChatModel.with_structured_output`.
+        """Return the model with answers that follow a schema; see `BaseChatModel.with_structured_output`.
 
         All methods are the same here: the answer is written under the schema's grammar.
 

@@ -1,7 +1,7 @@
 """Documents for LangChain: a loader for files and folders, and a parser for blobs. Extra `langchain`, and `ocr`.
 
-Each page, or each block of a page, becomes a LangChain `Document` that knows where it stands. No language model is
-loaded, unless an agent is given. What is read is data of whoever wrote the page: the metadata says `untrusted`.
+Each page, or each block of a page, becomes a LangChain `Document` with its position in the metadata. No language model
+is loaded, unless an agent is given. What is read is data of whoever wrote the page: the metadata says `untrusted`.
 """
 
 import os
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from vision_agent.batch.files import find_files
 from vision_agent.documents.markdown import block_markdown
-from vision_agent.documents.options import OcrOptions, ReadSettings
+from vision_agent.documents.options import OcrOptions, OcrSettings
 from vision_agent.documents.page_choice import PageChoice
 from vision_agent.documents.reader import DocumentReader
 from vision_agent.documents.result import Block, Line, Page
@@ -65,11 +65,11 @@ class VisionBlobParser(BaseBlobParser):
         self._by = by
         self._agent = agent
         self._reader = DocumentReader()
-        self._settings: ReadSettings = {"pages": pages, "password": password}
+        self._settings: OcrSettings = {"pages": pages, "password": password}
         self._boxes = boxes
 
     def lazy_parse(self, blob: Blob) -> Iterator[Document]:
-        """The documents of a blob, read page by page as they are asked for. Raises what `VisionAgent.ocr` raises."""
+        """Yield the documents of a blob, read page by page as they are asked for. Raises as `VisionAgent.ocr`."""
         source: Any = Path(blob.path) if blob.data is None and blob.path is not None else blob.as_bytes()
         settings = self._settings
         if self._agent is None:
@@ -132,7 +132,7 @@ class VisionLoader(BaseLoader):
         self._on_error = on_error
 
     def lazy_load(self) -> Iterator[Document]:
-        """The documents, file by file, read as they are asked for."""
+        """Yield the documents, file by file, read as they are asked for."""
         for file in self._files:
             try:
                 yield from self._parser.lazy_parse(Blob.from_path(file))

@@ -14,7 +14,9 @@ from PIL import Image
 
 from vision_agent.errors import InputError, bad_argument
 from vision_agent.images.store import ImageStore
+from vision_agent.inference.conversation import Conversation
 from vision_agent.model.prompt import PLACEHOLDER, Turn
+from vision_agent.plugins.constraint import Constraint
 
 _GO_ON = "Go on."  # where nobody asks, but an answer is due
 
@@ -25,6 +27,7 @@ class _Rounds:
 
     Attributes:
         asked: parts of the question that has no answer yet.
+        earlier: how many images came before that question.
     """
 
     turns: list[Turn] = field(default_factory=list)
@@ -42,27 +45,15 @@ class _Rounds:
         self.earlier = len(self.images)
 
 
-@dataclass(frozen=True)
-class Rounds:
-    """A conversation for `vision_agent.inference.conversation.Conversation`.
-
-    Attributes:
-        turns: rounds of (question, answer), the last answer None.
-        images: upright RGB, in the order of the placeholders.
-        earlier_images: how many of them came in rounds before the last.
-    """
-
-    turns: tuple[Turn, ...]
-    images: tuple[Image.Image, ...]
-    earlier_images: int
-
-
-def rounds_of(messages: Sequence[BaseMessage], store: ImageStore, preface: str = "") -> Rounds:
-    """The rounds of a list of messages.
+def conversation_of(
+    messages: Sequence[BaseMessage], store: ImageStore, preface: str = "", constraint: Constraint | None = None
+) -> Conversation:
+    """Turn a list of messages into a conversation.
 
     Args:
         store: opens images: ids as `file_id`, `data:` addresses, and https addresses where it allows them.
         preface: stands before the first question.
+        constraint: the grammar of the answer.
 
     Raises:
         InputError: a message or block that is neither text nor an image, or an image that may not be read.
@@ -82,11 +73,12 @@ def rounds_of(messages: Sequence[BaseMessage], store: ImageStore, preface: str =
             )
         rounds.asked.append(text)
     question = "\n".join(rounds.asked) or _GO_ON
-    return Rounds((*rounds.turns, (question, None)), tuple(rounds.images), rounds.earlier)
+    earlier = Conversation(tuple(rounds.turns), tuple(rounds.images[: rounds.earlier]), (None,) * rounds.earlier)
+    return Conversation.build(question, rounds.images[rounds.earlier :], after=earlier, constraint=constraint)
 
 
 def call_text(name: str, arguments: dict[str, Any]) -> str:
-    """A tool call as the model writes it."""
+    """Return a tool call as the model writes it."""
     return json.dumps({"tool": name, "arguments": arguments}, ensure_ascii=False)
 
 

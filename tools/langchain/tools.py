@@ -137,7 +137,7 @@ class VisionToolkit(BaseToolkit):
         store: ImageStore | None = None,
         include_images: bool = False,
     ) -> "VisionToolkit":
-        """The tools of `agent`; for the arguments see `VisionAgent.tools`."""
+        """Make a toolkit of an agent's tools; for the arguments see `VisionAgent.tools`."""
         return cls(toolkit=Toolkit(agent, names, store=store), include_images=include_images)
 
     @property
@@ -146,7 +146,7 @@ class VisionToolkit(BaseToolkit):
         return self.toolkit.store
 
     def get_tools(self) -> list[BaseTool]:
-        """The tools, in a new list."""
+        """Return the tools, in a new list."""
         return [
             VisionTool(self.toolkit, tool, include_images=self.include_images) for tool in self.toolkit.tools.values()
         ]

@@ -108,7 +108,7 @@ async def serve(server: Any, listening: Listening, ended: Callable[[str], None])
 
 
 def application(manager: StreamableHTTPSessionManager, ended: Callable[[str], None]) -> ASGIApp:
-    """The ASGI application: one path, and only versions of the protocol with sessions."""
+    """Make the ASGI application: one path, and only versions of the protocol with sessions."""
     with_sessions = handshake_versions()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -130,7 +130,7 @@ def application(manager: StreamableHTTPSessionManager, ended: Callable[[str], No
 def _unsupported(version: str, supported: tuple[str, ...]) -> JSONResponse:
     """Newer clients take this as the sign to open a session with `initialize`."""
     data = {"supported": list(supported), "requested": version[:40]}
-    message = "This server keeps pictures by session: open one with `initialize`"
+    message = "This server keeps images by session: open one with `initialize`"
     error = {"code": _UNSUPPORTED_VERSION, "message": message, "data": data}
     return JSONResponse({"jsonrpc": "2.0", "id": None, "error": error}, 400)
 

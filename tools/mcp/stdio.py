@@ -14,7 +14,7 @@ from mcp.server.stdio import stdio_server
 
 
 def claim_stdout() -> BinaryIO:
-    """The real stdout. Whatever is printed from now on, by anyone in this process, goes to stderr."""
+    """Take the real stdout. Whatever is printed from now on, by anyone in this process, goes to stderr."""
     sys.stdout.flush()
     real = os.dup(1)
     os.dup2(2, 1)

@@ -37,7 +37,7 @@ class Request:
     Attributes:
         params: the method's parameters: `name` and `arguments` of a call, `uri` of a resource.
         session: the id of its HTTP session; None on stdio, where a process has one session.
-        report: tells the client that the work goes on: seconds so far, and words. Does nothing for clients that did
+        report: tells the client that the work goes on: seconds so far, and a message. Does nothing for clients that did
             not ask for it.
     """
 
@@ -50,7 +50,7 @@ Handler = Callable[[Request], Awaitable[dict[str, Any]]]
 
 
 def make_server(name: str, version: str, instructions: str, handlers: Mapping[str, Handler]) -> Any:
-    """A server of the low-level kind; `handlers` by method, out of those in `_KINDS`."""
+    """Make a server of the low-level kind; `handlers` by method, out of those in `_KINDS`."""
     server = _Server(name, version=version, instructions=instructions)
     for method, handler in handlers.items():
         if _IS_2:
@@ -61,7 +61,7 @@ def make_server(name: str, version: str, instructions: str, handlers: Mapping[st
 
 
 def handshake_versions() -> tuple[str, ...] | None:
-    """Versions of the protocol that have sessions; None where the installed `mcp` has no others."""
+    """Return the versions of the protocol that have sessions; None where the installed `mcp` has no others."""
     if not _IS_2:
         return None
     from mcp.types.version import HANDSHAKE_PROTOCOL_VERSIONS
@@ -70,7 +70,7 @@ def handshake_versions() -> tuple[str, ...] | None:
 
 
 def protocol_error(code: int, message: str) -> Exception:
-    """An error that is no tool's, to be raised by a handler."""
+    """Make an error of the protocol, not of a tool, for a handler to raise."""
     if _IS_2:
         error: Exception = _exceptions.MCPError(code=code, message=message)
     else:
