@@ -23,12 +23,12 @@ _DROPPED = 0.1  # share of training samples without a condition: what guidance m
 
 
 class Generator(nn.Module):
-    """Draws and changes images of the things it was taught, given condition tokens.
+    """Draws and changes images of the objects it was taught, given condition tokens.
 
     Args:
         words: the words it was taught.
-        looks: how many ways for a thing to look it knows.
-        colours: how many colours, a thing's own included.
+        looks: how many ways for an object to look it knows.
+        colours: how many colours, an object's own included.
         size: pixels a side, of the images it makes where no other size is asked for.
         width, depth: see `Denoiser`.
         channels: of the painter.
@@ -81,7 +81,7 @@ class Generator(nn.Module):
         return loss
 
     def paint_loss(self, looks_B: Tensor, paints_B: Tensor, sprites_B4SS: Tensor) -> Tensor:
-        """Mean absolute error of the painter on things as they look, premultiplied, 0..1."""
+        """Mean absolute error of the painter on objects as they look, premultiplied, 0..1."""
         return F.l1_loss(self.painter(torch.cat([self.looks[looks_B], self.colours[paints_B]], dim=1)), sprites_B4SS)
 
     def nearest(self, codes_BC: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The small generator's networks: words to condition tokens, a denoiser of slots, and a painter of single things.
+"""The small generator's networks: words to condition tokens, a denoiser of slots, and a painter of single objects.
 
 The denoiser is a transformer whose sequence holds the condition, the rows of slots and, for an edit, the patches of the
 image to change. Time and the mean condition modulate every layer through one shared projection (PixArt,
@@ -19,7 +19,7 @@ from .slots import CODE, NUMBERS, ROWS
 from .words import LENGTH
 
 SOURCE = 96  # pixels a side of the image to change, as the denoiser sees it
-SPRITE = 96  # pixels a side of a painted thing
+SPRITE = 96  # pixels a side of a painted object
 _PATCH = 12
 _HEAD = 64  # width of an attention head
 
@@ -87,7 +87,7 @@ class Denoiser(nn.Module):
 
 
 class Painter(nn.Module):
-    """Codes (B, bits) -> things as they look: (B, 4, 96, 96), premultiplied colours and cover, 0..1."""
+    """Codes (B, bits) -> objects as they look: (B, 4, 96, 96), premultiplied colours and cover, 0..1."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Training examples of the small generator: objects, and the scene or the change that they make up."""
 
 from dataclasses import dataclass
 
@@ -11,12 +11,12 @@ Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Thing:
-    """One thing in a scene. Place and size are shares of the image's side.
+class SceneObject:
+    """One object in a scene. Place and size are shares of the image's side.
 
     Attributes:
         name, colour: what prompts call it; no colour is its own.
-        look: number of its image among all images of things.
+        look: number of its image among all images of objects.
         paint: number of its colour, 0 for its own.
         light: how bright, about 1.
     """
@@ -41,7 +41,7 @@ class Sample:
     Attributes:
         prompt: what the image shows, or what the edit does.
         grid: the background's colours, float32 (3, 3, 3) of 0..1, spread smoothly over the image.
-        things: what is drawn, in order.
+        objects: what is drawn, in order.
         source: the image to change, uint8 (S, S, 3); None for a new image.
         mask: bool (S, S), where it may change; None for everywhere.
         gone: what of the source becomes background, x0 y0 x1 y1 as shares of its sides.
@@ -49,7 +49,7 @@ class Sample:
 
     prompt: str
     grid: NDArray[np.float32]
-    things: tuple[Thing, ...]
+    objects: tuple[SceneObject, ...]
     source: Pixels | None = None
     mask: NDArray[np.bool_] | None = None
     gone: tuple[float, float, float, float] | None = None

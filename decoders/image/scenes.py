@@ -1,7 +1,7 @@
-"""Training scenes of the small generator: things of known name, colour, number and place, and edits of such scenes.
+"""Training scenes of the small generator: objects of known name, colour, number and place, and edits of such scenes.
 
-A scene is a background, things drawn in order, and a prompt that says what is in it. An edit is a scene as an image,
-words for a change of one thing, and what the change draws. Every draw follows from the random generator given, so
+A scene is a background, objects drawn in order, and a prompt that says what is in it. An edit is a scene as an image,
+words for a change of one object, and what the change draws. Every draw follows from the random generator given, so
 sample number n of a run is always the same.
 """
 
@@ -17,10 +17,10 @@ from vision_agent.data.sources import Cutout, Cutouts, ImageArchive
 from vision_agent.data.text.phrases import NUMBERS, plural
 from vision_agent.inference.colors import COLOURS
 
-from .samples import Pixels, Sample, Thing
+from .samples import Pixels, Sample, SceneObject
 
 GRID = 3  # colours of a background a side
-SPRITE = 96  # pixels a side of a thing
+SPRITE = 96  # pixels a side of an object
 
 PLACES = {"left": (0.27, 0.5), "right": (0.73, 0.5), "top": (0.5, 0.28), "bottom": (0.5, 0.72)}
 _PLACE_WORDS = {
@@ -99,50 +99,50 @@ class GeneratorScenes:
             return self._edit(rng)
         kind = rng.random()
         if kind < 0.36:
-            text, things = self._alone(rng)
+            text, objects = self._alone(rng)
         elif kind < 0.66:
-            text, things = self._several(rng)
+            text, objects = self._several(rng)
         elif kind < 0.80:
-            text, things = self._placed(rng)
+            text, objects = self._placed(rng)
         else:
-            text, things = self._pair(rng)
+            text, objects = self._pair(rng)
         colour = str(rng.choice(list(_BACKGROUNDS))) if rng.random() < 0.12 else None
         if colour is not None:
             text = f"{text} on a {colour} background"
         if rng.random() < 0.1:
             text = f"{rng.choice(_OPENINGS)} {text}"
-        return Sample(text, self._background(rng, colour), tuple(things))
+        return Sample(text, self._background(rng, colour), tuple(objects))
 
     # New images
 
-    def _alone(self, rng: np.random.Generator) -> tuple[str, list[Thing]]:
+    def _alone(self, rng: np.random.Generator) -> tuple[str, list[SceneObject]]:
         name, colour = self._subject(rng)
         size = rng.uniform(0.58, 0.88)
         room = (1 - size) / 2 * 0.7
-        thing = self._thing(rng, name, colour, 0.5 + rng.uniform(-room, room), 0.5 + rng.uniform(-room, room), size)
-        return _described(rng, name, colour), [thing]
+        obj = self._object(rng, name, colour, 0.5 + rng.uniform(-room, room), 0.5 + rng.uniform(-room, room), size)
+        return _described(rng, name, colour), [obj]
 
-    def _placed(self, rng: np.random.Generator) -> tuple[str, list[Thing]]:
+    def _placed(self, rng: np.random.Generator) -> tuple[str, list[SceneObject]]:
         name, colour = self._subject(rng)
         place = str(rng.choice(list(PLACES)))
         x, y = (value + rng.uniform(-0.03, 0.03) for value in PLACES[place])
-        thing = self._thing(rng, name, colour, x, y, rng.uniform(0.4, 0.54))
-        return f"{_described(rng, name, colour)} {rng.choice(_PLACE_WORDS[place])}", [thing]
+        obj = self._object(rng, name, colour, x, y, rng.uniform(0.4, 0.54))
+        return f"{_described(rng, name, colour)} {rng.choice(_PLACE_WORDS[place])}", [obj]
 
-    def _several(self, rng: np.random.Generator) -> tuple[str, list[Thing]]:
+    def _several(self, rng: np.random.Generator) -> tuple[str, list[SceneObject]]:
         name, colour = self._subject(rng)
         count = int(rng.integers(2, 5))
         spots, size = _spots(rng, count)
         look = int(rng.choice(self._looks[name]))
-        things = []
+        objects = []
         for x, y in spots:
-            thing = self._thing(rng, name, colour, x + rng.uniform(-0.02, 0.02), y + rng.uniform(-0.02, 0.02), size)
-            things.append(replace(thing, look=look, size=size * float(rng.uniform(0.92, 1.05))))
+            obj = self._object(rng, name, colour, x + rng.uniform(-0.02, 0.02), y + rng.uniform(-0.02, 0.02), size)
+            objects.append(replace(obj, look=look, size=size * float(rng.uniform(0.92, 1.05))))
         number = NUMBERS[count - 1] if rng.random() < 0.85 else str(count)
         words = [number, *([colour] if colour else []), plural(name)]
-        return " ".join(words), things
+        return " ".join(words), objects
 
-    def _pair(self, rng: np.random.Generator) -> tuple[str, list[Thing]]:
+    def _pair(self, rng: np.random.Generator) -> tuple[str, list[SceneObject]]:
         first, second = self._subject(rng), self._subject(rng)
         while second[0] == first[0]:
             second = self._subject(rng)
@@ -154,27 +154,27 @@ class GeneratorScenes:
             "above": ((0.5, 0.27), (0.5, 0.73)),
             "below": ((0.5, 0.73), (0.5, 0.27)),
         }[towards]
-        things = []
+        objects = []
         for (name, colour), (x, y) in zip((first, second), spots, strict=True):
             x, y = x + rng.uniform(-0.03, 0.03), y + rng.uniform(-0.03, 0.03)
-            things.append(self._thing(rng, name, colour, x, y, rng.uniform(0.4, 0.48)))
-        return f"{_described(rng, *first)} {relation} {_described(rng, *second)}", things
+            objects.append(self._object(rng, name, colour, x, y, rng.uniform(0.4, 0.48)))
+        return f"{_described(rng, *first)} {relation} {_described(rng, *second)}", objects
 
     # Edits
 
     def _edit(self, rng: np.random.Generator) -> Sample:
         kind = str(rng.choice(["recolour", "remove", "add", "replace"], p=[0.4, 0.2, 0.2, 0.2]))
-        things = (self._alone if rng.random() < 0.45 or kind == "add" else self._pair)(rng)[1]
+        objects = (self._alone if rng.random() < 0.45 or kind == "add" else self._pair)(rng)[1]
         if kind == "add":
-            things = [replace(things[0], size=things[0].size * 0.55, x=0.27, y=0.5)]
+            objects = [replace(objects[0], size=objects[0].size * 0.55, x=0.27, y=0.5)]
             if rng.random() < 0.5:
-                things = [replace(things[0], x=0.73)]
+                objects = [replace(objects[0], x=0.73)]
         grid = self._background(rng, None)
-        index = int(rng.integers(len(things)))
-        old = things[index]
-        source = self.draw(grid, things)
-        the = f"the {old.name}" if len(things) > 1 or rng.random() < 0.6 else "it"
-        new: Thing | None = None
+        index = int(rng.integers(len(objects)))
+        old = objects[index]
+        source = self.draw(grid, objects)
+        the = f"the {old.name}" if len(objects) > 1 or rng.random() < 0.6 else "it"
+        new: SceneObject | None = None
         gone: tuple[float, float, float, float] | None = None
         if kind == "recolour":
             new = replace(old, colour=str(rng.choice(COLOURS)))
@@ -182,7 +182,7 @@ class GeneratorScenes:
         elif kind == "add":
             name, colour = self._subject(rng)
             side = "right" if old.x < 0.5 else "left"
-            new = self._thing(rng, name, colour, *PLACES[side], rng.uniform(0.4, 0.48))
+            new = self._object(rng, name, colour, *PLACES[side], rng.uniform(0.4, 0.48))
             text = f"add {_described(rng, name, colour, article=True)}"
             if rng.random() < 0.5:
                 text = f"{text} {rng.choice(_PLACE_WORDS[side])}"
@@ -191,7 +191,7 @@ class GeneratorScenes:
             text = f"{rng.choice(['remove', 'remove', 'delete', 'erase'])} {the}"
         if kind == "replace":
             name, colour = self._subject(rng)
-            new = self._thing(rng, name, colour, old.x, old.y, old.size)
+            new = self._object(rng, name, colour, old.x, old.y, old.size)
             text = f"replace {the} {rng.choice(['with', 'by'])} {_described(rng, name, colour, article=True)}"
         mask = None
         if rng.random() < 0.5:
@@ -204,9 +204,11 @@ class GeneratorScenes:
     def _subject(self, rng: np.random.Generator) -> tuple[str, str | None]:
         return str(rng.choice(self.names)), str(rng.choice(COLOURS)) if rng.random() < 0.5 else None
 
-    def _thing(self, rng: np.random.Generator, name: str, colour: str | None, x: float, y: float, size: float) -> Thing:
+    def _object(
+        self, rng: np.random.Generator, name: str, colour: str | None, x: float, y: float, size: float
+    ) -> SceneObject:
         look = int(rng.choice(self._looks[name]))
-        return Thing(name, colour, look, float(x), float(y), float(size), light=float(rng.uniform(0.9, 1.1)))
+        return SceneObject(name, colour, look, float(x), float(y), float(size), light=float(rng.uniform(0.9, 1.1)))
 
     def _background(self, rng: np.random.Generator, colour: str | None) -> NDArray[np.float32]:
         """A grid of colours: plain, shaded, with a floor, or a photo far out of focus."""
@@ -227,24 +229,24 @@ class GeneratorScenes:
                 grid[1] = other if rng.random() < 0.5 else base
         return grid.clip(0, 1)
 
-    def _extent(self, thing: Thing) -> tuple[float, float, float, float]:
-        """The box of what is seen of a thing, as shares of the image's side."""
-        cover = self.sprites[thing.look, 0, :, :, 3] > 60
+    def _extent(self, obj: SceneObject) -> tuple[float, float, float, float]:
+        """The box of what is seen of an object, as shares of the image's side."""
+        cover = self.sprites[obj.look, 0, :, :, 3] > 60
         rows, columns = np.nonzero(cover.any(1))[0], np.nonzero(cover.any(0))[0]
-        left, top = thing.x - thing.size / 2, thing.y - thing.size / 2
-        step = thing.size / SPRITE
+        left, top = obj.x - obj.size / 2, obj.y - obj.size / 2
+        step = obj.size / SPRITE
         x0, x1 = left + columns[0] * step, left + (columns[-1] + 1) * step
         y0, y1 = top + rows[0] * step, top + (rows[-1] + 1) * step
         return max(0.0, x0), max(0.0, y0), min(1.0, x1), min(1.0, y1)
 
-    def draw(self, grid: NDArray[np.float32], things: Sequence[Thing], side: int = 96) -> Pixels:
+    def draw(self, grid: NDArray[np.float32], objects: Sequence[SceneObject], side: int = 96) -> Pixels:
         """A scene as an image, uint8 (side, side, 3)."""
         canvas = Image.fromarray(spread(grid, side))
-        for thing in things:
-            size = max(4, round(thing.size * side))
-            sprite = Image.fromarray(self.sprites[thing.look, thing.paint]).resize((size, size), Image.Resampling.BOX)
-            lit = sprite.convert("RGB").point([min(255, round(value * thing.light)) for value in range(256)] * 3)
-            corner = round(thing.x * side - size / 2), round(thing.y * side - size / 2)
+        for obj in objects:
+            size = max(4, round(obj.size * side))
+            sprite = Image.fromarray(self.sprites[obj.look, obj.paint]).resize((size, size), Image.Resampling.BOX)
+            lit = sprite.convert("RGB").point([min(255, round(value * obj.light)) for value in range(256)] * 3)
+            corner = round(obj.x * side - size / 2), round(obj.y * side - size / 2)
             canvas.paste(lit, corner, sprite.getchannel("A"))
         return np.asarray(canvas)
 
@@ -288,7 +290,7 @@ def _described(rng: np.random.Generator, name: str, colour: str | None, article:
 
 
 def _spots(rng: np.random.Generator, count: int) -> tuple[list[tuple[float, float]], float]:
-    """Middles of `count` things that do not overlap, and their size."""
+    """Middles of `count` objects that do not overlap, and their size."""
     if count == 2:
         across = [(0.27, 0.5), (0.73, 0.5)]
         return (across if rng.random() < 0.75 else [(0.5, 0.27), (0.5, 0.73)]), float(rng.uniform(0.4, 0.47))

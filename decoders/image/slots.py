@@ -1,7 +1,7 @@
 """An image as slots: rows of numbers that say what is drawn where, and the drawing of them.
 
-Row 0 is the background, a 3 x 3 grid of colours; rows 1-4 are things, drawn in that order; row 5 is a part of an older
-image that an edit takes away. A thing is a place, a size, and two codes of +1 and -1, which say how it looks and what
+Row 0 is the background, a 3 x 3 grid of colours; rows 1-4 are objects, drawn in that order; row 5 is a part of an older
+image that an edit takes away. An object is a place, a size, and two codes of +1 and -1, which say how it looks and what
 colour it is. Discrete choices as real numbers are "analog bits" (https://arxiv.org/abs/2208.04202): a flow can draw
 them.
 
@@ -18,14 +18,14 @@ from torch import Tensor
 if TYPE_CHECKING:
     from .samples import Sample
 
-THINGS = 4
-ROWS = THINGS + 2
+OBJECTS = 4
+ROWS = OBJECTS + 2
 NUMBERS = 32
 GRID = 3  # colours of the background a side
 LOOK_BITS, COLOUR_BITS = 16, 8
 
 _GONE = ROWS - 1
-_THERE, _X, _Y, _WIDTH, _HEIGHT = range(5)  # _WIDTH is the size of a thing
+_THERE, _X, _Y, _WIDTH, _HEIGHT = range(5)  # _WIDTH is the size of an object
 _LIGHT = 4
 _LOOK = slice(5, 5 + LOOK_BITS)
 _COLOUR = slice(5 + LOOK_BITS, 5 + LOOK_BITS + COLOUR_BITS)
@@ -53,13 +53,13 @@ def rows_of(samples: Sequence["Sample"], looks: Tensor, colours: Tensor) -> tupl
         weight[0, : GRID * GRID * 3] = 1
         row[1:, _THERE] = -1
         weight[1:, _THERE] = 2  # how many there are
-        for number, thing in enumerate(sample.things, start=1):
+        for number, obj in enumerate(sample.objects, start=1):
             row[number, _THERE] = 1
-            row[number, _X] = _PLACE_SCALE * (thing.x - 0.5)
-            row[number, _Y] = _PLACE_SCALE * (thing.y - 0.5)
-            row[number, _WIDTH] = _SIZE_SCALE * (thing.size - _SIZE_MIDDLE)
-            row[number, _LIGHT] = _LIGHT_SCALE * (thing.light - 1)
-            row[number, _LOOK], row[number, _COLOUR] = looks[thing.look], colours[thing.paint]
+            row[number, _X] = _PLACE_SCALE * (obj.x - 0.5)
+            row[number, _Y] = _PLACE_SCALE * (obj.y - 0.5)
+            row[number, _WIDTH] = _SIZE_SCALE * (obj.size - _SIZE_MIDDLE)
+            row[number, _LIGHT] = _LIGHT_SCALE * (obj.light - 1)
+            row[number, _LOOK], row[number, _COLOUR] = looks[obj.look], colours[obj.paint]
             weight[number, : CODE.stop] = 1
         if sample.gone is not None:
             x0, y0, x1, y1 = sample.gone
@@ -73,7 +73,7 @@ def compose(rows_RF: Tensor, sprites_T4SS: Tensor, size: tuple[int, int], under_
     """Draw the rows of one image: (3, H, W), 0..1.
 
     Args:
-        sprites_T4SS: how each of the four things looks: premultiplied colours and cover, 0..1, on a square.
+        sprites_T4SS: how each of the four objects looks: premultiplied colours and cover, 0..1, on a square.
         size: (height, width).
         under_3HW: an older image to draw on; None for the rows' own background.
     """

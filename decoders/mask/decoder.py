@@ -8,7 +8,7 @@ belongs to one box and one phrase; the mask of all there is of a phrase, such as
 
 Logits are enlarged inside their box alone and kept as run lengths: no image-sized mask of floats ever exists.
 
-Shape suffixes: B images, N boxes of an image, M masks, K phrases, C channels, E phrase vector, G true things,
+Shape suffixes: B images, N boxes of an image, M masks, K phrases, C channels, E phrase vector, G true objects,
 S side of a grid of points.
 """
 
@@ -33,7 +33,7 @@ from ..sam.prompts import Prompts
 from .head import FINE, MaskHead, grid_points
 
 _AT_ONCE = 32  # masks in one pass
-_CANDIDATES = 12  # boxes tried for the points of a thing
+_CANDIDATES = 12  # boxes tried for the points of an object
 _FALLBACK_SIDE = 0.25  # of the image: the box tried around a point that no proposal holds
 
 
@@ -95,12 +95,12 @@ class MaskDecoder(Decoder):
         labels: Sequence[str] | None = None,
         scores: Sequence[float] | None = None,
     ) -> Segmentation:
-        """One segment for each box, inside it: who gives a box knows where the thing ends.
+        """One segment for each box, inside it: who gives a box knows where the object ends.
 
         Args:
             boxes: (n, 4) xyxy in pixels of the upright original; what reaches over the edge of the image is cut off.
             request: its phrases are for the result alone.
-            labels: what the n things are; "object" if None.
+            labels: what the n objects are; "object" if None.
             scores: how sure it is that they are there; None for the IoU expected of each mask.
 
         Raises:
@@ -119,16 +119,16 @@ class MaskDecoder(Decoder):
         point_labels: npt.ArrayLike | None = None,
         labels: Sequence[str] | None = None,
     ) -> Segmentation:
-        """One segment for each thing that points lie on.
+        """One segment for each object that points lie on.
 
         Points choose among the boxes proposed around them: the one is taken whose mask agrees with most of the points,
         and of equals that of which the best mask is expected.
 
         Args:
-            points: (n, 2), or (n, k, 2) for k points of each thing; pixels of the upright original.
+            points: (n, 2), or (n, k, 2) for k points of each object; pixels of the upright original.
             request: its phrases are for the result alone.
-            point_labels: (n, k) or (n,), 1 for points on the thing, 0 for points beside it; all 1 if None.
-            labels: what the n things are; "object" if None.
+            point_labels: (n, k) or (n,), 1 for points on the object, 0 for points beside it; all 1 if None.
+            labels: what the n objects are; "object" if None.
 
         Raises:
             InputError: another shape, a point outside the image, labels that do not fit.
@@ -158,7 +158,7 @@ class MaskDecoder(Decoder):
 
         Args:
             states_KNC: of all phrases of all images; `rows_K` names the image of each.
-            targets: `MaskTargets`, one an image. Images without true things are left out; 0 if all are.
+            targets: `MaskTargets`, one an image. Images without true objects are left out; 0 if all are.
         """
         unit_KE, _ = self.finder.phrase_vectors(states_KNC)
         boxes_BN4, owner_BN = _training_boxes(prepared.boxes, targets, count)
@@ -231,7 +231,7 @@ class MaskDecoder(Decoder):
         )
 
     def _chosen(self, prompts: Prompts, prepared: PreparedMasks, request: DecodeRequest) -> npt.NDArray[np.float64]:
-        """The box (n, 4) of each thing that points were given of."""
+        """The box (n, 4) of each object that points were given of."""
         assert prompts.points is not None and prompts.labels is not None
         proposed_N4 = prepared.boxes.regions_BN4[0][prepared.boxes.proposed_BN[0]]
         regions = request.grid.convert(proposed_N4.double().cpu().numpy(), "unit", "image")
@@ -271,15 +271,15 @@ def _size(request: DecodeRequest) -> tuple[int, int]:
 
 @torch.no_grad()
 def _training_boxes(prepared: PreparedBoxes, targets: Sequence[MaskTargets], count: int) -> tuple[Tensor, Tensor]:
-    """Boxes (B, count, 4) to make masks of in training, and the index of each one's true thing (B, count)."""
+    """Boxes (B, count, 4) to make masks of in training, and the index of each one's true object (B, count)."""
     like = prepared.regions_BN4
     boxes_BN4 = like.new_tensor([0.0, 0.0, 1.0, 1.0]).repeat(len(targets), count, 1)
     owner_BN = torch.zeros(len(targets), count, dtype=torch.long, device=like.device)
     for row, target in enumerate(targets):
-        things = len(target.boxes_G4)
-        if not things:
+        objects = len(target.boxes_G4)
+        if not objects:
             continue
-        owner_N = torch.randperm(things, device=like.device).repeat(-(-count // things))[:count]
+        owner_N = torch.randperm(objects, device=like.device).repeat(-(-count // objects))[:count]
         true_N4 = target.boxes_G4[owner_N]
         sides_N4 = (true_N4[:, 2:] - true_N4[:, :2]).repeat(1, 2)
         moved_N4 = true_N4 + 0.05 * sides_N4 * torch.randn_like(sides_N4).clamp(-2, 2)
@@ -310,7 +310,7 @@ def _sampled_truth(targets: Sequence[MaskTargets], owner_BN: Tensor, grown_BN4: 
 def _around(
     points: npt.NDArray[np.float64], regions: npt.NDArray[np.float64], size: tuple[int, int]
 ) -> npt.NDArray[np.float64]:
-    """The best proposals that hold all of a thing's points (n, 2); a box of the image's shape where none does."""
+    """The best proposals that hold all of an object's points (n, 2); a box of the image's shape where none does."""
     holds = ((points[:, None] >= regions[:, :2]) & (points[:, None] <= regions[:, 2:])).all(axis=(0, 2))
     held = regions[holds][:_CANDIDATES]
     if len(held):

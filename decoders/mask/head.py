@@ -1,4 +1,4 @@
-"""The network of the mask decoder: from what the feature maps hold inside a box to the shape of the thing in it.
+"""The network of the mask decoder: from what the feature maps hold inside a box to the shape of the object in it.
 
 Shape suffixes as in `vision_agent.decoders.mask.decoder`.
 """

@@ -47,7 +47,7 @@ SEGMENT = RouteSpec(token="[SEG]", decoder="mask", num_queries=4, ends=True)
 
 _BIAS_WEIGHT = 0.1
 _PHRASE_SHARE = 0.5  # of the steps that tell the mask network what it looks at: it must do without, too
-_NAMED_SHARE = 0.75  # of the things in such a step
+_NAMED_SHARE = 0.75  # of the objects in such a step
 
 StageName = Literal["states", "masks"]
 

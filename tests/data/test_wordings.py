@@ -15,12 +15,12 @@ from vision_agent.data.text import request_templates as requests
 from vision_agent.data.text.dialogue import Exchange, Part, PhraseTarget
 from vision_agent.data.text.evidence_questions import random_question, scene_question
 from vision_agent.data.text.held_out import CONTRASTS, HELD_OUT
-from vision_agent.data.text.human_templates import spoken, spoken_request
+from vision_agent.data.text.human_templates import human_request, human_templates
 from vision_agent.data.text.language_mix import LanguageMix, corpus, routed
 from vision_agent.data.text.phrases import Phrases
 from vision_agent.data.text.sentence_templates import SentenceGrammar
 from vision_agent.inference.colors import COLOURS
-from vision_agent.inference.evidence import COUNT_WORDS, LOOKS, Evidence
+from vision_agent.inference.evidence import COUNT_WORDS, EVIDENCE_REQUESTS, Evidence
 
 NAMES = ["dog", "traffic light", "bus", "bat (animal)", "wine glass"]
 CAPTIONS = ["A man rides a brown horse on the beach.", "Two cats, asleep on the old couch"]
@@ -91,7 +91,7 @@ def test_requests_that_look_alike_are_trained_for_what_they_mean() -> None:
 
 @given(st.integers(0, 2**32))
 def test_things_to_copy_do_not_begin_or_end_with_words_of_the_request(seed: int) -> None:
-    phrase = Phrases(NAMES, CAPTIONS).thing(np.random.default_rng(seed))
+    phrase = Phrases(NAMES, CAPTIONS).phrase(np.random.default_rng(seed))
     words = phrase.split()
     assert 1 <= len(words) and " ".join(words) == phrase == phrase.lower()
     assert not {words[0], words[-1]} & {"a", "the", "in", "on", "please"} and "(" not in phrase
@@ -99,7 +99,7 @@ def test_things_to_copy_do_not_begin_or_end_with_words_of_the_request(seed: int)
 
 def test_most_things_to_copy_are_no_known_names() -> None:
     phrases, rng = Phrases(NAMES, CAPTIONS), np.random.default_rng(0)
-    drawn = [phrases.thing(rng) for _ in range(400)]
+    drawn = [phrases.phrase(rng) for _ in range(400)]
     known = re.compile("|".join(f"({'|'.join(COLOURS)} )?{name}(s|es)?" for name in phrases.names))
     assert np.mean([known.fullmatch(phrase) is None for phrase in drawn]) > 0.6
     assert len(set(drawn)) > 250
@@ -117,7 +117,7 @@ def told(exchange: Exchange) -> tuple[list[Evidence], str]:
     """The evidence of an exchange and what is said in the end."""
     evidence, before = [], Part("")
     for part in exchange.parts:
-        if part.given and part.text not in LOOKS:
+        if part.given and part.text not in EVIDENCE_REQUESTS:
             evidence.append(Evidence.parse(before.text, part.text))
         elif part.route is not None:
             before = part
@@ -230,21 +230,27 @@ def test_what_is_no_evidence_is_refused(text: str) -> None:
         Evidence.parse("dog", text)
 
 
-def test_spoken_requests_are_none_of_those_held_out() -> None:
+def test_human_requests_are_none_of_those_held_out() -> None:
     def bare(text: str) -> str:
         return re.sub(r"\W+", " ", text.lower()).strip()
 
     held_out = {bare(wording.request.format("zebra")) for wordings in HELD_OUT.values() for wording in wordings}
-    fillings = {"thing": "zebra", "the_thing": "the zebra", "a_thing": "a zebra", "things": "zebras", "colour": "red"}
-    assert set(spoken()) == set(requests.ROUTED)
-    for sentences in spoken().values():
+    fillings = {
+        "object": "zebra",
+        "the_object": "the zebra",
+        "an_object": "a zebra",
+        "objects": "zebras",
+        "colour": "red",
+    }
+    assert set(human_templates()) == set(requests.ROUTED)
+    for sentences in human_templates().values():
         assert len(set(sentences)) == len(sentences) > 100
         assert not held_out & {bare(sentence.format(**fillings)) for sentence in sentences}
 
 
-def test_a_spoken_request_holds_what_is_written_before_the_token() -> None:
+def test_a_human_request_holds_what_is_written_before_the_token() -> None:
     phrases, rng = Phrases(NAMES, CAPTIONS), np.random.default_rng(0)
     for kind in requests.ROUTED:
-        for exchange in [spoken_request(kind, phrases, rng) for _ in range(150)]:
+        for exchange in [human_request(kind, phrases, rng) for _ in range(150)]:
             assert exchange.route == kind and "{" not in exchange.request
             assert kind == "ocr" or exchange.answer in exchange.request

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from typer.testing import CliRunner
 
 from vision_agent import VisionAgent
-from vision_agent.cli.main import app
+from vision_agent.cli.main import command_line
 from vision_agent.data.recolor import colour_of
 from vision_agent.data.text.phrases import plural
 from vision_agent.decoders.image.mapper_training import EDIT, GENERATE, DrawingTraining, train_drawing
@@ -71,13 +71,13 @@ class TestScenes:
             sample = scenes.sample(rng, edit=False)
             said = sample.prompt.split()
             assert set(said) <= words
-            for thing in sample.things:
-                assert thing.name in said or plural(thing.name) in said
-                assert thing.colour is None or thing.colour in said
+            for obj in sample.objects:
+                assert obj.name in said or plural(obj.name) in said
+                assert obj.colour is None or obj.colour in said
             if said[0] in ("two", "three", "four"):
-                assert len(sample.things) == {"two": 2, "three": 3, "four": 4}[said[0]]
-            if "left" in said and len(sample.things) == 1:
-                assert sample.things[0].x < 0.4
+                assert len(sample.objects) == {"two": 2, "three": 3, "four": 4}[said[0]]
+            if "left" in said and len(sample.objects) == 1:
+                assert sample.objects[0].x < 0.4
 
     def test_the_same_number_is_the_same_sample(self, data: Path) -> None:
         scenes = GeneratorScenes(data, config().names)
@@ -176,19 +176,21 @@ class TestCommands:
         short = DrawingTraining(noise_steps=1, batch=2)
         monkeypatch.setattr("vision_agent.decoders.image.mapper_training.DrawingTraining", lambda: short)
         common = ["--data", str(data), "--device", "cpu"]
-        made = CliRunner().invoke(app, ["train-generator", str(recipe), *common, "--out", str(tmp_path / "run")])
+        made = CliRunner().invoke(
+            command_line(), ["train-generator", str(recipe), *common, "--out", str(tmp_path / "run")]
+        )
         assert made.exit_code == 0, made.output
         generator = made.stdout.strip().splitlines()[-1]
         assert generator == str(tmp_path / "run" / "generator")
         arguments = ["train-drawing", str(tmp_path / "tiny"), generator, *common, "--recipe", str(recipe)]
         arguments += ["--prompts", "2", "--steps", "2"]
-        drawn = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "adapters")])
+        drawn = CliRunner().invoke(command_line(), [*arguments, "--out", str(tmp_path / "adapters")])
         assert drawn.exit_code == 0, drawn.output
         folders = [Path(line) for line in drawn.stdout.strip().splitlines()[-2:]]
         assert [folder.name for folder in folders] == ["gen", "edit"]
         agent = VisionAgent.from_pretrained(tmp_path / "tiny", adapters=folders)
         assert agent.generate("two balls", seed=0, steps=1).size == (32, 32)
-        wrong = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "none"), "--only", "seg"])
+        wrong = CliRunner().invoke(command_line(), [*arguments, "--out", str(tmp_path / "none"), "--only", "seg"])
         assert isinstance(wrong.exception, InputError) and not (tmp_path / "none").exists()
-        wrong = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "none"), "--steps", "0"])
+        wrong = CliRunner().invoke(command_line(), [*arguments, "--out", str(tmp_path / "none"), "--steps", "0"])
         assert isinstance(wrong.exception, InputError) and "0" in str(wrong.exception)

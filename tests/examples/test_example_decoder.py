@@ -240,10 +240,10 @@ def test_samples_and_decoders_that_cannot_be_trained_on(installed: None, tmp_pat
 
 def test_corners_learn_in_three_steps_and_are_read(installed: None, checkpoint: Path, tmp_path: Path) -> None:
     """The package's own command, on a tiny InternVL: train, then use what was saved."""
-    from vision_agent_corners.command import app
+    from vision_agent.cli.main import command_line
 
     def command(*arguments: object) -> Any:
-        return CliRunner().invoke(app, [*map(str, arguments), "--model", str(checkpoint)])
+        return CliRunner().invoke(command_line(), ["corners", *map(str, arguments), "--model", str(checkpoint)])
 
     trained = command("train", "corners", "--steps", 3, "--batch", 2, "--workers", 0, "--photos", PHOTOS)
     assert trained.exit_code == 0, trained.output
@@ -258,8 +258,7 @@ def test_corners_learn_in_three_steps_and_are_read(installed: None, checkpoint: 
 
 
 def test_the_corners_loss_is_least_at_the_truth_and_reaches_every_parameter(installed: None) -> None:
-    from vision_agent_corners import CornersTarget
-    from vision_agent_corners.decoder import ROUTE, CornersDecoder
+    from vision_agent_corners.decoder import ROUTE, CornersDecoder, CornersTarget
 
     from vision_agent import DecodeRequest, DenseFeatures
     from vision_agent.geometry.frames import TileGrid
@@ -330,7 +329,7 @@ def test_figures_of_the_truth_are_perfect_and_of_a_guess_are_not(installed: None
 def test_the_tool_straightens_once_the_route_is_there(
     installed: None, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vision_agent_corners import Sheet, Sheets
+    from vision_agent_corners.decoder import ROUTE, Sheet, Sheets
 
     agent = VisionAgent.from_pretrained(checkpoint)
     store = ImageStore()
@@ -338,8 +337,6 @@ def test_the_tool_straightens_once_the_route_is_there(
     assert "straighten" not in {tool["name"] for tool in agent.tool_definitions("anthropic")}
     with pytest.raises(ToolError):
         agent.call_tool("straighten", {"image": image}, store=store)
-    from vision_agent_corners.decoder import ROUTE
-
     save_adapter(tmp_path / "corners", new_route(agent.backbone, ROUTE), agent.backbone)
     agent.load_adapter("corners")
     sheet = Sheet(phrase="page", score=0.9, corners=((100, 50), (300, 60), (310, 400), (90, 390)), model="tiny")

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 
 from vision_agent import ConfigError, VisionAgent
-from vision_agent.cli.main import calibrate
+from vision_agent.cli.training import calibrate
 from vision_agent.data.copy_paste import CopyPaste, plain_background
 from vision_agent.data.dataset import TrainingMix
 from vision_agent.data.near_duplicates import difference_hash, near_duplicates
@@ -105,7 +105,7 @@ EVERY_STEP, ONLY_AT_THE_END = 1e-9, 1e9
 def recipe(init: Path | None = None, save_minutes: float = ONLY_AT_THE_END, **last: object) -> TrainConfig:
     """Two steps of text, one of small images, two of the model's own size; `last` changes the last stage."""
     stage = {"batch": 2, "rate": 1e-3, "decoder_rate": 1e-3, "warm_up": 1}
-    images = {"kind": "pictures", "tower_rate": 1e-4, **stage}
+    images = {"kind": "images", "tower_rate": 1e-4, **stage}
     return TrainConfig.model_validate(
         {
             "workers": 0,
@@ -174,9 +174,9 @@ def killed(config: TrainConfig, archives: Path, out: Path, step: int) -> None:
     ("step", "save_minutes", "from_checkpoint"),
     [
         pytest.param(1, EVERY_STEP, False, id="text"),
-        pytest.param(4, EVERY_STEP, False, id="second picture stage"),
-        pytest.param(4, ONLY_AT_THE_END, False, id="end of the first picture stage"),
-        pytest.param(4, EVERY_STEP, True, id="second picture stage, from a checkpoint"),
+        pytest.param(4, EVERY_STEP, False, id="second image stage"),
+        pytest.param(4, ONLY_AT_THE_END, False, id="end of the first image stage"),
+        pytest.param(4, EVERY_STEP, True, id="second image stage, from a checkpoint"),
     ],
 )
 def test_a_killed_run_goes_on_exactly(
@@ -241,7 +241,7 @@ def test_missing_data_is_named(tmp_path: Path) -> None:
 
 
 STAGE = '[[stages]]\nname = "{}"\nkind = "{}"\nsteps = 1\nbatch = 1\nrate = 1e-3\n'
-TEXT, IMAGES = STAGE.format("words", "text"), STAGE.format("look", "pictures")
+TEXT, IMAGES = STAGE.format("words", "text"), STAGE.format("look", "images")
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ TEXT, IMAGES = STAGE.format("words", "text"), STAGE.format("look", "pictures")
         (TEXT + TEXT, "different names.*'words', 'words'"),
         (STAGE.format("Words!", "text"), "stages.0.name"),
         (STAGE.format("words", "video"), "stages.0.kind"),
-        (TEXT + "tile = 320\n", "stages.0.*'words' has no pictures"),
+        (TEXT + "tile = 320\n", "stages.0.*'words' has no images"),
         (IMAGES + "tile = 300\n", "stages.0.tile"),
         (TEXT + IMAGES + "step = 5\n", "stages.1.step`"),
         ('init = "nowhere"\n' + TEXT, "`init`.*nowhere"),
@@ -279,7 +279,7 @@ def test_a_recipe_finds_its_checkpoint_from_where_it_lies(finished: Path, tmp_pa
 
 def test_the_default_recipe_is_valid() -> None:
     config = read_config(DEFAULT_RECIPE)
-    assert [stage.kind for stage in config.stages] == ["text", "pictures", "pictures", "language"]
+    assert [stage.kind for stage in config.stages] == ["text", "images", "images", "language"]
     assert config.init is None
 
 
@@ -351,7 +351,7 @@ def test_composed_boxes_enclose_exactly_what_was_pasted(archives: Path) -> None:
 def test_twins_have_the_two_colours_and_do_not_touch(archives: Path) -> None:
     maker = CopyPaste(Cutouts(archives), "train")
     ground = plain_background(Image.new("RGB", (300, 300), (255, 255, 255)))
-    scenes = [maker.twins(ground, ("red", "blue"), np.random.default_rng(seed)) for seed in range(10)]
+    scenes = [maker.pair(ground, ("red", "blue"), np.random.default_rng(seed)) for seed in range(10)]
     pairs = [scene for scene in scenes if len(scene.boxes) == 2]
     assert len(pairs) >= 3
     for scene in pairs:

@@ -10,7 +10,7 @@ from vision_agent.data.recolor import PAINTABLE, colour_of, repainted
 from vision_agent.data.scene import Scene
 from vision_agent.data.sources import Cutout, Cutouts
 
-_MOST_COVERED = 0.6  # a thing hidden more than this is not asked for
+_MOST_COVERED = 0.6  # an object hidden more than this is not asked for
 
 
 class CopyPaste:
@@ -19,22 +19,22 @@ class CopyPaste:
     Args:
         cutouts: the archive.
         split: which cut-outs, see `Cutouts.items`.
-        size: (fewest, most) things pasted.
+        size: (fewest, most) objects pasted.
     """
 
     def __init__(self, cutouts: Cutouts, split: str, size: tuple[int, int] = (2, 8)) -> None:
         self._cutouts = cutouts
         self._items = cutouts.items(split)
         self._size = size
-        # Photos of things teach more than drawings of them.
+        # Photos of objects teach more than drawings of them.
         weight = np.array([{"photo": 1.5, "render": 1.0, "stamp": 1.0}[item.kind] for item in self._items])
         self._weight = weight / weight.sum()
         self.names = frozenset(item.name for item in self._items)
 
     def make(self, background: Scene, rng: np.random.Generator, masks: bool = False) -> Scene:
-        """Paste things on `background`, whose own boxes stay unless they get covered.
+        """Paste objects on `background`, whose own boxes stay unless they get covered.
 
-        With `masks`, the scene has the mask of what is visible of each thing.
+        With `masks`, the scene has the mask of what is visible of each object.
         """
         picked = [
             self._items[index] for index in rng.choice(len(self._items), rng.integers(*self._size), p=self._weight)
@@ -53,8 +53,8 @@ class CopyPaste:
         rng.shuffle(pastes)
         return self._paste(background, pastes[:11], rng, masks=masks)
 
-    def twins(self, background: Scene, colours: tuple[str, str], rng: np.random.Generator) -> Scene:
-        """One thing twice, in two colours, apart from each other."""
+    def pair(self, background: Scene, colours: tuple[str, str], rng: np.random.Generator) -> Scene:
+        """One object twice, in two colours, apart from each other."""
         item = self._items[rng.choice(len(self._items), p=self._weight)]
         return self._paste(background, [(item, colours[0]), (item, colours[1])], rng, apart=True)
 
@@ -68,28 +68,28 @@ class CopyPaste:
     ) -> Scene:
         canvas = background.image.copy()
         width, height = canvas.size
-        # The number of the topmost thing at each pixel; 0 for the background.
+        # The number of the topmost object at each pixel; 0 for the background.
         owner: NDArray[np.int16] = np.zeros((height, width), dtype=np.int16)
         areas, boxes, names, colours = [], [], [], []
         for item, paint in pastes:
-            thing = self._cutouts.open(item)
+            cutout = self._cutouts.open(item)
             if paint is not None:
-                thing = repainted(thing, paint)
-            thing = _varied(thing, min(width, height), rng)
-            place = _place(thing.size, (width, height), owner, rng, apart)
+                cutout = repainted(cutout, paint)
+            cutout = _varied(cutout, min(width, height), rng)
+            place = _place(cutout.size, (width, height), owner, rng, apart)
             if place is None:
                 continue
             x, y = place
-            alpha = np.asarray(thing.getchannel("A")) > 110
+            alpha = np.asarray(cutout.getchannel("A")) > 110
             rows, columns = np.nonzero(alpha.any(1))[0], np.nonzero(alpha.any(0))[0]
             if len(rows) < 6 or len(columns) < 6:
                 continue
-            canvas.paste(thing, (x, y), thing)
+            canvas.paste(cutout, (x, y), cutout)
             boxes.append([x + columns[0], y + rows[0], x + columns[-1] + 1, y + rows[-1] + 1])
             names.append(item.name)
-            colours.append(colour_of(np.asarray(thing.convert("RGB"))[alpha]))
+            colours.append(colour_of(np.asarray(cutout.convert("RGB"))[alpha]))
             areas.append(int(alpha.sum()))
-            owner[y : y + thing.height, x : x + thing.width][alpha] = len(boxes)
+            owner[y : y + cutout.height, x : x + cutout.width][alpha] = len(boxes)
         seen = np.bincount(owner.ravel(), minlength=len(boxes) + 1)[1:]
         pasted = np.array(boxes, dtype=np.float32).reshape(-1, 4)
         kept = [i for i in range(len(boxes)) if seen[i] >= (1 - _MOST_COVERED) * areas[i]]
@@ -119,25 +119,25 @@ def without_names(scene: Scene, names: frozenset[str]) -> Scene:
     return replace(scene, known_names=scene.known_names - names)
 
 
-def _varied(thing: Image.Image, side: int, rng: np.random.Generator) -> Image.Image:
+def _varied(cutout: Image.Image, side: int, rng: np.random.Generator) -> Image.Image:
     """Random size, mirror, small turn, light."""
     if rng.random() < 0.5:
-        thing = thing.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        cutout = cutout.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     longest = side * float(np.exp(rng.uniform(np.log(0.14), np.log(0.65))))
-    scale = longest / max(thing.size)
+    scale = longest / max(cutout.size)
     stretch = float(np.exp(rng.uniform(-0.12, 0.12)))
-    thing = thing.resize(
-        (max(6, round(thing.width * scale * stretch)), max(6, round(thing.height * scale / stretch))),
+    cutout = cutout.resize(
+        (max(6, round(cutout.width * scale * stretch)), max(6, round(cutout.height * scale / stretch))),
         Image.Resampling.BILINEAR,
     )
     if rng.random() < 0.4:
-        thing = thing.rotate(float(rng.uniform(-25, 25)), Image.Resampling.BILINEAR, expand=True)
-    alpha = thing.getchannel("A")
-    thing = ImageEnhance.Brightness(thing.convert("RGB")).enhance(float(rng.uniform(0.75, 1.2)))
+        cutout = cutout.rotate(float(rng.uniform(-25, 25)), Image.Resampling.BILINEAR, expand=True)
+    alpha = cutout.getchannel("A")
+    cutout = ImageEnhance.Brightness(cutout.convert("RGB")).enhance(float(rng.uniform(0.75, 1.2)))
     if rng.random() < 0.2:
-        thing = thing.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.4, 1.2))))
-    thing.putalpha(alpha)
-    return thing
+        cutout = cutout.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.4, 1.2))))
+    cutout.putalpha(alpha)
+    return cutout
 
 
 def _place(
@@ -159,7 +159,7 @@ def _place(
 
 
 def _uncovered(scene: Scene, owner: NDArray[np.int16]) -> tuple[list[int], list[int]]:
-    """Boxes of the background that stay visible, and those that pasted things cover."""
+    """Boxes of the background that stay visible, and those that pasted objects cover."""
     kept: list[int] = []
     lost: list[int] = []
     for index, box in enumerate(scene.boxes):
@@ -170,13 +170,13 @@ def _uncovered(scene: Scene, owner: NDArray[np.int16]) -> tuple[list[int], list[
 
 
 def _behind(scene: Scene, index: int, owner: NDArray[np.int16]) -> NDArray[np.bool_] | None:
-    """What is left of a background thing's mask; None where it is unknown."""
+    """What is left of a background object's mask; None where it is unknown."""
     mask = scene.masks[index] if scene.masks else None
     return None if mask is None else mask & (owner == 0)
 
 
 def _weathered(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Light and blur over the whole image, so that pasted edges do not give things away."""
+    """Light and blur over the whole image, so that pasted edges do not give objects away."""
     if rng.random() < 0.3:
         image = image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 1.0))))
     if rng.random() < 0.5:

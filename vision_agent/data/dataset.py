@@ -20,7 +20,7 @@ from vision_agent.data.text import phrases as words
 from vision_agent.data.text.language_mix import LanguageMix
 
 
-class Pictures:
+class ImageSources:
     """All image sources of one split ("train", "val" or "test"), from one folder of archives."""
 
     def __init__(self, folder: Path, split: str, cutouts: str | None = None) -> None:
@@ -34,7 +34,7 @@ class Pictures:
             for name in self._backgrounds.names()
             if "/" not in name and split_of_image("backgrounds_320", name, name) == split
         ]
-        self.maker = CopyPaste(Cutouts(folder), cutouts or split)
+        self.copy_paste = CopyPaste(Cutouts(folder), cutouts or split)
         # What a background may show without being marked.
         everyday = set(self.photos.names.values()) | {word for many in words.SYNONYMS.values() for word in many}
         self._doubtful = frozenset(everyday | {"man", "woman", "tree", "house", "flower", "street", "building"})
@@ -50,7 +50,7 @@ class Pictures:
         return plain_background(self._backgrounds.open(name).convert("RGB"))
 
     def composed(self, rng: np.random.Generator) -> Scene:
-        return without_names(self.maker.make(self.background(rng), rng), self._doubtful)
+        return without_names(self.copy_paste.make(self.background(rng), rng), self._doubtful)
 
 
 class TrainingMix(Dataset[Sample]):
@@ -63,7 +63,7 @@ class TrainingMix(Dataset[Sample]):
     """
 
     def __init__(self, folder: Path, shares: DataSection, side: int, seed: tuple[int, ...]) -> None:
-        self._images = Pictures(folder, "train")
+        self._images = ImageSources(folder, "train")
         self._side, self._seed, self._phrases = side, seed, shares.phrases
         self._kinds = {
             "photo": shares.photos,
@@ -86,7 +86,7 @@ class TrainingMix(Dataset[Sample]):
         if kind == "composed":
             scene = images.composed(rng)
         elif kind == "composed_on_photo":
-            scene = images.maker.make(images.photo(rng), rng)
+            scene = images.copy_paste.make(images.photo(rng), rng)
         else:
             scene = images.photo(rng) if kind == "photo" else images.animal(rng)
             if rng.random() < 0.6:
@@ -128,7 +128,7 @@ class NumberedFrom(Sampler[int]):
 
 
 def _shrunk(scene: Scene, side: int, rng: np.random.Generator) -> Scene:
-    """The whole scene in a larger grey frame: small things."""
+    """The whole scene in a larger grey frame: small objects."""
     width, height = scene.image.size
     grow = rng.uniform(1.1, 1.8)
     x0, y0 = -rng.uniform(0, width * (grow - 1)), -rng.uniform(0, height * (grow - 1))

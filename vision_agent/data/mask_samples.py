@@ -1,6 +1,6 @@
-"""Images with the shapes of their things: outlined photos, composed scenes, clothes.
+"""Images with the shapes of their objects: outlined photos, composed scenes, clothes.
 
-Clothes are regions, not things: one is all there is of a label, such as both shoes or all skin. They teach that a mask
+Clothes are regions, not objects: one is all there is of a label, such as both shoes or all skin. They teach that a mask
 may have several parts.
 """
 
@@ -13,24 +13,24 @@ from PIL import ImageEnhance
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vision_agent.data.dataset import Pictures
+from vision_agent.data.dataset import ImageSources
 from vision_agent.data.scene import Scene, flipped, random_frame, window
 from vision_agent.data.sources import CocoPhotos
 
 _SHARES = {"photo": 0.5, "composed": 0.3, "clothes": 0.2}
-_LEAST_SIDE = 6  # pixels of the sample: smaller things show no shape
+_LEAST_SIDE = 6  # pixels of the sample: smaller objects show no shape
 _LEAST_AREA = 24
 
 
 @dataclass(frozen=True)
 class MaskSample:
-    """A training image and those of its things whose shape is known.
+    """A training image and those of its objects whose shape is known.
 
     Attributes:
         pixels: (S, S, 3) uint8.
         boxes: float32 (G, 4), frame "unit".
         masks: bool (G, S, S).
-        names: of the G things.
+        names: of the G objects.
     """
 
     pixels: Tensor
@@ -43,7 +43,7 @@ class MaskImages:
     """Scenes with masks, of one split."""
 
     def __init__(self, folder: Path, split: str, cutouts: str | None = None) -> None:
-        self._images = Pictures(folder, split, cutouts)
+        self._images = ImageSources(folder, split, cutouts)
         self.photos = self._images.photos
         self.photo_records = self.photos.outlined(split)
         self.clothes = CocoPhotos(folder, "clothing_320")
@@ -61,8 +61,8 @@ class MaskImages:
         return _framed(self.clothes.scene(record, colours=False, masks=True), rng)
 
     def composed(self, rng: np.random.Generator) -> Scene:
-        """A scene of things pasted on a background."""
-        return self._images.maker.make(self._images.background(rng), rng, masks=True)
+        """A scene of objects pasted on a background."""
+        return self._images.copy_paste.make(self._images.background(rng), rng, masks=True)
 
 
 class MaskMix(Dataset[MaskSample]):
@@ -70,7 +70,7 @@ class MaskMix(Dataset[MaskSample]):
 
     Args:
         side: of the samples, in pixels.
-        most: most things of a sample.
+        most: most objects of a sample.
     """
 
     def __init__(self, folder: Path, side: int, seed: tuple[int, ...], most: int = 8) -> None:
@@ -96,7 +96,7 @@ class MaskMix(Dataset[MaskSample]):
 
 
 def make_mask_sample(scene: Scene, side: int, rng: np.random.Generator, most: int) -> MaskSample:
-    """A scene with masks as a square sample, in some other light, with at most `most` of its things."""
+    """A scene with masks as a square sample, in some other light, with at most `most` of its objects."""
     scene = window(scene, (0, 0, *scene.image.size), (side, side))
     kept = [index for index, mask in enumerate(scene.masks) if mask is not None and _shows_shape(scene, index)]
     if len(kept) > most:

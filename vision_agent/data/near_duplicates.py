@@ -2,10 +2,10 @@
 
     python -m vision_agent.data.near_duplicates FOLDER
 
-prints what `near_duplicates.json` beside this file holds: for each archive, the files of "val" and "test" that have a twin
-in another split. `sources.split_of_image` counts them as "train". Alike are images whose difference hashes
-(https://www.hackerfactor.com/blog/index.php?/archives/529-Kind-of-Like-That.html; here of 16 x 16 bits) differ in at
-most 24 bits: frames of one drive, the same photo cut differently.
+prints what `near_duplicates.json` beside this file holds: for each archive, the files of "val" and "test" that have a
+near-duplicate in another split. `sources.split_of_image` counts them as "train". Near-duplicates are images whose
+difference hashes (https://www.hackerfactor.com/blog/index.php?/archives/529-Kind-of-Like-That.html; here of 16 x 16
+bits) differ in at most 24 bits: frames of one drive, the same photo cropped differently.
 """
 
 import argparse
@@ -50,8 +50,8 @@ def near_duplicates(hashes: NDArray[np.bool_], splits: list[str]) -> list[int]:
 
 
 def main() -> None:
-    """Print the near twins of a folder of archives as JSON."""
-    parser = argparse.ArgumentParser(description="List pictures that have a twin in another split.")
+    """Print the near-duplicates of a folder of archives as JSON."""
+    parser = argparse.ArgumentParser(description="List images that have a near-duplicate in another split.")
     parser.add_argument("folder", type=Path)
     folder: Path = parser.parse_args().folder
     images: list[tuple[str, str, str]] = []
@@ -65,11 +65,11 @@ def main() -> None:
         for file, identifier in tqdm(listed, desc=name):
             images.append((name, file, split_of(identifier)))
             hashes.append(difference_hash(archive.open(file)))
-    twins: dict[str, list[str]] = {name: [] for name in (*_COCO_FORMAT, *_PLAIN)}
+    alike: dict[str, list[str]] = {name: [] for name in (*_COCO_FORMAT, *_PLAIN)}
     for place in near_duplicates(np.stack(hashes), [split for _, _, split in images]):
         name, file, _ = images[place]
-        twins[name].append(file)
-    print(json.dumps({name: sorted(files) for name, files in twins.items()}, indent=1))
+        alike[name].append(file)
+    print(json.dumps({name: sorted(files) for name, files in alike.items()}, indent=1))
 
 
 if __name__ == "__main__":

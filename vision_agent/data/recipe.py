@@ -1,13 +1,15 @@
-"""TODO docstring."""
+"""The part of a training recipe that says which images are drawn, and how often."""
 
 from pydantic import BaseModel, ConfigDict, Field
 
 
-class _Section(BaseModel):
+class RecipeSection(BaseModel):
+    """Base of the sections of a recipe: frozen, and a setting that is unknown is an error."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class DataSection(_Section):
+class DataSection(RecipeSection):
     """How often each kind of image is drawn; the numbers are shares."""
 
     photos: float = Field(default=0.28, ge=0)

@@ -1,4 +1,4 @@
-"""Names the colour of things, and repaints them: the ground truth of colour phrases.
+"""Names the colour of objects, and repaints them: the ground truth of colour phrases.
 
 Colours are named as in `vision_agent.inference.colors`, but only where one is clearly ahead.
 """
@@ -16,10 +16,10 @@ _MOST_BESIDE = 0.5  # of the first colour's share: a second one this large makes
 
 
 def colour_of(pixels: NDArray[np.uint8]) -> str | None:
-    """The colour that most pixels of a thing have, None when no colour is clearly ahead.
+    """The colour that most pixels of an object have, None when no colour is clearly ahead.
 
     Args:
-        pixels: (n, 3) uint8 RGB of the thing alone.
+        pixels: (n, 3) uint8 RGB of the object alone.
     """
     shares = [*colour_shares(pixels).items(), ("", 0.0), ("", 0.0)]
     (first, share), (_, beside) = shares[:2]

@@ -79,7 +79,7 @@ def present_phrases(scene: Scene, rng: np.random.Generator | None = None) -> lis
 
 
 def colour_phrases(scene: Scene, rng: np.random.Generator) -> list[PhraseTarget]:
-    """For things of known colour: the right colour, and a wrong one of the same thing."""
+    """For objects of known colour: the right colour, and a wrong one of the same object."""
     phrases = []
     everywhere = {str(colour) for colour in scene.colours if colour}
     for name in sorted(set(scene.names)):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-_LEAST_VISIBLE = 0.35  # a cropped thing keeps its box while this share of it stays in view
+_LEAST_VISIBLE = 0.35  # a cropped object keeps its box while this share of it stays in view
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Scene:
         boxes: (G, 4).
         names: what each box holds.
         colours: colour name of each, None where unknown.
-        crowds: regions of many things too small or too many to mark, with their name.
+        crowds: regions of many objects too small or too many to mark, with their name.
         known_names: names that are marked wherever they occur: only these may be asked for as absent.
         captions: sentences about the whole image.
-        masks: the pixels of each box's thing, bools (H, W), None where unknown; empty where nobody asked for them.
+        masks: the pixels of each box's object, bools (H, W), None where unknown; empty where nobody asked for them.
     """
 
     image: Image.Image

@@ -33,7 +33,7 @@ def split_of(identifier: object) -> str:
 
 
 @cache
-def _near_twins() -> dict[str, frozenset[str]]:
+def _near_duplicates() -> dict[str, frozenset[str]]:
     listed = json.loads((Path(__file__).parent / "near_duplicates.json").read_text("utf-8"))
     return {archive: frozenset(files) for archive, files in listed.items()}
 
@@ -43,7 +43,7 @@ def split_of_image(archive: str, file: str, identifier: object) -> str:
 
     Those are listed in `near_duplicates.json`, which `vision_agent.data.near_duplicates` writes.
     """
-    return "train" if file in _near_twins().get(archive, ()) else split_of(identifier)
+    return "train" if file in _near_duplicates().get(archive, ()) else split_of(identifier)
 
 
 class ImageArchive:
@@ -130,7 +130,7 @@ class CocoPhotos:
         return [(image["file_name"], image["id"]) for image in self._content["images"]]
 
     def outlined(self, split: str) -> list[dict[str, Any]]:
-        """The image records of a split on which at least one thing has an outline."""
+        """The image records of a split on which at least one object has an outline."""
         with_outline = {
             annotation["image_id"]
             for annotation in self._content["annotations"]
@@ -138,11 +138,11 @@ class CocoPhotos:
         }
         return [image for image in self.images(split) if image["id"] in with_outline]
 
-    def scene(self, picture: dict[str, Any], colours: bool = True, masks: bool = False) -> Scene:
+    def scene(self, record: dict[str, Any], colours: bool = True, masks: bool = False) -> Scene:
         """One photo with its boxes; colours, and masks if asked for, where an outline tells which pixels are whose."""
-        image = self._archive.open(picture["file_name"]).convert("RGB")
+        image = self._archive.open(record["file_name"]).convert("RGB")
         boxes, names, found, shapes, crowds = [], [], [], [], []
-        for annotation in self._annotations[picture["id"]]:
+        for annotation in self._annotations[record["id"]]:
             x, y, w, h = annotation["bbox"]
             box = np.array([x, y, x + w, y + h], dtype=np.float32)
             name = self.names[annotation["category_id"]]
@@ -161,14 +161,14 @@ class CocoPhotos:
             colours=tuple(found),
             crowds=tuple(crowds),
             known_names=frozenset(self.names.values()),
-            captions=tuple(self._captions[picture["id"]]),
+            captions=tuple(self._captions[record["id"]]),
             masks=tuple(shapes),
         )
 
 
 @dataclass(frozen=True)
 class Cutout:
-    """A named thing with alpha: file in the archive, name, other names, kind."""
+    """A named object with alpha: file in the archive, name, other names, kind."""
 
     file: str
     name: str
@@ -221,7 +221,7 @@ def read_text_vectors(folder: Path) -> tuple[list[str], NDArray[np.float32]]:
 
 
 def outline_mask(segmentation: Any, image_size: tuple[int, int]) -> NDArray[np.bool_] | None:
-    """Bools (H, W) of a COCO segmentation: polygons of one thing, which are joined, or run lengths.
+    """Bools (H, W) of a COCO segmentation: polygons of one object, which are joined, or run lengths.
 
     None where there is no outline. `image_size` is (width, height).
     """

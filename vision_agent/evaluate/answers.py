@@ -1,6 +1,6 @@
 """Figures of short answers: presence, counts, colours and relations, asked in words and answered in words.
 
-Presence is asked as POPE does (https://arxiv.org/abs/2305.10355): for each photo as many things that are there as are
+Presence is asked as POPE does (https://arxiv.org/abs/2305.10355): for each photo as many objects that are there as are
 not, the absent ones drawn at random, among the most frequent names, and among those that most often come with what is
 there. Accuracy is balanced: the mean of how often "yes" and how often "no" is right.
 
@@ -17,16 +17,16 @@ import numpy as np
 from tqdm import tqdm
 
 from vision_agent.agent import VisionAgent
-from vision_agent.data.dataset import Pictures
+from vision_agent.data.dataset import ImageSources
 from vision_agent.data.scene import Scene
 from vision_agent.data.text.phrases import plural, with_article
 from vision_agent.data.text.question_templates import RELATION_WORDS
 from vision_agent.evaluate.figures import Figure
 from vision_agent.inference.colors import COLOURS
-from vision_agent.inference.evidence import COUNT_WORDS, Comparison, Seen
+from vision_agent.inference.evidence import COUNT_WORDS, Comparison, Observation
 from vision_agent.results.box import Box
 
-ASKED_A_PHOTO = 3  # things there, and things not there of each kind, a photo
+ASKED_A_PHOTO = 3  # objects there, and objects not there of each kind, a photo
 ABSENT_STYLES = ("random", "popular", "adversarial")
 _MOST_COUNTED = 5
 _ANSWER_TOKENS = 48
@@ -39,14 +39,14 @@ def answer_figures(agent: VisionAgent, data: Path, split: str, limit: int | None
         data: folder of the archives.
         limit: at most this many photos, and scenes.
     """
-    images = Pictures(data, split, cutouts="val")
+    images = ImageSources(data, split, cutouts="val")
     photos = [images.photos.scene(record, colours=False) for record in images.photo_records[:limit]]
     yield from presence_figures(agent, photos)
     yield from count_figures(agent, photos)
     scenes = [images.composed(np.random.default_rng((19, number))) for number in range(limit or 150)]
     yield from colour_figures(agent, scenes)
     yield relation_figure(agent, scenes, "composed scenes, new pictures of names pasted in training")
-    pasted = Pictures(data, split, cutouts="train")
+    pasted = ImageSources(data, split, cutouts="train")
     scenes = [pasted.composed(np.random.default_rng((19, number))) for number in range(limit or 150)]
     yield relation_figure(agent, scenes, "composed scenes, things pasted in training")
 
@@ -80,7 +80,7 @@ def presence_figures(agent: VisionAgent, photos: Sequence[Scene]) -> Iterator[Fi
 
 
 def count_figures(agent: VisionAgent, photos: Sequence[Scene]) -> Iterator[Figure]:
-    """How often the number of up to five things is exactly right: over all questions, as the mean over the numbers, and
+    """How often the number of up to five objects is exactly right: over all questions, as the mean over the numbers, and
     by saying "one" to all of them."""
     right: dict[int, list[bool]] = {}
     for scene in tqdm(photos, desc="counts"):
@@ -99,7 +99,7 @@ def count_figures(agent: VisionAgent, photos: Sequence[Scene]) -> Iterator[Figur
 
 
 def colour_figures(agent: VisionAgent, scenes: Sequence[Scene]) -> Iterator[Figure]:
-    """How often the colour of the one thing of its name is right: over all questions, and as the mean over colours."""
+    """How often the colour of the one object of its name is right: over all questions, and as the mean over colours."""
     right: dict[str, list[bool]] = {}
     for scene in tqdm(scenes, desc="colours"):
         for name, index in _single(scene):
@@ -128,7 +128,7 @@ def relation_figure(agent: VisionAgent, scenes: Sequence[Scene], kind: str = "sc
         pairs = list(permutations(single, 2))
         for place in rng.permutation(len(pairs))[:2]:
             (first, one), (second, other) = pairs[place]
-            one_seen, other_seen = (Seen(1, Box.from_xyxy(scene.boxes[index])) for index in (one, other))
+            one_seen, other_seen = (Observation(1, Box.from_xyxy(scene.boxes[index])) for index in (one, other))
             beside = Comparison.of(one_seen, other_seen, scene.image.size)
             opposites = {"left": "right", "above": "below", "right": "left", "below": "above"}
             true = [word for word in (beside.side, beside.height) if word in opposites]
@@ -144,7 +144,7 @@ def relation_figure(agent: VisionAgent, scenes: Sequence[Scene], kind: str = "sc
 
 
 class AbsentNames:
-    """Draws names of things that are not in a photo, as POPE does.
+    """Draws names of objects that are not in a photo, as POPE does.
 
     Args:
         photos: what is frequent, and what comes together, is counted in these.
@@ -202,7 +202,7 @@ def _ask(agent: VisionAgent, question: str, scene: Scene) -> str:
 
 
 def _single(scene: Scene) -> list[tuple[str, int]]:
-    """(name, index) of the things that are the only ones of their name."""
+    """(name, index) of the objects that are the only ones of their name."""
     crowds = {name for _, name in scene.crowds}
     often = Counter(scene.names)
     return [(name, index) for index, name in enumerate(scene.names) if often[name] == 1 and name not in crowds]

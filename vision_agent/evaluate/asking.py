@@ -1,4 +1,4 @@
-"""Asks a model for the things of annotated scenes, phrase by phrase, and compares its boxes with theirs."""
+"""Asks a model for the objects of annotated scenes, phrase by phrase, and compares its boxes with theirs."""
 
 import numpy as np
 

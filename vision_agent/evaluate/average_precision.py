@@ -17,7 +17,7 @@ class Question:
     Attributes:
         image: number of the image.
         category: what precision is averaged over; one category pools all questions.
-        truth: (n, 4) xyxy pixels; empty for an absent thing.
+        truth: (n, 4) xyxy pixels; empty for an absent object.
         crowds: (m, 4) regions in which boxes count neither way.
         found: the result, down to very low scores.
     """
@@ -32,7 +32,7 @@ class Question:
 def average_precision(questions: Sequence[Question]) -> tuple[float, float]:
     """(AP50, AP over IoU 0.50 to 0.95), averaged over categories that have a true box.
 
-    Boxes that a question about an absent thing returns are false positives of its category.
+    Boxes that a question about an absent object returns are false positives of its category.
     """
     try:
         from faster_coco_eval import COCO, COCOeval_faster

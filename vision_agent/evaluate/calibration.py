@@ -1,11 +1,9 @@
-"""How a `[DET]` route scores its boxes, and from which scores they are shown, believed and counted.
+"""Fits how a `[DET]` route scores its boxes, and the thresholds for showing, believing and counting them.
 
-All is chosen on validation photos.
-
-They differ: `detect` may show a doubtful box, a "no" needs that nothing at all is likely, a question about a thing's
-colour takes the thing for granted, and a number is right only where no thing has two boxes. Before all that, the scores
-themselves get the weight of a region's prominence that ranks boxes best, and the temperature at which they say best how
-often a box is right.
+All is chosen on validation photos. The thresholds differ: `detect` may show a doubtful box, a "no" needs that nothing
+at all is likely, a question about an object's colour assumes that the object is there, and a number is right only
+where no object has two boxes. Before that, the scores themselves get the weight of a region's prominence that ranks
+boxes best, and the temperature at which they are calibrated best as probabilities.
 """
 
 from collections import Counter
@@ -19,7 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from vision_agent.agent import VisionAgent
-from vision_agent.data.dataset import Pictures
+from vision_agent.data.dataset import ImageSources
 from vision_agent.data.scene import Scene
 from vision_agent.data.text.phrases import plural
 from vision_agent.errors import ConfigError, bad_argument
@@ -35,7 +33,7 @@ _CANDIDATES = tuple(round(0.05 + 0.01 * step, 2) for step in range(80))
 _MOST_FALSE = 0.10  # share of absent phrases that may get a box at the default threshold
 _LEVEL = 0.97  # of the best F1: as good as level
 _MOST_COUNTED = 5
-_GRANTED = 0.7  # of the questions about a thing's colour or place are taken to be about one that is there
+_GRANTED = 0.7  # of the questions about an object's colour or place are taken to be about one that is there
 
 
 @dataclass(frozen=True)
@@ -43,16 +41,16 @@ class ScoreSettings:
     """Settings of a decoder: what makes its scores, and least scores.
 
     Attributes:
-        prominence: weight of how much a box looks like a thing at all: best AP by questions, over all overlaps, for it
-            is the fit of the boxes that it says something of.
+        prominence: weight of how much a box looks like any object: best AP by questions, over all overlaps, because
+            it tells how well boxes fit.
         temperature: least log loss of the surest boxes' scores as probabilities that the box is right.
         threshold: of the boxes that `detect` gives: best F1. Scores at which more than a tenth of the absent phrases
-            get a box are left out: an agent that sees things which are not there is worse than one that misses some.
+            get a box are left out: an agent that sees objects which are not there is worse than one that misses some.
             Where F1 is as good as level, the lowest score is taken, which misses fewest.
-        presence: of the best box, for a "yes": best balanced accuracy over things that are there and things that are
+        presence: of the best box, for a "yes": best balanced accuracy over objects that are there and objects that are
             not (random, frequent, and likely ones, see `evaluate.answers`).
-        maybe: of the best box, for an answer with a doubt to a question that names a thing: best accuracy where seven
-            of ten such things are there; at most `presence`.
+        maybe: of the best box, for an answer with a doubt to a question that names an object: best accuracy where seven
+            of ten such objects are there; at most `presence`.
         counted: of the boxes that are counted: best share of exact numbers, of the scores at which that share, each
             number up to five weighing the same, is within one standard error of the best.
     """
@@ -79,7 +77,7 @@ def best_settings(agent: VisionAgent, data: Path, limit: int | None = None) -> S
     if limit is not None and limit < 1:
         raise ConfigError(bad_argument("limit", "at least 1", limit))
     average_precision([])  # a missing extra is said now, not after minutes
-    images = Pictures(data, "val", cutouts="val")
+    images = ImageSources(data, "val", cutouts="val")
     questions: list[Question] = []
     counted: list[tuple[int, Detections]] = []
     photos = [images.photos.scene(record, colours=False) for record in images.photo_records[:limit]]
@@ -135,7 +133,7 @@ def _best_scores(agent: VisionAgent, photos: Sequence[Scene]) -> tuple[float, fl
 
 
 def _surest_of_names(agent: VisionAgent, photos: Sequence[Scene]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Best scores of things that are in the photos, and of as many of each kind that are not."""
+    """Best scores of objects that are in the photos, and of as many of each kind that are not."""
     absent = AbsentNames(photos)
     there: list[float] = []
     not_there: list[float] = []
@@ -153,7 +151,7 @@ def _surest_of_names(agent: VisionAgent, photos: Sequence[Scene]) -> tuple[NDArr
 
 
 def _best_for_numbers(counted: Sequence[tuple[int, Detections]]) -> float:
-    """Most things are one of their kind, so the plain share alone would be best by never counting further.
+    """Most objects are one of their kind, so the plain share alone would be best by never counting further.
 
     There are few of the larger numbers; a difference smaller than the standard error of their mean says nothing.
     """

@@ -28,7 +28,7 @@ from vision_agent.results.detections import Detections
 KINDS = ("missed", "seen though absent", "in another place", "too many boxes")
 _SHOWABLE = (4, 5, 7, 8)  # licence numbers of COCO: attribution, share-alike, no known restrictions, US government
 _EACH = 4  # photos of each kind
-_LEAST_AREA = 0.04  # of the photo: smaller things are known to be missed
+_LEAST_AREA = 0.04  # of the photo: smaller objects are known to be missed
 _RIGHT = 0.5  # intersection over union
 _WIDTH, _HEIGHT, _LINE = 280, 240, 14  # pixels of a cell, and of a line under it
 

@@ -1,8 +1,8 @@
-"""Are made images what was asked for? Judged by the model's own detector and by rules of colour.
+"""Do generated images show what was asked for? Judged by the model's own detector and by rules of colour.
 
 A fixed set of prompts, object x colour x count x place, none of which names a cut-out's file or a seed that was chosen
-by hand. The detector's default threshold decides what is there; a colour is that of the pixels in the thing's box which
-differ from what surrounds the box.
+by hand. The detector's default threshold decides what is there; a colour is that of the pixels in the object's box
+which differ from what surrounds the box.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ _NAMES = (
 ).split()
 _PLACES = ("on the left", "on the right", "at the top", "at the bottom")
 _RELATIONS = ("left of", "right of", "above", "below")
-_LEAST_DIFFERENCE = 36  # of one of the three channels, 0-255: more belongs to the thing
+_LEAST_DIFFERENCE = 36  # of one of the three channels, 0-255: more belongs to the object
 _BATCH = 8
 
 
@@ -54,7 +54,7 @@ class Verdict:
 
 
 def fixed_prompts() -> list[Wanted]:
-    """120 prompts: one thing in a colour, several of one kind, one thing at a side, two things in a relation."""
+    """120 prompts: one object in a colour, several of one kind, one object at a side, two objects in a relation."""
     rng = np.random.default_rng(11)
     names = [str(name) for name in rng.permutation(_NAMES)]
     found: list[Wanted] = []

@@ -1,6 +1,6 @@
-"""Figures of masks: how well they fit given the true box and by phrase, and whether points lie on their things.
+"""Figures of masks: how well they fit given the true box and by phrase, and whether points lie on their objects.
 
-Intersections over union are averaged over things ("mask mIoU"), whatever their size. Only things with an outline count.
+Intersections over union are averaged over objects ("mask mIoU"), whatever their size. Only objects with an outline count.
 """
 
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ from vision_agent.evaluate.figures import Figure
 from vision_agent.geometry.frames import box_iou
 from vision_agent.results.segmentation import Segmentation
 
-_FOUND = 0.5  # least overlap of a box with the true one for its thing to count as found
+_FOUND = 0.5  # least overlap of a box with the true one for its object to count as found
 
 
 def mask_figures(agent: VisionAgent, data: Path, split: str, limit: int | None = None) -> Iterable[Figure]:
@@ -62,7 +62,7 @@ def _fits(agent: VisionAgent, scenes: list[Scene], of: str, title: str) -> Itera
 
 
 def _matched(scene: Scene, outlined: list[int], found: Segmentation) -> list[float]:
-    """IoU of the masks of found boxes with the things that they were found of, the best match first."""
+    """IoU of the masks of found boxes with the objects that they were found of, the best match first."""
     fits: list[float] = []
     names = np.array([scene.names[index] for index in outlined], dtype=np.str_)
     same_name = np.array(found.labels, dtype=np.str_)[:, None] == names
@@ -77,7 +77,7 @@ def _matched(scene: Scene, outlined: list[int], found: Segmentation) -> list[flo
 
 
 def _points(agent: VisionAgent, scenes: list[Scene]) -> Figure:
-    """Whether the surest point of a name lies on a thing of that name."""
+    """Whether the surest point of a name lies on an object of that name."""
     hits: list[bool] = []
     for scene in tqdm(scenes, desc="points"):
         crowded = {name for _, name in scene.crowds}

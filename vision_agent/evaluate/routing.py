@@ -1,6 +1,6 @@
 """Figures of free routing: requests in wordings that were never trained, on images that were never seen.
 
-Twenty wordings of each of six kinds (`train.held_out`), each on a photo of its own with a thing that is in it. The
+Twenty wordings of each of six kinds (`train.held_out`), each on a photo of its own with an object that is in it. The
 model's own words are read, up to its first routing token, so the figures are the same whether or not the decoders of
 all routes are loaded.
 """
@@ -15,12 +15,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from vision_agent.agent import VisionAgent
-from vision_agent.data.dataset import Pictures
+from vision_agent.data.dataset import ImageSources
 from vision_agent.data.text.held_out import HELD_OUT
 from vision_agent.evaluate.figures import Figure
-from vision_agent.generation.decoding import Reading, write
+from vision_agent.generation.decoding import PromptInputs, generate
 from vision_agent.generation.options import GenerationOptions
-from vision_agent.inference.evidence import LOOKS
+from vision_agent.inference.evidence import EVIDENCE_REQUESTS
 from vision_agent.model.backbone import Backbone
 from vision_agent.model.prompt import with_placeholders
 
@@ -58,15 +58,15 @@ def free_route(backbone: Backbone, request: str, image: Image.Image, longest: in
     """
     seen = backbone.encode_image(image)
     prompt = backbone.prompt(((with_placeholders(request, 1), None),), [len(seen.tokens_TC)])
-    options = GenerationOptions(max_new_tokens=longest, stop=LOOKS)
-    answer = write(backbone, [Reading(prompt.ids, seen.tokens_TC)], options).answers[0]
+    options = GenerationOptions(max_new_tokens=longest, stop=EVIDENCE_REQUESTS)
+    answer = generate(backbone, [PromptInputs(prompt.ids, seen.tokens_TC)], options).answers[0]
     tokens = {number: text for text, number in backbone.tokenizer.get_added_vocab().items() if _TOKEN.fullmatch(text)}
     words = [token for token in answer if token not in backbone.end_ids]
     written = backbone.decode_text(words)
     place = next((place for place, token in enumerate(words) if token in tokens), None)
     if place is None:
         return FreeRoute("text", "", written)
-    looks = backbone.decode_text(words[place + 1 :]).strip().startswith(LOOKS)
+    looks = backbone.decode_text(words[place + 1 :]).strip().startswith(EVIDENCE_REQUESTS)
     route = "text" if looks else tokens[words[place]].strip("[]").lower()
     return FreeRoute(route, backbone.decode_text(words[:place]).strip(), written)
 
@@ -78,7 +78,7 @@ def routing_figures(agent: VisionAgent, data: Path, split: str, limit: int | Non
         data: folder of the archives.
         limit: at most this many wordings of a kind.
     """
-    images = Pictures(data, split, cutouts="val")
+    images = ImageSources(data, split, cutouts="val")
     records = images.photo_records
     right: dict[str, list[bool]] = {}
     copied: list[bool] = []

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vision_agent.agent import VisionAgent
-from vision_agent.data.dataset import Pictures
+from vision_agent.data.dataset import ImageSources
 from vision_agent.data.samples import present_phrases
 from vision_agent.data.text.held_out import HELD_OUT
 from vision_agent.errors import ConfigError, bad_argument
@@ -68,7 +68,7 @@ def check_evaluation(split: str, limit: int | None, suite: str) -> None:
 
 def _photos(agent: VisionAgent, data: Path, split: str, limit: int | None) -> Iterable[Figure]:
     """COCO photos: present names and six absent ones, one phrase each."""
-    images = Pictures(data, split, cutouts="val")
+    images = ImageSources(data, split, cutouts="val")
     records = images.photo_records[:limit]
     questions: list[Question] = []
     false_boxes: list[bool] = []
@@ -95,7 +95,7 @@ def _photos(agent: VisionAgent, data: Path, split: str, limit: int | None) -> It
 
 
 def _composed(agent: VisionAgent, data: Path, split: str, limit: int | None) -> Iterable[Figure]:
-    """Composed scenes on held-out backgrounds, by how new the pasted things are."""
+    """Composed scenes on held-out backgrounds, by how new the pasted objects are."""
     kinds = (
         ("train", "composed scenes, things pasted in training"),
         ("val", "composed scenes, new pictures of names pasted in training"),
@@ -103,7 +103,7 @@ def _composed(agent: VisionAgent, data: Path, split: str, limit: int | None) -> 
     )
     count = limit or 200
     for cutouts, title in kinds:
-        images = Pictures(data, split, cutouts=cutouts)
+        images = ImageSources(data, split, cutouts=cutouts)
         questions: list[Question] = []
         for number in tqdm(range(count), desc=cutouts):
             rng = np.random.default_rng((7, number))
@@ -115,13 +115,13 @@ def _composed(agent: VisionAgent, data: Path, split: str, limit: int | None) -> 
 
 def _pairs(agent: VisionAgent, data: Path, split: str, limit: int | None) -> Iterable[Figure]:
     """Two of a kind in two colours: the best box must be the one of the asked colour."""
-    images = Pictures(data, split, cutouts="train")
+    images = ImageSources(data, split, cutouts="train")
     right: list[bool] = []
     number = 0
     while len(right) < 2 * (limit or 150):
         rng = np.random.default_rng((11, number))
         colours = _PAIRS[number % len(_PAIRS)]
-        scene = images.maker.twins(images.background(rng), colours, rng)
+        scene = images.copy_paste.pair(images.background(rng), colours, rng)
         number += 1
         if sorted(map(str, scene.colours)) != sorted(colours):
             continue  # hidden, or the paint did not take
@@ -141,7 +141,7 @@ def _pairs(agent: VisionAgent, data: Path, split: str, limit: int | None) -> Ite
 
 def _generated(agent: VisionAgent, data: Path, split: str, limit: int | None) -> Iterable[Figure]:
     """What generated routes find, asked for in wordings never trained, beside forced ones."""
-    images = Pictures(data, split, cutouts="val")
+    images = ImageSources(data, split, cutouts="val")
     generated: list[Question] = []
     forced: list[Question] = []
     for number, record in enumerate(tqdm(images.photo_records[: limit or 60], desc="generated")):

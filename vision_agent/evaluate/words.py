@@ -36,7 +36,7 @@ class AnnotatedPage:
         image: RGB.
         lines: all text.
         group: what must not be on both sides of a split, such as the shop of a receipt.
-        fields: other things known of it.
+        fields: other objects known of it.
     """
 
     name: str

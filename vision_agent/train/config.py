@@ -6,13 +6,13 @@ from typing import Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from vision_agent.data.recipe import DataSection, _Section
+from vision_agent.data.recipe import DataSection, RecipeSection
 from vision_agent.errors import ConfigError
 
 DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "default.toml"
 
 
-class ModelSection(_Section):
+class ModelSection(RecipeSection):
     """Shape of a new model. `backbone` names a package with ImageNet weights."""
 
     backbone: str = Field(default="efficientnet-lite0", pattern=r"^efficientnet-lite0$")
@@ -24,19 +24,19 @@ class ModelSection(_Section):
     intermediate: int = Field(default=960, ge=32)
 
 
-class StageSection(_Section):
+class StageSection(RecipeSection):
     """One stage of training.
 
     Attributes:
         name: names the stage in the log.
         kind: `"text"`, without images; `"images"`: images, text and boxes together; or `"language"`: requests and
-            answers about images, while the tower rests and phrases keep their meaning to the decoder.
+            answers about images, while the tower is frozen and phrases keep their meaning to the decoder.
         tile: side of the images in pixels, None for the model's own; smaller ones teach names faster.
         without_images: share of a language stage's steps that have text alone.
     """
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
-    kind: Literal["text", "pictures", "language"]
+    kind: Literal["text", "images", "language"]
     tile: int | None = Field(default=None, ge=64, multiple_of=32)
     steps: int = Field(ge=1)
     batch: int = Field(ge=1)
@@ -57,7 +57,7 @@ class StageSection(_Section):
         return self
 
 
-class TrainConfig(_Section):
+class TrainConfig(RecipeSection):
     """A whole recipe.
 
     Attributes:

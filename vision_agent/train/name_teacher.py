@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Teaches which names mean similar objects, by the text vectors of CLIP."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ class NameTeacher(nn.Module):
         self._rows = {name: row for row, name in enumerate(names)}
 
     def forward(self, states_KNC: Tensor, phrases: Sequence[str]) -> Tensor:
-        """1 - cosine, averaged over the phrases that have a vector; 0 without any."""
+        """Return 1 - cosine, averaged over the phrases that have a vector; 0 without any."""
         known = [(place, self._rows[phrase]) for place, phrase in enumerate(phrases) if phrase in self._rows]
         if not known:
             return states_KNC.sum() * 0

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
 
-from vision_agent.data.dataset import NumberedFrom, Pictures, TalkMix, TrainingMix
+from vision_agent.data.dataset import ImageSources, NumberedFrom, TalkMix, TrainingMix
 from vision_agent.data.sources import read_text_vectors
 from vision_agent.data.text.language_mix import LanguageMix, corpus
 from vision_agent.errors import ConfigError
@@ -81,8 +81,8 @@ class _Run:
         torch.manual_seed(config.seed)
         self.config, self.data, self.out, self.device = config, data, out, device
         names, vectors = read_text_vectors(data)
-        images = Pictures(data, "train")
-        self.names = sorted({*names, *images.maker.names, *images.photos.names.values()})
+        images = ImageSources(data, "train")
+        self.names = sorted({*names, *images.copy_paste.names, *images.photos.names.values()})
         self.captions = images.photos.all_captions("train")
         self.backbone = new_backbone(self._tokenizer(), config.model)
         generator = torch.Generator().manual_seed(config.seed)
@@ -166,9 +166,9 @@ class _Run:
             return
         # Which steps have no image follows from their number.
         share = settings.without_images
-        pictured = [step for step in range(settings.steps) if int((step + 1) * share) == int(step * share)]
-        with_images = iter(self._pictured(number, sum(step < start for step in pictured), len(pictured)))
-        wanted = set(pictured)
+        image_steps = [step for step in range(settings.steps) if int((step + 1) * share) == int(step * share)]
+        with_images = iter(self._image_batches(number, sum(step < start for step in image_steps), len(image_steps)))
+        wanted = set(image_steps)
         for step in range(start, settings.steps):
             yield next(with_images) if step in wanted else alone(step)
 
@@ -188,7 +188,7 @@ class _Run:
 
         return batch
 
-    def _pictured(self, number: int, start: int, end: int) -> Iterable[Batch]:
+    def _image_batches(self, number: int, start: int, end: int) -> Iterable[Batch]:
         """Batches of images, from the `start`-th to the `end`-th."""
         settings, seed = self.config.stages[number], (self.config.seed, number)
         side = settings.tile or self.config.model.tile

@@ -1,10 +1,6 @@
 """Finds the four corners of a sheet of paper in a photo, and straightens it: a second decoder, to learn from.
 
 `decoder` is the part that a model is given, `pages` makes what it learns from, `perspective` puts pages into scenes and
-takes them out again, `tool` offers it to language models, `measure` and `command` train it and tell how good it is.
+takes them out again, `tool` offers it to language models, `measure` and `commands` train it and tell how good it is.
+Nothing is imported here, so that the command line stays quick.
 """
-
-from vision_agent_corners.decoder import CornersDecoder, CornersTarget, Sheet, Sheets
-from vision_agent_corners.perspective import straighten
-
-__all__ = ["CornersDecoder", "CornersTarget", "Sheet", "Sheets", "straighten"]

@@ -1,4 +1,4 @@
-"""Photos of sheets of paper that never were: pages of words, seen at an angle, on things that pages lie on.
+"""Photos of sheets of paper that never were: pages of words, seen at an angle, on objects that pages lie on.
 
 Everything about scene `number` follows from the number, so the truth is known and a run can be resumed. A quarter of
 the scenes has no sheet. Hard scenes are what training never shows: stronger slant, sheets on pale ground, shadows
@@ -170,7 +170,7 @@ def _cloud(rng: _RNG, size: tuple[int, int], cells: int) -> np.ndarray[tuple[int
 
 
 def _scatter(rng: _RNG, ground: Image.Image, cards: bool) -> None:
-    """Coloured things that are no sheets; with `cards`, some as pale as one, but small and blank."""
+    """Coloured objects that are no sheets; with `cards`, some as pale as one, but small and blank."""
     draw = ImageDraw.Draw(ground)
     for _ in range(int(rng.integers(0, 6))):
         pale = cards and rng.random() < 0.4

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vision_agent.train.adapter_training import AdapterSample
+from vision_agent import AdapterSample
 from vision_agent_corners.decoder import CornersTarget
 from vision_agent_corners.pages import draw_scene
 

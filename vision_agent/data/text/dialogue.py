@@ -12,7 +12,7 @@ class PhraseTarget:
 
     Attributes:
         phrase: as asked.
-        owned: indices of the scene's boxes it names; empty for an absent thing.
+        owned: indices of the scene's boxes it names; empty for an absent object.
         ignored: boxes (xyxy, pixels) where it is neither right nor wrong.
     """
 

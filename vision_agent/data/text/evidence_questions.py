@@ -20,16 +20,16 @@ from vision_agent.inference.colors import COLOURS
 from vision_agent.inference.evidence import (
     COUNT_WORDS,
     EVEN,
-    LOOK,
+    EVIDENCE_REQUEST,
     MIDDLE,
     PLACES,
     UNCLEAR,
     Comparison,
     Evidence,
-    Seen,
+    Observation,
     Verdict,
     count_word,
-    look_for,
+    evidence_request,
     place_of,
 )
 from vision_agent.results.box import Box
@@ -76,16 +76,16 @@ class Look:
         return not self.there and not self.evidence.maybe
 
 
-# Looks for one thing, or for several by their plural, after what was seen before.
+# Looks for one object, or for several by their plural, after what was seen before.
 Looker = Callable[[bool, Look | None], Look]
 
 
 def random_question(phrases: Phrases, rng: np.random.Generator) -> Exchange:
-    """A question about nothing in particular: random things, random evidence."""
+    """A question about nothing in particular: random objects, random evidence."""
 
     def look(many: bool, before: Look | None) -> Look:
         if rng.random() < 0.5:
-            phrase = phrases.thing(rng)
+            phrase = phrases.phrase(rng)
         else:
             phrase = plural(one(phrases.names, rng)) if many else phrases.name(rng)
         evidence = random_evidence(phrase, rng)
@@ -99,7 +99,7 @@ def scene_question(
     scene: Scene, present: list[PhraseTarget], absent: list[PhraseTarget], rng: np.random.Generator
 ) -> Exchange:
     """A question about a scene, of what is there and of what is not; at least one of the two lists has something."""
-    seen: dict[str, Seen] = {}
+    seen: dict[str, Observation] = {}
 
     def look(many: bool, before: Look | None) -> Look:
         pool = present if present and (not absent or rng.random() < 1 - _ABSENT) else absent
@@ -107,13 +107,13 @@ def scene_question(
         target = others[rng.integers(len(others))]
         if many and not target.phrase.endswith("s"):
             target = replace(target, phrase=plural(target.phrase))
-        # What the decoder may take for an absent thing has to be read like one that is there.
+        # What the decoder may take for an absent object has to be read like one that is there.
         maybe = bool(rng.random() < _MAYBE)
         if not target.owned and not maybe:
             return Look(Evidence(phrase=target.phrase, count=0), target)
         boxes: NDArray[np.float32] = scene.boxes[list(target.owned)] if target.owned else _any_box(scene, rng)
         clearest = int(((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).argmax())
-        mine = seen[target.phrase] = Seen(0 if maybe else len(boxes), Box.from_xyxy(boxes[clearest]))
+        mine = seen[target.phrase] = Observation(0 if maybe else len(boxes), Box.from_xyxy(boxes[clearest]))
         # Where nobody knows the colour any will do: the answer has to follow what the evidence says.
         colour = (scene.colours[target.owned[clearest]] if target.owned else None) or _random_colour(rng)
         other = seen.get(before.phrase) if before is not None else None
@@ -132,7 +132,7 @@ def scene_question(
 def place_answer(phrase: str, evidence: Evidence, request: str, target: PhraseTarget | None = None) -> Exchange:
     """What is said of a place where words are wanted: the model ends with `[DET]`, the agent looks all the same."""
     words = _seen_or(Look(evidence), _standing)
-    given = (Part(LOOK, given=True), Part(evidence.text, given=True), Part(words))
+    given = (Part(EVIDENCE_REQUEST, given=True), Part(evidence.text, given=True), Part(words))
     return Exchange(request, phrase, "det", target, given)
 
 
@@ -165,7 +165,7 @@ def question(look: Looker, rng: np.random.Generator) -> Exchange:
     return makers[rng.integers(len(makers))](look, rng)
 
 
-# One thing ----------------------------------------------------------------------------------------------------------
+# One object ----------------------------------------------------------------------------------------------------------
 
 
 def _presence(look: Looker, rng: np.random.Generator) -> Exchange:
@@ -240,7 +240,7 @@ def _like(look: Looker, rng: np.random.Generator) -> Exchange:
     return _told(QUESTIONS["like"].make(seen.phrase, rng), _seen_or(seen, answer), seen)
 
 
-# Two things ---------------------------------------------------------------------------------------------------------
+# Two objects ---------------------------------------------------------------------------------------------------------
 
 
 def _presence_of_two(look: Looker, rng: np.random.Generator) -> Exchange:
@@ -255,7 +255,7 @@ def _presence_of_two(look: Looker, rng: np.random.Generator) -> Exchange:
 def _relation(look: Looker, rng: np.random.Generator) -> Exchange:
     first = look(False, None)
     second = look(False, first)
-    # More often true than not, as a missing thing makes for a "no" too.
+    # More often true than not, as a missing object makes for a "no" too.
     true = [word for word in (second.beside or _NOTHING).words if word in RELATION_WORDS]
     wanted = one(true, rng) if true and rng.random() < 0.5 else one(tuple(RELATION_WORDS), rng)
     request = _about_two(
@@ -296,12 +296,12 @@ def _told(request: str, words: str, *looks: Look) -> Exchange:
     parts: list[Part] = []
     for look in looks:
         seen = Part(look.evidence.text, given=True)
-        parts += [Part(look.phrase, "det", look.target), Part(look_for(look.relation)), seen]
+        parts += [Part(look.phrase, "det", look.target), Part(evidence_request(look.relation)), seen]
     return Exchange(request, parts[0].text, "det", parts[0].target, (*parts[1:], Part(words)))
 
 
 def _compared(request: str, first: Look, second: Look, answers: Mapping[Verdict, str], no: str = "") -> Exchange:
-    """Two looks and the answer to the verdict, or one look where the first thing is not there."""
+    """Two looks and the answer to the verdict, or one look where the first object is not there."""
     if first.missing:
         return _told(request, no + _unseen(first), first)
     verdict = second.evidence.verdict

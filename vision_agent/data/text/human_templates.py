@@ -1,35 +1,33 @@
-"""Requests for routes as people type them: sentences that were written one by one, where `requests` makes them by rule.
+"""Requests for routes as people type them, written one by one; `request_templates` makes others by rule.
 
-`human_templates.json` has about 140 for each route; `{thing}`, `{things}`, `{a_thing}`, `{the_thing}` and `{colour}` are filled.
+`human_templates.json` has about 140 for each route, with the slots `{object}`, `{objects}`, `{an_object}`,
+`{the_object}` and `{colour}`.
 """
 
-import json
 import re
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 
 from vision_agent.data.text.dialogue import Exchange
 from vision_agent.data.text.phrases import Phrases, plural, with_article
 from vision_agent.data.text.request_templates import READ_PHRASE
-from vision_agent.data.text.sentence_templates import one
+from vision_agent.data.text.sentence_templates import one, read_texts
 from vision_agent.inference.colors import COLOURS
 
 _SLOT = re.compile(r"\{(\w+)\}")
 
 
 @cache
-def spoken() -> dict[str, tuple[str, ...]]:
-    """The sentences of each route."""
-    texts: dict[str, list[str]] = json.loads(Path(__file__).with_name("human_templates.json").read_text("utf-8"))
-    return {route: tuple(sentences) for route, sentences in texts.items()}
+def human_templates() -> dict[str, tuple[str, ...]]:
+    """Return the sentences of each route."""
+    return {route: tuple(sentences) for route, sentences in read_texts("human_templates.json").items()}
 
 
-def spoken_request(route: str, phrases: Phrases, rng: np.random.Generator) -> Exchange:
-    """A sentence of the route about any thing. What is written before the token is the thing, or the whole change."""
-    sentence = one(spoken()[route], rng)
-    things = [phrases.name(rng) if rng.random() < 0.5 else phrases.thing(rng) for _ in range(2)]
+def human_request(route: str, phrases: Phrases, rng: np.random.Generator) -> Exchange:
+    """Return a request of the route about any object; its answer is the object, or the whole change, and the route."""
+    sentence = one(human_templates()[route], rng)
+    drawn = [phrases.name(rng) if rng.random() < 0.5 else phrases.phrase(rng) for _ in range(2)]
     colour = one(COLOURS, rng)
     filled: list[str] = []
 
@@ -37,9 +35,9 @@ def spoken_request(route: str, phrases: Phrases, rng: np.random.Generator) -> Ex
         name = slot[1]
         if name == "colour":
             return colour
-        thing = things[min(len(filled), 1)]
-        filled.append(plural(thing) if name == "things" else thing)
-        return {"a_thing": with_article(thing), "the_thing": f"the {thing}"}.get(name, filled[-1])
+        phrase = drawn[min(len(filled), 1)]
+        filled.append(plural(phrase) if name == "objects" else phrase)
+        return {"an_object": with_article(phrase), "the_object": f"the {phrase}"}.get(name, filled[-1])
 
     request = _SLOT.sub(fill, sentence)
     if route == "ocr":
@@ -47,6 +45,6 @@ def spoken_request(route: str, phrases: Phrases, rng: np.random.Generator) -> Ex
     if route == "edit":
         return Exchange(request, request, route)
     phrase = filled[0]
-    if route == "gen" and "{a_thing}" in sentence:
+    if route == "gen" and "{an_object}" in sentence:
         phrase = with_article(phrase)
     return Exchange(request, phrase, route)

@@ -1,8 +1,8 @@
 """The text-only stage: names, what they are near to, and how a request becomes an answer or a route.
 
-CLIP's text vectors teach which names mean similar things: the query states of "zebra" shall predict the vector of
+CLIP's text vectors teach which names mean similar objects: the query states of "zebra" shall predict the vector of
 "zebra". Requests about any words at all teach to route by what surrounds them and to copy them into the answer;
-questions with random evidence teach to read evidence (see `evidence`).
+questions with random evidence teach to read evidence (see `evidence_questions`).
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import numpy as np
 from vision_agent.data.text import request_templates as requests
 from vision_agent.data.text.dialogue import Exchange
 from vision_agent.data.text.evidence_questions import place_answer, random_evidence, random_question
-from vision_agent.data.text.human_templates import spoken_request
+from vision_agent.data.text.human_templates import human_request
 from vision_agent.data.text.phrases import CHANGES, Phrases
 from vision_agent.data.text.sentence_templates import one, read_texts
 from vision_agent.inference.colors import COLOURS
@@ -21,7 +21,7 @@ from vision_agent.inference.evidence import COUNT_WORDS
 # How often each kind of exchange is drawn.
 _SHARES = {"det": 3.0, "seg": 1.6, "ocr": 1.2, "gen": 1.8, "edit": 1.4, "question": 4.5, "describe": 0.8, "talk": 0.3}
 _SAID = 0.2  # of the requests for places: their answer is also put in words
-_SPOKEN = 0.4  # of the requests for routes: sentences that somebody wrote
+_HUMAN = 0.4  # of the requests for routes: sentences that somebody wrote
 # (request, answer): what needs neither an image nor a route. The file has the requests of each answer.
 _TALK = tuple((request, answer) for answer, requests in read_texts("small_talk.json").items() for request in requests)
 
@@ -31,7 +31,7 @@ class LanguageMix:
 
     Args:
         seed: the rows follow from it and their number.
-        names: of things.
+        names: of objects.
         captions: sentences about images.
         phrases: how many names a row tells apart.
         exchanges: how many requests a row has.
@@ -77,12 +77,12 @@ def routed(kind: str, phrases: Phrases, rng: np.random.Generator) -> Exchange:
     Args:
         kind: the route's name, of `requests.ROUTED`.
     """
-    if rng.random() < _SPOKEN:
-        return spoken_request(kind, phrases, rng)
+    if rng.random() < _HUMAN:
+        return human_request(kind, phrases, rng)
     if kind == "ocr":
-        return Exchange(requests.READ.make(phrases.thing(rng), rng), requests.READ_PHRASE, kind)
+        return Exchange(requests.READ.make(phrases.phrase(rng), rng), requests.READ_PHRASE, kind)
     makers = {"gen": phrases.drawing, "edit": phrases.change}
-    phrase = makers.get(kind, phrases.thing)(rng)
+    phrase = makers.get(kind, phrases.phrase)(rng)
     request = requests.ROUTED[kind].make(phrase, rng)
     if kind == "det" and rng.random() < _SAID:
         return place_answer(phrase, random_evidence(phrase, rng), request)

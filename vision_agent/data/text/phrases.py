@@ -1,8 +1,8 @@
-"""What requests are about: kinds of things, synonyms, plurals, and phrases that can only be copied.
+"""What requests are about: kinds of objects, synonyms, plurals, and phrases that can only be copied.
 
 A small model soon knows the usual names by heart, and then writes a name that it knows where it should copy one that it
 does not. So most phrases of the text stage are random: captions cut anywhere, words thrown together, invented words.
-How the requests around them are worded is in `requests` and `questions`.
+How the requests around them are worded is in `request_templates` and `question_templates`.
 """
 
 import re
@@ -36,7 +36,7 @@ class Phrases:
     """Draws what is asked for.
 
     Args:
-        names: of things.
+        names: of objects.
         captions: sentences about images; their words are what word salads are made of.
     """
 
@@ -52,8 +52,8 @@ class Phrases:
         name, kind = one(self.names, rng), rng.random()
         return f"{one(COLOURS, rng)} {name}" if kind < 0.25 else plural(name) if kind < 0.45 else name
 
-    def thing(self, rng: np.random.Generator) -> str:
-        """A phrase for things, mostly one that can only be copied: up to eight words, without an article."""
+    def phrase(self, rng: np.random.Generator) -> str:
+        """A phrase for objects, mostly one that can only be copied: up to eight words, without an article."""
         makers = (self.name, self._looking, self._related, self._told, self._told, self._salad, self._salad, _invented)
         return _trimmed(makers[rng.integers(len(makers))](rng)) or self.name(rng)
 
@@ -61,7 +61,7 @@ class Phrases:
         """What an image is to show, with its articles: `"a red car left of a dog"`."""
         kind = rng.random()
         if kind < 0.15:
-            return self.thing(rng)
+            return self.phrase(rng)
         if kind < 0.3 and self.captions:
             return one(self.captions, rng)
         drawn = self._counted(rng)
@@ -73,10 +73,10 @@ class Phrases:
 
     def change(self, rng: np.random.Generator) -> str:
         """A change to an image: `"make the car blue"`."""
-        things = [self.name(rng) if rng.random() < 0.5 else self.thing(rng) for _ in range(2)]
+        phrases = [self.name(rng) if rng.random() < 0.5 else self.phrase(rng) for _ in range(2)]
         new = one(self.names, rng)
         new = f"{one(COLOURS, rng)} {new}" if rng.random() < 0.4 else new
-        return one(CHANGES, rng).format(*things, one(COLOURS, rng), with_article(new))
+        return one(CHANGES, rng).format(*phrases, one(COLOURS, rng), with_article(new))
 
     def _counted(self, rng: np.random.Generator) -> str:
         name = one(self.names, rng) if rng.random() < 0.8 else _invented(rng)
@@ -139,7 +139,7 @@ def with_article(name: str) -> str:
 
 
 def plural(name: str) -> str:
-    """English plural of a thing's name, good enough for phrases."""
+    """English plural of an object's name, good enough for phrases."""
     if name in _IRREGULAR:
         return _IRREGULAR[name]
     if name.endswith(("s", "x", "ch", "sh")):
@@ -150,5 +150,5 @@ def plural(name: str) -> str:
 
 
 def callable_as(name: str) -> tuple[str, ...]:
-    """Other words for one thing: synonyms."""
+    """Other words for one object: synonyms."""
     return SYNONYMS.get(name, ())

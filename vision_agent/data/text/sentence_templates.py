@@ -4,7 +4,7 @@ A `SentenceGrammar` is small: frames with slots, each slot a list of alternative
 thousands of requests, so a model has to learn what each part does and cannot learn requests by heart. `{}` is the
 object, the image to draw or the change to make: what the answer has to copy.
 
-The wordings in `held_out` are made by none of these grammars (a test proves it by the grammars themselves).
+The requests in `held_out` are made by none of these grammars (a test proves it by the grammars themselves).
 """
 
 import json

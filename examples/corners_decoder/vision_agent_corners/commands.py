@@ -1,28 +1,32 @@
-"""The command `vision-agent-corners`: train, measure, straighten."""
+"""The commands `vision-agent corners train`, `measure` and `straighten`.
+
+Every run of `vision-agent` imports this module, so what is heavy is imported when a command runs.
+"""
 
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from PIL import Image, ImageDraw
 
-from vision_agent import VisionAgent, VisionAgentError, load_image
-from vision_agent.train.adapter_training import AdapterTraining, train_adapter
-from vision_agent_corners.decoder import ROUTE, Sheets
-from vision_agent_corners.measure import by_contours, by_model, corner_figures, words_read
-from vision_agent_corners.perspective import straighten as straightened
-from vision_agent_corners.samples import list_photos, training_samples
-
-app = typer.Typer(name="vision-agent-corners", help=__doc__, no_args_is_help=True, add_completion=False)
+if TYPE_CHECKING:
+    from vision_agent_corners.decoder import Sheets
 
 AdapterArgument = Annotated[Path, typer.Argument(help="Folder of the adapter.")]
 PhotosOption = Annotated[Path | None, typer.Option("--photos", help="Folder of photos that pages may lie on.")]
 ModelOption = Annotated[str, typer.Option("--model", help="'default', a folder or a hub name.")]
 
 
-@app.command()
+def register(app: typer.Typer) -> None:
+    """Add the commands to `vision-agent`."""
+    corners = typer.Typer(help="Find the corners of sheets of paper.", no_args_is_help=True)
+    for command in (train, measure, straighten):
+        corners.command()(command)
+    app.add_typer(corners, name="corners")
+
+
 def train(
     adapter: AdapterArgument,
     photos: PhotosOption = None,
@@ -31,18 +35,16 @@ def train(
     workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that draw pages.")] = 1,
     model: ModelOption = "default",
 ) -> None:
-    """Train the adapter, or go on where a run was killed."""
+    """Train the adapter. Run the same command again to resume."""
+    from vision_agent import AdapterTraining, VisionAgent, train_adapter
+    from vision_agent_corners.decoder import ROUTE
+    from vision_agent_corners.samples import training_samples
+
     agent = VisionAgent.from_pretrained(model)
-
-    def tell(step: int, loss: float) -> None:
-        if step % 20 == 0 or step == steps - 1:
-            print(f"step {step} of {steps}, loss {loss:.3f}", file=sys.stderr, flush=True)
-
     settings = AdapterTraining(steps=steps, batch=batch, rate=2e-3, workers=workers)
-    print(train_adapter(agent.backbone, ROUTE, training_samples(photos), adapter, settings, on_step=tell))
+    print(train_adapter(agent.backbone, ROUTE, training_samples(photos), adapter, settings))
 
 
-@app.command()
 def measure(
     adapter: AdapterArgument,
     photos: PhotosOption = None,
@@ -51,6 +53,10 @@ def measure(
     model: ModelOption = "default",
 ) -> None:
     """Print figures over held-out scenes, a line of JSON each; OpenCV's way beside it where OpenCV is installed."""
+    from vision_agent import VisionAgent
+    from vision_agent_corners.measure import by_contours, by_model, corner_figures, words_read
+    from vision_agent_corners.samples import list_photos
+
     agent = VisionAgent.from_pretrained(model, adapters=[adapter])
     ways = {"model": by_model(agent)}
     try:
@@ -68,7 +74,6 @@ def measure(
         print(json.dumps({"words read of": f"{pages} hard pages", **{k: round(v, 3) for k, v in shares.items()}}))
 
 
-@app.command()
 def straighten(
     adapter: AdapterArgument,
     image: Annotated[Path, typer.Argument(help="The photo.")],
@@ -78,6 +83,10 @@ def straighten(
     model: ModelOption = "default",
 ) -> None:
     """Cut a page out of a photo. Prints its score and corners; exit code 1 where no sheet is seen."""
+    from vision_agent import VisionAgent, load_image
+    from vision_agent_corners.decoder import ROUTE
+    from vision_agent_corners.perspective import straighten as straightened
+
     agent = VisionAgent.from_pretrained(model, adapters=[adapter])
     photo = load_image(image)
     found: Sheets = agent.run_route(ROUTE.name, phrase, photo)
@@ -90,7 +99,7 @@ def straighten(
     print(sheet.model_dump_json())
 
 
-def _side_by_side(photo: Image.Image, page: Image.Image, found: Sheets) -> Image.Image:
+def _side_by_side(photo: Image.Image, page: Image.Image, found: "Sheets") -> Image.Image:
     """The photo with the corners it was straightened by, and the page at the same height."""
     marked = photo.convert("RGB")
     draw = ImageDraw.Draw(marked)
@@ -104,16 +113,3 @@ def _side_by_side(photo: Image.Image, page: Image.Image, found: Sheets) -> Image
     both.paste(marked, (0, 0))
     both.paste(fitted, (photo.width, 0))
     return both
-
-
-def main() -> None:
-    """Entry point: bad input is one line on stderr and exit code 2, as in `vision-agent`."""
-    try:
-        app()
-    except VisionAgentError as error:
-        print(f"vision-agent-corners: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()
