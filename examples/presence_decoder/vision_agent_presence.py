@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from vision_agent import Decoder, DecodeRequest, DenseFeatures, ImageStore, RouteSpec, Tool, ToolOutput, VisionAgent
+from vision_agent import Decoder, DecodeRequest, DenseFeatures, ImageStore, RouteSpec, Tool, ToolAgent, ToolOutput
 
 
 class Presence(BaseModel):
@@ -137,9 +137,10 @@ class PresenceAnswer(BaseModel):
     scores: dict[str, float] = Field(description="0 to 1, for each phrase")
 
 
-def _presence(agent: VisionAgent, store: ImageStore, args: PresenceArguments) -> ToolOutput:
+def _presence(agent: ToolAgent, store: ImageStore, args: PresenceArguments) -> ToolOutput:
     image = store.open(args.image)
-    found: Presences = agent.run_route("here", args.phrases, image.image)
+    found = agent.run_route("here", args.phrases, image.image)
+    assert isinstance(found, Presences)
     scores = {item.phrase: round(item.score, 3) for item in found.items}
     return ToolOutput(PresenceAnswer(image=image.id, scores=scores), found)
 

@@ -89,7 +89,8 @@ def straighten(
 
     agent = VisionAgent.from_pretrained(model, adapters=[adapter])
     photo = load_image(image)
-    found: Sheets = agent.run_route(ROUTE.name, phrase, photo)
+    found = agent.run_route(ROUTE.name, phrase, photo)
+    assert isinstance(found, Sheets)
     if not found.items:
         print(f"no {phrase} is seen", file=sys.stderr)
         raise typer.Exit(1)

@@ -21,7 +21,8 @@ def by_model(agent: VisionAgent) -> Find:
     """Corners by the agent's `[CORNERS]` route."""
 
     def find(scene: Scene) -> Corners | None:
-        found: Sheets = agent.run_route(ROUTE.name, "sheet of paper", scene.image)
+        found = agent.run_route(ROUTE.name, "sheet of paper", scene.image)
+        assert isinstance(found, Sheets)
         return np.array(found.items[0].corners) if found.items else None
 
     return find

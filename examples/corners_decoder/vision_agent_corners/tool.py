@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from vision_agent import ImageStore, Tool, ToolOutput, VisionAgent
+from vision_agent import ImageStore, Tool, ToolAgent, ToolOutput
 from vision_agent_corners.decoder import ROUTE, Sheet, Sheets
 
 
@@ -27,9 +27,10 @@ class StraightenAnswer(BaseModel):
     items: list[Sheet]
 
 
-def _straighten(agent: VisionAgent, store: ImageStore, args: StraightenArguments) -> ToolOutput:
+def _straighten(agent: ToolAgent, store: ImageStore, args: StraightenArguments) -> ToolOutput:
     image = store.open(args.image)
-    found: Sheets = agent.run_route(ROUTE.name, args.phrase, image.image)
+    found = agent.run_route(ROUTE.name, args.phrase, image.image)
+    assert isinstance(found, Sheets)
     made = tuple(
         store.add(sheet.straighten(image.image), origin=f"made by `straighten` from {image.id}")
         for sheet in found.items
@@ -40,7 +41,7 @@ def _straighten(agent: VisionAgent, store: ImageStore, args: StraightenArguments
 STRAIGHTEN = Tool(
     name="straighten",
     description=(
-        "Cut a photographed page, receipt or document out of a picture and straighten it, as a scanner would. Use it "
+        "Cut a photographed page, receipt or document out of an image and straighten it, as a scanner would. Use it "
         "before `ocr` where a page is seen at an angle. An empty result means that no sheet of paper was seen."
     ),
     arguments=StraightenArguments,
