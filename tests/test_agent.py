@@ -211,7 +211,7 @@ def test_bad_phrases(agent: VisionAgent, phrase: object, error: type[Exception],
 @pytest.mark.parametrize(
     "arguments",
     [(str(DOG), "dog"), (DOG, "dog"), (Image.new("RGB", (20, 20)), "dog"), (np.zeros((20, 20, 3), np.uint8), "dog")],
-    ids=["text path", "path", "picture", "array"],
+    ids=["text path", "path", "image", "array"],
 )
 def test_swapped_arguments_say_so(agent: VisionAgent, arguments: tuple[object, str]) -> None:
     with pytest.raises(TypeError, match="look swapped"):
@@ -228,7 +228,7 @@ def test_bad_thresholds(agent: VisionAgent, threshold: object) -> None:
 
 def test_bad_images(agent: VisionAgent, tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").touch()
-    (tmp_path / "text.jpg").write_text("not a picture")
+    (tmp_path / "text.jpg").write_text("not an image")
     (tmp_path / "cut.jpg").write_bytes(DOG.read_bytes()[:9000])
     frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
@@ -279,8 +279,8 @@ agent = VisionAgent()
 rng = np.random.default_rng(0)
 def calls(count):
     for number in range(count):
-        if number % 4 == 0: picture = rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
-        agent.detect("dog", picture)
+        if number % 4 == 0: image = rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        agent.detect("dog", image)
 calls(400)
 before = psutil.Process().memory_info().rss
 calls(1000)

@@ -62,7 +62,7 @@ def test_a_threshold_leaves_the_surer_boxes(tiny: VisionAgent) -> None:
 
 def test_the_trained_route_goes_first(agent: VisionAgent, photo: Path) -> None:
     assert agent.detect("dog", photo).decoder == "box"
-    assert agent.point("dog", photo).decoder == "mask"  # points lie inside things
+    assert agent.point("dog", photo).decoder == "mask"  # points lie inside objects
     assert agent.count("dog", photo).evidence.decoder == "box"
     with pytest.raises(InputError, match="threshold"):
         agent.count("dog", photo, threshold=2)

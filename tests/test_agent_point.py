@@ -1,4 +1,4 @@
-"""Points lie inside things: at the centre of the largest circle that a mask holds."""
+"""Points lie inside objects: at the centre of the largest circle that a mask holds."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""`agent.aio`: every verb of `VisionAgent` is there, with the same parameters, and what streams is an async iterator."""
+"""`agent.aio`: every verb of `VisionAgent` is there, with the same parameters; what streams is an async iterator."""
 
 import asyncio
 import inspect

@@ -34,7 +34,7 @@ def stdio_server(folder: Path) -> AbstractAsyncContextManager[Any]:
 async def look_closely(
     transport: AbstractAsyncContextManager[Any], photo: str, phrase: str, show: Callable[[str], None] = print
 ) -> bytes | None:
-    """The cut-out of the object with the highest score, as a PNG file; None where there is none. `show` is told what comes back."""
+    """Return the cut-out of the object with the highest score, as a PNG file, or None; `show` gets what comes back."""
     async with transport as streams, ClientSession(streams[0], streams[1]) as session:
         await session.initialize()
 

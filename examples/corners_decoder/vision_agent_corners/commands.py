@@ -84,7 +84,7 @@ def straighten(
 ) -> None:
     """Cut a page out of a photo. Prints its score and corners; exit code 1 where no sheet is seen."""
     from vision_agent import VisionAgent, load_image
-    from vision_agent_corners.decoder import ROUTE
+    from vision_agent_corners.decoder import ROUTE, Sheets
     from vision_agent_corners.perspective import straighten as straightened
 
     agent = VisionAgent.from_pretrained(model, adapters=[adapter])
