@@ -188,7 +188,7 @@ def measure(folder: Path) -> dict[str, float]:
     bare_once = seconds(bare, 5)
     return {
         "same text as transformers": float(ours == theirs.strip()),
-        "second question on a 12-tile picture s": again,
+        "second question on a 12-tile image s": again,
         "second question by transformers s": theirs_again,
         "transformers / ours, second question": theirs_again / again,
         "ten-turn chat s": chat,

@@ -89,7 +89,7 @@ def measure(image: Image.Image, threads: int, repeats: int) -> dict[str, float |
     # Pillow 13 takes the height first in some upright images; the versions InternVL was trained with never did.
     difference = float((official(image, grid) - ours(image, grid, threads)).abs().mean())
     return {
-        "picture": f"{image.width}x{image.height}",
+        "image": f"{image.width}x{image.height}",
         "tiles": f"{grid.columns} x {grid.rows}{' + 1' if grid.has_thumbnail else ''}",
         "official ms": theirs * 1e3,
         "... its resizing alone": resizing * 1e3,
@@ -118,7 +118,7 @@ def main() -> None:
     for row in rows:
         print(f"| {' | '.join(x if isinstance(x, str) else f'{x:.1f}' for x in row.values())} |")
     if options.out is not None:
-        figures = {"machine": machine, "photo": options.photo.name, "pictures": rows}
+        figures = {"machine": machine, "photo": options.photo.name, "images": rows}
         options.out.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
 
 

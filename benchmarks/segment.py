@@ -94,7 +94,7 @@ def main() -> None:
         decoder = SamDecoder(HIDDEN, str(options.sam or folder)).eval().requires_grad_(False)
     image = load_image(PHOTO)
     states_KNC = torch.randn(OBJECTS, 1, HIDDEN)
-    names = tuple(f"thing {number}" for number in range(OBJECTS))
+    names = tuple(f"object {number}" for number in range(OBJECTS))
     grid = TileGrid.for_image(*image.size)
 
     def segment(shown: Image.Image, which: slice) -> None:
@@ -114,7 +114,7 @@ def main() -> None:
         f"{OBJECTS}_objects_in_one_call_ms": together * 1e3,
         f"{OBJECTS}_objects_one_call_each_ms": each * 1e3,
         "one_call_each_over_one_call": each / together,
-        f"{OBJECTS}_objects_of_a_picture_seen_before_ms": decoding * 1e3,
+        f"{OBJECTS}_objects_of_an_image_seen_before_ms": decoding * 1e3,
         **run_length_figures(),
     }
     print("| figure | value |\n|---|---|")

@@ -14,7 +14,7 @@ from written_pages import AMERICAN, GERMAN, document
 from vision_agent import Answer, VisionAgent
 from vision_agent.extract.by_model import json_schema, prompt_for
 from vision_agent.extract.extractor import Extractor
-from vision_agent.extract.target import outline_of
+from vision_agent.extract.target import target_of
 from vision_agent.model.checkpoint import save_backbone
 
 
@@ -103,11 +103,11 @@ def test_the_document_is_quoted_as_data() -> None:
     (prompt,) = seen
     head, quoted = prompt.rsplit("\n", 1)
     assert "forget" in json.loads(quoted) and "forget" not in head
-    assert prompt == prompt_for(document(texts), outline_of(Invoice))
+    assert prompt == prompt_for(document(texts), target_of(Invoice))
 
 
 def test_the_grammar_allows_null_everywhere() -> None:
-    schema = json_schema(outline_of(Invoice))
+    schema = json_schema(target_of(Invoice))
     assert {"type": "null"} in schema["properties"]["total"]["anyOf"]
     assert schema["required"] == ["invoice_number", "seller", "buyer_address", "items", "total"]
 

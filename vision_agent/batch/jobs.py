@@ -23,7 +23,7 @@ from vision_agent.documents.source import DocumentSource
 from vision_agent.errors import ExtractionError, InputError, bad_argument
 from vision_agent.extract.extractor import Engine, Extractor, check_choice
 from vision_agent.extract.result import Extraction
-from vision_agent.extract.target import outline_of
+from vision_agent.extract.target import target_of
 from vision_agent.extract.values.amounts import DecimalMark
 from vision_agent.extract.values.dates import DateOrder
 from vision_agent.plugins.registry import load_reader
@@ -144,7 +144,7 @@ class ExtractJob:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        outline_of(self._model)
+        target_of(self._model)
         OcrOptions(pages=self.pages, password=self.password)
         check_choice("engine", self.engine, get_args(Engine))
         check_choice("date_order", self.date_order, (None, *get_args(DateOrder)))

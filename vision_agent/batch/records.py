@@ -1,8 +1,8 @@
 """The records of a run on disk: JSON Lines, appended as files are done, and never damaged by a process that is killed.
 
-A record is written in one piece and flushed. A kill can leave half of the last line, which the next start cuts off, so
-that its file is simply not done. Beside the output, `OUT.settings.json` says what made it: records of different
-settings never mix in one file.
+A record is written in one piece and flushed. A killed process can leave half of the last line, which the next start
+cuts off, so that its file counts as not done. Beside the output, `OUT.settings.json` says what made it: records of
+different settings never mix in one file.
 """
 
 import json
@@ -73,7 +73,8 @@ class Records:
     def sort(self, files: Sequence[str]) -> None:
         """Put the records in the order of `files`, one each (the last); those of other files follow as they stood.
 
-        The file is replaced in one step, so that a kill leaves the old or the new one. One in order stays untouched.
+        The file is replaced in one step, so that a killed process leaves the old or the new one. A file that is in
+        order already is not touched.
         """
         places: dict[str, tuple[int, int]] = {}
         at = count = 0

@@ -43,7 +43,7 @@ def process(
 
     Files that have a record in `out` are not done again; new ones are added. While a run lasts, records stand in the
     order they were done; at its end in that of `files`, whatever the number of workers. A file that fails becomes a
-    record with an `error`, and the rest go on.
+    record with an `error`, and the others are still processed.
 
     Args:
         files: paths; see `find_files`.

@@ -1,4 +1,4 @@
-"""Worker processes that do one file at a time, and survive files that kill them.
+"""Worker processes that handle one file at a time; a file that crashes its process costs only itself.
 
 `ProcessPoolExecutor` gives up all pending work when a process dies. A broken document can do that to a native library,
 so here each worker has a pipe of its own: one that dies costs its file, and another takes its place.
@@ -125,7 +125,7 @@ def _serve(pipe: Connection, job: Job, threads: int) -> None:
     """In the worker: load once, then a file in, a line out, until the pipe closes, also by the death of the parent."""
     try:
         work = job.start(threads)
-    except Exception as error:  # whatever it is, the run cannot go on, and the parent says why
+    except Exception as error:  # whatever it is, the run cannot continue, and the parent says why
         pipe.send(("failed", (type(error).__name__, str(error)), False))
         return
     try:
@@ -138,7 +138,7 @@ def _serve(pipe: Connection, job: Job, threads: int) -> None:
             except MissingExtraError as error:  # so it would be for all files
                 pipe.send(("failed", (type(error).__name__, str(error)), False))
                 return
-            except Exception as error:  # a document may break anything; the others go on
+            except Exception as error:  # a document may break anything; the others are still processed
                 reason = {"type": type(error).__name__, "message": str(error)}
                 record = {"file": file, "error": reason}
                 line = as_line(record)
@@ -161,7 +161,7 @@ def _interrupts_ignored() -> Iterator[None]:
 
 
 def _as_error(name: str, message: str) -> VisionAgentError:
-    """An error of a worker again; one that is not ours tells its name."""
+    """An error of a worker, raised again here; the message of one that is not ours begins with its name."""
     if name in ("CheckpointError", "InputError", "MissingExtraError", "UnknownDecoderError"):
         error: VisionAgentError = getattr(errors, name)(message)
         return error

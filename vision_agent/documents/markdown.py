@@ -44,7 +44,7 @@ def block_markdown(kind: str, lines: Sequence[str], table: "Table | None") -> st
 
 
 def _items(lines: Sequence[str]) -> list[str]:
-    """List items; a line without a bullet or number goes on with the item above."""
+    """List items; a line without a bullet or number continues the item above."""
     items: list[str] = []
     for line in lines:
         if _NUMBERED.match(line):

@@ -296,7 +296,7 @@ def _gap_tables(sheet: Sheet, taken: set[int]) -> list[Table]:
 
 
 def _continues(run: Sequence[Sequence[Piece]], row: Sequence[Piece], more: bool) -> bool:
-    """A lone piece that goes on a cell of the row above; where `more` rows follow it may stand further below it."""
+    """Whether a lone piece continues a cell of the row above; where `more` rows follow, it may stand further down."""
     above = [piece for piece in run[-1] if min(piece.x1, row[0].x1) - max(piece.x0, row[0].x0) > 0]
     close = (1.4 if more else 0.7) * row[0].height
     return len(above) == 1 and row[0].y0 - above[0].y1 < close and len(run) > 1

@@ -50,7 +50,7 @@ def align(view: View, text: str, near: Excerpt | None = None) -> Aligned | None:
 
 
 def _runs(view: View) -> list[list[Piece]]:
-    """Pieces in the orders in which a text may go on: along the rows, and down the columns."""
+    """Pieces in the orders in which a text may continue: along the rows, and down the columns."""
     runs = []
     for sheet in view.sheets:
         runs.append(list(sheet.pieces))

@@ -39,7 +39,7 @@ _TAX_ID = re.compile(
 
 def extract_by_layout(
     document: OcrResult,
-    outline: Group,
+    target: Group,
     *,
     date_order: DateOrder | None = None,
     decimal_mark: DecimalMark | None = None,
@@ -48,14 +48,14 @@ def extract_by_layout(
 
     Args:
         document: its words.
-        outline: the model.
+        target: the model.
         date_order: of day and month where a date does not tell; None for what the document shows, else day first.
         decimal_mark: where a number does not tell; None for what the document shows.
     """
     view = View(document, date_order=date_order, decimal_mark=decimal_mark)
-    own = {leaf.concept.name: _with_labels(leaf) for leaf in _all_leaves(outline) if leaf.concept.name.startswith(".")}
+    own = {leaf.concept.name: _with_labels(leaf) for leaf in _all_leaves(target) if leaf.concept.name.startswith(".")}
     view.find_labels(tuple(own.values()))
-    return _Engine(view).fill(outline)
+    return _Engine(view).fill(target)
 
 
 def best_candidate(view: View, leaf: Leaf) -> Candidate | None:
@@ -106,9 +106,9 @@ class _Engine:
         claims = sorted(self._claims(leaf), key=lambda claim: -claim.candidate.score)
         return claims[0].candidate if claims else None
 
-    def fill(self, outline: Group) -> Filled:
-        filling = Filling(outline)
-        lists = [part for part in _lists(outline) if isinstance(part.item, Group)]
+    def fill(self, target: Group) -> Filled:
+        filling = Filling(target)
+        lists = [part for part in _lists(target) if isinstance(part.item, Group)]
         for many in lists:
             assert isinstance(many.item, Group)
             rows = find_rows(self._view, many.item)
@@ -117,9 +117,9 @@ class _Engine:
         lines = self._rows.amounts if self._rows is not None else ()
         self._totals = totals(self._view, self._amounts, lines)
         self._total = next((each.value for each in self._totals if each.score > 0), None)
-        for claim in self._assigned(list(outline.leaves())):
+        for claim in self._assigned(list(target.leaves())):
             filling.put(claim.leaf, claim.value, claim.candidate.excerpts, claim.candidate.confidence)
-        for part in _lists(outline):
+        for part in _lists(target):
             if isinstance(part.item, Leaf):
                 for value, candidate in self._several(part.item):
                     filling.append(part, value, candidate.excerpts, candidate.confidence)

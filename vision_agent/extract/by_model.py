@@ -34,7 +34,7 @@ _MOST_ROWS = 200
 
 def extract_by_model(
     document: OcrResult,
-    outline: Group,
+    target: Group,
     ask: Ask,
     images: Sequence[Image.Image],
     *,
@@ -42,7 +42,7 @@ def extract_by_model(
     decimal_mark: DecimalMark | None = None,
     max_new_tokens: int = 2048,
 ) -> Filled:
-    """Let a model read the values of an outline.
+    """Let a model read the values of a target.
 
     Args:
         ask: the model's `ask`.
@@ -52,17 +52,15 @@ def extract_by_model(
         AnswerError: the answer did not end within its tokens.
     """
     view = View(document, date_order=date_order, decimal_mark=decimal_mark)
-    answer = ask(
-        prompt_for(document, outline), list(images), schema=json_schema(outline), max_new_tokens=max_new_tokens
-    )
-    filling = Filling(outline)
-    _read(view, filling, outline, answer.value, (), "", answer.confidence, None)
+    answer = ask(prompt_for(document, target), list(images), schema=json_schema(target), max_new_tokens=max_new_tokens)
+    filling = Filling(target)
+    _read(view, filling, target, answer.value, (), "", answer.confidence, None)
     return filling.done()
 
 
-def prompt_for(document: OcrResult, outline: Group) -> str:
+def prompt_for(document: OcrResult, target: Group) -> str:
     """Return what the model is asked. The document's words are quoted as one JSON string: they are data."""
-    fields = "\n".join(f"- {_described(leaf)}" for leaf in _leaves(outline))
+    fields = "\n".join(f"- {_described(leaf)}" for leaf in _leaves(target))
     return (
         "Fill in the fields from the document in the picture. Copy every value exactly as it is printed. "
         f"Write null for what the document does not state.\nFields:\n{fields}\n"
@@ -85,7 +83,7 @@ def _described(leaf: Leaf) -> str:
 
 
 def json_schema(part: Group | Many | Leaf) -> dict[str, Any]:
-    """Return the grammar of the answer: the outline's names, with texts or null for values."""
+    """Return the grammar of the answer: the target's names, with texts or null for values."""
     if isinstance(part, Leaf):
         return {"anyOf": [{"type": "string", "maxLength": _LONGEST}, {"type": "null"}]}
     if isinstance(part, Many):

@@ -1,4 +1,4 @@
-"""`agent.extract`: one door to both engines, from a document to a validated object."""
+"""`agent.extract`: from a document to a validated object, by either engine."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypedDict, TypeVar, get_args
@@ -15,7 +15,7 @@ from vision_agent.extract.by_layout import extract_by_layout
 from vision_agent.extract.by_model import Ask, extract_by_model
 from vision_agent.extract.filling import Filled, drop
 from vision_agent.extract.result import Extraction, FieldValue
-from vision_agent.extract.target import Group, outline_of
+from vision_agent.extract.target import Group, target_of
 from vision_agent.extract.values.amounts import DecimalMark
 from vision_agent.extract.values.dates import DateOrder
 from vision_agent.images.loading import ImageLimits
@@ -39,7 +39,7 @@ class ExtractSettings(TypedDict, total=False):
 
 
 class Extractor:
-    """Extracts for an agent; or, with the layout engine, on its own.
+    """An extractor for an agent; or, with the layout engine, on its own.
 
     Args:
         read: reads a document, as `DocumentReader.read`.
@@ -73,7 +73,7 @@ class Extractor:
         decimal_mark: DecimalMark | None = None,
     ) -> Extraction[T]:
         """Extract an object from a document; see `VisionAgent.extract`."""
-        outline = outline_of(schema)
+        target = target_of(schema)
         check_choice("engine", engine, get_args(Engine))
         check_choice("date_order", date_order, (None, "dmy", "mdy"))
         check_choice("decimal_mark", decimal_mark, (None, ".", ","))
@@ -82,12 +82,10 @@ class Extractor:
             raise InputError(bad_argument("engine", '"layout" where there is no model', engine))
         words = self.words(document, pages=pages, password=password)
         if chosen == "layout" or self._ask is None:
-            filled = extract_by_layout(words, outline, date_order=date_order, decimal_mark=decimal_mark)
+            filled = extract_by_layout(words, target, date_order=date_order, decimal_mark=decimal_mark)
         else:
             shown = self.images(document, words, password=password)
-            filled = extract_by_model(
-                words, outline, self._ask, shown, date_order=date_order, decimal_mark=decimal_mark
-            )
+            filled = extract_by_model(words, target, self._ask, shown, date_order=date_order, decimal_mark=decimal_mark)
         return _validated(schema, filled, "model" if chosen == "model" else "layout", words)
 
     def words(
@@ -133,7 +131,7 @@ def _validated(schema: type[T], filled: Filled, engine: Literal["layout", "model
     try:
         value = schema.model_validate(filled.data)
     except ValidationError as error:
-        broken = _broken(error, filled, _optional(outline_of(schema), ()))
+        broken = _broken(error, filled, _optional(target_of(schema), ()))
         for path in broken:
             drop(filled.data, filled.keys[path])
             fields[path] = FieldValue()
@@ -144,12 +142,12 @@ def _validated(schema: type[T], filled: Filled, engine: Literal["layout", "model
     for path, field in fields.items():
         if not field.found and field.aligned:
             fields[path] = field.model_copy(update={"value": _at(value, path)})
-    # Validators of the model may have changed a value: what the object says is what is told.
-    told = {path: _told(value, path, field) for path, field in fields.items()}
-    return Extraction[schema](value=value, fields=told, engine=engine, document=words)  # type: ignore[valid-type]
+    # Validators of the model may have changed a value: the fields say the same as the object.
+    fields = {path: _as_validated(value, path, field) for path, field in fields.items()}
+    return Extraction[schema](value=value, fields=fields, engine=engine, document=words)  # type: ignore[valid-type]
 
 
-def _told(value: BaseModel, path: str, field: FieldValue) -> FieldValue:
+def _as_validated(value: BaseModel, path: str, field: FieldValue) -> FieldValue:
     return field.model_copy(update={"value": _at(value, path)}) if field.found else field
 
 

@@ -27,9 +27,9 @@ class Filled:
 
 @dataclass
 class Filling:
-    """Collects values for an outline."""
+    """Values for a target, while they are collected."""
 
-    outline: Group
+    target: Group
     _data: dict[str, Any] = field(default_factory=dict)
     _fields: dict[str, FieldValue] = field(default_factory=dict)
     _keys: dict[str, tuple[str | int, ...]] = field(default_factory=dict)
@@ -66,12 +66,12 @@ class Filling:
     def done(self) -> Filled:
         """Return the filled tree; values that were not found have their place among the fields."""
         fields: dict[str, FieldValue] = {}
-        for path in _paths(self.outline):
+        for path in _paths(self.target):
             own = {each: value for each, value in self._fields.items() if each == path or each.startswith(f"{path}[")}
             fields |= own or {path: FieldValue()}
         for path, value in self._fields.items():
             fields.setdefault(path, value)
-        self._blanks(self.outline, self._data)
+        self._blanks(self.target, self._data)
         return Filled(self._data, fields, dict(self._keys))
 
     def _set(self, path: str, key: tuple[str | int, ...], value: Any, source: FieldValue) -> None:
@@ -80,7 +80,7 @@ class Filling:
         place(self._data, key, value)
 
     def _key(self, path: Sequence[str]) -> tuple[str | int, ...]:
-        return self._key_in(self.outline, path)
+        return self._key_in(self.target, path)
 
     def _key_in(self, part: Group | Leaf | Many, path: Sequence[str]) -> tuple[str | int, ...]:
         keys: list[str | int] = []

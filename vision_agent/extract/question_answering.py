@@ -26,7 +26,7 @@ from vision_agent.extract.lexicon import CONCEPTS, Concept, Kind, words_for
 from vision_agent.extract.rules.candidates import Candidate
 from vision_agent.extract.rules.line_items import Entry, find_rows
 from vision_agent.extract.rules.view import View
-from vision_agent.extract.target import Form, Leaf, outline_of
+from vision_agent.extract.target import Form, Leaf, target_of
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.results.answers import Answer
 from vision_agent.results.box import Box
@@ -143,9 +143,9 @@ def answer_by_model(
     said = ask(prompt, images or None, options=options)
     place = align(View(chosen), said.text)
     excerpts = place.excerpts if place is not None else ()
-    told = _answer(said.text, said.confidence, said.model, pages, excerpts, extractive=False)
+    answer = _answer(said.text, said.confidence, said.model, pages, excerpts, extractive=False)
     counts = ("finish_reason", "prompt_tokens", "completion_tokens")
-    return told.model_copy(update={name: getattr(said, name) for name in counts})
+    return answer.model_copy(update={name: getattr(said, name) for name in counts})
 
 
 def _as_leaf(question: str) -> Leaf:
@@ -185,7 +185,7 @@ class _Line(BaseModel):
 def _in_table(question: str, view: View) -> Candidate | None:
     """A value of the table row that a question describes: the price of one item on an invoice."""
     content = set(_content(question))
-    group = outline_of(_Line)
+    group = target_of(_Line)
     view.find_labels()
     best: tuple[float, tuple[Entry, ...], set[str]] | None = None
     for row in find_rows(view, group).rows:

@@ -1,4 +1,4 @@
-"""A caller's Pydantic model as an outline: which values to look for, what they are called and what they may be."""
+"""A caller's Pydantic model as a target of extraction: which values to look for, what they are called and what they may be."""
 
 import datetime
 import enum
@@ -126,7 +126,7 @@ class Group:
                 yield from part.leaves()
 
 
-def outline_of(model: object) -> Group:
+def target_of(model: object) -> Group:
     """Read a Pydantic model class.
 
     Raises:

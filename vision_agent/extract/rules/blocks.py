@@ -44,7 +44,7 @@ def blocks_of(view: View, label: Label) -> list[Block]:
 
 
 def _following(sheet: Sheet, piece: Piece, left: float) -> list[Piece]:
-    """Pieces that go on under a place, row by row, at the same left edge and without a wide gap."""
+    """Pieces that follow under a place, row by row, at the same left edge and without a wide gap."""
     chain, last = [], piece
     for row in sheet.rows[piece.row + 1 : piece.row + 1 + _LINES]:
         inside = [other for other in row if abs(other.x0 - left) < 2.0 * sheet.height or other.x0 <= left < other.x1]

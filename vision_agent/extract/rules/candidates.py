@@ -176,7 +176,7 @@ def labelled(view: View, labels: Sequence[Label], kind: Kind) -> list[Candidate]
 
 
 def _heads_column(view: View, piece: Piece) -> bool:
-    """Whether numbers go on under a number: then its label names a column."""
+    """Whether more numbers follow under a number: then its label names a column."""
     under = next(iter(view.sheet(piece).below(piece, rows=2)), None)
     return under is not None and bool(view.numbers(Excerpt.whole(under)))
 

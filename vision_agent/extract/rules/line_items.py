@@ -1,7 +1,7 @@
 """Lists of groups, such as the lines of an invoice: rows under a header, or rows that end in amounts.
 
-An item is anchored by the row that has its amount. Other rows belong to the anchor above them (a description that goes
-on) or, where descriptions stand over their amounts, as on receipts, to the one below.
+An item is anchored by the row that has its amount. Other rows belong to the anchor above them (a description that
+continues) or, where descriptions stand over their amounts, as on receipts, to the one below.
 """
 
 import re

@@ -127,7 +127,7 @@ def _head(sheet: Sheet) -> list[Piece]:
 
 
 def _goes_on(first: Excerpt, second: Excerpt) -> bool:
-    """Whether a name goes on in the line below: with its legal form, which the first line lacks in part."""
+    """Whether a name continues in the line below: with its legal form, which the first line lacks in part."""
     one, other = first.piece, second.piece
     words = words_of(second.text)
     rest = [word for word in words if word not in _LEGAL_FORMS and len(word) > 1]

@@ -111,7 +111,7 @@ def _row_amounts(view: View, piece: Piece) -> list[Typed]:
 
 def _rounded(candidates: Sequence[Candidate], roundings: Sequence[Candidate]) -> list[Candidate]:
     """Of two sums a few cents apart, the rounder one is to be paid: the later one, or by as much as "Rounding" says."""
-    told = {abs(value) for value in _likely(roundings)} - {Decimal(0)}
+    announced = {abs(value) for value in _likely(roundings)} - {Decimal(0)}
     scores = [candidate.score for candidate in candidates]
     for index, candidate in enumerate(candidates):
         for at, other in enumerate(candidates):
@@ -119,10 +119,10 @@ def _rounded(candidates: Sequence[Candidate], roundings: Sequence[Candidate]) ->
             rounder = 0 < apart <= _ROUNDING and _roundness(other.value) > _roundness(candidate.value)
             if not rounder or candidate.score <= 0:
                 continue
-            if other.score > 0 and (_later(other, candidate) or apart in told):
-                below = other.score - 0.1 if apart in told else candidate.score
+            if other.score > 0 and (_later(other, candidate) or apart in announced):
+                below = other.score - 0.1 if apart in announced else candidate.score
                 scores[index] = min(scores[index], candidate.score - 2.0, below)
-            elif apart in told and _later(other, candidate) and other.score > -2.0:
+            elif apart in announced and _later(other, candidate) and other.score > -2.0:
                 scores[at] = max(scores[at], candidate.score + 0.1)
     return [replace(candidate, score=score) for candidate, score in zip(candidates, scores, strict=True)]
 
