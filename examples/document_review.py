@@ -42,7 +42,7 @@ class State(TypedDict, total=False):
 
 
 def workflow(agent: VisionAgent, sure: float) -> CompiledStateGraph[State, None, State, State]:
-    """The graph. A field with a confidence below `sure`, 0 to 1, goes to a person."""
+    """Make the graph. A field with a confidence below `sure`, 0 to 1, goes to a person."""
 
     def read(state: State) -> State:
         found = agent.extract(state["file"], Invoice)
@@ -93,7 +93,7 @@ def checked(
 
 
 def ask_at_the_terminal(request: dict[str, Any]) -> dict[str, Any]:
-    """A line for each field in doubt; an empty one keeps what was read."""
+    """Ask for each field in doubt; an empty line keeps what was read."""
     print(request["file"], request["problem"] or "", sep="\n")
     changes = {}
     for doubt in request["check"]:

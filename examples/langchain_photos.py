@@ -64,7 +64,7 @@ class StandIn(BaseChatModel):
 def answer(
     question: str, agent: VisionAgent, folder: Path, model: BaseChatModel, show: Callable[[str], None] = print
 ) -> str:
-    """The answer to a question about all photos of a folder; `show` is told of every step."""
+    """Return the answer to a question about all photos of a folder; `show` is told of every step."""
     store = ImageStore(roots=[folder])  # nothing outside of the folder can be read
     planner = create_agent(model, agent.tools(["count", "detect", "ask", "crop"], store=store))
     names = ", ".join(sorted(path.name for path in folder.glob("*.jpg")))

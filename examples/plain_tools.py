@@ -17,7 +17,7 @@ PHOTO = Path(__file__).parent / "photos" / "000000139872.jpg"
 
 
 def look_closely(agent: VisionAgent, photo: Path, phrase: str) -> list[str]:
-    """The results of the calls, as a language model would read them."""
+    """Return the results of the calls, as a language model would read them."""
     toolkit = Toolkit(agent, store=ImageStore(roots=[photo.parent]))
     definitions = toolkit.definitions("openai")  # or "anthropic"
     assert {each["function"]["name"] for each in definitions} >= {"detect", "crop", "caption"}

@@ -20,51 +20,51 @@ SHORT = GenerationOptions(max_new_tokens=48)
 
 
 def words_only(agent: VisionAgent) -> list[str]:
-    """A conversation without any image."""
+    """Talk without any image."""
     chat = agent.chat(options=SHORT)
     return [chat.ask("Hello, who are you?").text, chat.ask("Can you tell me a story?").text]
 
 
 def one_image(agent: VisionAgent) -> list[str]:
-    """One question about one image, and a caption."""
+    """Ask one question about one image, and caption it."""
     answer = agent.ask("Please describe the image shortly.", PHOTOS[0], options=SHORT)
     return [answer.text, agent.caption(PHOTOS[0], length="short").text]
 
 
 def several_rounds(agent: VisionAgent) -> list[str]:
-    """A conversation about one image. It is shown once; later rounds pay for their own words only."""
+    """Talk about one image. It is encoded once; later rounds pay for their own words only."""
     chat = agent.chat(options=SHORT)
     first = chat.ask("Please describe the image in detail.", PHOTOS[0])
     return [first.text, chat.ask("Please write a poem according to the image.").text]
 
 
 def images_combined(agent: VisionAgent) -> list[str]:
-    """Two images as one: the model sees a single run of tiles."""
+    """Show two images as one: the model sees a single run of tiles."""
     return [agent.ask("Describe the two images in detail.", PHOTOS, combine=True, max_tiles=3, options=SHORT).text]
 
 
 def images_apart(agent: VisionAgent) -> list[str]:
-    """Two images that the model can name: `Image-1`, `Image-2`. A third one may join later."""
+    """Show two images that the model can name: `Image-1`, `Image-2`. A third one may join later."""
     chat = agent.chat(options=SHORT)
     first = chat.ask("Describe the two images in detail.", PHOTOS, max_tiles=3)
     return [first.text, chat.ask("What are the similarities and differences between these two images?").text]
 
 
 def batch(agent: VisionAgent) -> list[str]:
-    """Many requests at once: a list of questions, and an image (or a list of them) for each."""
+    """Ask many questions at once: a list of them, and an image (or a list of images) for each."""
     questions = ["Describe the image in detail."] * len(PHOTOS)
     return [answer.text for answer in agent.ask(questions, PHOTOS, max_tiles=3, options=SHORT)]
 
 
 def video(agent: VisionAgent, source: VideoSource = PHOTOS) -> list[str]:
-    """A conversation about a video: eight frames of it, evenly, from a file, its bytes, or a list of frames."""
+    """Talk about a video: eight frames of it, evenly, from a file, its bytes, or a list of frames."""
     chat = agent.chat(options=SHORT)
     first = chat.ask("What is happening?", video=source, segments=8)
     return [first.text, chat.ask("Describe this video in detail. Don't repeat.").text]
 
 
 def streaming(agent: VisionAgent) -> list[str]:
-    """An answer as it is written. Leaving the loop early stops the model."""
+    """Print an answer as it is written. Leaving the loop early stops the model."""
     pieces = []
     for event in agent.ask("Please describe the image in detail.", PHOTOS[1], options=SHORT, stream=True):
         match event:
@@ -76,7 +76,7 @@ def streaming(agent: VisionAgent) -> list[str]:
 
 
 def asynchronous(agent: VisionAgent) -> list[str]:
-    """The same verbs for asyncio."""
+    """Await the same verbs."""
 
     async def ask() -> list[str]:
         answers = [await agent.aio.ask("Is there a dog?", photo, choices=["yes", "no"]) for photo in PHOTOS]

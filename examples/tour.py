@@ -18,7 +18,7 @@ PANEL, STRIP = (480, 360), 46
 
 
 def panel(image: Image.Image, call: str, answer: str) -> Image.Image:
-    """An image with the call that gave it, and its answer in words."""
+    """Return an image with the call that gave it, and its answer in words."""
     whole = Image.new("RGB", (PANEL[0], PANEL[1] + STRIP), "white")
     fitted = ImageOps.contain(image.convert("RGB"), PANEL)
     whole.paste(fitted, ((PANEL[0] - fitted.width) // 2, (PANEL[1] - fitted.height) // 2))
