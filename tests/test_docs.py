@@ -47,12 +47,13 @@ class Block(NamedTuple):
 def blocks(text: str) -> Iterator[Block]:
     """The Python of a page. The place of an output that is not there yet is empty, at the end of its block."""
     fences = list(_FENCED.finditer(text))
-    for fence, after in zip(fences, [*fences[1:], None], strict=True):
-        if fence["kind"].split(" ")[0] == "python":
-            shown = after is not None and after["kind"] == "text" and not text[fence.end() : after.start()].strip()
-            start, end = (after.start(), after.end()) if after is not None and shown else (fence.end(), fence.end())
-            output = after["body"] if after is not None and shown else ""
-            yield Block(fence["body"], fence["kind"] == "python", output, start, end)
+    for place, fence in enumerate(fences):
+        if fence["kind"].split(" ")[0] != "python":
+            continue
+        after = fences[place + 1] if place + 1 < len(fences) else fence
+        shown = after["kind"] == "text" and not text[fence.end() : after.start()].strip()
+        start, end = after.span() if shown else (fence.end(), fence.end())
+        yield Block(fence["body"], fence["kind"] == "python", after["body"] if shown else "", start, end)
 
 
 def run(code: str, names: dict[str, Any], page: str) -> str:
