@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Literal, overload
+from typing import Literal, Unpack, overload
 
 from vision_agent.errors import InputError, bad_argument
 from vision_agent.generation.options import GenerationOptions
-from vision_agent.images.loading import ImageLimits, ImageSource
+from vision_agent.images.loading import ImageLimits
 from vision_agent.images.video import VideoSource, sample_frames
 from vision_agent.inference.answering import AnswerPipeline
 from vision_agent.inference.conversation import Conversation, load_images
+from vision_agent.inference.settings import ChatSettings, Images
 from vision_agent.results.answers import Answer
 from vision_agent.results.events import AnswerDone, AnswerEvent
 from vision_agent.routing.policy import RouteChoice
@@ -35,38 +36,18 @@ class Chat:
 
     @overload
     def ask(
-        self,
-        question: str,
-        images: ImageSource | Sequence[ImageSource] | None = None,
-        *,
-        video: VideoSource | None = None,
-        segments: int = 8,
-        bounds: tuple[float, float] | None = None,
-        max_tiles: int | Sequence[int] | None = None,
-        routes: Sequence[str] = (),
-        options: GenerationOptions | None = None,
-        stream: Literal[False] = False,
+        self, question: str, images: Images = None, *, stream: Literal[False] = False, **settings: Unpack[ChatSettings]
     ) -> Answer: ...
 
     @overload
     def ask(
-        self,
-        question: str,
-        images: ImageSource | Sequence[ImageSource] | None = None,
-        *,
-        video: VideoSource | None = None,
-        segments: int = 8,
-        bounds: tuple[float, float] | None = None,
-        max_tiles: int | Sequence[int] | None = None,
-        routes: Sequence[str] = (),
-        options: GenerationOptions | None = None,
-        stream: Literal[True],
+        self, question: str, images: Images = None, *, stream: Literal[True], **settings: Unpack[ChatSettings]
     ) -> Iterator[AnswerEvent]: ...
 
     def ask(
         self,
         question: str,
-        images: ImageSource | Sequence[ImageSource] | None = None,
+        images: Images = None,
         *,
         video: VideoSource | None = None,
         segments: int = 8,

@@ -1,1 +1,1 @@
-"""Requests of several steps: read, planned, carried out by tools, and told (`running` is the way in)."""
+"""Requests of several steps: read as a plan, carried out by tools, and put into words. `runner` is the way in."""
