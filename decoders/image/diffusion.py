@@ -80,7 +80,9 @@ class DiffusionDecoder(ImageDecoder):
     def for_backbone(
         cls, route: RouteSpec, hidden_size: int, feature_widths: tuple[int, ...], **settings: Any
     ) -> "DiffusionDecoder":
-        """`settings`: `pipeline=` and any of the constructor's; the condition's shape is the pipeline's own.
+        """Return a new decoder for the condition of a pipeline.
+
+        `settings`: `pipeline=` and any of the constructor's.
 
         Raises:
             ConfigError: no `pipeline`.
@@ -108,12 +110,12 @@ class DiffusionDecoder(ImageDecoder):
         return self._loaded[0].to(self.mapper.queries.device)
 
     def condition(self, states_KNC: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the pipeline is conditioned on: (K, T, D), and (K, P) where it has a pooled condition."""
+        """Return what the pipeline is conditioned on: (K, T, D), and (K, P) where it has a pooled condition."""
         pooled_KP = None if self.pooler is None else self.pooler(states_KNC.mean(dim=1))
         return self.mapper(states_KNC), pooled_KP
 
     def prepare(self, features: DenseFeatures) -> Any:
-        """Nothing: words alone decide."""
+        """Return None: words alone decide."""
         return None
 
     @torch.inference_mode()
@@ -161,7 +163,7 @@ class DiffusionDecoder(ImageDecoder):
         return finished(self, self.name, images, request, steps=steps, guidance=guidance)
 
     def loss(self, states_KNC: Tensor, rows_K: Sequence[int], prepared: Any, targets: Sequence[Any]) -> Tensor:
-        """Noise loss plus a tenth of the squared distance to the text encoders' own condition.
+        """Return the noise loss plus a tenth of the squared distance to the text encoders' own condition.
 
         Args:
             rows_K: the target of each state.
@@ -189,7 +191,7 @@ class DiffusionEditor(DiffusionDecoder):
     name = "diffusion-editor"
 
     def prepare_image(self, features: DenseFeatures, image: Image.Image) -> Image.Image:
-        """The image as it is."""
+        """Return the image as it is."""
         return image
 
     @torch.inference_mode()
@@ -220,7 +222,7 @@ class DiffusionEditor(DiffusionDecoder):
 
 
 def encode_prompts(pipeline: Any, prompts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
-    """The condition (K, T, D) that the pipeline's own text encoders give, and (K, P) where it has a pooled one."""
+    """Return the condition (K, T, D) of the pipeline's own text encoders, and (K, P) where it has a pooled one."""
     takes = inspect.signature(pipeline.encode_prompt).parameters
     given = {
         "prompt": list(prompts),
@@ -239,7 +241,7 @@ def encode_prompts(pipeline: Any, prompts: Sequence[str]) -> tuple[Tensor, Tenso
 
 
 def noise_loss(pipeline: Any, latents: Tensor, condition: Tensor, pooled: Tensor | None) -> Tensor:
-    """Mean squared error of the pipeline's network at random times, given a condition.
+    """Return mean squared error of the pipeline's network at random times, given a condition.
 
     Raises:
         RouteError: a network of another kind than those the module's docstring names.

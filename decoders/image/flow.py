@@ -19,14 +19,14 @@ _LEAST_NOISE_TAUGHT = 0.4  # and in the loss: codes are plain to see once half o
 
 
 def noised(clean_BRF: Tensor) -> tuple[Tensor, Tensor]:
-    """A noisy version and its time (B,), drawn from a logistic normal: what is drawn is decided early."""
+    """Return a noisy version and its time (B,), drawn from a logistic normal: what is drawn is decided early."""
     time_B = torch.sigmoid(torch.randn(len(clean_BRF), device=clean_BRF.device) - 0.7)
     share = time_B[:, None, None]
     return share * clean_BRF + (1 - share) * torch.randn_like(clean_BRF), time_B
 
 
 def velocity_loss(clean_BRF: Tensor, predicted_BRF: Tensor, time_B: Tensor, weights_BRF: Tensor) -> Tensor:
-    """Weighted mean squared error between the velocities of what is true and what is predicted; a scalar."""
+    """Return weighted mean squared error between the velocities of what is true and what is predicted; a scalar."""
     error = (predicted_BRF.float() - clean_BRF) / (1 - time_B).clamp_min(_LEAST_NOISE_TAUGHT)[:, None, None]
     return (error.square() * weights_BRF).sum() / weights_BRF.sum()
 
@@ -39,7 +39,7 @@ def sample(
     guidance: float,
     progress: Callable[[int, int, Tensor], None] | None = None,
 ) -> Tensor:
-    """Rows (B, R, F) from noise.
+    """Draw rows (B, R, F) from noise.
 
     Heun's method with classifier-free guidance (https://arxiv.org/abs/2207.12598): the prediction is moved away from
     the one of `denoise_open`, by `guidance` times their difference; 1 leaves it as it is.

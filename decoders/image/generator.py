@@ -1,7 +1,7 @@
 """The default's own image maker, decoder of `[GEN]` (`GeneratorDecoder`) and `[EDIT]` (`EditorDecoder`).
 
 A mapper turns query states into condition tokens; a small generator (`model`) turns those into images. Both routes
-draw with one network: `[GEN]` holds it, `[EDIT]` borrows it, so the second adapter is small.
+draw with one network: `[GEN]` holds it and shares it with `[EDIT]`, so the second adapter is small.
 
 Shape suffixes: K prompts, N states a token, C hidden size, T condition tokens, D their width, H W of an image.
 """
@@ -48,7 +48,7 @@ class _NetworkDecoder(ImageDecoder):
         return self.network.words.unknown(prompt)
 
     def loss(self, states_KNC: Tensor, rows_K: Sequence[int], prepared: Any, targets: Sequence[Any]) -> Tensor:
-        """Noise loss plus a tenth of the distance to the words' own condition.
+        """Return noise loss plus a tenth of the distance to the words' own condition.
 
         Args:
             rows_K: the target of each state.
@@ -110,7 +110,7 @@ class GeneratorDecoder(_NetworkDecoder):
     def for_backbone(
         cls, route: RouteSpec, hidden_size: int, feature_widths: tuple[int, ...], **settings: Any
     ) -> "GeneratorDecoder":
-        """`settings`: a trained generator as `network=`, or `generator=` settings for a new one."""
+        """Return a new decoder; `settings`: a trained generator as `network=`, or `generator=` for a new one."""
         network = cast(Generator | None, settings.pop("network", None))
         if network is not None:
             settings["generator"] = network.settings
@@ -121,7 +121,7 @@ class GeneratorDecoder(_NetworkDecoder):
 
     @staticmethod
     def taught(settings: Mapping[str, Any]) -> TaughtGenerator:
-        """A new network with its word encoder, to be trained; `settings` are those of `Generator`."""
+        """Return a new network with its word encoder, to be trained; `settings` are those of `Generator`."""
         return TaughtGenerator(Generator(**settings))
 
     @property
@@ -129,7 +129,7 @@ class GeneratorDecoder(_NetworkDecoder):
         return self.generator
 
     def prepare(self, features: DenseFeatures) -> None:
-        """Nothing: words alone decide."""
+        """Return None: words alone decide."""
 
     @torch.inference_mode()
     def decode(self, states_KNC: Tensor, prepared: Any, request: DecodeRequest) -> GeneratedImages:
@@ -163,18 +163,18 @@ class EditorDecoder(_NetworkDecoder):
             "guidance": guidance,
         }
         self.shared_with, self.guidance = shared_with, guidance
-        self._lent: list[Generator] = []  # in a list, so that it is no part of this module's weights
+        self._shared: list[Generator] = []  # in a list, so that it is no part of this module's weights
 
     @classmethod
     def for_backbone(
         cls, route: RouteSpec, hidden_size: int, feature_widths: tuple[int, ...], **settings: Any
     ) -> "EditorDecoder":
-        """`settings`: the network to share as `network=`, or `tokens=` and `width=`."""
+        """Return a new decoder; `settings`: the network to share as `network=`, or `tokens=` and `width=`."""
         network = cast(Generator | None, settings.pop("network", None))
         if network is not None:
             settings["tokens"], settings["width"] = network.condition_shape
         decoder = cls(route.states_per_token, hidden_size, **settings)
-        decoder._lent = [] if network is None else [network]
+        decoder._shared = [] if network is None else [network]
         return decoder
 
     def share_network(self, other: Decoder) -> None:
@@ -182,23 +182,22 @@ class EditorDecoder(_NetworkDecoder):
         network = getattr(other, "network", None)
         shape = (self.settings["tokens"], self.settings["width"])
         if not isinstance(network, Generator) or network.condition_shape != shape:
-            raise RouteError(
-                f"[{str(self.shared_with).upper()}] of {type(other).__name__} has no network for conditions of shape {shape}"
-            )
-        self._lent = [network]
+            holder = f"[{str(self.shared_with).upper()}] of {type(other).__name__}"
+            raise RouteError(f"{holder} has no network for conditions of shape {shape}")
+        self._shared = [network]
 
     @property
     def network(self) -> Generator:
-        if not self._lent:
+        if not self._shared:
             raise RouteError(f"no network: the route {self.shared_with!r}, which holds it, is not loaded")
-        return self._lent[0]
+        return self._shared[0]
 
     def prepare(self, features: DenseFeatures) -> Any:
-        """Not enough: the image itself is changed."""
+        """Raise RouteError: features are not enough, because the image itself is changed."""
         raise RouteError("an edit needs the image itself; see `prepare_image`")
 
     def prepare_image(self, features: DenseFeatures, image: Image.Image) -> Image.Image:
-        """The image as it is."""
+        """Return the image as it is."""
         return image
 
     @torch.inference_mode()

@@ -1,9 +1,9 @@
-"""Teaches a language model's `[GEN]` and `[EDIT]` routes to draw with a trained generator (see `train.generator`).
+"""Teaches a language model's `[GEN]` and `[EDIT]` routes to draw with a trained generator (see `training`).
 
-Model and generator stay as they are; so do the queries, which are rows of the model's own table of words: what the
-model makes of its own words after a prompt tells the prompt well enough. So the states of some thousand prompts need
-to be read only once. Then the mapper learns, from them, the conditions that the generator's own encoder of words gives,
-and at last the generator's noise loss beside that (the mapper's losses of VisionLLM v2, https://arxiv.org/abs/2406.08394).
+Model and generator are frozen; so are the queries, which are rows of the model's own embedding table: the states of
+its own words after a prompt describe the prompt well enough. So the states of some thousand prompts need to be
+computed only once. Then the mapper learns, from them, the conditions that the generator's own encoder of words gives,
+and in the last steps the generator's noise loss beside that (the mapper's losses of VisionLLM v2, https://arxiv.org/abs/2406.08394).
 Learning the queries through the language model costs a hundred times as much a step, and needs more steps.
 
 Shape suffixes: P prompts, N states a token, C hidden size, T condition tokens, D their width.

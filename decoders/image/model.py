@@ -70,7 +70,10 @@ class Generator(nn.Module):
         return LENGTH, self.width
 
     def flow_loss(self, samples: Sequence["Sample"], condition_BTD: Tensor) -> Tensor:
-        """Flow-matching loss of samples that are all new images, or all edits. One condition in ten is dropped."""
+        """Return flow-matching loss of samples that are all new images, or all edits.
+
+        One condition in ten is dropped.
+        """
         device = condition_BTD.device
         rows, weights = (part.to(device) for part in rows_of(samples, self.looks.cpu(), self.colours.cpu()))
         dropped = (torch.rand(len(rows), device=device) < _DROPPED)[:, None, None]
@@ -81,11 +84,11 @@ class Generator(nn.Module):
         return loss
 
     def paint_loss(self, looks_B: Tensor, paints_B: Tensor, sprites_B4SS: Tensor) -> Tensor:
-        """Mean absolute error of the painter on objects as they look, premultiplied, 0..1."""
+        """Return mean absolute error of the painter on objects as they look, premultiplied, 0..1."""
         return F.l1_loss(self.painter(torch.cat([self.looks[looks_B], self.colours[paints_B]], dim=1)), sprites_B4SS)
 
     def nearest(self, codes_BC: Tensor) -> Tensor:
-        """The codes of a known look and a known colour that are nearest to what the flow gave, (B, bits)."""
+        """Return the codes of a known look and a known colour that are nearest to what the flow gave, (B, bits)."""
         bits = self.looks.shape[1]
         look, colour = codes_BC[:, :bits], codes_BC[:, bits:]
         # All codes are equally long, so the nearest one has the largest product.
@@ -95,7 +98,7 @@ class Generator(nn.Module):
         return torch.cat(known, dim=1)
 
     def noise(self, seed: int) -> Tensor:
-        """Where an image of this seed starts, (R, F). Drawn on the CPU: the same on every device."""
+        """Return the noise (R, F) that a seed starts an image from; drawn on the CPU, so the same on every device."""
         return torch.randn(ROWS, NUMBERS, generator=torch.Generator().manual_seed(seed % 2**63))
 
     def draw(
@@ -111,7 +114,7 @@ class Generator(nn.Module):
         away_BTD: Tensor | None = None,
         progress: Callable[[int, int, Tensor], None] | None = None,
     ) -> list[Tensor]:
-        """Images, each (3, H, W), 0..1.
+        """Draw images, each (3, H, W), 0..1.
 
         Args:
             seeds: one for each image.
@@ -155,12 +158,12 @@ class TaughtGenerator(nn.Module):
         self.encoder = WordEncoder(len(generator.words), generator.width)
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Condition tokens (B, T, D) of prompts."""
+        """Return condition tokens (B, T, D) of prompts."""
         condition: Tensor = self.encoder(self.generator.words.ids(prompts).to(self.encoder.places.device))
         return condition
 
     def flow_loss(self, samples: Sequence["Sample"]) -> Tensor:
-        """See `Generator.flow_loss`."""
+        """Return `Generator.flow_loss` for the encoder's own condition."""
         return self.generator.flow_loss(samples, self.encode([sample.prompt for sample in samples]))
 
 

@@ -67,7 +67,7 @@ class Denoiser(nn.Module):
     def forward(
         self, noisy_BRF: Tensor, time_B: Tensor, condition_BTD: Tensor, source_B4SS: Tensor | None = None
     ) -> Tensor:
-        """The clean rows.
+        """Return the clean rows.
 
         Args:
             time_B: share of what is clean, 0 (noise) to 1.

@@ -58,7 +58,7 @@ _BACKGROUNDS = {
 
 
 def vocabulary(names: Sequence[str]) -> list[str]:
-    """All words that prompts of these names can hold, sorted."""
+    """Return all words that prompts of these names can hold, sorted."""
     texts = [*names, *map(plural, names), *COLOURS, *NUMBERS, *_RELATIONS, *_OPENINGS, *PLACES, "1 2 3 4"]
     texts += ["a an the and of on in at with side it its background left right above below under over one"]
     texts += ["make turn paint change colour color to into remove delete erase take away add put replace by is are"]
@@ -94,7 +94,7 @@ class GeneratorScenes:
         self._photos = [_shrunk(backgrounds.open(name).convert("RGB")) for name in photos[::8]]
 
     def sample(self, rng: np.random.Generator, *, edit: bool) -> Sample:
-        """One example: a new image or an edit."""
+        """Return one example: a new image or an edit."""
         if edit:
             return self._edit(rng)
         kind = rng.random()
@@ -240,7 +240,7 @@ class GeneratorScenes:
         return max(0.0, x0), max(0.0, y0), min(1.0, x1), min(1.0, y1)
 
     def draw(self, grid: NDArray[np.float32], objects: Sequence[SceneObject], side: int = 96) -> Pixels:
-        """A scene as an image, uint8 (side, side, 3)."""
+        """Draw a scene as an image, uint8 (side, side, 3)."""
         canvas = Image.fromarray(spread(grid, side))
         for obj in objects:
             size = max(4, round(obj.size * side))
@@ -252,7 +252,7 @@ class GeneratorScenes:
 
 
 def spread(grid: NDArray[np.float32], side: int) -> Pixels:
-    """A grid of colours, its corners in the image's corners, as uint8 (side, side, 3)."""
+    """Return a grid of colours, its corners in the image's corners, as uint8 (side, side, 3)."""
     places = np.linspace(0, GRID - 1, side)
     share = np.maximum(0, 1 - np.abs(places[:, None] - np.arange(GRID)))  # bilinear
     smooth = np.einsum("yi,xj,ijc->yxc", share, share, grid)
@@ -261,7 +261,7 @@ def spread(grid: NDArray[np.float32], side: int) -> Pixels:
 
 
 def painted(cutout: Image.Image, colour: str) -> Image.Image:
-    """An RGBA cut-out in one of the eleven colours: its shading stays, around the paint's own brightness."""
+    """Return an RGBA cut-out in one of the eleven colours: its shading stays, around the paint's own brightness."""
     hue, saturation, value = _PAINTS[colour]
     grey = np.asarray(cutout.convert("RGB").convert("L")).astype(np.float32)
     alpha = np.asarray(cutout.getchannel("A"))

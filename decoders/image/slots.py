@@ -34,7 +34,7 @@ _PLACE_SCALE, _SIZE_MIDDLE, _SIZE_SCALE, _LIGHT_SCALE = 4.0, 0.5, 6.0, 10.0
 
 
 def codes(count: int, bits: int, seed: int) -> Tensor:
-    """Codes (count, bits) of +1 and -1, far apart: each new one is the best of many draws."""
+    """Return codes (count, bits) of +1 and -1, far apart: each new one is the best of many draws."""
     draws = torch.Generator().manual_seed(seed)
     chosen = torch.randint(0, 2, (1, bits), generator=draws) * 2.0 - 1
     while len(chosen) < count:
@@ -45,7 +45,7 @@ def codes(count: int, bits: int, seed: int) -> Tensor:
 
 
 def rows_of(samples: Sequence["Sample"], looks: Tensor, colours: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows (B, R, F) of training samples, and how much each number counts (B, R, F)."""
+    """Return the rows (B, R, F) of training samples, and how much each number counts (B, R, F)."""
     rows = torch.zeros(len(samples), ROWS, NUMBERS)
     weights = torch.zeros_like(rows)
     for row, weight, sample in zip(rows, weights, samples, strict=True):

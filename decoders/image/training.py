@@ -190,7 +190,10 @@ def save_generator(taught: nn.Module, settings: dict[str, Any], folder: Path) ->
 
 
 def load_generator(folder: Path) -> Any:
-    """What `save_generator` wrote: a module with `generator` and `encode(prompts)`, frozen. Raises CheckpointError."""
+    """Load what `save_generator` wrote: a module with `generator` and `encode(prompts)`, frozen.
+
+    Raises CheckpointError.
+    """
     try:
         taught = _new_network(json.loads((folder / "generator.json").read_text("utf-8")))
         stored = load_file(folder / "generator.safetensors")

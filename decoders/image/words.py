@@ -27,7 +27,7 @@ class Words:
         return len(self.words) + 2
 
     def ids(self, prompts: Sequence[str]) -> Tensor:
-        """int64 (K, LENGTH): words beyond the length are cut, shorter prompts padded."""
+        """Return int64 (K, LENGTH): words beyond the length are cut, shorter prompts padded."""
         rows = torch.full((len(prompts), LENGTH), _PADDING, dtype=torch.long)
         for row, prompt in zip(rows, prompts, strict=True):
             found = [self._ids.get(word, _UNKNOWN) for word in _split(prompt)[:LENGTH]]
@@ -35,7 +35,7 @@ class Words:
         return rows
 
     def unknown(self, prompt: str) -> tuple[str, ...]:
-        """The prompt's words that are not in the vocabulary, each once, in their order."""
+        """Return the prompt's words that are not in the vocabulary, each once, in their order."""
         return tuple(dict.fromkeys(word for word in _split(prompt) if word not in self._ids))
 
 

@@ -12,7 +12,7 @@ Shape suffixes: B images, N boxes of an image, M masks, K phrases, C channels, E
 S side of a grid of points.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,12 +70,12 @@ class MaskDecoder(Decoder):
         return cls({"hidden_size": hidden_size, "feature_widths": list(feature_widths)})
 
     def prepare(self, features: DenseFeatures) -> PreparedMasks:
-        """Feature maps (B, C, H, W), finest first -> proposals, and maps to look at."""
+        """Return proposals, and maps to look at, from feature maps (B, C, H, W), finest first."""
         return PreparedMasks(self.finder.prepare(features), self.head.reduced(features))
 
     @torch.no_grad()
     def decode(self, states_KNC: Tensor, prepared: PreparedMasks, request: DecodeRequest) -> Segmentation:
-        """A mask for each box that the phrases find in one image, best first within each phrase.
+        """Return a mask for each box that the phrases find in one image, best first within each phrase.
 
         Returns an empty result where nothing is found. Boxes and masks are in pixels of the upright original.
         """
@@ -95,7 +95,7 @@ class MaskDecoder(Decoder):
         labels: Sequence[str] | None = None,
         scores: Sequence[float] | None = None,
     ) -> Segmentation:
-        """One segment for each box, inside it: who gives a box knows where the object ends.
+        """Return one segment for each box, inside it: who gives a box knows where the object ends.
 
         Args:
             boxes: (n, 4) xyxy in pixels of the upright original; what reaches over the edge of the image is cut off.
@@ -119,7 +119,7 @@ class MaskDecoder(Decoder):
         point_labels: npt.ArrayLike | None = None,
         labels: Sequence[str] | None = None,
     ) -> Segmentation:
-        """One segment for each object that points lie on.
+        """Return one segment for each object that points lie on.
 
         Points choose among the boxes proposed around them: the one is taken whose mask agrees with most of the points,
         and of equals that of which the best mask is expected.
@@ -137,10 +137,14 @@ class MaskDecoder(Decoder):
         chosen = self._chosen(prompts, prepared, request)
         return self._segmented(None, chosen, None, prepared, request, labels, None)
 
+    def calibrated(self, scores: Mapping[str, float]) -> dict[str, Any]:
+        """Return the finder's settings with those of the `[DET]` boxes: it is a copy of their decoder."""
+        return {"finder": self.settings["finder"] | dict(scores)}
+
     def loss(
         self, states_KNC: Tensor, rows_K: Sequence[int], prepared: PreparedMasks, targets: Sequence[MaskTargets]
     ) -> Tensor:
-        """Cross-entropy and dice of the masks, and the error of their expected IoU; see `losses`."""
+        """Return cross-entropy and dice of the masks, and the error of their expected IoU; see `losses`."""
         return torch.stack(list(self.losses(states_KNC, rows_K, prepared, targets).values())).sum()
 
     def losses(
@@ -151,7 +155,7 @@ class MaskDecoder(Decoder):
         targets: Sequence[MaskTargets],
         count: int = 6,
     ) -> dict[str, Tensor]:
-        """The losses by name, each averaged over the masks.
+        """Return the losses by name, each averaged over the masks.
 
         Every image gives `count` boxes: true ones, moved by up to a tenth of their sides, and proposals that overlap
         a true one by at least half.

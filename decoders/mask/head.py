@@ -33,16 +33,16 @@ class MaskHead(nn.Module):
         self._embedding = embedding
 
     def reduced(self, features: DenseFeatures) -> tuple[Tensor, ...]:
-        """The maps with fewer channels, fp32: places suffer in half precision."""
+        """Return the maps with fewer channels, fp32: places suffer in half precision."""
         return tuple(reduce(map_BCHW).float() for reduce, map_BCHW in zip(self.reduce, features.maps, strict=True))
 
     def grown(self, boxes_4: Tensor) -> Tensor:
-        """Boxes (..., 4) with the margin on every side."""
+        """Return boxes (..., 4) with the margin on every side."""
         extra = (boxes_4[..., 2:] - boxes_4[..., :2]) * self.margin
         return torch.cat([boxes_4[..., :2] - extra, boxes_4[..., 2:] + extra], dim=-1)
 
     def forward(self, maps: Sequence[Tensor], boxes_BN4: Tensor, phrases_BNE: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of masks (B * N, S, S) over the grown boxes, and of their expected IoU (B * N,).
+        """Return logits of masks (B * N, S, S) over the grown boxes, and of their expected IoU (B * N,).
 
         Args:
             boxes_BN4: frame "unit", before they are grown.
@@ -96,7 +96,7 @@ def _normed_conv(width: int, out: int) -> nn.Sequential:
 
 
 def grid_points(boxes_BN4: Tensor, side: int) -> Tensor:
-    """(B, N * side, side, 2) x, y of the middles of a grid's cells inside each box, in the boxes' frame."""
+    """Return (B, N * side, side, 2) x, y of the middles of a grid's cells inside each box, in the boxes' frame."""
     steps_S = (torch.arange(side, device=boxes_BN4.device) + 0.5) / side
     across_BN2S = boxes_BN4[..., :2, None] + (boxes_BN4[..., 2:] - boxes_BN4[..., :2])[..., None] * steps_S
     xs, ys = across_BN2S[:, :, 0, None, :], across_BN2S[:, :, 1, :, None]

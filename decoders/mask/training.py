@@ -118,7 +118,7 @@ def train_masks(
 def phrase_states(
     backbone: Backbone, routes: Sequence[Route], tokens_NTC: Tensor, phrases: Sequence[Sequence[str]]
 ) -> dict[str, Tensor]:
-    """States (K, N, C) of forced phrases on several images, for each route by its name, in one pass.
+    """Return states (K, N, C) of forced phrases on several images, for each route by its name, in one pass.
 
     Args:
         tokens_NTC: image tokens of each image.

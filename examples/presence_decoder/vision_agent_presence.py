@@ -84,14 +84,14 @@ class PresenceDecoder(Decoder):
         return cls(hidden_size=hidden_size, feature_widths=feature_widths)
 
     def prepare(self, features: DenseFeatures) -> Tensor:
-        """Feature maps, each (B, channels, H, W), to image vectors (B, E)."""
+        """Return image vectors (B, E) from feature maps, each (B, channels, H, W)."""
         pooled = [map_BCHW.mean(dim=(2, 3)) for map_BCHW in features.maps]
         pooled += [map_BCHW.amax(dim=(2, 3)) for map_BCHW in features.maps]
         image_BE: Tensor = self.image_head(torch.cat(pooled, dim=1))
         return image_BE
 
     def logits(self, states_KNC: Tensor, image_KE: Tensor) -> Tensor:
-        """(K,) logits of phrases, each against its own image's vector (or all against one)."""
+        """Return (K,) logits of phrases, each against its own image's vector (or all against one)."""
         phrase_KE: Tensor = self.phrase_head(states_KNC).mean(dim=1)
         match_K = (phrase_KE * image_KE).sum(dim=-1) / phrase_KE.shape[-1] ** 0.5
         logits_K: Tensor = match_K + self.phrase_bias(phrase_KE).squeeze(-1)
@@ -99,7 +99,7 @@ class PresenceDecoder(Decoder):
 
     @torch.no_grad()
     def decode(self, states_KNC: Tensor, prepared: Tensor, request: DecodeRequest) -> Presences:
-        """Scores of all phrases of one image."""
+        """Return scores of all phrases of one image."""
         least = self.settings["threshold"] if request.threshold is None else request.threshold
         scores = torch.sigmoid(self.logits(states_KNC, prepared)).tolist()
         return Presences(
@@ -113,7 +113,7 @@ class PresenceDecoder(Decoder):
     def loss(
         self, states_KNC: Tensor, rows_K: Sequence[int], prepared: Tensor, targets: Sequence[PresenceTarget]
     ) -> Tensor:
-        """Binary cross-entropy, the mean over all phrases of all images."""
+        """Return binary cross-entropy, the mean over all phrases of all images."""
         rows = torch.as_tensor(rows_K, device=states_KNC.device)
         truth_K = states_KNC.new_zeros(len(rows), dtype=torch.float32)
         for row, target in enumerate(targets):

@@ -230,7 +230,9 @@ class TestEdit:
         with pytest.raises(ArgumentTypeError, match="swapped"):
             artist.edit(image, "make it red")  # type: ignore[arg-type]
 
-    def test_without_the_lender_nothing_is_drawn(self, folder: Path, tmp_path: Path, image: Image.Image) -> None:
+    def test_without_the_route_that_shares_its_network_nothing_is_drawn(
+        self, folder: Path, tmp_path: Path, image: Image.Image
+    ) -> None:
         copy = tmp_path / "alone"
         shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("gen"))
         agent = VisionAgent.from_pretrained(copy)

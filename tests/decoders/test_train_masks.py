@@ -198,7 +198,7 @@ def test_a_run_adds_a_route_and_leaves_the_model_alone(data: Path, model: Path, 
     given = figures["mask mIoU given the true box, COCO photos"]
     assert given.count > 0 and 0 <= given.value <= 1
     # Boxes of drawn squares fit them all but perfectly.
-    assert figures["... of the filled box itself, COCO photos"].value > 0.9
+    assert figures["... baseline: the filled box, COCO photos"].value > 0.9
     assert list(mask_figures(VisionAgent.from_pretrained(model, device="cpu"), data, "val")) == []
 
 

@@ -13,7 +13,9 @@ from PIL import Image
 from vision_agent import Answer, VisionAgent
 from vision_agent.data.scene import Scene
 from vision_agent.data.text.phrases import plural
-from vision_agent.evaluate.answers import (
+from vision_agent.evaluate.captions import scored
+from vision_agent.evaluate.routing import free_route
+from vision_agent.evaluate.short_answers import (
     AbsentNames,
     colour_figures,
     colour_in,
@@ -23,8 +25,6 @@ from vision_agent.evaluate.answers import (
     relation_figure,
     yes_or_no,
 )
-from vision_agent.evaluate.captions import scored
-from vision_agent.evaluate.routing import free_route
 from vision_agent.images.loading import load_image
 
 KNOWN = frozenset({"dog", "cat", "bus", "car", "kite", "person"})
@@ -102,7 +102,7 @@ def test_saying_yes_to_everything_is_worth_nothing() -> None:
 def test_silence_is_neither_yes_nor_a_number_nor_a_colour() -> None:
     silent = answering(lambda question, about: "")
     counts = {figure.name: figure.value for figure in count_figures(silent, [PARK])}
-    assert counts.pop('... of who always says "one"') > 0 and set(counts.values()) == {0.0}
+    assert counts.pop('... baseline: always "one"') > 0 and set(counts.values()) == {0.0}
     assert relation_figure(silent, [STREET]).value == 0
     assert next(presence_figures(silent, [PARK])).value == 0.5
 

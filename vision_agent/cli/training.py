@@ -42,9 +42,9 @@ def calibrate(
     calibrated = agent(str(model), None, device, "auto")
     best = asdict(best_settings(calibrated, data))
     change_settings(model / "adapters" / "det", **best)
-    masks = calibrated.routes.get("seg")
-    if masks is not None and "finder" in masks.decoder.settings:  # it finds objects by a copy of the box decoder
-        change_settings(model / "adapters" / "seg", finder=masks.decoder.settings["finder"] | best)
+    for name, route in calibrated.routes.items():
+        if changed := route.decoder.calibrated(best):
+            change_settings(model / "adapters" / name, **changed)
     for name, least in best.items():
         print(f"{name}\t{least}")
 

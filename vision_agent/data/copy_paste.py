@@ -54,7 +54,7 @@ class CopyPaste:
         return self._paste(background, pastes[:11], rng, masks=masks)
 
     def pair(self, background: Scene, colours: tuple[str, str], rng: np.random.Generator) -> Scene:
-        """One object twice, in two colours, apart from each other."""
+        """Return one object twice, in two colours, apart from each other."""
         item = self._items[rng.choice(len(self._items), p=self._weight)]
         return self._paste(background, [(item, colours[0]), (item, colours[1])], rng, apart=True)
 
@@ -110,12 +110,12 @@ class CopyPaste:
 
 
 def plain_background(image: Image.Image) -> Scene:
-    """An image with unlabelled content, of which nothing may be asked."""
+    """Return an image with unlabelled content, of which nothing may be asked."""
     return Scene(image=image, boxes=np.zeros((0, 4), dtype=np.float32), names=(), colours=())
 
 
 def without_names(scene: Scene, names: frozenset[str]) -> Scene:
-    """The scene, with `names` no longer known to be marked wherever they occur."""
+    """Return the scene, with `names` no longer known to be marked wherever they occur."""
     return replace(scene, known_names=scene.known_names - names)
 
 

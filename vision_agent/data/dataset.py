@@ -1,7 +1,7 @@
 """The stream of training samples: which image comes next, by its number alone.
 
 Sample `i` is drawn with a generator seeded by (seed, stage, i), so a resumed run continues with exactly the samples
-that the killed one would have seen.
+that the stopped one would have seen.
 """
 
 from collections.abc import Iterator

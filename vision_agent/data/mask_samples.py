@@ -50,18 +50,18 @@ class MaskImages:
         self.clothes_records = self.clothes.outlined(split)
 
     def photo(self, rng: np.random.Generator) -> Scene:
-        """An outlined photo, or a part of one."""
+        """Return an outlined photo, or a part of one."""
         record = self.photo_records[rng.integers(len(self.photo_records))]
         scene = self.photos.scene(record, colours=False, masks=True)
         return _framed(scene, rng)
 
     def clothing(self, rng: np.random.Generator) -> Scene:
-        """A photo of clothes, or a part of one."""
+        """Return a photo of clothes, or a part of one."""
         record = self.clothes_records[rng.integers(len(self.clothes_records))]
         return _framed(self.clothes.scene(record, colours=False, masks=True), rng)
 
     def composed(self, rng: np.random.Generator) -> Scene:
-        """A scene of objects pasted on a background."""
+        """Return a scene of objects pasted on a background."""
         return self._images.copy_paste.make(self._images.background(rng), rng, masks=True)
 
 
@@ -96,7 +96,7 @@ class MaskMix(Dataset[MaskSample]):
 
 
 def make_mask_sample(scene: Scene, side: int, rng: np.random.Generator, most: int) -> MaskSample:
-    """A scene with masks as a square sample, in some other light, with at most `most` of its objects."""
+    """Return a scene with masks as a square sample, in some other light, with at most `most` of its objects."""
     scene = window(scene, (0, 0, *scene.image.size), (side, side))
     kept = [index for index, mask in enumerate(scene.masks) if mask is not None and _shows_shape(scene, index)]
     if len(kept) > most:
@@ -114,7 +114,10 @@ def make_mask_sample(scene: Scene, side: int, rng: np.random.Generator, most: in
 
 
 def tightened(scene: Scene) -> Scene:
-    """The scene with each box drawn tightly around its mask, where there is one: a crop may have cut parts away."""
+    """Return the scene with each box drawn tightly around its mask, where there is one.
+
+    A crop may have cut parts of an object away.
+    """
     boxes = scene.boxes.copy()
     for index, mask in enumerate(scene.masks):
         if mask is None or not mask.any():

@@ -26,14 +26,14 @@ _PLAIN = ("backgrounds_320",)
 
 
 def difference_hash(image: Image.Image) -> NDArray[np.bool_]:
-    """256 bits: whether each cell of a small grey copy is brighter than the one to its left."""
+    """Return 256 bits: whether each cell of a small grey copy is brighter than the one to its left."""
     small = image.convert("L").resize((_SIDE + 1, _SIDE), Image.Resampling.BOX)
     grey_HW = np.asarray(small, dtype=np.int16)
     return (grey_HW[:, 1:] > grey_HW[:, :-1]).ravel()
 
 
 def near_duplicates(hashes: NDArray[np.bool_], splits: list[str]) -> list[int]:
-    """Places of the images outside "train" that are alike to one of another split.
+    """Return places of the images outside "train" that are alike to one of another split.
 
     Args:
         hashes: (n, bits).

@@ -16,7 +16,7 @@ _MOST_BESIDE = 0.5  # of the first colour's share: a second one this large makes
 
 
 def colour_of(pixels: NDArray[np.uint8]) -> str | None:
-    """The colour that most pixels of an object have, None when no colour is clearly ahead.
+    """Return the colour that most pixels of an object have, None when no colour is clearly ahead.
 
     Args:
         pixels: (n, 3) uint8 RGB of the object alone.
@@ -27,7 +27,7 @@ def colour_of(pixels: NDArray[np.uint8]) -> str | None:
 
 
 def repainted(cutout: Image.Image, colour: str) -> Image.Image:
-    """An RGBA cut-out in another hue; its shading stays. `colour` is one of the seven hues."""
+    """Return an RGBA cut-out in another hue; its shading stays. `colour` is one of the seven hues."""
     hsv = np.array(cutout.convert("RGB").convert("HSV"))
     hsv[..., 0] = _PAINTS[colour] * 255 // 360
     hsv[..., 1] = np.maximum(hsv[..., 1], 130)

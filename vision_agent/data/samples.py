@@ -60,7 +60,7 @@ def make_sample(
 
 
 def present_phrases(scene: Scene, rng: np.random.Generator | None = None) -> list[PhraseTarget]:
-    """One phrase for each name in the scene, plus kinds. With `rng`, sometimes by a synonym or in the plural."""
+    """Return one phrase for each name in the scene, plus kinds. With `rng`, sometimes by a synonym or in the plural."""
     phrases = []
     for name in sorted(set(scene.names)):
         owned = tuple(index for index, other in enumerate(scene.names) if other == name)
@@ -79,7 +79,7 @@ def present_phrases(scene: Scene, rng: np.random.Generator | None = None) -> lis
 
 
 def colour_phrases(scene: Scene, rng: np.random.Generator) -> list[PhraseTarget]:
-    """For objects of known colour: the right colour, and a wrong one of the same object."""
+    """Return phrases for objects of known colour: the right colour, and a wrong one of the same object."""
     phrases = []
     everywhere = {str(colour) for colour in scene.colours if colour}
     for name in sorted(set(scene.names)):
@@ -101,7 +101,7 @@ def colour_phrases(scene: Scene, rng: np.random.Generator) -> list[PhraseTarget]
 
 
 def absent_phrases(scene: Scene, rng: np.random.Generator, count: int) -> list[PhraseTarget]:
-    """Names that are certainly not in the scene; one in ten is asked for with a colour."""
+    """Return names that are certainly not in the scene; one in ten is asked for with a colour."""
     gone = set(scene.names) | {name for _, name in scene.crowds}
     pool = sorted(scene.known_names - gone)
     if not pool:
@@ -118,7 +118,7 @@ def exchanges(
     absent: list[PhraseTarget],
     rng: np.random.Generator,
 ) -> list[Exchange]:
-    """A few requests about the scene: places and outlines, other routes, questions that need looking, a description."""
+    """Return a few requests about the scene: places, outlines, other routes, questions that need looking, a caption."""
     made: list[Exchange] = []
     known = [*present, *[phrase for phrase in colours if phrase.owned]]
     for route in ("det", "det", "seg"):

@@ -55,7 +55,10 @@ def flipped(scene: Scene) -> Scene:
 
 
 def window(scene: Scene, frame: tuple[float, float, float, float], size: tuple[int, int]) -> Scene:
-    """The part of a scene inside `frame` (xyxy, may reach beyond the image: grey there), scaled to `size` (w, h)."""
+    """Return the part of a scene inside `frame` (xyxy), scaled to `size` (w, h).
+
+    The frame may reach beyond the image: grey there.
+    """
     x0, y0, x1, y1 = frame
     source, data = scene.image, frame
     if (x1 - x0) > 1.5 * size[0]:  # EXTENT does not smooth when it shrinks: reduce first
@@ -99,7 +102,7 @@ def window(scene: Scene, frame: tuple[float, float, float, float], size: tuple[i
 
 
 def mosaic(scenes: list[Scene], side: int, rng: np.random.Generator) -> Scene:
-    """Four scenes around a random middle, each in its quarter. What is absent must be so in all four."""
+    """Return four scenes around a random middle, each in its quarter. What is absent must be so in all four."""
     middle_x, middle_y = (int(side * rng.uniform(0.35, 0.65)) for _ in range(2))
     canvas = Image.new("RGB", (side, side))
     top = ((0, 0, middle_x, middle_y), (middle_x, 0, side, middle_y))
@@ -124,7 +127,7 @@ def mosaic(scenes: list[Scene], side: int, rng: np.random.Generator) -> Scene:
 def random_frame(
     scene: Scene, rng: np.random.Generator, least: float = 0.45, most: float = 1.0
 ) -> tuple[float, float, float, float]:
-    """A random crop of at least `least` of either side."""
+    """Return a random crop of at least `least` of either side."""
     width, height = scene.image.size
     scale = rng.uniform(least, most)
     stretch = np.exp(rng.uniform(-0.2, 0.2))

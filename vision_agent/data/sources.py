@@ -27,7 +27,7 @@ _SPLITS = (("val", 8), ("test", 16), ("train", 100))
 
 
 def split_of(identifier: object) -> str:
-    """`"train"` (84 %), `"val"` (8 %) or `"test"` (8 %), by a hash of the image's id: stable for ever."""
+    """Return `"train"` (84 %), `"val"` (8 %) or `"test"` (8 %), by a hash of the image's id: stable for ever."""
     bucket = int(hashlib.sha256(str(identifier).encode()).hexdigest()[:8], 16) % 100
     return next(name for name, below in _SPLITS if bucket < below)
 
@@ -39,7 +39,7 @@ def _near_duplicates() -> dict[str, frozenset[str]]:
 
 
 def split_of_image(archive: str, file: str, identifier: object) -> str:
-    """The split of an image of an archive: `split_of`, but "train" for what looks like an image of another split.
+    """Return the split of an image of an archive: `split_of`, but "train" for a near-duplicate of another split.
 
     Those are listed in `near_duplicates.json`, which `vision_agent.data.near_duplicates` writes.
     """
@@ -118,7 +118,7 @@ class CocoPhotos:
         return [text for image_id, texts in self._captions.items() if image_id in ids for text in texts]
 
     def images(self, split: str) -> list[dict[str, Any]]:
-        """The COCO image records of a split."""
+        """Return the COCO image records of a split."""
         return [
             image
             for image in self._content["images"]
@@ -126,11 +126,11 @@ class CocoPhotos:
         ]
 
     def files(self) -> list[tuple[str, object]]:
-        """(file, id) of all images."""
+        """Return (file, id) of all images."""
         return [(image["file_name"], image["id"]) for image in self._content["images"]]
 
     def outlined(self, split: str) -> list[dict[str, Any]]:
-        """The image records of a split on which at least one object has an outline."""
+        """Return the image records of a split on which at least one object has an outline."""
         with_outline = {
             annotation["image_id"]
             for annotation in self._content["annotations"]
@@ -139,7 +139,10 @@ class CocoPhotos:
         return [image for image in self.images(split) if image["id"] in with_outline]
 
     def scene(self, record: dict[str, Any], colours: bool = True, masks: bool = False) -> Scene:
-        """One photo with its boxes; colours, and masks if asked for, where an outline tells which pixels are whose."""
+        """Return one photo with its boxes, colours, and masks if asked for.
+
+        Colours and masks are known where an outline tells which pixels are whose.
+        """
         image = self._archive.open(record["file_name"]).convert("RGB")
         boxes, names, found, shapes, crowds = [], [], [], [], []
         for annotation in self._annotations[record["id"]]:
@@ -206,7 +209,7 @@ class Cutouts:
 
 
 def read_text_vectors(folder: Path) -> tuple[list[str], NDArray[np.float32]]:
-    """Names and CLIP text vectors (n, 512), unit length, of `text_vectors.zip`; a name's first vector counts."""
+    """Return names and CLIP text vectors (n, 512), unit length, of `text_vectors.zip`; a name's first vector counts."""
     archive = ImageArchive(folder / "text_vectors.zip")
     names: list[str] = []
     rows: list[NDArray[np.float32]] = []
@@ -221,7 +224,7 @@ def read_text_vectors(folder: Path) -> tuple[list[str], NDArray[np.float32]]:
 
 
 def outline_mask(segmentation: Any, image_size: tuple[int, int]) -> NDArray[np.bool_] | None:
-    """Bools (H, W) of a COCO segmentation: polygons of one object, which are joined, or run lengths.
+    """Return bools (H, W) of a COCO segmentation: polygons of one object, which are joined, or run lengths.
 
     None where there is no outline. `image_size` is (width, height).
     """

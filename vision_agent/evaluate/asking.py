@@ -16,7 +16,7 @@ _LOW = 0.01  # scores down to here count for average precision
 def ask(
     agent: VisionAgent, scene: Scene, number: int, rng: np.random.Generator, absent_count: int, pooled: bool = False
 ) -> tuple[list[Question], list[bool]]:
-    """Every present name and some absent ones of a scene; also whether each absent one got a box by default."""
+    """Ask for every present name and some absent ones of a scene; also return whether each absent one got a box."""
     present = present_phrases(scene)
     absent = [p for p in absent_phrases(scene, rng, absent_count) if p.phrase in scene.known_names]
     threshold = default_threshold(agent)
@@ -24,7 +24,7 @@ def ask(
     questions = [
         Question(
             image=number,
-            category="thing" if pooled else target.phrase,
+            category="object" if pooled else target.phrase,
             truth=scene.boxes[list(target.owned)],
             crowds=np.array(target.ignored, dtype=np.float32).reshape(-1, 4),
             found=found,
@@ -35,7 +35,7 @@ def ask(
 
 
 def each(agent: VisionAgent, asked: list[str], scene: Scene) -> list[Detections]:
-    """One result a phrase, down to low scores. Phrases do not influence each other, so they are asked at once."""
+    """Return one result a phrase, down to low scores. Phrases do not influence each other, so all are asked at once."""
     if not asked:
         return []
     found = agent.detect(list(dict.fromkeys(asked)), scene.image, threshold=_LOW)
@@ -43,12 +43,12 @@ def each(agent: VisionAgent, asked: list[str], scene: Scene) -> list[Detections]
 
 
 def default_threshold(agent: VisionAgent) -> float:
-    """Least score of the boxes that `detect` gives."""
+    """Return least score of the boxes that `detect` gives."""
     return float(agent.routes["det"].decoder.settings["threshold"])
 
 
 def f1(questions: list[Question], agent: VisionAgent, threshold: float | None = None) -> float:
-    """F1 of boxes at or above the threshold, matched greedily at IoU 0.5."""
+    """Return the F1 of boxes at or above the threshold, matched greedily at IoU 0.5."""
     least = default_threshold(agent) if threshold is None else threshold
     hits = boxes = truths = 0
     for question in questions:

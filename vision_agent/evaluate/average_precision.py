@@ -30,7 +30,7 @@ class Question:
 
 
 def average_precision(questions: Sequence[Question]) -> tuple[float, float]:
-    """(AP50, AP over IoU 0.50 to 0.95), averaged over categories that have a true box.
+    """Return (AP50, AP over IoU 0.50 to 0.95), averaged over categories that have a true box.
 
     Boxes that a question about an absent object returns are false positives of its category.
     """

@@ -21,10 +21,10 @@ from vision_agent.data.dataset import ImageSources
 from vision_agent.data.scene import Scene
 from vision_agent.data.text.phrases import plural
 from vision_agent.errors import ConfigError, bad_argument
-from vision_agent.evaluate.answers import ABSENT_STYLES, ASKED_A_PHOTO, AbsentNames
 from vision_agent.evaluate.asking import ABSENT_A_PHOTO, ask, each, f1
 from vision_agent.evaluate.average_precision import Question, average_precision
 from vision_agent.evaluate.reliability import log_loss, right_boxes
+from vision_agent.evaluate.short_answers import ABSENT_STYLES, ASKED_A_PHOTO, AbsentNames
 from vision_agent.results.detections import Detections
 
 _PROMINENCES = (0.0, 0.15, 0.3, 0.45)
@@ -48,7 +48,7 @@ class ScoreSettings:
             get a box are left out: an agent that sees objects which are not there is worse than one that misses some.
             Where F1 is as good as level, the lowest score is taken, which misses fewest.
         presence: of the best box, for a "yes": best balanced accuracy over objects that are there and objects that are
-            not (random, frequent, and likely ones, see `evaluate.answers`).
+            not (random, frequent, and likely ones, see `evaluate.short_answers`).
         maybe: of the best box, for an answer with a doubt to a question that names an object: best accuracy where seven
             of ten such objects are there; at most `presence`.
         counted: of the boxes that are counted: best share of exact numbers, of the scores at which that share, each
@@ -64,7 +64,7 @@ class ScoreSettings:
 
 
 def best_settings(agent: VisionAgent, data: Path, limit: int | None = None) -> ScoreSettings:
-    """What suits a model, measured on the validation split's photos. The agent's decoder is left with those scores.
+    """Return what suits a model, measured on the validation photos. The agent's decoder keeps the fitted scores.
 
     Args:
         data: folder of the archives.

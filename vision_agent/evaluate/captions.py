@@ -16,7 +16,7 @@ _PHOTOS = 100
 
 
 def caption_figures(agent: VisionAgent, data: Path, split: str, limit: int | None = None) -> Iterable[Figure]:
-    """Figures of short captions of COCO photos, five human ones a photo.
+    """Yield figures of short captions of COCO photos, compared with five human ones a photo.
 
     Args:
         data: folder of the archives.

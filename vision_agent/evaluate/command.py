@@ -25,7 +25,7 @@ class ImageCommand:
 
 
 def read_command(description: str) -> ImageCommand:
-    """The arguments of the command that runs, with the model loaded."""
+    """Read the arguments of the command that runs, and load the model."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)

@@ -54,7 +54,7 @@ class Failure:
 
 
 def failures_on(agent: VisionAgent, scene: Scene, number: int) -> Iterator[Failure]:
-    """What goes wrong on one photo. Names that are annotated as a crowd somewhere are left out."""
+    """Yield what goes wrong on one photo. Names that are annotated as a crowd somewhere are left out."""
     present = [target for target in present_phrases(scene) if not target.ignored]
     absent = absent_phrases(scene, np.random.default_rng(number), ABSENT_A_PHOTO)
     asked = [*present, *(target for target in absent if target.phrase in scene.known_names)]
@@ -67,7 +67,7 @@ def failures_on(agent: VisionAgent, scene: Scene, number: int) -> Iterator[Failu
 
 
 def kind_of(truth: NDArray[np.float32], found: Detections, size: tuple[int, int]) -> str | None:
-    """Which of `KINDS` an answer is; None for a right one, and for what is wrong in another way.
+    """Return which of `KINDS` an answer is; None for a right one, and for what is wrong in another way.
 
     Args:
         truth: boxes (n, 4) of the phrase, xyxy pixels.
@@ -87,7 +87,7 @@ def kind_of(truth: NDArray[np.float32], found: Detections, size: tuple[int, int]
 
 
 def first_failures(agent: VisionAgent, folder: Path, split: str) -> list[Failure]:
-    """The first few of each kind, in the order of `KINDS`."""
+    """Return the first few of each kind, in the order of `KINDS`."""
     photos = CocoPhotos(folder, "coco_train_448")
     chosen: dict[str, list[Failure]] = {kind: [] for kind in KINDS}
     records = [record for record in photos.images(split) if record["license"] in _SHOWABLE]
@@ -104,7 +104,7 @@ def first_failures(agent: VisionAgent, folder: Path, split: str) -> list[Failure
 
 
 def draw_failures(failures: list[Failure]) -> Image.Image:
-    """A row for each kind of failure, each photo with what was asked."""
+    """Draw a row for each kind of failure, each photo with what was asked."""
     rows = [[failure for failure in failures if failure.kind == kind] for kind in KINDS]
     height = _HEIGHT + 2 * _LINE + 8
     sheet = Image.new("RGB", (_EACH * (_WIDTH + 8), len(KINDS) * height), "white")

@@ -42,7 +42,7 @@ class Receipt(BaseModel):
 
 
 def split_of(shop: str) -> str:
-    """The split of a shop's receipts: a quarter of the shops is for the report."""
+    """Return the split of a shop's receipts: a quarter of the shops is for the report."""
     digest = hashlib.sha256(shop.upper().encode()).digest()
     return "report" if digest[0] % 2 and digest[1] % 2 else "build"
 
@@ -50,7 +50,7 @@ def split_of(shop: str) -> str:
 def receipts(
     folder: Path, split: str, *, lines: str = "ocr", limit: int | None = None
 ) -> Iterator[tuple[OcrResult, Any]]:
-    """Documents of a split with their true fields.
+    """Yield documents of a split with their true fields.
 
     Args:
         lines: "ocr" reads the images; "truth" takes the annotated lines.
@@ -92,7 +92,7 @@ def _true_page(document: Any) -> Page:
 
 
 def is_right(field: str, found: Extraction[Receipt], truth: str) -> bool:
-    """Whether a field's value is the true one."""
+    """Return whether a field's value is the true one."""
     value = getattr(found.value, field)
     if value is None:
         return False
@@ -106,12 +106,12 @@ def is_right(field: str, found: Extraction[Receipt], truth: str) -> bool:
 
 
 def plain(text: str) -> str:
-    """Letters and digits of a text in lower case, words apart by one blank."""
+    """Return letters and digits of a text in lower case, words apart by one blank."""
     return " ".join(re.findall(r"[a-z0-9]+", text.lower()))
 
 
 def measure(folder: Path, split: str, *, lines: str = "ocr", limit: int | None = None) -> dict[str, dict[str, float]]:
-    """For each field the share that is right, of all documents, and the share that was not found."""
+    """Return for each field the share of documents where it is right, and where it was not found."""
     extractor = Extractor(DocumentReader().read)
     right, missing, count = dict.fromkeys(FIELDS, 0), dict.fromkeys(FIELDS, 0), 0
     for document, truth in receipts(folder, split, lines=lines, limit=limit):

@@ -24,6 +24,7 @@ class Figures(BaseModel):
     figures: tuple[Figure, ...]
 
     def to_markdown(self) -> str:
+        """Return the figures as a Markdown table."""
         lines = ["| figure | value | measured over |", "|---|---|---|"]
         lines += [f"| {figure.name} | {figure.value:.3f} | {figure.count} {figure.of} |" for figure in self.figures]
         return "\n".join(lines)

@@ -54,7 +54,7 @@ class Verdict:
 
 
 def fixed_prompts() -> list[Wanted]:
-    """120 prompts: one object in a colour, several of one kind, one object at a side, two objects in a relation."""
+    """Return 120 prompts: one object in a colour, several of a kind, one object at a side, two in a relation."""
     rng = np.random.default_rng(11)
     names = [str(name) for name in rng.permutation(_NAMES)]
     found: list[Wanted] = []
@@ -101,15 +101,15 @@ def generation_figures(
     if sheet is not None:
         contact_sheet([each.image for each in made], wanted, verdicts).save(sheet)
     return [
-        _figure("generated pictures: right object", [v.objects for v in verdicts], "prompts"),
-        _figure("generated pictures: right colour", [v.colour for v in verdicts], "prompts that name a colour"),
-        _figure("generated pictures: right count", [v.count for v in verdicts], "prompts that ask for 2-4"),
-        _figure("generated pictures: right place", [v.place for v in verdicts], "prompts that name a place"),
+        _figure("generated images: object accuracy", [v.objects for v in verdicts], "prompts"),
+        _figure("generated images: colour accuracy", [v.colour for v in verdicts], "prompts that name a colour"),
+        _figure("generated images: count accuracy", [v.count for v in verdicts], "prompts that ask for 2-4"),
+        _figure("generated images: place accuracy", [v.place for v in verdicts], "prompts that name a place"),
     ]
 
 
 def judge(agent: VisionAgent, image: Image.Image, wanted: Wanted) -> Verdict:
-    """Whether an image shows what was wanted.
+    """Return whether an image shows what was wanted.
 
     Objects: each name found. Colour: that of the best box, however unsure, so that what is not recognised in an odd
     colour fails as an object alone. Count: boxes found are as many as asked for. Place: the middle of the best box lies
@@ -130,7 +130,7 @@ def judge(agent: VisionAgent, image: Image.Image, wanted: Wanted) -> Verdict:
 
 
 def colour_in(image: Image.Image, box: Box) -> str | None:
-    """The colour of the pixels in a box that differ from the ring around it."""
+    """Return the colour of the pixels in a box that differ from the ring around it."""
     pixels = np.asarray(image.convert("RGB")).astype(np.int16)
     height, width = pixels.shape[:2]
     x0, y0, x1, y1 = (round(value) for value in box.xyxy)
@@ -151,7 +151,7 @@ def colour_in(image: Image.Image, box: Box) -> str | None:
 def contact_sheet(
     images: Sequence[Image.Image], wanted: Sequence[Wanted], verdicts: Sequence[Verdict], columns: int = 10
 ) -> Image.Image:
-    """All images with their prompts under them; what was wrong in red."""
+    """Draw all images with their prompts under them; what was wrong in red."""
     side, line = 128, 26
     rows = -(-len(images) // columns)
     canvas = Image.new("RGB", (columns * (side + 6), rows * (side + line + 6)), "white")

@@ -1,6 +1,7 @@
 """Figures of masks: how well they fit given the true box and by phrase, and whether points lie on their objects.
 
-Intersections over union are averaged over objects ("mask mIoU"), whatever their size. Only objects with an outline count.
+"Mask mIoU" is the intersection over union averaged over objects, whatever their size. Only objects with an outline
+count.
 """
 
 from collections.abc import Iterable
@@ -21,7 +22,7 @@ _FOUND = 0.5  # least overlap of a box with the true one for its object to count
 
 
 def mask_figures(agent: VisionAgent, data: Path, split: str, limit: int | None = None) -> Iterable[Figure]:
-    """Figures of an agent with a `[SEG]` route that takes boxes; none for an agent without the route.
+    """Yield figures of an agent with a `[SEG]` route that takes boxes; none for an agent without the route.
 
     Args:
         data: folder of the archives.
@@ -32,10 +33,10 @@ def mask_figures(agent: VisionAgent, data: Path, split: str, limit: int | None =
     images = MaskImages(data, split, cutouts="val")
     records = images.photo_records[:limit]
     photos = [images.photos.scene(record, colours=False, masks=True) for record in records]
-    yield from _fits(agent, photos, f"outlined things on {len(photos)} COCO photos", "COCO photos")
+    yield from _fits(agent, photos, f"outlined objects on {len(photos)} COCO photos", "COCO photos")
     yield _points(agent, [scene for scene in photos if all(mask is not None for mask in scene.masks)])
     scenes = [images.composed(np.random.default_rng((17, number))) for number in range(limit or 150)]
-    yield from _fits(agent, scenes, f"things in {len(scenes)} scenes", "composed scenes")
+    yield from _fits(agent, scenes, f"objects in {len(scenes)} scenes", "composed scenes")
 
 
 def _fits(agent: VisionAgent, scenes: list[Scene], of: str, title: str) -> Iterable[Figure]:
@@ -56,7 +57,7 @@ def _fits(agent: VisionAgent, scenes: list[Scene], of: str, title: str) -> Itera
         found = agent.segment(sorted({scene.names[index] for index in outlined}), scene.image)
         by_phrase += _matched(scene, outlined, found)
     yield Figure(name=f"mask mIoU given the true box, {title}", value=_mean(given), count=len(given), of=of)
-    yield Figure(name=f"... of the filled box itself, {title}", value=_mean(filled), count=len(filled), of=of)
+    yield Figure(name=f"... baseline: the filled box, {title}", value=_mean(filled), count=len(filled), of=of)
     found_of = f"of them that were found by name (box IoU of at least {_FOUND})"
     yield Figure(name=f"mask mIoU by phrase, {title}", value=_mean(by_phrase), count=len(by_phrase), of=found_of)
 
@@ -77,7 +78,7 @@ def _matched(scene: Scene, outlined: list[int], found: Segmentation) -> list[flo
 
 
 def _points(agent: VisionAgent, scenes: list[Scene]) -> Figure:
-    """Whether the surest point of a name lies on an object of that name."""
+    """Return how often the point with the highest score of a name lies on an object of that name."""
     hits: list[bool] = []
     for scene in tqdm(scenes, desc="points"):
         crowded = {name for _, name in scene.crowds}
@@ -90,7 +91,7 @@ def _points(agent: VisionAgent, scenes: list[Scene]) -> Figure:
             x, y = min(int(best.x), scene.image.width - 1), min(int(best.y), scene.image.height - 1)
             hits.append(any(bool(mask[y, x]) for mask in masks if mask is not None))
     return Figure(
-        name="point in mask (the surest point of a name)",
+        name="pointing accuracy (the point with the highest score lies in a mask of its name)",
         value=_mean(hits),
         count=len(hits),
         of=f"names pointed at on {len(scenes)} COCO photos outlined completely",

@@ -27,7 +27,7 @@ _LEAST_SCORE = 0.05  # of the boxes that are looked at: below are hundreds of th
 
 
 def right_boxes(questions: Sequence[Question]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Scores (n,) of all boxes but those on crowds, and whether each is right (n,); the surest of a question first."""
+    """Return scores (n,) of all boxes but those on crowds, and whether each is right (n,); best of a question first."""
     scores: list[float] = []
     right: list[bool] = []
     for question in questions:
@@ -47,27 +47,27 @@ def right_boxes(questions: Sequence[Question]) -> tuple[NDArray[np.float64], NDA
 
 
 def log_loss(scores: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
-    """Mean negative log likelihood of what is right; scores of 0 and 1 are moved inwards by 1e-6."""
+    """Return mean negative log likelihood of what is right; scores of 0 and 1 are moved inwards by 1e-6."""
     inside = scores.clip(1e-6, 1 - 1e-6)
     return float(-np.mean(np.where(right, np.log(inside), np.log(1 - inside)))) if len(scores) else 0.0
 
 
 def bins(scores: NDArray[np.float64], right: NDArray[np.bool_]) -> list[tuple[float, float, int]]:
-    """(mean score, share that is right, how many) of each tenth of the scores from 0 to 1 that has boxes."""
+    """Return (mean score, share that is right, how many) of each tenth of the scores from 0 to 1 that has boxes."""
     place = np.minimum((scores * _BINS).astype(int), _BINS - 1)
     inside = [(place == number) & (scores >= _LEAST_SCORE) for number in range(_BINS)]
     return [(float(scores[of].mean()), float(right[of].mean()), int(of.sum())) for of in inside if of.any()]
 
 
 def calibration_error(scores: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
-    """The mean distance between score and share that is right, over boxes with scores of at least 0.05."""
+    """Return the mean distance between score and share that is right, over boxes with scores of at least 0.05."""
     found = bins(scores, right)
     boxes = sum(count for *_, count in found)
     return sum(abs(score - share) * count for score, share, count in found) / max(1, boxes)
 
 
 def draw_reliability(scores: NDArray[np.float64], right: NDArray[np.bool_], path: Path) -> None:
-    """An image of `bins`: dots on the diagonal are honest scores; their area grows with the number of boxes."""
+    """Draw `bins`: dots on the diagonal are calibrated scores; their area grows with the number of boxes."""
     import matplotlib
 
     matplotlib.use("Agg")

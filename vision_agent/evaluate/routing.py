@@ -1,8 +1,8 @@
 """Figures of free routing: requests in wordings that were never trained, on images that were never seen.
 
-Twenty wordings of each of six kinds (`train.held_out`), each on a photo of its own with an object that is in it. The
-model's own words are read, up to its first routing token, so the figures are the same whether or not the decoders of
-all routes are loaded.
+Twenty wordings of each of six kinds (`data.text.held_out`), each on a photo of its own with an object that is in it.
+The model's own words are read, up to its first routing token, so the figures are the same whether or not the decoders
+of all routes are loaded.
 """
 
 import re
@@ -29,8 +29,8 @@ _KINDS = {
     "det": "places",
     "seg": "outlines",
     "ocr": "writing",
-    "gen": "new pictures",
-    "edit": "changes of pictures",
+    "gen": "new images",
+    "edit": "edits of images",
     "text": "words",
 }
 
@@ -50,7 +50,7 @@ class FreeRoute(NamedTuple):
 
 
 def free_route(backbone: Backbone, request: str, image: Image.Image, longest: int = 40) -> FreeRoute:
-    """Answer a request with all routes allowed, and read which one it takes.
+    """Return answer a request with all routes allowed, and read which one it takes.
 
     Args:
         image: upright RGB.
@@ -72,7 +72,7 @@ def free_route(backbone: Backbone, request: str, image: Image.Image, longest: in
 
 
 def routing_figures(agent: VisionAgent, data: Path, split: str, limit: int | None = None) -> Iterable[Figure]:
-    """Right routes and copied phrases, for each kind of request and over all.
+    """Yield the shares of right routes and of copied phrases, for each kind of request and over all.
 
     Args:
         data: folder of the archives.
@@ -96,11 +96,11 @@ def routing_figures(agent: VisionAgent, data: Path, split: str, limit: int | Non
                 copied.append(went.phrase == wording.phrase.format(name))
     of = "requests in wordings never trained"
     everything = [hit for hits in right.values() for hit in hits]
-    yield Figure(name="free routing: right route", value=float(np.mean(everything)), count=len(everything), of=of)
+    yield Figure(name="free routing: route accuracy", value=float(np.mean(everything)), count=len(everything), of=of)
     for kind, hits in right.items():
         yield Figure(name=f"... of requests for {_KINDS[kind]}", value=float(np.mean(hits)), count=len(hits), of=of)
     yield Figure(
-        name="... with the phrase copied exactly (all but words)",
+        name="... phrase copied exactly (all kinds but words)",
         value=float(np.mean(copied)),
         count=len(copied),
         of=of,

@@ -16,7 +16,6 @@ from vision_agent.data.dataset import ImageSources
 from vision_agent.data.samples import present_phrases
 from vision_agent.data.text.held_out import HELD_OUT
 from vision_agent.errors import ConfigError, bad_argument
-from vision_agent.evaluate.answers import answer_figures
 from vision_agent.evaluate.asking import ABSENT_A_PHOTO, ask, each, f1
 from vision_agent.evaluate.average_precision import Question, average_precision
 from vision_agent.evaluate.captions import caption_figures
@@ -26,6 +25,7 @@ from vision_agent.evaluate.generation import generation_figures
 from vision_agent.evaluate.masks import mask_figures
 from vision_agent.evaluate.reliability import calibration_error, right_boxes
 from vision_agent.evaluate.routing import routing_figures
+from vision_agent.evaluate.short_answers import answer_figures
 from vision_agent.evaluate.words import PlacedText, receipts, word_figures
 from vision_agent.geometry.frames import box_iou
 from vision_agent.results.detections import Detections
@@ -57,7 +57,7 @@ def evaluate_agent(
 
 
 def check_evaluation(split: str, limit: int | None, suite: str) -> None:
-    """Raises ConfigError for what `evaluate_agent` does not take."""
+    """Raise ConfigError for what `evaluate_agent` does not take."""
     if suite != "all" and suite not in SUITES:
         raise ConfigError(bad_argument("suite", f"all, {', '.join(SUITES)}", suite))
     if split not in ("val", "test"):
@@ -67,7 +67,11 @@ def check_evaluation(split: str, limit: int | None, suite: str) -> None:
 
 
 def _photos(agent: VisionAgent, data: Path, split: str, limit: int | None) -> Iterable[Figure]:
-    """COCO photos: present names and six absent ones, one phrase each."""
+    """COCO photos: present names and six absent ones, one phrase each.
+
+    "AP50 by questions": a phrase asked of a photo is a question; AP50 is averaged over the names, and boxes that a
+    question about an absent name gets are false positives.
+    """
     images = ImageSources(data, split, cutouts="val")
     records = images.photo_records[:limit]
     questions: list[Question] = []
@@ -79,11 +83,11 @@ def _photos(agent: VisionAgent, data: Path, split: str, limit: int | None) -> It
         questions += asked
         false_boxes += absent
     ap50, ap = average_precision(questions)
-    of = f"questions on {len(records)} COCO photos"
+    of = f"questions (a phrase asked of a photo) on {len(records)} COCO photos"
     yield Figure(name="AP50 by questions, COCO photos", value=ap50, count=len(questions), of=of)
     yield Figure(name="AP by questions, COCO photos", value=ap, count=len(questions), of=of)
     yield Figure(
-        name="absent phrases answered with a box (default threshold)",
+        name="false positives: absent names that get a box (default threshold)",
         value=float(np.mean(false_boxes)),
         count=len(false_boxes),
         of="absent names on COCO photos",
@@ -91,15 +95,15 @@ def _photos(agent: VisionAgent, data: Path, split: str, limit: int | None) -> It
     yield Figure(name="F1 at IoU 0.5 (default threshold)", value=f1(questions, agent), count=len(questions), of=of)
     scores, right = right_boxes(questions)
     error = calibration_error(scores, right)
-    yield Figure(name="calibration error of scores from 0.05", value=error, count=len(questions), of=of)
+    yield Figure(name="expected calibration error (ECE) of scores from 0.05", value=error, count=len(questions), of=of)
 
 
 def _composed(agent: VisionAgent, data: Path, split: str, limit: int | None) -> Iterable[Figure]:
     """Composed scenes on held-out backgrounds, by how new the pasted objects are."""
     kinds = (
-        ("train", "composed scenes, things pasted in training"),
-        ("val", "composed scenes, new pictures of names pasted in training"),
-        ("unseen", "composed scenes, names never pasted in training"),
+        ("train", "composed scenes, cut-outs seen in training"),
+        ("val", "composed scenes, new cut-outs of names seen in training"),
+        ("unseen", "composed scenes, names whose cut-outs were never seen in training"),
     )
     count = limit or 200
     for cutouts, title in kinds:
@@ -114,7 +118,7 @@ def _composed(agent: VisionAgent, data: Path, split: str, limit: int | None) -> 
 
 
 def _pairs(agent: VisionAgent, data: Path, split: str, limit: int | None) -> Iterable[Figure]:
-    """Two of a kind in two colours: the best box must be the one of the asked colour."""
+    """Two objects of a kind in two colours: the box with the highest score must be the one of the asked colour."""
     images = ImageSources(data, split, cutouts="train")
     right: list[bool] = []
     number = 0
@@ -132,7 +136,7 @@ def _pairs(agent: VisionAgent, data: Path, split: str, limit: int | None) -> Ite
             best = result.xyxy[result.scores.argmax()][None] if result else np.zeros((1, 4), dtype=np.float32)
             right.append(bool(np.array(box_iou(best, truth)).max() >= 0.5))
     yield Figure(
-        name=f"colour pairs ({', '.join('/'.join(pair) for pair in _PAIRS)}): asked one found",
+        name=f"colour pairs ({', '.join('/'.join(pair) for pair in _PAIRS)}): accuracy",
         value=float(np.mean(right)),
         count=len(right),
         of="phrases",
@@ -159,7 +163,7 @@ def _generated(agent: VisionAgent, data: Path, split: str, limit: int | None) ->
         crowds = np.array(target.ignored, dtype=np.float32).reshape(-1, 4)
         generated.append(Question(number, target.phrase, truth, crowds, routed))
         forced.append(Question(number, target.phrase, truth, crowds, agent.detect(target.phrase, scene.image)))
-    yield Figure(name="F1, route forced (teacher-forced)", value=f1(forced, agent, 0), count=len(forced), of="requests")
+    yield Figure(name="F1, route forced", value=f1(forced, agent, 0), count=len(forced), of="requests")
     yield Figure(name="F1, route generated", value=f1(generated, agent, 0), count=len(generated), of="requests")
 
 
@@ -181,12 +185,12 @@ def _read(agent: VisionAgent, data: Path, split: str, limit: int | None) -> Iter
         pages.append((found, page.lines))
     words = word_figures(pages, ignore_case=True)
     of = f"words of {len(pages)} receipts"
-    yield Figure(name="words read: recall", value=words.recall, count=words.words, of=of)
+    yield Figure(name="OCR words: recall", value=words.recall, count=words.words, of=of)
     yield Figure(name="... precision", value=words.precision, count=words.words, of=of)
-    yield Figure(name="... wrong characters, of all", value=words.character_errors, count=words.words, of=of)
+    yield Figure(name="... character error rate (CER)", value=words.character_errors, count=words.words, of=of)
     for field, shares in measure(data, "report", limit=count).items():
         documents = int(shares["documents"])
-        yield Figure(name=f"extracted: {field}", value=shares["right"], count=documents, of="receipts")
+        yield Figure(name=f"extraction accuracy: {field}", value=shares["right"], count=documents, of="receipts")
 
 
 SUITES = {

@@ -57,7 +57,7 @@ class WordFigures:
 
 
 def receipts(archive: Path, *, half: int | None = None, with_shared_shops: bool = False) -> Iterator[AnnotatedPage]:
-    """Receipts of an archive (`NAME.zip` with `NAME.json` beside it).
+    """Yield receipts of an archive (`NAME.zip` with `NAME.json` beside it).
 
     Args:
         half: 0 or 1 for the receipts of one half of the shops, None for all.
@@ -70,23 +70,23 @@ def receipts(archive: Path, *, half: int | None = None, with_shared_shops: bool 
             if (document["shop_in_heldout"] and not with_shared_shops) or (half is not None and half_of(shop) != half):
                 continue
             with Image.open(io.BytesIO(images.read(document["file_name"]))) as image:
-                picture = image.convert("RGB")
+                page = image.convert("RGB")
             lines = []
             for line in document["lines"]:
                 x, y, width, height = line["bbox"]
                 lines.append(PlacedText(line["text"], (x, y, x + width, y + height)))
-            yield AnnotatedPage(document["file_name"], picture, tuple(lines), shop, document["fields"])
+            yield AnnotatedPage(document["file_name"], page, tuple(lines), shop, document["fields"])
 
 
 def half_of(group: str) -> int:
-    """0 or 1, always the same for a group."""
+    """Return 0 or 1, always the same for a group."""
     return hashlib.sha256(group.encode()).digest()[0] % 2
 
 
 def word_figures(
     pages: Sequence[tuple[Sequence[PlacedText], Sequence[PlacedText]]], *, ignore_case: bool = False
 ) -> WordFigures:
-    """Figures over pages, each (lines as read, lines as they are). Lines are split into words at spaces."""
+    """Return figures over pages, each (lines as read, lines as they are). Lines are split into words at spaces."""
     shared = read = true = errors = characters = 0
     for found, truth in pages:
         if ignore_case:
@@ -102,7 +102,7 @@ def word_figures(
 
 
 def edit_distance(a: str, b: str) -> int:
-    """Fewest insertions, deletions and changes of one character that turn `a` into `b`."""
+    """Return fewest insertions, deletions and changes of one character that turn `a` into `b`."""
     if not a or not b:
         return len(a) + len(b)
     codes = np.array([ord(character) for character in b])

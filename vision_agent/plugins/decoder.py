@@ -1,7 +1,7 @@
 """What a decoder is: the contract between a route's hidden states and a typed result."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -128,6 +128,13 @@ class Decoder(nn.Module, ABC):
     @abstractmethod
     def decode(self, states_KNC: Tensor, prepared: Any, request: DecodeRequest) -> Any:
         """(phrases, states per token, hidden) states of one image -> one frozen result model."""
+
+    def calibrated(self, scores: Mapping[str, float]) -> dict[str, Any]:
+        """Return the settings to change when `vision-agent calibrate` has fitted those of the model's `[DET]` boxes.
+
+        Most decoders do not hold a box decoder, so nothing changes.
+        """
+        return {}
 
     @abstractmethod
     def loss(self, states_KNC: Tensor, rows_K: Sequence[int], prepared: Any, targets: Sequence[Any]) -> Tensor:

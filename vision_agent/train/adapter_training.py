@@ -119,7 +119,9 @@ def train_adapter(
 def forced_states(
     backbone: Backbone, route: Route, row_C: Tensor, tokens: Sequence[Tensor], phrases: Sequence[Sequence[str]]
 ) -> list[Tensor]:
-    """States (K, N, C) of a route forced for phrases of several images, with gradients to `row_C` and the queries.
+    """Return states (K, N, C) of a route forced for phrases of several images.
+
+    Gradients reach `row_C` and the queries.
 
     The prompts with their image tokens are read without gradients: nothing that is learned stands before them, and
     only the few tokens after them need memory for the way back.

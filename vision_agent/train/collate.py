@@ -64,14 +64,14 @@ class Collator:
         self._end = backbone.tokenizer.eos_token_id
 
     def images(self, samples: Sequence[Sample]) -> Batch:
-        """Samples with images."""
+        """Return the batch of samples with images."""
         batch = self._text([(sample.phrases, sample.exchanges) for sample in samples])
         batch.pixels_NSS3 = torch.stack([sample.pixels for sample in samples])
         batch.targets = [_targets(sample, self._route.spec.name) for sample in samples]
         return batch
 
     def text_only(self, rows: Sequence[tuple[Sequence[str], Sequence[Exchange]]]) -> Batch:
-        """Phrases and exchanges without an image."""
+        """Return the batch of phrases and exchanges without an image."""
         return self._text([([PhraseTarget(p, ()) for p in phrases], exchanges) for phrases, exchanges in rows])
 
     def _text(self, samples: Sequence[tuple[Sequence[PhraseTarget], Sequence[Exchange]]]) -> Batch:

@@ -1,4 +1,4 @@
-"""Keeps what phrases mean to a decoder while the language model learns to talk.
+"""Distils what phrases mean to a decoder while the language model learns to talk.
 
 A stage of the kind "language" changes the language model; the decoder of `[DET]` reads its states. So that boxes stay
 what they were, the phrase vectors that the decoder makes are held to those of the model as the stage began.
@@ -29,7 +29,9 @@ class PhraseDistillation:
         self._route = copy.deepcopy(route).eval().requires_grad_(False)
 
     def loss(self, route: Route, hidden_BLC: Tensor, layout: Layout, batch: Batch, tokens_TC: Tensor) -> Tensor:
-        """1 - cosine of the phrase vectors, and the squared difference of their biases, averaged over forced phrases.
+        """Return 1 - cosine of the phrase vectors plus the squared difference of their biases, averaged over phrases.
+
+        Only forced phrases count.
 
         Args:
             route: the route in training.
@@ -37,7 +39,7 @@ class PhraseDistillation:
             tokens_TC: the images' tokens.
         """
         reads = batch.read_places.to(hidden_BLC.device)
-        # Nothing that forced phrases see lies behind them, so the copy need not read the rest.
+        # Forced phrases attend to nothing behind them, so the copy need not read what follows.
         forced = reads[(reads[..., 1] < batch.forced_columns).all(dim=1)]
         if not len(forced):
             return hidden_BLC.sum() * 0
@@ -55,7 +57,7 @@ class PhraseDistillation:
         return hidden_states(self._backbone, layout.first(columns), embeds_BLC[:, :columns])
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to go on with the same copy."""
+        """Return what a resumed run needs to have the same copy."""
         return {"model": self._backbone.model.state_dict(), "route": self._route.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

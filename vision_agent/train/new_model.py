@@ -31,7 +31,7 @@ _CHAT_TEMPLATE = (
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE that does not tell upper from lower case, trained on `texts`."""
+    """Return a byte-level BPE that does not tell upper from lower case, trained on `texts`."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=True)
@@ -55,7 +55,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
 
 
 def new_backbone(tokenizer: PreTrainedTokenizerFast, settings: ModelSection) -> Backbone:
-    """A model with random language weights and a tower pretrained on ImageNet."""
+    """Return a model with random language weights and a tower pretrained on ImageNet."""
     tower = LiteTowerConfig(image_size=[settings.tile, settings.tile], hidden_size=256)
     text = Qwen2Config(
         vocab_size=len(tokenizer),

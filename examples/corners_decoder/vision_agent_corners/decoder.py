@@ -48,7 +48,7 @@ class Sheet(BaseModel):
     model: str
 
     def straighten(self, image: Image.Image) -> Image.Image:
-        """The sheet alone, as a scanner would see it; `image` is the one it was found in."""
+        """Return the sheet alone, as a scanner would see it; `image` is the one it was found in."""
         return straighten(image, self.corners)
 
 
@@ -109,13 +109,13 @@ class CornersDecoder(Decoder):
 
     @classmethod
     def for_backbone(cls, route: RouteSpec, hidden_size: int, feature_widths: tuple[int, ...]) -> "CornersDecoder":
-        """Raises ConfigError for a route without a query for each corner."""
+        """Return a new decoder. Raises ConfigError for a route without a query for each corner."""
         if route.num_queries != len(CORNERS):
             raise ConfigError(f"{route.token!r} must have {len(CORNERS)} queries, but has {route.num_queries}")
         return cls(hidden_size=hidden_size, feature_widths=feature_widths)
 
     def prepare(self, features: DenseFeatures) -> Tensor:
-        """Feature maps, each (B, channels, H, W), to the vectors of all places (B, E, H, W)."""
+        """Return the vectors of all places (B, E, H, W) from feature maps, each (B, channels, H, W)."""
         parts: list[Tensor] = [
             layer(norm(map_BCHW)) for layer, norm, map_BCHW in zip(self.inputs, self.norms, features.maps, strict=True)
         ]
@@ -126,7 +126,7 @@ class CornersDecoder(Decoder):
 
     @torch.no_grad()
     def decode(self, states_KNC: Tensor, prepared: Tensor, request: DecodeRequest) -> Sheets:
-        """The sheets of one image."""
+        """Return the sheets of one image."""
         least = self.settings["threshold"] if request.threshold is None else request.threshold
         places_KEHW = prepared.expand(len(states_KNC), -1, -1, -1)
         heat_KNP = self.heat(states_KNC, places_KEHW)
@@ -146,7 +146,7 @@ class CornersDecoder(Decoder):
     def loss(
         self, states_KNC: Tensor, rows_K: Sequence[int], prepared: Tensor, targets: Sequence[CornersTarget]
     ) -> Tensor:
-        """Cross-entropy of the heatmaps, L1 of the corners in cells, and binary cross-entropy of the score."""
+        """Return cross-entropy of the heatmaps, L1 of the corners in cells, and binary cross-entropy of the score."""
         places_KEHW = prepared[list(rows_K)]
         corners_KN2 = torch.cat([target.corners_KN2 for target in targets]).to(states_KNC)
         present_K = torch.cat([target.present_K for target in targets]).to(states_KNC.device)
@@ -166,12 +166,12 @@ class CornersDecoder(Decoder):
         return score_loss + heat_loss + F.l1_loss(found_KN2, true_KN2)
 
     def heat(self, states_KNC: Tensor, places_KEHW: Tensor) -> Tensor:
-        """(K, 4, P) logits of each corner at each place."""
+        """Return (K, 4, P) logits of each corner at each place."""
         wanted_KNE = self.corner_head(states_KNC) + self.corner_kind
         return torch.einsum("kne,kep->knp", wanted_KNE, places_KEHW.flatten(2)) / places_KEHW.shape[1] ** 0.5
 
     def presence(self, states_KNC: Tensor, places_KEHW: Tensor) -> Tensor:
-        """(K,) logits of there being a sheet."""
+        """Return (K,) logits of there being a sheet."""
         pooled = torch.cat([places_KEHW.mean(dim=(2, 3)), places_KEHW.amax(dim=(2, 3))], dim=1)
         phrase_KE: Tensor = self.presence_head(states_KNC).mean(dim=1)
         match_K = (phrase_KE * self.image_head(pooled)).sum(dim=-1) / phrase_KE.shape[-1] ** 0.5

@@ -18,7 +18,7 @@ Find = Callable[[Scene], "Corners | None"]
 
 
 def by_model(agent: VisionAgent) -> Find:
-    """Corners by the agent's `[CORNERS]` route."""
+    """Return corners by the agent's `[CORNERS]` route."""
 
     def find(scene: Scene) -> Corners | None:
         found = agent.run_route(ROUTE.name, "sheet of paper", scene.image)
@@ -29,7 +29,7 @@ def by_model(agent: VisionAgent) -> Find:
 
 
 def by_contours(scene: Scene) -> Corners | None:
-    """Corners by OpenCV's textbook way: the largest outline of edges that four corners are enough for."""
+    """Return corners by OpenCV's textbook way: the largest outline of edges that four corners are enough for."""
     import cv2
 
     grey = cv2.GaussianBlur(cv2.cvtColor(np.asarray(scene.image), cv2.COLOR_RGB2GRAY), (5, 5), 0)
@@ -43,7 +43,7 @@ def by_contours(scene: Scene) -> Corners | None:
 
 
 def corner_figures(find: Find, count: int, *, hard: bool, photos: Sequence[Path] = ()) -> dict[str, float]:
-    """Figures of one way to find corners on `count` held-out scenes.
+    """Return figures of one way to find corners on `count` held-out scenes.
 
     Returns:
         "scenes with a sheet"; "found", the share in which one was; "mean error %" and "median error %" of the found
@@ -75,7 +75,7 @@ def corner_figures(find: Find, count: int, *, hard: bool, photos: Sequence[Path]
 
 
 def words_read(agent: VisionAgent, count: int, photos: Sequence[Path] = ()) -> dict[str, float] | None:
-    """The share of a page's words that `agent.ocr` reads: in the photo, and after straightening by the model's corners.
+    """Return the share of a page's words that `agent.ocr` reads: in the photo, and after straightening it.
 
     None where the extra "ocr" is not installed.
     """

@@ -54,7 +54,7 @@ def draw_scene(
     photos: Sequence[Path] = (),
     sheet: bool | None = None,
 ) -> Scene:
-    """Scene `number`.
+    """Draw scene `number`.
 
     Args:
         size: (width, height) in pixels; None for one of some that phones take, at most 640.

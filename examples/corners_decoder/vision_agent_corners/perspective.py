@@ -12,7 +12,7 @@ Corners = npt.NDArray[np.float64]
 
 
 def is_convex(corners: npt.ArrayLike) -> bool:
-    """Whether four corners go clockwise round something with an area, and never turn back."""
+    """Return whether four corners go clockwise round something with an area, and never turn back."""
     given = np.asarray(corners, dtype=np.float64)
     sides = np.roll(given, -1, axis=0) - given
     after = np.roll(sides, -1, axis=0)
@@ -20,13 +20,13 @@ def is_convex(corners: npt.ArrayLike) -> bool:
 
 
 def rectangle(size: tuple[int, int]) -> Corners:
-    """The corners of a whole image of (width, height)."""
+    """Return the corners of a whole image of (width, height)."""
     width, height = size
     return np.array([(0, 0), (width, 0), (width, height), (0, height)], dtype=np.float64)
 
 
 def coefficients(source: npt.ArrayLike, target: npt.ArrayLike) -> tuple[float, ...]:
-    """The eight numbers of `Image.transform(PERSPECTIVE)` that move the corners `source` to `target`.
+    """Return the eight numbers of `Image.transform(PERSPECTIVE)` that move the corners `source` to `target`.
 
     Pillow asks for each pixel (x, y) of the result where it comes from: ((a x + b y + c) / (g x + h y + 1),
     (d x + e y + f) / (g x + h y + 1)). Four pairs of corners are eight linear equations in a ... h.
@@ -39,13 +39,13 @@ def coefficients(source: npt.ArrayLike, target: npt.ArrayLike) -> tuple[float, .
 
 
 def moved(image: Image.Image, source: npt.ArrayLike, target: npt.ArrayLike, size: tuple[int, int]) -> Image.Image:
-    """An image of `size` on which the corners `source` of `image` lie at `target`."""
+    """Return an image of `size` on which the corners `source` of `image` lie at `target`."""
     numbers: Any = coefficients(source, target)
     return image.transform(size, Image.Transform.PERSPECTIVE, numbers, Image.Resampling.BICUBIC)
 
 
 def straighten(image: Image.Image, corners: npt.ArrayLike) -> Image.Image:
-    """The sheet between four corners, as a scanner would see it.
+    """Return the sheet between four corners, as a scanner would see it.
 
     Its sides are as long as the longer of the two opposite sides in the photo, so that no letter shrinks.
 

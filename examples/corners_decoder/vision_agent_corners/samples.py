@@ -16,7 +16,7 @@ _OTHERS = ("dog", "red car", "cup", "person", "bottle", "chair", "blue ball", "c
 
 
 def draw_sample(number: int, photos: Sequence[Path] = ()) -> AdapterSample:
-    """Training sample `number`: the same number gives the same sample."""
+    """Return training sample `number`: the same number gives the same sample."""
     scene = draw_scene(number, photos=photos)
     rng = np.random.default_rng(number)
     corners_K42 = torch.zeros(2, 4, 2)
@@ -28,10 +28,10 @@ def draw_sample(number: int, photos: Sequence[Path] = ()) -> AdapterSample:
 
 
 def training_samples(photos: Path | None) -> "partial[AdapterSample]":
-    """`draw_sample` with the photos of a folder, or with none, as grounds."""
+    """Return `draw_sample` with the photos of a folder, or with none, as grounds."""
     return partial(draw_sample, photos=list_photos(photos))
 
 
 def list_photos(folder: Path | None) -> tuple[Path, ...]:
-    """The JPEG files of a folder, sorted; empty for None."""
+    """Return the JPEG files of a folder, sorted; empty for None."""
     return () if folder is None else tuple(sorted(folder.glob("*.jpg")))

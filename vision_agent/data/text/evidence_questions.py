@@ -58,7 +58,7 @@ class Look:
     relation: str | None = None
 
     def asked(self, relation: str) -> "Look":
-        """The same look, with a relation asked for."""
+        """Return the same look, with a relation asked for."""
         verdict = self.beside.verdict(relation) if self.beside else None
         return replace(self, relation=relation, evidence=self.evidence.model_copy(update={"verdict": verdict}))
 
@@ -81,7 +81,7 @@ Looker = Callable[[bool, Look | None], Look]
 
 
 def random_question(phrases: Phrases, rng: np.random.Generator) -> Exchange:
-    """A question about nothing in particular: random objects, random evidence."""
+    """Return a question about nothing in particular: random objects, random evidence."""
 
     def look(many: bool, before: Look | None) -> Look:
         if rng.random() < 0.5:
@@ -98,7 +98,7 @@ def random_question(phrases: Phrases, rng: np.random.Generator) -> Exchange:
 def scene_question(
     scene: Scene, present: list[PhraseTarget], absent: list[PhraseTarget], rng: np.random.Generator
 ) -> Exchange:
-    """A question about a scene, of what is there and of what is not; at least one of the two lists has something."""
+    """Return a question about what is in a scene and what is not; at least one of the two lists is not empty."""
     seen: dict[str, Observation] = {}
 
     def look(many: bool, before: Look | None) -> Look:
@@ -130,14 +130,17 @@ def scene_question(
 
 
 def place_answer(phrase: str, evidence: Evidence, request: str, target: PhraseTarget | None = None) -> Exchange:
-    """What is said of a place where words are wanted: the model ends with `[DET]`, the agent looks all the same."""
+    """Return what is said of a place where words are wanted.
+
+    The model ends with `[DET]`, and the agent looks all the same.
+    """
     words = _seen_or(Look(evidence), _standing)
     given = (Part(EVIDENCE_REQUEST, given=True), Part(evidence.text, given=True), Part(words))
     return Exchange(request, phrase, "det", target, given)
 
 
 def random_evidence(phrase: str, rng: np.random.Generator) -> Evidence:
-    """Evidence of any content, every answer as likely as any other."""
+    """Return evidence of any content, every answer as likely as any other."""
     if rng.random() < _ABSENT:
         return Evidence(phrase=phrase, count=0)
     maybe = bool(rng.random() < _MAYBE)
@@ -157,7 +160,7 @@ def _random_comparison(rng: np.random.Generator) -> Comparison:
 
 
 def question(look: Looker, rng: np.random.Generator) -> Exchange:
-    """A question of any kind about what `look` finds."""
+    """Return a question of any kind about what `look` finds."""
     makers = (
         *(_presence, _presence, _presence, _count, _count, _number, _colour, _colour, _of_colour, _of_two_colours),
         *(_side, _on_side, _like, _presence_of_two, *[_relation] * 8, _side_of, _side_of, _which, _which, _more),

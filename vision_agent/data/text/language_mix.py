@@ -54,14 +54,14 @@ class LanguageMix:
         self._shares = shares / shares.sum()
 
     def row(self, number: int) -> tuple[list[str], list[Exchange]]:
-        """Names to be told apart, and exchanges."""
+        """Return names to be told apart, and exchanges."""
         rng = np.random.default_rng((*self._seed, number))
         told_apart = [self._names[index] for index in rng.choice(len(self._names), self._phrases, replace=False)]
         kinds = rng.choice(list(_SHARES), self._exchanges, p=self._shares)
         return told_apart, [self.exchange(str(kind), rng) for kind in kinds]
 
     def exchange(self, kind: str, rng: np.random.Generator) -> Exchange:
-        """One exchange of a kind of `_SHARES`: a route's name, or what is answered in words."""
+        """Return one exchange of a kind of `_SHARES`: a route's name, or what is answered in words."""
         if kind in requests.ROUTED:
             return routed(kind, self._asked, rng)
         if kind == "question":
@@ -72,7 +72,7 @@ class LanguageMix:
 
 
 def routed(kind: str, phrases: Phrases, rng: np.random.Generator) -> Exchange:
-    """A request that ends in a route, about anything at all.
+    """Return a request that ends in a route, about anything at all.
 
     Args:
         kind: the route's name, of `requests.ROUTED`.
@@ -90,7 +90,7 @@ def routed(kind: str, phrases: Phrases, rng: np.random.Generator) -> Exchange:
 
 
 def corpus(names: Sequence[str], captions: Sequence[str], rows: int = 20_000) -> list[str]:
-    """Texts to train the tokenizer on: what is said in training, in about the shares in which it is said."""
+    """Return texts to train the tokenizer on: what is said in training, in about the shares in which it is said."""
     mix = LanguageMix((0,), names, captions, phrases=1, exchanges=1)
     said = [exchange for number in range(rows) for exchange in mix.row(number)[1]]
     answers = [part.text for exchange in said for part in exchange.parts]

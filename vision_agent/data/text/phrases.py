@@ -48,17 +48,17 @@ class Phrases:
         self._words = sorted(words)
 
     def name(self, rng: np.random.Generator) -> str:
-        """A known name, sometimes with a colour or in the plural."""
+        """Return a known name, sometimes with a colour or in the plural."""
         name, kind = one(self.names, rng), rng.random()
         return f"{one(COLOURS, rng)} {name}" if kind < 0.25 else plural(name) if kind < 0.45 else name
 
     def phrase(self, rng: np.random.Generator) -> str:
-        """A phrase for objects, mostly one that can only be copied: up to eight words, without an article."""
+        """Return a phrase for objects, mostly one that can only be copied: up to eight words, without an article."""
         makers = (self.name, self._looking, self._related, self._told, self._told, self._salad, self._salad, _invented)
         return _trimmed(makers[rng.integers(len(makers))](rng)) or self.name(rng)
 
     def drawing(self, rng: np.random.Generator) -> str:
-        """What an image is to show, with its articles: `"a red car left of a dog"`."""
+        """Return what an image is to show, with its articles: `"a red car left of a dog"`."""
         kind = rng.random()
         if kind < 0.15:
             return self.phrase(rng)
@@ -72,7 +72,7 @@ class Phrases:
         return f"{drawn} {one(_SCENES, rng)}" if kind < 0.75 else drawn
 
     def change(self, rng: np.random.Generator) -> str:
-        """A change to an image: `"make the car blue"`."""
+        """Return a change to an image: `"make the car blue"`."""
         phrases = [self.name(rng) if rng.random() < 0.5 else self.phrase(rng) for _ in range(2)]
         new = one(self.names, rng)
         new = f"{one(COLOURS, rng)} {new}" if rng.random() < 0.4 else new
@@ -134,12 +134,12 @@ def _trimmed(phrase: str) -> str:
 
 
 def with_article(name: str) -> str:
-    """`"a dog"`, `"an apple"`."""
+    """Return the name with its article: `"a dog"`, `"an apple"`."""
     return f"{'an' if name[:1] in set('aeiou') else 'a'} {name}"
 
 
 def plural(name: str) -> str:
-    """English plural of an object's name, good enough for phrases."""
+    """Return the English plural of an object's name, good enough for phrases."""
     if name in _IRREGULAR:
         return _IRREGULAR[name]
     if name.endswith(("s", "x", "ch", "sh")):
@@ -150,5 +150,5 @@ def plural(name: str) -> str:
 
 
 def callable_as(name: str) -> tuple[str, ...]:
-    """Other words for one object: synonyms."""
+    """Return other words for one object: synonyms."""
     return SYNONYMS.get(name, ())

@@ -37,7 +37,7 @@ _CHATTER: Words = tuple(read_texts("chatter.json"))
 
 
 def after_chatter(request: str, rng: np.random.Generator) -> str:
-    """The request, now and then after a remark that it has nothing to do with."""
+    """Return the request, now and then after a remark that it has nothing to do with."""
     return f"{one(_CHATTER, rng)}{one((',', '.', ':', ' -'), rng)} {request}" if rng.random() < 0.1 else request
 
 
@@ -53,14 +53,14 @@ class SentenceGrammar:
         self._frames, self._slots = frames, slots
 
     def make(self, phrase: str, rng: np.random.Generator) -> str:
-        """One request about `phrase`."""
+        """Return one request about `phrase`."""
         text = one(self._frames, rng)
         while (slot := _SLOT.search(text)) is not None:
             text = text[: slot.start()] + one(self._slots[slot[1]], rng) + text[slot.end() :]
         return " ".join(after_chatter(text, rng).split()).replace("{}", phrase)
 
     def makes(self, request: str, phrase: str) -> bool:
-        """Whether `make(phrase)` can give this request; case, spaces and punctuation do not count."""
+        """Return whether `make(phrase)` can give this request; case, spaces and punctuation do not count."""
         marked = request.lower().replace(phrase.lower(), "{}") if phrase else request.lower()
         return self._form.fullmatch(_SMALL.sub("", marked)) is not None
 

@@ -33,7 +33,7 @@ _ANSWER_TOKENS = 48
 
 
 def answer_figures(agent: VisionAgent, data: Path, split: str, limit: int | None = None) -> Iterable[Figure]:
-    """All figures of this module.
+    """Yield all figures of this module.
 
     Args:
         data: folder of the archives.
@@ -45,14 +45,17 @@ def answer_figures(agent: VisionAgent, data: Path, split: str, limit: int | None
     yield from count_figures(agent, photos)
     scenes = [images.composed(np.random.default_rng((19, number))) for number in range(limit or 150)]
     yield from colour_figures(agent, scenes)
-    yield relation_figure(agent, scenes, "composed scenes, new pictures of names pasted in training")
+    yield relation_figure(agent, scenes, "composed scenes, new cut-outs of names seen in training")
     pasted = ImageSources(data, split, cutouts="train")
     scenes = [pasted.composed(np.random.default_rng((19, number))) for number in range(limit or 150)]
-    yield relation_figure(agent, scenes, "composed scenes, things pasted in training")
+    yield relation_figure(agent, scenes, "composed scenes, cut-outs seen in training")
 
 
 def presence_figures(agent: VisionAgent, photos: Sequence[Scene]) -> Iterator[Figure]:
-    """Balanced accuracy of yes and no over all questions and for each way to draw what is absent; F1 of "yes"."""
+    """Yield the balanced accuracy of yes and no, and the F1 of "yes".
+
+    Over all questions, and for each way to draw absent names.
+    """
     said_of_present: list[bool] = []
     said_of_absent: dict[str, list[bool]] = {style: [] for style in ABSENT_STYLES}
     absent = AbsentNames(photos)
@@ -72,7 +75,7 @@ def presence_figures(agent: VisionAgent, photos: Sequence[Scene]) -> Iterator[Fi
     of = f"questions on {len(photos)} COCO photos"
     yield Figure(name="yes/no presence, balanced accuracy", value=_balanced(hits, everything), count=count, of=of)
     for style, said in said_of_absent.items():
-        name = f"... absent things: {style}"
+        name = f"... absent names: {style}"
         yield Figure(name=name, value=_balanced(hits, said), count=len(said_of_present) + len(said), of=of)
     # As many of both, so that F1 can be read beside others' POPE figures.
     false = float(np.mean(everything))
@@ -80,8 +83,10 @@ def presence_figures(agent: VisionAgent, photos: Sequence[Scene]) -> Iterator[Fi
 
 
 def count_figures(agent: VisionAgent, photos: Sequence[Scene]) -> Iterator[Figure]:
-    """How often the number of up to five objects is exactly right: over all questions, as the mean over the numbers, and
-    by saying "one" to all of them."""
+    """Yield how often the number of up to five objects is exactly right.
+
+    Over all questions, as the mean over the numbers, and for an answerer that always says "one".
+    """
     right: dict[int, list[bool]] = {}
     for scene in tqdm(photos, desc="counts"):
         crowds = {name for _, name in scene.crowds}
@@ -91,15 +96,15 @@ def count_figures(agent: VisionAgent, photos: Sequence[Scene]) -> Iterator[Figur
                 right.setdefault(number, []).append(number_in(said) == number)
     everything = [hit for hits in right.values() for hit in hits]
     count, of = len(everything), f"questions on {len(photos)} COCO photos"
-    yield Figure(name="count, exact, up to 5 things", value=_mean(everything), count=count, of=of)
+    yield Figure(name="count, exact match, up to 5 objects", value=_mean(everything), count=count, of=of)
     each = [_mean(hits) for hits in right.values()]
     yield Figure(name="... mean over the numbers", value=_mean(each), count=count, of=of)
     ones = len(right.get(1, ())) / max(1, count)
-    yield Figure(name='... of who always says "one"', value=ones, count=count, of=of)
+    yield Figure(name='... baseline: always "one"', value=ones, count=count, of=of)
 
 
 def colour_figures(agent: VisionAgent, scenes: Sequence[Scene]) -> Iterator[Figure]:
-    """How often the colour of the one object of its name is right: over all questions, and as the mean over colours."""
+    """Yield how often the colour of the only object of its name is right: over all questions, and mean over colours."""
     right: dict[str, list[bool]] = {}
     for scene in tqdm(scenes, desc="colours"):
         for name, index in _single(scene):
@@ -110,7 +115,7 @@ def colour_figures(agent: VisionAgent, scenes: Sequence[Scene]) -> Iterator[Figu
     everything = [hit for hits in right.values() for hit in hits]
     of = f"questions on {len(scenes)} composed scenes"
     yield Figure(
-        name=f"colour of a named thing, {len(COLOURS)} colours",
+        name=f"colour of a named object, accuracy, {len(COLOURS)} colours",
         value=_mean(everything),
         count=len(everything),
         of=of,
@@ -120,7 +125,7 @@ def colour_figures(agent: VisionAgent, scenes: Sequence[Scene]) -> Iterator[Figu
 
 
 def relation_figure(agent: VisionAgent, scenes: Sequence[Scene], kind: str = "scenes") -> Figure:
-    """How often yes and no are right for "is the dog left of the chair?", as often true as not."""
+    """Return how often yes and no are right for "is the dog left of the chair?", as often true as not."""
     right: list[bool] = []
     for number, scene in enumerate(tqdm(scenes, desc="relations")):
         rng = np.random.default_rng((29, number))
@@ -140,7 +145,9 @@ def relation_figure(agent: VisionAgent, scenes: Sequence[Scene], kind: str = "sc
             said = _ask(agent, f"is the {first} {words} the {second}?", scene)
             right.append(yes_or_no(said) == holds)
     of = f"questions on {len(scenes)} scenes"
-    return Figure(name=f"relations of two things, yes or no, {kind}", value=_mean(right), count=len(right), of=of)
+    return Figure(
+        name=f"relation of two objects (yes/no), accuracy, {kind}", value=_mean(right), count=len(right), of=of
+    )
 
 
 class AbsentNames:
@@ -158,7 +165,7 @@ class AbsentNames:
                 self._together.setdefault(name, Counter())[other] += 1
 
     def of(self, scene: Scene, style: str, count: int, rng: np.random.Generator) -> list[str]:
-        """`count` names (fewer where there are no more). `style`: "random", "popular" or "adversarial"."""
+        """Return `count` names (fewer where there are no more). `style`: "random", "popular" or "adversarial"."""
         gone = sorted(scene.known_names - set(scene.names) - {name for _, name in scene.crowds})
         if style == "random":
             return [gone[index] for index in rng.permutation(len(gone))[:count]]
@@ -171,13 +178,13 @@ class AbsentNames:
 
 
 def yes_or_no(answer: str) -> bool | None:
-    """True for an answer that begins with yes, False with no, None for neither."""
+    """Return true for an answer that begins with yes, False with no, None for neither."""
     first = (re.findall(r"[a-z]+", answer.lower()) or [""])[0]
     return {"yes": True, "no": False}.get(first)
 
 
 def number_in(answer: str) -> int | None:
-    """The first number of an answer, in digits or words; None without one."""
+    """Return the first number of an answer, in digits or words; None without one."""
     numbers = {word: number for number, word in enumerate(COUNT_WORDS)} | {"no": 0, "zero": 0}
     for word in re.findall(r"[a-z]+|\d+", answer.lower()):
         if word.isdigit():
@@ -188,7 +195,7 @@ def number_in(answer: str) -> int | None:
 
 
 def colour_in(answer: str) -> str | None:
-    """The first colour word of an answer; None without one."""
+    """Return the first colour word of an answer; None without one."""
     words = re.findall(r"[a-z]+", answer.lower().replace("gray", "grey"))
     return next((word for word in words if word in COLOURS), None)
 
