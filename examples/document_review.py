@@ -4,7 +4,7 @@
 
 read -> review (stops for a person where a field was not found or is below `--sure`) -> finish. The graph sleeps while
 it waits: with a checkpointer on disk the answer may come days later, from another process. Needs
-`pip install "internvl-vision-agent[ocr]" langgraph`.
+`pip install ".[ocr]" langgraph` in a clone.
 """
 
 import argparse

@@ -4,7 +4,7 @@
 
 `--model` is any chat model that LangChain's `init_chat_model` knows; it plans, the tools look. Without it a stand-in
 plans, which needs no key and no network: it asks `count` about every photo, all in one step, and adds up. Needs
-`pip install "internvl-vision-agent[langchain]" langchain`.
+`pip install ".[langchain]" langchain` in a clone.
 """
 
 import argparse

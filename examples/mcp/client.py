@@ -5,7 +5,7 @@
     python examples/mcp/client.py --url http://127.0.0.1:8000/mcp       # and the same client over HTTP
 
 Every call is what a language model would write, and every result what it would read. Needs
-`pip install "internvl-vision-agent[mcp]"`; runs with `mcp` 1.x and 2.x.
+`pip install ".[mcp]"` in a clone; runs with `mcp` 1.x and 2.x.
 """
 
 import argparse
