@@ -21,7 +21,7 @@ from vision_agent import (
     TextDelta,
     VisionAgent,
 )
-from vision_agent.generation.decoding import Reading, write
+from vision_agent.generation.decoding import PromptInputs, generate
 from vision_agent.generation.grammar import choice_constraint
 from vision_agent.generation.prefix_cache import PrefixCache
 from vision_agent.inference.streaming import TextStream
@@ -75,11 +75,10 @@ def test_the_second_question_reads_the_image_from_memory_and_answers_the_same(ti
     assert tiny.ask("what is it?", image, options=SHORT) == first
     engine = tiny._engine
     prompt = tiny.backbone.encode("where is the dog?", image)
-    seen = engine.see(image)
-    from vision_agent.inference.engine import _marks
+    seen = engine.encode_image(image)
 
-    reading = Reading(tuple(prompt.input_ids.tolist()), seen.encoded.tokens_TC, tuple(_marks(seen)))
-    written = write(tiny.backbone, [reading], SHORT, prefixes=engine.prefixes)
+    reading = PromptInputs(tuple(prompt.input_ids.tolist()), seen.encoded.tokens_TC, tuple(seen.token_marks))
+    written = generate(tiny.backbone, [reading], SHORT, prefixes=engine.prefixes)
     assert written.reused_tokens >= len(seen.encoded.tokens_TC)
     assert written.answers[0] == reference(tiny, "where is the dog?", [image])
 
@@ -244,7 +243,7 @@ def test_choices_are_kept_to(tiny: VisionAgent) -> None:
         tiny.ask("what?", noise(1), choices=["a", "b"], options=GenerationOptions(num_beams=2))
 
 
-class Thing(BaseModel):
+class Item(BaseModel):
     name: str
     count: int
     red: bool
@@ -252,13 +251,13 @@ class Thing(BaseModel):
 
 def test_a_schema_gives_an_instance(tiny: VisionAgent) -> None:
     pytest.importorskip("llguidance")
-    answer = tiny.ask("what is it?", noise(1), schema=Thing, max_new_tokens=120)
-    assert isinstance(answer.value, Thing)
-    assert Thing.model_validate_json(answer.text) == answer.value
+    answer = tiny.ask("what is it?", noise(1), schema=Item, max_new_tokens=120)
+    assert isinstance(answer.value, Item)
+    assert Item.model_validate_json(answer.text) == answer.value
     again = Answer.model_validate_json(answer.model_dump_json())
     assert again.value == answer.value.model_dump()
     with pytest.raises((InputError, AnswerError)):
-        tiny.ask("what is it?", noise(1), schema=Thing, max_new_tokens=3)
+        tiny.ask("what is it?", noise(1), schema=Item, max_new_tokens=3)
 
 
 def test_a_chat_remembers_images_and_rounds(tiny: VisionAgent) -> None:
@@ -351,7 +350,7 @@ def test_a_padded_batch_is_that_of_generate(tiny: VisionAgent) -> None:
     expected = backbone.model.generate(
         inputs_embeds=backbone.embed(ids), attention_mask=mask, generation_config=settings
     ).tolist()
-    written = write(backbone, prompts, GenerationOptions(max_new_tokens=20))
+    written = generate(backbone, prompts, GenerationOptions(max_new_tokens=20))
     assert written.answers == [row[: len(answer)] for row, answer in zip(expected, written.answers, strict=True)]
 
 
@@ -365,14 +364,14 @@ def test_rows_that_end_early_or_follow_a_grammar_leave_the_others_as_they_are(ti
     ]
     options = GenerationOptions(max_new_tokens=20)
     alone = [
-        write(backbone, [prompt], options, constraints=[grammar]).answers[0]
+        generate(backbone, [prompt], options, constraints=[grammar]).answers[0]
         for prompt, grammar in zip(prompts, grammars, strict=True)
     ]
     assert len({len(answer) for answer in alone}) == 3
     prefixes = PrefixCache()
     for _ in range(2):
-        readings = [Reading(tuple(prompt)) for prompt in prompts]
-        written = write(backbone, readings, options, constraints=grammars, prefixes=prefixes)
+        readings = [PromptInputs(tuple(prompt)) for prompt in prompts]
+        written = generate(backbone, readings, options, constraints=grammars, prefixes=prefixes)
         assert written.answers == alone
         assert written.reused_tokens >= len(shared)
 
@@ -380,10 +379,10 @@ def test_rows_that_end_early_or_follow_a_grammar_leave_the_others_as_they_are(ti
 def test_a_row_that_begins_like_a_remembered_one_still_has_a_token_to_feed(tiny: VisionAgent) -> None:
     long = tiny.backbone.text_ids("a dog and a cat on the grass find each thing where is the red car")
     prefixes = PrefixCache()
-    write(tiny.backbone, [Reading(tuple(long))], SHORT, prefixes=prefixes)
-    readings = [Reading(tuple(long)), Reading(tuple(long[:-1]))]
-    alone = [write(tiny.backbone, [reading.ids], SHORT).answers[0] for reading in readings]
-    assert write(tiny.backbone, readings, SHORT, prefixes=prefixes).answers == alone
+    generate(tiny.backbone, [PromptInputs(tuple(long))], SHORT, prefixes=prefixes)
+    readings = [PromptInputs(tuple(long)), PromptInputs(tuple(long[:-1]))]
+    alone = [generate(tiny.backbone, [reading.ids], SHORT).answers[0] for reading in readings]
+    assert generate(tiny.backbone, readings, SHORT, prefixes=prefixes).answers == alone
 
 
 def test_an_answer_costs_one_forward_pass_a_token(tiny: VisionAgent) -> None:

@@ -25,8 +25,8 @@ from vision_agent.inference.answering import AnswerPipeline
 from vision_agent.inference.chat import Chat
 from vision_agent.inference.conversation import Conversation, build_batch, load_images
 from vision_agent.inference.engine import InferenceEngine
+from vision_agent.inference.evidence_loop import EvidenceLoop
 from vision_agent.inference.image_generation import ImageGenerator, MaskSource, read_mask, tie_networks
-from vision_agent.inference.onlooker import Onlooker
 from vision_agent.inference.predictor import Predictor
 from vision_agent.inference.settings import AskSettings, GenerateSettings, Images
 from vision_agent.inference.tracking import segment_clip
@@ -136,13 +136,14 @@ class VisionAgent:
         self._routes: dict[str, Route] = {}
         self._predictor = Predictor(self._engine, self._routes)
         self._pipeline = AnswerPipeline(
-            self._engine, self._routes, Onlooker(self._engine, self._routes, self._predictor)
+            self._engine, self._routes, EvidenceLoop(self._engine, self._routes, self._predictor)
         )
         self._image_generator = ImageGenerator(self._engine, self._routes)
         self._session: ImageStore | None = None
         self._runner = RequestRunner(self._pipeline, self._next_call, self._toolkit, self._limits)
-        self._document_reader = DocumentReader(self._limits, self.ask, self.model)
-        self._extractor = Extractor(self._document_reader.read, self.ask, self._pipeline.parameters, self._limits)
+        self._document_reader = DocumentReader(self._limits, self._pipeline.ask, self.model)
+        ask, parameters = self._pipeline.ask, self._pipeline.parameters
+        self._extractor = Extractor(self._document_reader.read, ask, parameters, self._limits)
         for own in backbone.own_routes:
             self._routes[own.spec.name] = build_own_route(own, backbone)
         for folder in adapters:
@@ -371,7 +372,7 @@ class VisionAgent:
         phrases = check_phrases(phrase, image)
         check_threshold(threshold)
         loaded = load_image(image, limits=self._limits)
-        result: BaseModel = self._predictor.forced(self._predictor.route(route), phrases, loaded, threshold)
+        result: BaseModel = self._predictor.run_route(self._predictor.route(route), phrases, loaded, threshold)
         return result
 
     # Make images -----------------------------------------------------------------------------------------------------
@@ -419,7 +420,7 @@ class VisionAgent:
         decoder = self._image_generator.decoder("gen")
         options = ImageOptions.of(seed, steps, size, guidance, decoder.largest_side)
         check_progress(progress)
-        made = self._image_generator.draw("gen", prompts, options, negative, progress)
+        made = self._image_generator.generate("gen", prompts, options, negative, progress)
         return made[0] if isinstance(prompt, str) else made
 
     def edit(
@@ -456,7 +457,7 @@ class VisionAgent:
         check_progress(progress)
         loaded = load_image(image, limits=self._limits)
         allowed = read_mask(mask, loaded.size)
-        return self._image_generator.draw("edit", (prompt,), options, None, progress, loaded, allowed)[0]
+        return self._image_generator.generate("edit", (prompt,), options, None, progress, loaded, allowed)[0]
 
     # Read documents --------------------------------------------------------------------------------------------------
 
@@ -597,7 +598,7 @@ class VisionAgent:
                     "a document takes one question, without `schema`, `choices` or `stream`; see `extract`"
                 )
             check_request("question", question, None)
-            return ask_document(question, image, self._extractor, self.ask, settings, self.model)
+            return ask_document(question, image, self._extractor, self._pipeline.ask, settings, self.model)
         form = AnswerForm.of(schema, choices, self._backbone, settings)
         shown: dict[str, Any] = {"max_tiles": max_tiles, "combine": combine, "constraint": form.constraint}
         if isinstance(question, list | tuple):

@@ -134,12 +134,12 @@ def awaited_or_streamed(verb: Callable[..., Any]) -> Any:
 
 async def in_thread(work: Callable[[], R]) -> R:
     """Run `work` in a thread. When the awaiting task is cancelled, the model stops after the token it is writing."""
-    from vision_agent.inference.cancellation import ABANDONED
+    from vision_agent.inference.cancellation import CANCELLED
 
     abandoned = threading.Event()
 
     def watched() -> R:
-        ABANDONED.set(abandoned)  # in the thread's own copy of the context
+        CANCELLED.set(abandoned)  # in the thread's own copy of the context
         return work()
 
     try:

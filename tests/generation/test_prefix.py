@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache
 
-from vision_agent.generation.decoding import Reading, write
+from vision_agent.generation.decoding import PromptInputs, generate
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.generation.prefix_cache import LEAST_SHARED, PrefixCache, common_beginning
 from vision_agent.model.backbone import Backbone
@@ -83,14 +83,14 @@ def test_answers_on_a_remembered_prefix_equal_answers_without(batch: int) -> Non
     options = GenerationOptions(max_new_tokens=8)
     shared = backbone.text_ids("a dog and a cat on the grass find each thing where is the red car")
     prompts = [[*shared, *backbone.text_ids(text)] for text in ("yes", "no no", "is there a bus?")][:batch]
-    plain = write(backbone, prompts, options)
+    plain = generate(backbone, prompts, options)
     prefixes = PrefixCache()
     for _ in range(2):
-        again = write(backbone, [Reading(tuple(p)) for p in prompts], options, prefixes=prefixes)
+        again = generate(backbone, [PromptInputs(tuple(p)) for p in prompts], options, prefixes=prefixes)
         assert again.answers == plain.answers
         for one, other in zip(again.logprobs, plain.logprobs, strict=True):
             assert one == pytest.approx(other, abs=1e-4)
     assert again.reused_tokens >= len(shared)
-    again.complete(backbone)
-    plain.complete(backbone)
+    again.fill_cache(backbone)
+    plain.fill_cache(backbone)
     assert again.cache.get_seq_length() == again.mask_BP.shape[1]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vision_agent import RouteSpec
 from vision_agent.errors import RouteError
-from vision_agent.generation.decoding import Written, write
+from vision_agent.generation.decoding import GenerationOutput, generate
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.model.backbone import Backbone
 from vision_agent.routing.adapter import Route, new_route
@@ -44,10 +44,10 @@ def one_pass(
     return hidden[0, state_columns(spec, layout.spans[0][1])]
 
 
-def generated(backbone: Backbone, texts: list[str], tokens: int = 6) -> tuple[list[list[int]], Written]:
+def generated(backbone: Backbone, texts: list[str], tokens: int = 6) -> tuple[list[list[int]], GenerationOutput]:
     prompts = [backbone.prompt_ids(text, []) for text in texts]
-    written = write(backbone, prompts, GenerationOptions(max_new_tokens=tokens), forbidden=backbone.end_ids)
-    written.complete(backbone)
+    written = generate(backbone, prompts, GenerationOptions(max_new_tokens=tokens), forbidden=backbone.end_ids)
+    written.fill_cache(backbone)
     return prompts, written
 
 
@@ -166,15 +166,15 @@ def test_generated_text_is_the_same_with_and_without_routes() -> None:
     for text in ("where is the red car?", "a dog and", "is there a bus? [DET]"):
         ids = [plain.prompt_ids(text, [])]
         assert ids == [routed.prompt_ids(text, [])]
-        first = write(plain, ids, GenerationOptions(max_new_tokens=20))
-        second = write(routed, ids, GenerationOptions(max_new_tokens=20), forbidden=forbidden)
+        first = generate(plain, ids, GenerationOptions(max_new_tokens=20))
+        second = generate(routed, ids, GenerationOptions(max_new_tokens=20), forbidden=forbidden)
         assert first.answers == second.answers
 
 
 def test_forbidden_tokens_are_never_written(backbone: Backbone) -> None:
     prompt = [backbone.prompt_ids("where is the red car?", [])]
-    favourite = write(backbone, prompt, GenerationOptions(max_new_tokens=1)).answers[0][0]
-    answer = write(backbone, prompt, GenerationOptions(max_new_tokens=12), forbidden=[favourite]).answers[0]
+    favourite = generate(backbone, prompt, GenerationOptions(max_new_tokens=1)).answers[0][0]
+    answer = generate(backbone, prompt, GenerationOptions(max_new_tokens=12), forbidden=[favourite]).answers[0]
     assert favourite not in answer
 
 

@@ -1,7 +1,7 @@
-"""Writes answers, token by token, and keeps the cache, so that routes can be read and prompts reused afterwards.
+"""Generates answers, token by token, and keeps the cache, so that routes can be read and prompts reused afterwards.
 
 The loop is ours rather than `transformers.generate`, because answers are streamed without a thread, follow a grammar
-row by row, continue a remembered prefix, and report the probability of what they say. Beam search alone is
+row by row, continue a cached prefix, and report the probability of what they say. Beam search alone is
 transformers' own.
 
 Shape suffixes: B rows, L tokens, P cached tokens, C hidden size, V vocabulary.
@@ -34,8 +34,8 @@ FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True)
-class Reading:
-    """A prompt to be answered.
+class PromptInputs:
+    """A prompt as the model reads it.
 
     Attributes:
         ids: token ids.
@@ -49,22 +49,23 @@ class Reading:
 
 
 @dataclass
-class Written:
+class GenerationOutput:
     """Answers of a batch, with the cache that holds them.
 
     Attributes:
         answers: for each row its answer's token ids, the end token included where the model wrote one.
         logprobs: of each of these tokens (natural logarithm), before temperature and sampling filters.
-        reasons: why each row ended.
+        finish_reasons: why each row ended.
         cache: keys and values of prompts and answers.
         mask_BP: True at the cached tokens that are real, all answer tokens included.
         prompt_tokens: for each row.
-        reused_tokens: how many tokens of the prompt were remembered rather than read.
+        reused_tokens: how many tokens of the prompt came from the prefix cache.
+        new_BL: the answers' tokens, padded.
     """
 
     answers: list[list[int]]
     logprobs: list[list[float]]
-    reasons: list[FinishReason]
+    finish_reasons: list[FinishReason]
     cache: DynamicCache
     mask_BP: Tensor
     prompt_tokens: tuple[int, ...]
@@ -72,8 +73,8 @@ class Written:
     new_BL: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.long))
 
     @torch.inference_mode()
-    def complete(self, backbone: Backbone) -> None:
-        """Feed what was written but never fed: a route emitted last must not lose its state."""
+    def fill_cache(self, backbone: Backbone) -> None:
+        """Feed tokens that were generated but never fed: a route emitted last must not lose its state."""
         size = self.mask_BP.shape[1]
         while (place := self.cache.get_seq_length()) < size:
             column = place - (size - self.new_BL.shape[1])
@@ -90,30 +91,30 @@ def check_context(backbone: Backbone, prompt_tokens: int, image_tokens: int, opt
         )
 
 
-def write(
+def generate(
     backbone: Backbone,
-    prompts: Sequence[Reading | Sequence[int]],
+    prompts: Sequence[PromptInputs | Sequence[int]],
     options: GenerationOptions | None = None,
     *,
     forbidden: Sequence[int] = (),
     constraints: Sequence[Constraint | None] | None = None,
     prefixes: PrefixCache | None = None,
-) -> Written:
-    """Answer a batch of prompts. See `steps` for the arguments."""
-    growing = steps(backbone, prompts, options, forbidden=forbidden, constraints=constraints, prefixes=prefixes)
-    (written,) = deque(growing, maxlen=1)
-    return written
+) -> GenerationOutput:
+    """Answer a batch of prompts. See `generate_steps` for the arguments."""
+    steps = generate_steps(backbone, prompts, options, forbidden=forbidden, constraints=constraints, prefixes=prefixes)
+    (output,) = deque(steps, maxlen=1)
+    return output
 
 
-def steps(
+def generate_steps(
     backbone: Backbone,
-    prompts: Sequence[Reading | Sequence[int]],
+    prompts: Sequence[PromptInputs | Sequence[int]],
     options: GenerationOptions | None = None,
     *,
     forbidden: Sequence[int] = (),
     constraints: Sequence[Constraint | None] | None = None,
     prefixes: PrefixCache | None = None,
-) -> Iterator[Written]:
+) -> Iterator[GenerationOutput]:
     """Answer a batch of prompts, left-padded; yields the growing answers after every token.
 
     The same object is yielded each time. Closing the iterator stops the work.
@@ -121,49 +122,49 @@ def steps(
     Args:
         prompts: one a row.
         options: None for greedy answers of the default length.
-        forbidden: token ids that must not be written. With all routing tokens forbidden the text is that of the model
+        forbidden: token ids that must not be generated. With all routing tokens forbidden the text is that of the model
             without routes, token for token.
         constraints: the grammar of each row's answer, None for a free one.
-        prefixes: where the beginnings of prompts are remembered; used for single rows.
+        prefixes: cache of the beginnings of prompts; used for single rows.
 
     Raises:
         InputError: a prompt that does not fit the model's context, or a grammar with beam search.
     """
     options = options or GenerationOptions()
-    readings = [prompt if isinstance(prompt, Reading) else Reading(tuple(prompt)) for prompt in prompts]
-    grammars = list(constraints or [None] * len(readings))
-    for reading in readings:
-        pictured = 0 if reading.tokens_TC is None else len(reading.tokens_TC)
-        check_context(backbone, len(reading.ids), pictured, options)
+    inputs = [prompt if isinstance(prompt, PromptInputs) else PromptInputs(tuple(prompt)) for prompt in prompts]
+    grammars = list(constraints or [None] * len(inputs))
+    for prompt in inputs:
+        image_tokens = 0 if prompt.tokens_TC is None else len(prompt.tokens_TC)
+        check_context(backbone, len(prompt.ids), image_tokens, options)
     if options.num_beams > 1:
         if any(grammars):
             raise InputError(bad_argument("num_beams", "1 for answers under a grammar", options.num_beams))
-        yield _search(backbone, readings, options, forbidden)
+        yield _search(backbone, inputs, options, forbidden)
         return
-    named = all(len(r.image_marks) == (0 if r.tokens_TC is None else len(r.tokens_TC)) for r in readings)
-    yield from _decode(backbone, readings, options, forbidden, grammars, prefixes if named else None)
+    named = all(len(r.image_marks) == (0 if r.tokens_TC is None else len(r.tokens_TC)) for r in inputs)
+    yield from _decode(backbone, inputs, options, forbidden, grammars, prefixes if named else None)
 
 
 def _decode(
     backbone: Backbone,
-    readings: Sequence[Reading],
+    inputs: Sequence[PromptInputs],
     options: GenerationOptions,
     forbidden: Sequence[int],
     grammars: Sequence[Constraint | None],
     prefixes: PrefixCache | None,
-) -> Iterator[Written]:
-    rows = range(len(readings))
-    marks = [_marks(backbone, reading) for reading in readings] if prefixes is not None else []
-    cache, known = _begin(backbone, readings, marks, prefixes)
-    rest = [_rest(backbone, reading, known) for reading in readings]
+) -> Iterator[GenerationOutput]:
+    rows = range(len(inputs))
+    marks = [_marks(backbone, prompt) for prompt in inputs] if prefixes is not None else []
+    cache, known = _begin(backbone, inputs, marks, prefixes)
+    rest = [_rest(backbone, prompt, known) for prompt in inputs]
     ids_BL, mask_BL = _padded(backbone, rest)
-    written = Written(
+    output = GenerationOutput(
         answers=[[] for _ in rows],
         logprobs=[[] for _ in rows],
-        reasons=["length" for _ in rows],
+        finish_reasons=["length" for _ in rows],
         cache=cache,
         mask_BP=torch.cat([mask_BL.new_ones(len(rows), known), mask_BL], dim=1).bool(),
-        prompt_tokens=tuple(len(reading.ids) for reading in readings),
+        prompt_tokens=tuple(len(prompt.ids) for prompt in inputs),
         reused_tokens=known,
         new_BL=ids_BL[:, :0],
     )
@@ -172,18 +173,18 @@ def _decode(
     generators = [_generator(backbone, options) for _ in rows] if options.do_sample else []
     banned = torch.tensor(sorted(forbidden), dtype=torch.long, device=backbone.device)
     ends = torch.tensor(backbone.end_ids, device=backbone.device)
-    tail = StopWatcher(backbone, options.stop)
+    watcher = StopWatcher(backbone, options.stop)
     is_open = [True for _ in rows]
     feed_BL, tokens_TC = ids_BL, _images(rest)
     for _ in range(options.max_new_tokens):
         with torch.inference_mode():
-            scores_BV = _forward(backbone, feed_BL, written.mask_BP, cache, tokens_TC)
+            scores_BV = _forward(backbone, feed_BL, output.mask_BP, cache, tokens_TC)
             scores_BV[:, banned] = -torch.inf
             for row, state in enumerate(states):
                 if state is not None and is_open[row]:
                     scores_BV[row] = state.mask(scores_BV[row])
             logprobs_BV = scores_BV.log_softmax(dim=-1)
-            filtered_BV = filters(cast(torch.LongTensor, written.new_BL), scores_BV) if filters else scores_BV
+            filtered_BV = filters(cast(torch.LongTensor, output.new_BL), scores_BV) if filters else scores_BV
             if generators:
                 pairs = zip(filtered_BV.softmax(dim=-1), generators, strict=True)
                 next_B = torch.cat([torch.multinomial(chances_V, 1, generator=own) for chances_V, own in pairs])
@@ -192,26 +193,26 @@ def _decode(
             chosen_B = logprobs_BV.gather(1, next_B[:, None])[:, 0]
             open_B = torch.tensor(is_open, device=backbone.device)
             next_B = torch.where(open_B, next_B, ends[0])
-            written.new_BL = torch.cat([written.new_BL, next_B[:, None]], dim=1)
-            written.mask_BP = torch.cat([written.mask_BP, open_B[:, None]], dim=1)
+            output.new_BL = torch.cat([output.new_BL, next_B[:, None]], dim=1)
+            output.mask_BP = torch.cat([output.mask_BP, open_B[:, None]], dim=1)
             ended = torch.isin(next_B, ends).tolist()
         chosen = list(zip(next_B.tolist(), chosen_B.tolist(), ended, strict=True))
         for row in [row for row in rows if is_open[row]]:
             token, logprob, end = chosen[row]
-            written.answers[row].append(token)
-            written.logprobs[row].append(logprob)
+            output.answers[row].append(token)
+            output.logprobs[row].append(logprob)
             state = states[row]
             if state is not None:
                 state.accept(token)
-            if end or tail.stops(written.answers[row]):
-                written.reasons[row] = "stop"
+            if end or watcher.stops(output.answers[row]):
+                output.finish_reasons[row] = "stop"
                 is_open[row] = False
-        yield written
+        yield output
         if not any(is_open):
             break
         feed_BL, tokens_TC = next_B[:, None], None
-    if prefixes is not None and len(readings) == 1:
-        prefixes.keep([*marks[0], *written.answers[0]], cache)
+    if prefixes is not None and len(inputs) == 1:
+        prefixes.keep([*marks[0], *output.answers[0]], cache)
 
 
 class StopWatcher:
@@ -229,7 +230,7 @@ class StopWatcher:
         self._window = longest + 8
 
     def stops(self, answer: Sequence[int]) -> bool:
-        """Whether the answer's last token completed a stop text."""
+        """Return whether the answer's last token completed a stop text."""
         if not self._stop:
             return False
         text = self._backbone.decode_text(answer[-self._window :])
@@ -237,7 +238,7 @@ class StopWatcher:
 
 
 def cut_at_stop(text: str, stop: Sequence[str]) -> str:
-    """The text before the first of the stop texts."""
+    """Return the text before the first of the stop texts."""
     places = [place for place in (text.find(item) for item in stop) if place >= 0]
     return text[: min(places)] if places else text
 
@@ -267,10 +268,10 @@ def _forward(
 
 
 def _search(
-    backbone: Backbone, readings: Sequence[Reading], options: GenerationOptions, forbidden: Sequence[int]
-) -> Written:
+    backbone: Backbone, inputs: Sequence[PromptInputs], options: GenerationOptions, forbidden: Sequence[int]
+) -> GenerationOutput:
     """Beam search by transformers; the best answer of each row is then read once more for its probabilities."""
-    ids_BL, mask_BL = _padded(backbone, readings)
+    ids_BL, mask_BL = _padded(backbone, inputs)
     settings = GenerationConfig(
         max_new_tokens=options.max_new_tokens,
         num_beams=options.num_beams,
@@ -283,20 +284,20 @@ def _search(
     )
     with torch.inference_mode():
         new_BL = backbone.model.generate(
-            inputs_embeds=backbone.embed(ids_BL, _images(readings)),
+            inputs_embeds=backbone.embed(ids_BL, _images(inputs)),
             attention_mask=mask_BL,
             generation_config=settings,
             tokenizer=backbone.tokenizer if options.stop else None,
         )
-        tail = StopWatcher(backbone, options.stop)
-        answers, reasons = zip(*(_until_end(row, backbone.end_ids, tail) for row in new_BL.tolist()), strict=True)
+        watcher = StopWatcher(backbone, options.stop)
+        answers, reasons = zip(*(_until_end(row, backbone.end_ids, watcher) for row in new_BL.tolist()), strict=True)
         real_BL = torch.zeros_like(new_BL, dtype=torch.bool)
         for row, answer in enumerate(answers):
             real_BL[row, : len(answer)] = True
         full_BL, full_mask_BL = torch.cat([ids_BL, new_BL], dim=1), torch.cat([mask_BL.bool(), real_BL], dim=1)
         cache = DynamicCache(config=backbone.model.config.text_config)
         hidden_BLC = backbone.model.model.language_model(
-            inputs_embeds=backbone.embed(full_BL, _images(readings)),
+            inputs_embeds=backbone.embed(full_BL, _images(inputs)),
             attention_mask=full_mask_BL.long(),
             position_ids=(full_mask_BL.long().cumsum(dim=1) - 1).clamp(min=0),
             past_key_values=cache,
@@ -305,73 +306,76 @@ def _search(
         count = new_BL.shape[1]
         scores_BLV = backbone.model.lm_head(hidden_BLC[:, -count - 1 : -1]).float().log_softmax(dim=-1)
         chosen_BL = scores_BLV.gather(2, new_BL[..., None])[..., 0]
-    return Written(
+    return GenerationOutput(
         answers=list(answers),
         logprobs=[row[: len(answer)] for row, answer in zip(chosen_BL.tolist(), answers, strict=True)],
-        reasons=list(reasons),
+        finish_reasons=list(reasons),
         cache=cache,
         mask_BP=full_mask_BL,
-        prompt_tokens=tuple(len(reading.ids) for reading in readings),
+        prompt_tokens=tuple(len(prompt.ids) for prompt in inputs),
         new_BL=new_BL,
     )
 
 
-def _padded(backbone: Backbone, readings: Sequence[Reading]) -> tuple[Tensor, Tensor]:
+def _padded(backbone: Backbone, inputs: Sequence[PromptInputs]) -> tuple[Tensor, Tensor]:
     """Left-padded ids and mask (1 at real tokens), (B, L)."""
-    longest = max(len(reading.ids) for reading in readings)
-    ids_BL = torch.full((len(readings), longest), backbone.end_ids[0], device=backbone.device)
-    mask_BL = torch.zeros(len(readings), longest, dtype=torch.long, device=backbone.device)
-    for row, reading in enumerate(readings):
-        ids_BL[row, longest - len(reading.ids) :] = torch.tensor(reading.ids, device=backbone.device)
-        mask_BL[row, longest - len(reading.ids) :] = 1
+    longest = max(len(prompt.ids) for prompt in inputs)
+    ids_BL = torch.full((len(inputs), longest), backbone.end_ids[0], device=backbone.device)
+    mask_BL = torch.zeros(len(inputs), longest, dtype=torch.long, device=backbone.device)
+    for row, prompt in enumerate(inputs):
+        ids_BL[row, longest - len(prompt.ids) :] = torch.tensor(prompt.ids, device=backbone.device)
+        mask_BL[row, longest - len(prompt.ids) :] = 1
     return ids_BL, mask_BL
 
 
-def _images(readings: Sequence[Reading]) -> Tensor | None:
-    tokens = [reading.tokens_TC for reading in readings if reading.tokens_TC is not None]
+def _images(inputs: Sequence[PromptInputs]) -> Tensor | None:
+    tokens = [prompt.tokens_TC for prompt in inputs if prompt.tokens_TC is not None]
     return torch.cat(tokens) if tokens else None
 
 
 def _begin(
-    backbone: Backbone, readings: Sequence[Reading], marks: Sequence[Sequence[int]], prefixes: PrefixCache | None
+    backbone: Backbone,
+    inputs: Sequence[PromptInputs],
+    marks: Sequence[Sequence[int]],
+    prefixes: PrefixCache | None,
 ) -> tuple[DynamicCache, int]:
-    """A cache with the beginning that all rows share, and its length: remembered, or read once for all of them."""
+    """A cache with the beginning that all rows share, and its length: from the prefix cache, or fed once for all."""
     config = backbone.model.config.text_config
     if prefixes is None:
         return DynamicCache(config=config), 0
     # Every row must have a token of its own left to be fed.
     shared = min(common_beginning(marks), *(len(row) - 1 for row in marks))
     cache, known = prefixes.take(marks[0][: shared + 1], config)
-    if len(readings) == 1:
+    if len(inputs) == 1:
         return cache, known
     if shared < LEAST_SHARED:
         return DynamicCache(config=config), 0
     if known < shared:
-        first = _rest(backbone, readings[0], known)
+        first = _rest(backbone, inputs[0], known)
         ids_BL = torch.tensor([first.ids[: shared - known]], device=backbone.device)
         count = int((ids_BL == backbone.model.config.image_token_id).sum())
         with torch.inference_mode():
             tokens_TC = first.tokens_TC[:count] if first.tokens_TC is not None and count else None
             _forward(backbone, ids_BL, torch.ones_like(ids_BL), cache, tokens_TC)
         prefixes.keep(marks[0][:shared], cache)
-    cache.batch_repeat_interleave(len(readings))
+    cache.batch_repeat_interleave(len(inputs))
     return cache, shared
 
 
-def _rest(backbone: Backbone, reading: Reading, known: int) -> Reading:
-    """What of a prompt is still to be read."""
+def _rest(backbone: Backbone, prompt: PromptInputs, known: int) -> PromptInputs:
+    """The part of a prompt that is still to be fed."""
     if not known:
-        return reading
-    pictured = sum(token == backbone.model.config.image_token_id for token in reading.ids[:known])
-    tokens_TC = None if reading.tokens_TC is None else reading.tokens_TC[pictured:]
-    return Reading(reading.ids[known:], tokens_TC if tokens_TC is not None and len(tokens_TC) else None)
+        return prompt
+    fed = sum(token == backbone.model.config.image_token_id for token in prompt.ids[:known])
+    tokens_TC = None if prompt.tokens_TC is None else prompt.tokens_TC[fed:]
+    return PromptInputs(prompt.ids[known:], tokens_TC if tokens_TC is not None and len(tokens_TC) else None)
 
 
-def _marks(backbone: Backbone, reading: Reading) -> list[int]:
+def _marks(backbone: Backbone, prompt: PromptInputs) -> list[int]:
     """Token ids, with each image token replaced by a number that names it."""
-    image = iter(reading.image_marks)
+    image = iter(prompt.image_marks)
     context = backbone.model.config.image_token_id
-    return [next(image, -1) if token == context else token for token in reading.ids]
+    return [next(image, -1) if token == context else token for token in prompt.ids]
 
 
 def _filters(options: GenerationOptions) -> LogitsProcessorList:
@@ -390,15 +394,15 @@ def _filters(options: GenerationOptions) -> LogitsProcessorList:
 
 
 def _generator(backbone: Backbone, options: GenerationOptions) -> torch.Generator:
-    """The chance of one row. Rows do not share it, so that a batch draws what single calls draw."""
+    """The random numbers of one row. Rows do not share them, so that a batch draws what single calls draw."""
     generator = torch.Generator(backbone.device)
     _ = generator.seed() if options.seed is None else generator.manual_seed(options.seed)
     return generator
 
 
-def _until_end(ids: Sequence[int], end_ids: Sequence[int], tail: StopWatcher) -> tuple[list[int], FinishReason]:
+def _until_end(ids: Sequence[int], end_ids: Sequence[int], watcher: StopWatcher) -> tuple[list[int], FinishReason]:
     """An answer up to and including what ended it, and why it ended; what follows is padding."""
     for size, token in enumerate(ids, start=1):
-        if token in end_ids or tail.stops(ids[:size]):
+        if token in end_ids or watcher.stops(ids[:size]):
             return list(ids[:size]), "stop"
     return list(ids), "length"

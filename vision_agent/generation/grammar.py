@@ -136,7 +136,7 @@ def json_constraint(
 
     Args:
         tokenizer: of the model that answers.
-        schema: a Pydantic model class or a JSON schema; see `vision_agent.generation.json_schema` for how it is narrowed.
+        schema: a Pydantic model class or a JSON schema; how it is narrowed: `generation.json_schema`.
         end_ids: tokens that end an answer.
         max_new_tokens: most tokens of an answer, its end token included, within which it ends. None leaves that to
             the model, which may then be cut off in the middle.

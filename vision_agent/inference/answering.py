@@ -1,6 +1,6 @@
 """From conversations to answers: words, and the results of the routes that the model took.
 
-Written answers of a batch are read together: all routing tokens of all rows in one forward pass. A stream reads each
+The answers of a batch are decoded together: all routing tokens of all rows in one forward pass. A stream decodes each
 token as soon as the model has gone on past it, so a result comes one token after its route opened.
 """
 
@@ -10,47 +10,52 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
+from PIL import Image
+from pydantic import BaseModel
 from torch import Tensor
 
-from vision_agent.generation.decoding import Written, cut_at_stop
+from vision_agent.generation.decoding import GenerationOutput, cut_at_stop
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.generation.structured import AnswerForm
-from vision_agent.geometry.frames import TileGrid
 from vision_agent.inference.conversation import Conversation
-from vision_agent.inference.decode import prepared
+from vision_agent.inference.decode import RouteStates, decode
 from vision_agent.inference.engine import InferenceEngine
-from vision_agent.inference.image_cache import SeenImage
+from vision_agent.inference.evidence_loop import EvidenceLoop
+from vision_agent.inference.image_cache import CachedImage
 from vision_agent.inference.image_refs import named_images
-from vision_agent.inference.onlooker import Onlooker
-from vision_agent.inference.streaming import AnswerReader, Opened
+from vision_agent.inference.streaming import AnswerReader, OpenedRoute
 from vision_agent.model.prompt import PLACEHOLDER
-from vision_agent.plugins.decoder import DecodeRequest
 from vision_agent.results.answers import Answer, RoutedText
 from vision_agent.results.events import AnswerDone, AnswerEvent, ResultReady, RouteOpened, TextDelta
 from vision_agent.routing.adapter import Route
 from vision_agent.routing.policy import RouteChoice
 from vision_agent.routing.states import Emitted, read_emitted
+from vision_agent.validation import check_options
 
 _WORDS_ALONE = RouteChoice()
 _FREE = AnswerForm()
 _PLACEHOLDERS = re.compile(rf"(?:Image-\d+: )?{PLACEHOLDER}\n?")  # they name every image, so they name none
-_NO_IMAGE = TileGrid(1, 1, 1, 1)  # the grid of a route that is read without one
 
 
 @dataclass(frozen=True)
-class _Shown:
+class _Subject:
     """What the routes of one answer may be about.
 
     Attributes:
         request: the words that were answered.
-        seen: the images of the conversation.
-        about: which of them the request is about where no words say it.
+        images: those of the conversation.
+        default: which of them the request is about where no words say it.
     """
 
     request: str
-    seen: Sequence[SeenImage]
-    about: Sequence[int]
+    images: Sequence[CachedImage]
+    default: Sequence[int]
+
+    @classmethod
+    def of(cls, conversation: Conversation, images: Sequence[CachedImage]) -> "_Subject":
+        """The images of the last round are the default; without any, those of the rounds before."""
+        request = _PLACEHOLDERS.sub("", conversation.turns[-1][0])
+        return cls(request, images, range(conversation.earlier_images, len(images)) or range(len(images)))
 
 
 class AnswerPipeline:
@@ -58,12 +63,12 @@ class AnswerPipeline:
 
     Args:
         routes: the loaded routes by name; routes that are loaded later count too.
-        onlooker: looks at the image for a model that was taught to ask for it.
+        evidence_loop: answers from evidence, for a model that was taught to ask for it.
     """
 
-    def __init__(self, engine: InferenceEngine, routes: Mapping[str, Route], onlooker: Onlooker) -> None:
+    def __init__(self, engine: InferenceEngine, routes: Mapping[str, Route], evidence_loop: EvidenceLoop) -> None:
         self._engine = engine
-        self._onlooker = onlooker
+        self._evidence_loop = evidence_loop
         self._backbone = engine.backbone
         self._routes = routes
 
@@ -82,6 +87,26 @@ class AnswerPipeline:
         """Parameters of the checkpoint."""
         return int(sum(parameter.numel() for parameter in self._backbone.model.parameters()))
 
+    def ask(
+        self,
+        question: str,
+        image: Image.Image | Sequence[Image.Image] | None = None,
+        *,
+        schema: type[BaseModel] | dict[str, Any] | None = None,
+        max_new_tokens: int | None = None,
+        options: GenerationOptions | None = None,
+    ) -> Answer:
+        """Answer one question in words, or as JSON under a schema: for parts of the package that ask the model.
+
+        Args:
+            image: one or several, upright RGB.
+        """
+        options = check_options(options, max_new_tokens)
+        form = AnswerForm.of(schema, None, self._backbone, options)
+        images = [image] if isinstance(image, Image.Image) else image or []
+        conversation = Conversation.build(question, images, constraint=form.constraint)
+        return self.answers([conversation], options, form=form)[0]
+
     def answers(
         self,
         conversations: Sequence[Conversation],
@@ -89,39 +114,39 @@ class AnswerPipeline:
         choice: RouteChoice = _WORDS_ALONE,
         form: AnswerForm = _FREE,
     ) -> list[Answer]:
-        """One answer for each conversation, written as one batch; those that look first, each by itself.
+        """Return one answer for each conversation, generated as one batch; those from evidence, each by itself.
 
         Args:
             choice: the routes that answers may take; none by default.
             form: turns their texts into values.
         """
-        if choice == _WORDS_ALONE and any(map(self._onlooker.can_look, conversations)):
+        if choice == _WORDS_ALONE and any(map(self._evidence_loop.applies_to, conversations)):
             return [
-                self._looked(conversation, options, form)
-                if self._onlooker.can_look(conversation)
-                else self._written([conversation], options, choice, form)[0]
+                self._from_evidence(conversation, options, form)
+                if self._evidence_loop.applies_to(conversation)
+                else self._generated([conversation], options, choice, form)[0]
                 for conversation in conversations
             ]
-        return self._written(conversations, options, choice, form)
+        return self._generated(conversations, options, choice, form)
 
-    def _looked(self, conversation: Conversation, options: GenerationOptions, form: AnswerForm) -> Answer:
+    def _from_evidence(self, conversation: Conversation, options: GenerationOptions, form: AnswerForm) -> Answer:
         """An answer in words that rests on what was found; `evidence` has the boxes."""
-        sighting = self._onlooker.answer(conversation, options)
-        turns, text = sighting.told.turns, cut_at_stop(sighting.told.words, options.stop).strip()
+        grounded = self._evidence_loop.answer(conversation, options)
+        turns, text = grounded.turns, cut_at_stop(grounded.words, options.stop).strip()
         logprobs = [each for turn in turns for each in turn.logprobs[0]]
-        reason = turns[-1].reasons[0]
+        reason = turns[-1].finish_reasons[0]
         return Answer(
             text=text,
             finish_reason=reason,
             prompt_tokens=turns[0].prompt_tokens[0],
             completion_tokens=len(logprobs),
-            confidence=min(1.0, math.exp(sum(logprobs) / max(1, len(logprobs)))),
+            confidence=_confidence(logprobs),
             model=self.model,
             value=form.value(text, reason),
-            evidence=sighting.found,
+            evidence=grounded.detections,
         )
 
-    def _written(
+    def _generated(
         self,
         conversations: Sequence[Conversation],
         options: GenerationOptions,
@@ -129,26 +154,28 @@ class AnswerPipeline:
         form: AnswerForm,
     ) -> list[Answer]:
         with self._engine.lock:
-            ruled = [self._ruled(conversation, choice, options) for conversation in conversations]
-            written, seen = self._engine.write(ruled, options, choice.forbidden(self._routes))
+            constrained = [self._constrained(conversation, choice, options) for conversation in conversations]
+            output, images = self._engine.generate(constrained, options, choice.forbidden(self._routes))
             readers = []
-            for ids in written.answers:
+            for ids in output.answers:
                 reader = self._reader(options)
                 for _ in (*reader.push(ids), *reader.finish()):
                     pass  # the reader keeps what it reads
                 readers.append(reader)
             places = [(row, opened) for row, reader in enumerate(readers) for opened in reader.opened]
             if places:
-                written.complete(self._backbone)
-            states = self._states(written, places)
+                output.fill_cache(self._backbone)
+            states = self._states(output, places)
             routed: list[list[RoutedText]] = [[] for _ in readers]
             for (row, opened), states_NC in zip(places, states, strict=True):
-                sure = math.exp(written.logprobs[row][opened.index])
-                routed[row] += self._results(opened, states_NC, sure, _shown(conversations[row], seen[row]))
+                probability = math.exp(output.logprobs[row][opened.index])
+                subject = _Subject.of(conversations[row], images[row])
+                routed[row] += self._results(opened, states_NC, probability, subject)
         return [
-            self._looked(conversations[row], options, form)
-            if self._onlooker.wants_to_look(written.answers[row]) and self._onlooker.can_look(conversations[row])
-            else self._answer(written, row, reader.text, options, form, routed[row])
+            self._from_evidence(conversations[row], options, form)
+            if self._evidence_loop.is_asked_for(output.answers[row])
+            and self._evidence_loop.applies_to(conversations[row])
+            else self._answer(output, row, reader.text, options, form, routed[row])
             for row, reader in enumerate(readers)
         ]
 
@@ -159,23 +186,24 @@ class AnswerPipeline:
         choice: RouteChoice = _WORDS_ALONE,
         form: AnswerForm = _FREE,
     ) -> Iterator[AnswerEvent]:
-        """One answer as it is written. The model is free for others between its tokens.
+        """Yield the events of one answer as it is generated. The model is free for others between its tokens.
 
-        A model that looks before it speaks is small and quick: its answer comes in one piece.
+        An answer from evidence is short and comes in one piece.
         """
-        if self._onlooker.can_look(conversation):
+        if self._evidence_loop.applies_to(conversation):
             (answer,) = self.answers([conversation], options, choice, form)
-            yield from _told(answer)
+            yield from _events_of(answer)
             return
         reader = self._reader(options)
-        waiting: list[Opened] = []
+        waiting: list[OpenedRoute] = []
         routed: list[RoutedText] = []
-        ruled = self._ruled(conversation, choice, options)
-        for written, seen in self._engine.stream(ruled, options, choice.forbidden(self._routes)):
+        constrained = self._constrained(conversation, choice, options)
+        for output, images in self._engine.stream(constrained, options, choice.forbidden(self._routes)):
+            subject = _Subject.of(conversation, images)
             if waiting:  # their tokens have been fed by now
-                yield from self._ready(written, waiting, _shown(conversation, seen), routed)
+                yield from self._ready(output, waiting, subject, routed)
                 waiting = []
-            for new in reader.push(written.answers[0]):
+            for new in reader.push(output.answers[0]):
                 if isinstance(new, str):
                     yield TextDelta(text=new)
                 else:
@@ -183,13 +211,13 @@ class AnswerPipeline:
                     yield RouteOpened(token=new.spec.token, phrase=new.phrase, start=new.start, end=new.end)
         if waiting:
             with self._engine.lock:
-                written.complete(self._backbone)
-            yield from self._ready(written, waiting, _shown(conversation, seen), routed)
+                output.fill_cache(self._backbone)
+            yield from self._ready(output, waiting, subject, routed)
         for rest in reader.finish():
             yield TextDelta(text=rest)
-        yield AnswerDone(answer=self._answer(written, 0, reader.text, options, form, routed))
+        yield AnswerDone(answer=self._answer(output, 0, reader.text, options, form, routed))
 
-    def _ruled(self, conversation: Conversation, choice: RouteChoice, options: GenerationOptions) -> Conversation:
+    def _constrained(self, conversation: Conversation, choice: RouteChoice, options: GenerationOptions) -> Conversation:
         rule = choice.constraint(self._routes, self._backbone.end_ids, options.max_new_tokens)
         return conversation if rule is None else replace(conversation, constraint=rule)
 
@@ -198,38 +226,40 @@ class AnswerPipeline:
         return AnswerReader(self._engine, specs, options.stop)
 
     def _ready(
-        self, written: Written, waiting: Sequence[Opened], shown: _Shown, routed: list[RoutedText]
+        self, output: GenerationOutput, waiting: Sequence[OpenedRoute], subject: _Subject, routed: list[RoutedText]
     ) -> Iterator[ResultReady]:
         """Results of routes whose tokens are in the cache; they are added to `routed`."""
         with self._engine.lock:
-            states = self._states(written, [(0, opened) for opened in waiting])
-            pairs = zip(waiting, states, strict=True)
+            states = self._states(output, [(0, opened) for opened in waiting])
             new = [
                 item
-                for opened, states_NC in pairs
-                for item in self._results(opened, states_NC, math.exp(written.logprobs[0][opened.index]), shown)
+                for opened, states_NC in zip(waiting, states, strict=True)
+                for item in self._results(opened, states_NC, math.exp(output.logprobs[0][opened.index]), subject)
             ]
         routed += new
         yield from (ResultReady(routed=item) for item in new)
 
-    def _states(self, written: Written, places: Sequence[tuple[int, Opened]]) -> list[Tensor]:
+    def _states(self, output: GenerationOutput, places: Sequence[tuple[int, OpenedRoute]]) -> list[Tensor]:
         """The states of routing tokens that have been fed; the last token of a growing answer has not."""
         if not places:
             return []
-        fed = written.cache.get_seq_length()
-        missing = written.mask_BP.shape[1] - fed
-        answers = [answer[: len(answer) - missing] if missing else answer for answer in written.answers]
+        fed = output.cache.get_seq_length()
+        missing = output.mask_BP.shape[1] - fed
+        answers = [answer[: len(answer) - missing] if missing else answer for answer in output.answers]
         emitted = [Emitted(row, opened.index, opened.spec.name) for row, opened in places]
-        return read_emitted(self._backbone, self._routes, written.cache, written.mask_BP[:, :fed], answers, emitted)
+        return read_emitted(self._backbone, self._routes, output.cache, output.mask_BP[:, :fed], answers, emitted)
 
-    def _results(self, opened: Opened, states_NC: Tensor, sure: float, shown: _Shown) -> list[RoutedText]:
-        """What the route's decoder gives, for each image that the token is about; `sure`: its probability."""
+    def _results(
+        self, opened: OpenedRoute, states_NC: Tensor, probability: float, subject: _Subject
+    ) -> list[RoutedText]:
+        """What the route's decoder gives, for each image that the token is about."""
         route = self._routes[opened.spec.name]
-        images: Sequence[int | None] = (
-            named_images(opened.about, len(shown.seen))
-            or named_images(shown.request, len(shown.seen))
-            or shown.about
-            or [None]
+        count = len(subject.images)
+        numbers: Sequence[int | None] = (
+            named_images(opened.about, count) or named_images(subject.request, count) or subject.default or [None]
+        )
+        read = RouteStates(
+            states_NC[None].float(), (opened.phrase or route.spec.name,), scores=(min(1.0, probability),)
         )
         return [
             RoutedText(
@@ -237,61 +267,54 @@ class AnswerPipeline:
                 phrase=opened.phrase,
                 start=opened.start,
                 end=opened.end,
-                result=self._decoded(
-                    route, opened.phrase, states_NC, sure, None if number is None else shown.seen[number]
-                ),
+                result=self._decoded(route, read, None if number is None else subject.images[number]),
                 image=number,
             )
-            for number in images
+            for number in numbers
         ]
 
-    def _decoded(self, route: Route, phrase: str, states_NC: Tensor, sure: float, seen: SeenImage | None) -> Any:
-        if seen is None and route.decoder.needs_image:
+    def _decoded(self, route: Route, read: RouteStates, image: CachedImage | None) -> Any:
+        if image is None and route.decoder.needs_image:
             return None
-        grid = _NO_IMAGE if seen is None else seen.encoded.grid
-        request = DecodeRequest((phrase or route.spec.name,), grid, self.model, scores=(min(1.0, sure),))
-        with torch.inference_mode():
-            made = None if seen is None else prepared(seen, route)
-            return route.decoder.decode(states_NC[None].float(), made, request)
+        return decode(self._engine, route, read if image is None else replace(read, images=(image,)))
 
     def _answer(
         self,
-        written: Written,
+        output: GenerationOutput,
         row: int,
         text: str,
         options: GenerationOptions,
         form: AnswerForm,
         routed: Sequence[RoutedText],
     ) -> Answer:
-        logprobs = written.logprobs[row]
-        reason = written.reasons[row]
+        logprobs = output.logprobs[row]
+        reason = output.finish_reasons[row]
         return Answer(
             text=text,
             finish_reason=reason,
-            prompt_tokens=written.prompt_tokens[row],
-            completion_tokens=len(written.answers[row]),
-            confidence=min(1.0, math.exp(sum(logprobs) / max(1, len(logprobs)))),
+            prompt_tokens=output.prompt_tokens[row],
+            completion_tokens=len(output.answers[row]),
+            confidence=_confidence(logprobs),
             model=self.model,
             value=form.value(text, reason),
             routes=tuple(routed),
         )
 
 
-def _told(answer: Answer) -> Iterator[AnswerEvent]:
+def _confidence(logprobs: Sequence[float]) -> float:
+    """The geometric mean of the tokens' probabilities."""
+    return min(1.0, math.exp(sum(logprobs) / max(1, len(logprobs))))
+
+
+def _events_of(answer: Answer) -> Iterator[AnswerEvent]:
     """A finished answer as events, in the order of its text."""
-    told = 0
+    sent = 0
     for routed in sorted(answer.routes, key=lambda each: each.end):
-        if routed.end > told:
-            yield TextDelta(text=answer.text[told : routed.end])
-            told = routed.end
+        if routed.end > sent:
+            yield TextDelta(text=answer.text[sent : routed.end])
+            sent = routed.end
         yield RouteOpened(token=routed.token, phrase=routed.phrase, start=routed.start, end=routed.end)
         yield ResultReady(routed=routed)
-    if answer.text[told:]:
-        yield TextDelta(text=answer.text[told:])
+    if answer.text[sent:]:
+        yield TextDelta(text=answer.text[sent:])
     yield AnswerDone(answer=answer)
-
-
-def _shown(conversation: Conversation, seen: Sequence[SeenImage]) -> _Shown:
-    """The images of the last round are what it is about; without any, those of the rounds before."""
-    request = _PLACEHOLDERS.sub("", conversation.turns[-1][0])
-    return _Shown(request, seen, range(conversation.earlier_images, len(seen)) or range(len(seen)))

@@ -1,28 +1,97 @@
-"""TODO docstring."""
+"""From routing tokens to results: the one way to a decoder, whoever asks.
 
-from typing import Any
+The hidden states of routing tokens are read first: those of a forced token by `forced_states`, those of a token that
+the model wrote by `emitted_routes` or from an answer's cache. `decode` then hands them to the route's decoder, with
+what the decoder prepared of the image.
+
+Shape suffixes: K routing tokens, N states of each, C hidden size.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
+from PIL import Image
+from torch import Tensor
 
 from vision_agent.errors import RouteError
-from vision_agent.inference.image_cache import SeenImage
+from vision_agent.geometry.frames import TileGrid
+from vision_agent.inference.engine import InferenceEngine
+from vision_agent.inference.image_cache import CachedImage
+from vision_agent.plugins.decoder import DecodeRequest
 from vision_agent.routing.adapter import Route
+from vision_agent.routing.states import read_forced
+
+T = TypeVar("T")
+
+_NO_IMAGE = TileGrid(1, 1, 1, 1)  # the grid of a route that is read without an image
 
 
-def prepared(seen: SeenImage, route: Route) -> Any:
-    """What a route's decoder makes of an image alone; made once and kept with the image."""
-    if route.spec.name not in seen.prepared:
+@dataclass(frozen=True)
+class RouteStates:
+    """The hidden states of one route's tokens, and what they are about.
+
+    Attributes:
+        states_KNC: fp32, in the order of the phrases.
+        phrases: the phrase of each token, K.
+        images: those that the tokens are about; none for words alone. A decoder is given the first.
+        scores: the probability of each token, K, where the model wrote them itself; None where they were forced.
+    """
+
+    states_KNC: Tensor
+    phrases: tuple[str, ...]
+    images: Sequence[CachedImage] = ()
+    scores: tuple[float, ...] | None = None
+
+    def request(self, model: str, threshold: float | None = None) -> DecodeRequest:
+        """Return what the decoder is told besides the states; `model` is the checkpoint's name."""
+        grid = self.images[0].encoded.grid if self.images else _NO_IMAGE
+        return DecodeRequest(self.phrases, grid, model, threshold, self.scores)
+
+
+def forced_states(
+    engine: InferenceEngine,
+    route: Route,
+    phrases: Sequence[str],
+    images: Sequence[Image.Image] = (),
+    max_tiles: int | None = None,
+) -> RouteStates:
+    """Read a route forced for each phrase, about the same images, in one forward pass and without generation."""
+    backbone = engine.backbone
+    with engine.lock, torch.inference_mode():
+        cached = [engine.encode_image(image, max_tiles) for image in images]
+        tokens = [each.encoded.tokens_TC for each in cached]
+        tokens_TC = torch.cat(tokens) if tokens else torch.empty(0, backbone.hidden_size)
+        states_KNC = read_forced(backbone, route, tokens_TC, list(map(len, tokens)), phrases).float()
+    return RouteStates(states_KNC, tuple(phrases), cached)
+
+
+def decode(engine: InferenceEngine, route: Route, read: RouteStates, request: DecodeRequest | None = None) -> Any:
+    """Return what the route's decoder makes of states; `request` is `read`'s own if None."""
+    request = request or read.request(engine.backbone.name)
+    with engine.lock, torch.inference_mode():
+        made = prepared(read.images[0], route) if read.images else None
+        return route.decoder.decode(read.states_KNC, made, request)
+
+
+def prepared(image: CachedImage, route: Route) -> Any:
+    """Return what a route's decoder makes of an image alone; made once and kept with the image."""
+    if route.spec.name not in image.prepared:
         with torch.inference_mode():
-            maps = seen.encoded.features
-            seen.prepared[route.spec.name] = route.decoder.prepare_image(maps.float(), seen.image)
-    return seen.prepared[route.spec.name]
+            features = image.encoded.features.float()
+            image.prepared[route.spec.name] = route.decoder.prepare_image(features, image.image)
+    return image.prepared[route.spec.name]
 
 
-def _wrong_result(route: Route, found: object, expected: str) -> RouteError:
-    return RouteError(f"the decoder of {route.spec.token!r} gives {type(found).__name__}, not {expected}")
+def checked(route: Route, result: object, expected: type[T]) -> T:
+    """Return a decoder's result. Raises RouteError where it is not of the expected class."""
+    if not isinstance(result, expected):
+        raise RouteError(f"the decoder of {route.spec.token!r} gives {type(result).__name__}, not {expected.__name__}")
+    return result
 
 
 def counted_from(route: Route) -> float | None:
-    """Least score of the boxes that are counted; None for all that the route's decoder finds."""
+    """Return the least score of the boxes that are counted; None for all that the route's decoder finds."""
     settings = route.decoder.settings
     return settings.get("counted") or settings.get("threshold")

@@ -8,38 +8,19 @@ Shape suffixes: K routing tokens, N states of each, C hidden size.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.inference.conversation import Conversation
+from vision_agent.inference.decode import RouteStates
 from vision_agent.inference.engine import InferenceEngine
-from vision_agent.inference.image_cache import SeenImage
 from vision_agent.model.prompt import PLACEHOLDER
 from vision_agent.routing.adapter import Route
 from vision_agent.routing.states import Emitted, read_emitted
 
 _TOKENS = 64  # of an answer; "Sure, the segmentation result is [SEG]." has twelve
-
-
-@dataclass(frozen=True)
-class EmittedRoutes:
-    """What came of asking for phrases.
-
-    Attributes:
-        states_KNC: of the routing tokens that were written, in the order of the phrases, fp32.
-        phrases: the phrase of each token, K; a phrase whose answer has no token is not there.
-        scores: the probability of each token, K.
-        seen: the images.
-    """
-
-    states_KNC: Tensor
-    phrases: tuple[str, ...]
-    scores: tuple[float, ...]
-    seen: Sequence[SeenImage]
 
 
 def read_emitted_route(
@@ -50,12 +31,15 @@ def read_emitted_route(
     images: Sequence[Image.Image],
     *,
     video: bool = False,
-) -> EmittedRoutes:
-    """Ask for each phrase on the same images, in its decoder's words.
+) -> RouteStates:
+    """Ask for each phrase on the same images, in its decoder's words, and read the routing tokens of the answers.
 
     Args:
         routes: all loaded routes; only `route` may be taken.
         video: the images are frames of a video, and each is read as one tile.
+
+    Returns:
+        states of the tokens that were output. A phrase whose answer has no token is not among its phrases.
 
     Raises:
         InputError: the prompt does not fit the model's context.
@@ -67,22 +51,22 @@ def read_emitted_route(
     backbone = engine.backbone
     others = [each.token_id for each in routes.values() if each is not route]
     with engine.lock, torch.inference_mode():
-        written, seen = engine.write(conversations, GenerationOptions(max_new_tokens=_TOKENS), others)
+        output, cached = engine.generate(conversations, GenerationOptions(max_new_tokens=_TOKENS), others)
         emitted = [
             Emitted(row, index, route.spec.name)
-            for row, answer in enumerate(written.answers)
+            for row, answer in enumerate(output.answers)
             for index, token in enumerate(answer)
             if token == route.token_id
         ]
         if emitted:
-            written.complete(backbone)
-        states = read_emitted(backbone, routes, written.cache, written.mask_BP, written.answers, emitted)
+            output.fill_cache(backbone)
+        states = read_emitted(backbone, routes, output.cache, output.mask_BP, output.answers, emitted)
     empty = torch.empty(0, route.spec.states_per_token, backbone.hidden_size, device=backbone.device)
-    return EmittedRoutes(
+    return RouteStates(
         states_KNC=torch.stack(states).float() if states else empty,
         phrases=tuple(phrases[item.row] for item in emitted),
-        scores=tuple(min(1.0, math.exp(written.logprobs[item.row][item.index])) for item in emitted),
-        seen=seen[0],
+        scores=tuple(min(1.0, math.exp(output.logprobs[item.row][item.index])) for item in emitted),
+        images=cached[0],
     )
 
 

@@ -1,9 +1,8 @@
-"""From conversations to written answers: images encoded once, prompts read once, one model for all threads.
+"""From conversations to generated tokens: images encoded once, prompts read once, one model for all threads.
 
 Shape suffixes: T image tokens, C hidden size.
 """
 
-import hashlib
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -11,12 +10,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from PIL import Image
 
-from vision_agent.generation.decoding import Reading, Written, check_context, cut_at_stop, steps
+from vision_agent.generation.decoding import GenerationOutput, PromptInputs, check_context, cut_at_stop, generate_steps
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.generation.prefix_cache import PrefixCache
-from vision_agent.inference.cancellation import ABANDONED, _raise_if_set, _while_wanted
+from vision_agent.inference.cancellation import CANCELLED, raise_if_cancelled, until_cancelled
 from vision_agent.inference.conversation import Conversation
-from vision_agent.inference.image_cache import ImageCache, SeenImage
+from vision_agent.inference.image_cache import CachedImage, ImageCache
 from vision_agent.model.backbone import Backbone
 from vision_agent.model.prompt import Prompt
 
@@ -27,8 +26,8 @@ class InferenceEngine:
     """Answers conversations with one backbone. Safe to share between threads.
 
     Attributes:
-        images: images seen lately.
-        prefixes: prompts read lately.
+        images: cache of recent images.
+        prefixes: cache of the keys and values of recent prompts.
         lock: held while the model runs.
     """
 
@@ -44,78 +43,81 @@ class InferenceEngine:
         self.images.clear()
         self.prefixes.clear()
 
-    def see(self, image: Image.Image, max_tiles: int | None = None) -> SeenImage:
-        """An image's entry in the cache; encoded if it is not there."""
+    def encode_image(self, image: Image.Image, max_tiles: int | None = None) -> CachedImage:
+        """Return an image's entry in the cache; the image is encoded if there is none."""
         return self.images.get(image, self.backbone.encode_image, max_tiles)
 
-    def room(self, conversation: Conversation) -> int:
-        """Tokens that the model's context leaves for the answer."""
+    def answer_room(self, conversation: Conversation) -> int:
+        """Return how many tokens the model's context leaves for the answer."""
         counts = self._image_tokens(conversation)
         return self.backbone.context - len(self._prompt(conversation, counts).ids)
 
-    def write(
+    def generate(
         self,
         conversations: Sequence[Conversation],
         options: GenerationOptions,
         forbidden: Sequence[int] = (),
-    ) -> tuple[Written, list[list[SeenImage]]]:
-        """All answers in one batch, and the images each was about.
+    ) -> tuple[GenerationOutput, list[list[CachedImage]]]:
+        """Generate all answers as one batch; also returns the images that each is about.
 
         Raises:
-            CancelledError: the event in `ABANDONED` was set.
+            InputError: a prompt that does not fit the model's context.
+            CancelledError: the event in `CANCELLED` was set.
         """
-        abandoned = ABANDONED.get()
+        cancelled = CANCELLED.get()
         with self.lock, torch.inference_mode():
-            _raise_if_set(abandoned)  # the model may not have been free for long
-            readings, seen = self._read(conversations, options)
-            growing = self._steps(conversations, readings, options, forbidden)
-            (written,) = deque(_while_wanted(growing, abandoned), maxlen=1)
-        return written, seen
+            raise_if_cancelled(cancelled)  # it may have been set while another thread had the model
+            inputs, images = self._prepare(conversations, options)
+            steps = self._steps(conversations, inputs, options, forbidden)
+            (output,) = deque(until_cancelled(steps, cancelled), maxlen=1)
+        return output, images
 
     def stream(
         self, conversation: Conversation, options: GenerationOptions, forbidden: Sequence[int] = ()
-    ) -> Iterator[tuple[Written, list[SeenImage]]]:
-        """One answer, yielded as it grows. The model is free for others between its tokens."""
+    ) -> Iterator[tuple[GenerationOutput, list[CachedImage]]]:
+        """Yield one answer as it grows, with its images. The model is free for others between its tokens."""
         with self.lock, torch.inference_mode():
-            readings, (seen,) = self._read([conversation], options)
-        growing = self._steps([conversation], readings, options, forbidden)
+            inputs, (images,) = self._prepare([conversation], options)
+        steps = self._steps([conversation], inputs, options, forbidden)
         while True:
             with self.lock:
-                written = next(growing, None)
-            if written is None:
+                output = next(steps, None)
+            if output is None:
                 return
-            yield written, seen
+            yield output, images
 
-    def reading(self, conversation: Conversation, options: GenerationOptions) -> Reading:
-        """A conversation as the model reads it. Raises InputError where it does not fit the context."""
-        (reading,), _ = self._read([conversation], options)
-        return reading
+    def prompt_inputs(self, conversation: Conversation, options: GenerationOptions) -> PromptInputs:
+        """Return a conversation as the model reads it. Raises InputError where it does not fit the context."""
+        (inputs,), _ = self._prepare([conversation], options)
+        return inputs
 
     def visible_text(self, ids: Sequence[int], stop: Sequence[str]) -> str:
-        """What a reader sees of an answer's tokens."""
-        return cut_at_stop(self.decoded(ids), stop).strip()
+        """Return the text of an answer that a user sees."""
+        return cut_at_stop(self.decode_text(ids), stop).strip()
 
-    def decoded(self, ids: Sequence[int]) -> str:
-        """The text of tokens, without end tokens and other special ones."""
+    def decode_text(self, ids: Sequence[int]) -> str:
+        """Return the text of tokens, without end tokens and other special ones."""
         return self.backbone.decode_text([i for i in ids if i not in self.backbone.end_ids], skip_special_tokens=True)
 
-    def _read(
+    def _prepare(
         self, conversations: Sequence[Conversation], options: GenerationOptions
-    ) -> tuple[list[Reading], list[list[SeenImage]]]:
-        """Prompts first: what does not fit the context fails before any image is encoded."""
+    ) -> tuple[list[PromptInputs], list[list[CachedImage]]]:
+        """Tokenize prompts first: what does not fit the context fails before any image is encoded."""
         prompts = []
         for conversation in conversations:
             counts = self._image_tokens(conversation)
             prompt = self._prompt(conversation, counts)
             check_context(self.backbone, len(prompt.ids), sum(counts), options)
             prompts.append(prompt)
-        readings, everything = [], []
+        inputs, images = [], []
         for conversation, prompt in zip(conversations, prompts, strict=True):
-            seen = [self.see(p, m) for p, m in zip(conversation.images, conversation.max_tiles, strict=True)]
-            tokens_TC = torch.cat([entry.encoded.tokens_TC for entry in seen]) if seen else None
-            readings.append(Reading(prompt.ids, tokens_TC, tuple(mark for entry in seen for mark in _marks(entry))))
-            everything.append(seen)
-        return readings, everything
+            pairs = zip(conversation.images, conversation.max_tiles, strict=True)
+            cached = [self.encode_image(image, most) for image, most in pairs]
+            tokens_TC = torch.cat([each.encoded.tokens_TC for each in cached]) if cached else None
+            marks = tuple(mark for each in cached for mark in each.token_marks)
+            inputs.append(PromptInputs(prompt.ids, tokens_TC, marks))
+            images.append(cached)
+        return inputs, images
 
     def _prompt(self, conversation: Conversation, counts: Sequence[int]) -> Prompt:
         filled = [sum(counts)] if conversation.combine and counts else counts
@@ -129,20 +131,14 @@ class InferenceEngine:
     def _steps(
         self,
         conversations: Sequence[Conversation],
-        readings: Sequence[Reading],
+        inputs: Sequence[PromptInputs],
         options: GenerationOptions,
         forbidden: Sequence[int],
-    ) -> Iterator[Written]:
+    ) -> Iterator[GenerationOutput]:
         grammars = [conversation.constraint for conversation in conversations]
-        return steps(
-            self.backbone, readings, options, forbidden=forbidden, constraints=grammars, prefixes=self.prefixes
+        return generate_steps(
+            self.backbone, inputs, options, forbidden=forbidden, constraints=grammars, prefixes=self.prefixes
         )
-
-
-def _marks(seen: SeenImage) -> range:
-    """A number for each image token, negative (token ids are not), the same whenever the same image is seen."""
-    name = int.from_bytes(hashlib.sha256(seen.key.encode()).digest()[:5], "big")
-    return range(-(name << 22) - 2, -(name << 22) - 2 - len(seen.encoded.tokens_TC), -1)
 
 
 def _bytes_per_token(backbone: Backbone) -> int:

@@ -1,16 +1,17 @@
-"""Evidence: what the box decoder saw, written into an answer for the model to go on with.
+"""Evidence: what the box decoder found, written into an answer for the model to go on with.
 
-A small model reads an image poorly but finds things well. Asked something that needs looking, it writes a phrase, its
-routing token and `LOOK`, which ends its turn. The agent runs the decoder and writes down, in few fixed words, how many
-there are, and the colour and place of the clearest; the model then says what that means for the question:
+A small model reads an image poorly but finds objects well. Asked something that the image decides, it writes a phrase,
+its routing token and `EVIDENCE_REQUEST`, which ends its turn. The agent runs the decoder and writes down, in few fixed
+words, how many there are, and the colour and place of the clearest (the one of the best score); the model then says
+what that means for the question:
 
     is the dog left of the chair?
     dog[DET] look: one, brown, left.  chair[DET] look left: one, red, right; yes.  yes
 
 The underlying mechanism is the tool call of ReAct (https://arxiv.org/abs/2210.03629) with the routed decoder as the
-tool. A look may ask for a relation: whether the clearest thing of the phrase before stands so to this one. The model
-has to ask, which is learned from text alone; the answer need not be worked out then but only be read. What answers of
-each kind can be trusted for is in the model card.
+tool. A request may name a relation: whether the clearest object of the phrase before stands so to this one. The model
+has to ask, which is learned from text alone; the answer need not be worked out then but only be read. How often
+answers of each kind are right is in the model card.
 
 Where nothing is sure enough to be there, but something might be, `maybe` stands in the place of the number: a question
 about its colour, place or number presupposes it, so that is still answered, with "i think"; to "is there" the answer
@@ -29,21 +30,21 @@ from pydantic import BaseModel, ConfigDict, Field
 from vision_agent.inference.colors import COLOURS
 from vision_agent.results.box import Box
 
-# What the thing of the phrase before may be to this one.
+# What the object of the phrase before may be to this one.
 RELATIONS = ("left", "right", "above", "below", "bigger", "smaller", "more", "fewer")
 
 
-def look_for(relation: str | None = None) -> str:
-    """What ends a turn of the model that waits for evidence: `"look:"`, or `"look left:"`."""
+def evidence_request(relation: str | None = None) -> str:
+    """Return what ends a turn of the model that waits for evidence: `"look:"`, or `"look left:"`."""
     return f"look {relation}:" if relation else "look:"
 
 
-LOOK = look_for()
-LOOKS = (LOOK, *map(look_for, RELATIONS))
+EVIDENCE_REQUEST = evidence_request()
+EVIDENCE_REQUESTS = (EVIDENCE_REQUEST, *map(evidence_request, RELATIONS))
 COUNT_WORDS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 MANY = "many"  # more than the words reach
 MAYBE = "maybe"  # in the place of the number, of what is not sure enough to be there
-UNCLEAR = "unclear"  # in the place of a colour that nobody could tell
+UNCLEAR = "unclear"  # in the place of a colour that is unclear
 Verdict = Literal["yes", "no", "even"]
 EVEN: Final = "even"  # neither the one nor the other
 _COLUMNS, _ROWS = ("left", "", "right"), ("top", "", "bottom")
@@ -56,7 +57,7 @@ _FROZEN = ConfigDict(frozen=True, extra="forbid")
 
 
 class Comparison(BaseModel):
-    """The clearest thing of the phrase before, beside the clearest of this one: the first is left, above, bigger, more.
+    """The clearest object of the phrase before, compared with that of this one: the first is left, above, bigger, more.
 
     Attributes:
         side, height: by the middles of the boxes.
@@ -72,8 +73,8 @@ class Comparison(BaseModel):
     number: Literal["more", "fewer", "even"]
 
     @classmethod
-    def of(cls, first: "Seen", second: "Seen", image_size: tuple[int, int]) -> Self:
-        """Compare what was seen of two phrases in an image of `image_size` (width, height)."""
+    def of(cls, first: "Observation", second: "Observation", image_size: tuple[int, int]) -> Self:
+        """Compare what was found of two phrases in an image of `image_size` (width, height)."""
         (x, y), (other_x, other_y) = first.box.center, second.box.center
         width, height = image_size
         return cls.model_validate(
@@ -91,29 +92,29 @@ class Comparison(BaseModel):
         return self.side, self.height, self.size, self.number
 
     def verdict(self, relation: str) -> "Verdict":
-        """Whether the first thing is `relation`, one of `RELATIONS`, to the second; `"even"` where neither is."""
+        """Return whether the first object is `relation`, one of `RELATIONS`, to the second; `EVEN` if neither is."""
         said = self.words[RELATIONS.index(relation) // 2]
         return EVEN if said == EVEN else "yes" if said == relation else "no"
 
 
 @dataclass(frozen=True)
-class Seen:
-    """How many things a phrase found, and the box of the clearest one."""
+class Observation:
+    """How many objects a phrase found, and the box of the clearest one."""
 
     count: int
     box: Box
 
 
 class Evidence(BaseModel):
-    """What was seen of one phrase.
+    """What was found of one phrase.
 
     Attributes:
-        phrase: what was looked for.
+        phrase: what was searched for.
         count: how many there are.
         maybe: there is none that is sure enough, and one that might be.
-        colour: of the clearest one, one of `COLOURS` or `UNCLEAR`; None where nothing was seen.
-        place: where the clearest one is, one of `PLACES`; None where nothing was seen.
-        verdict: on the relation that was asked for; None where none was, or where one of the things is missing.
+        colour: of the clearest one, one of `COLOURS` or `UNCLEAR`; None where nothing was found.
+        place: where the clearest one is, one of `PLACES`; None where nothing was found.
+        verdict: on the relation that was asked for; None where none was, or where one of the objects is missing.
     """
 
     model_config = _FROZEN
@@ -135,7 +136,7 @@ class Evidence(BaseModel):
 
     @classmethod
     def parse(cls, phrase: str, text: str) -> Self:
-        """The evidence that `text` tells; the inverse of `text`, but for the exact count of `MANY`.
+        """Return the evidence that `text` tells; the inverse of `text`, but for the exact count of `MANY`.
 
         Raises:
             ValueError: another format.
@@ -161,12 +162,12 @@ class Evidence(BaseModel):
 
 
 def count_word(count: int) -> str:
-    """`"two"` for 2; `MANY` beyond ten."""
+    """Return `"two"` for 2; `MANY` beyond ten."""
     return COUNT_WORDS[count] if count < len(COUNT_WORDS) else MANY
 
 
 def place_of(box: Box, image_size: tuple[int, int]) -> str:
-    """The ninth of the image (width, height) that the middle of the box lies in: one of `PLACES`."""
+    """Return the ninth of the image (width, height) that the middle of the box lies in: one of `PLACES`."""
     (x, y), (width, height) = box.center, image_size
     column, row = (min(2, max(0, int(3 * share))) for share in (x / width, y / height))
     return PLACES[3 * row + column]

@@ -1,42 +1,162 @@
-"""Answers that look first: the loop between a model that asks to see and the decoder that looks (see `evidence`).
+"""Answers from evidence: the loop between a model that asks for it and the decoder that finds it (see `evidence`).
 
-A turn of the model that ends in `phrase[DET] look:` or `phrase[DET] look left:` is no answer yet. What is seen of the
+A turn of the model that ends in `phrase[DET] look:` or `phrase[DET] look left:` is no answer yet. The evidence on the
 phrase is appended to the answer as if the model had written it, and the model goes on, until a turn ends in words.
-A prompt and an answer that were read once are remembered, so each turn costs little more than its own tokens.
+The keys and values of earlier turns are cached, so each turn costs little more than its own tokens.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from vision_agent.generation.decoding import Reading, Written, write
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from vision_agent.generation.decoding import GenerationOutput, PromptInputs, generate
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.generation.prefix_cache import PrefixCache
-from vision_agent.inference.colors import COLOURS
-from vision_agent.inference.evidence import LOOKS, RELATIONS, UNCLEAR, Comparison, Evidence, Seen, look_for, place_of
+from vision_agent.geometry.frames import box_clip
+from vision_agent.inference.colors import COLOURS, colour_shares
+from vision_agent.inference.conversation import Conversation
+from vision_agent.inference.decode import counted_from
+from vision_agent.inference.engine import InferenceEngine
+from vision_agent.inference.evidence import (
+    EVIDENCE_REQUESTS,
+    RELATIONS,
+    UNCLEAR,
+    Comparison,
+    Evidence,
+    Observation,
+    evidence_request,
+    place_of,
+)
+from vision_agent.inference.predictor import Predictor
 from vision_agent.model.backbone import Backbone
+from vision_agent.plugins.decoder import PromptedDecoder
 from vision_agent.results.box import Box
 from vision_agent.results.detections import Detections
+from vision_agent.routing.adapter import Route
 
-MOST_LOOKS = 4
-_LOOKS = re.compile(rf"look(?: (?P<relation>{'|'.join(RELATIONS)}))?:")
+MAX_EVIDENCE_REQUESTS = 4
+_REQUESTS = re.compile(rf"look(?: (?P<relation>{'|'.join(RELATIONS)}))?:")
+_ROUTE = "det"
+_MASKS = "seg"
 
 # Finds a phrase, down to a score, in the image that is asked about.
 Find = Callable[[str, float], Detections]
-# Names the colour of the thing in a box of that image; None where nobody could tell.
+# Names the colour of the object in a box of that image; None where it is unclear.
 NameColour = Callable[[Box], str | None]
 
 
-class Looker:
-    """Looks for phrases in one image; remembers what it saw last, to compare the next with it.
+@dataclass(frozen=True)
+class GroundedAnswer:
+    """An answer and the evidence that it rests on; none where the model asked for none.
+
+    Attributes:
+        words: what was said after the last evidence.
+        evidence: on each phrase, in order.
+        turns: what the model generated; the evidence is in none of them.
+        detections: the boxes behind the evidence, in order.
+    """
+
+    words: str
+    evidence: tuple[Evidence, ...]
+    turns: tuple[GenerationOutput, ...]
+    detections: tuple[Detections, ...] = ()
+
+
+class EvidenceLoop:
+    """Answers questions about one image from evidence, where the model was taught to ask for it.
+
+    Args:
+        routes: the loaded routes by name; routes that are loaded later count too.
+        predictor: finds phrases with the same model.
+    """
+
+    def __init__(self, engine: InferenceEngine, routes: Mapping[str, Route], predictor: Predictor) -> None:
+        self._engine = engine
+        self._backbone = engine.backbone
+        self._routes = routes
+        self._predictor = predictor
+
+    def applies_to(self, conversation: Conversation) -> bool:
+        """Return whether the model asks for evidence, about one image and without a grammar."""
+        route = self._routes.get(_ROUTE)
+        taught = route is not None and route.spec.looks
+        return taught and len(conversation.images) == 1 and conversation.constraint is None
+
+    def is_asked_for(self, ids: list[int]) -> bool:
+        """Return whether an answer's tokens ask for evidence: `phrase[DET] look:`."""
+        route = self._routes.get(_ROUTE)
+        if route is None or not route.spec.looks or route.token_id not in ids:
+            return False
+        after = ids[ids.index(route.token_id) + 1 :]
+        return self._backbone.decode_text(after).strip().startswith(EVIDENCE_REQUESTS)
+
+    def answer(self, conversation: Conversation, options: GenerationOptions) -> GroundedAnswer:
+        """Return words, and the boxes that they rest on.
+
+        Raises:
+            InputError: a prompt that does not fit the model's context.
+        """
+        route = self._routes[_ROUTE]
+        (image,) = conversation.images
+        least = counted_from(route) or 0.0
+        presence, maybe = (route.decoder.settings.get(name) for name in ("presence", "maybe"))
+        detections: list[Detections] = []
+
+        def find(phrase: str, threshold: float) -> Detections:
+            found = self._predictor.detect((phrase,), image, threshold)
+            detections.append(found.filter(min_score=least) or found[:1])
+            return found
+
+        with self._engine.lock, torch.inference_mode():
+            inputs = self._engine.prompt_inputs(conversation, options)
+            others = [each.token_id for name, each in self._routes.items() if name != _ROUTE]
+            next_turn = turns_of(self._backbone, inputs, options, others, self._engine.prefixes)
+            gather = EvidenceFinder(find, self._colour_namer(image), least, presence, maybe)
+            answer = answer_with_evidence(next_turn, gather, self._backbone, route.token_id)
+        return replace(answer, detections=tuple(detections))
+
+    def _colour_namer(self, image: Image.Image) -> NameColour:
+        """Names the colour of most of an object's pixels: those of its mask, where a `[SEG]` route takes boxes."""
+        pixels_HWC = np.asarray(image)
+
+        def name(box: Box) -> str | None:
+            inside = np.round(box_clip(np.array(box.xyxy), image.size)).astype(int)
+            x0, y0, x1, y1 = inside.tolist()
+            if x0 >= x1 or y0 >= y1:
+                return None
+            mask_HW = self._mask(image, inside)[y0:y1, x0:x1]
+            return next(iter(colour_shares(pixels_HWC[y0:y1, x0:x1][mask_HW])), None)
+
+        return name
+
+    def _mask(self, image: Image.Image, box: NDArray[np.int_]) -> NDArray[np.bool_]:
+        """Bools (H, W) of the object in a box; without a route for masks, of the middle of the box."""
+        masks = self._routes.get(_MASKS)
+        if masks is not None and isinstance(masks.decoder, PromptedDecoder):
+            (found,) = self._predictor.segment_prompts(image, [box.tolist()], None, None)
+            return found.mask.to_array()
+        middle_HW = np.zeros((image.height, image.width), dtype=bool)
+        x0, y0, x1, y1 = box.tolist()
+        margin_x, margin_y = (x1 - x0) // 5, (y1 - y0) // 5
+        middle_HW[y0 + margin_y : y1 - margin_y, x0 + margin_x : x1 - margin_x] = True
+        return middle_HW
+
+
+class EvidenceFinder:
+    """Finds the evidence on phrases in one image; keeps the last, to compare the next with it.
 
     Args:
         find: the image's detector.
-        colour: names the colour of a thing that was found.
-        least: a thing with at least this score counts.
-        surely_one: there is one thing at least where the best score reaches this; None for `least`. Lower than `least`
-            where a detector that counts well would miss too many to say that there are none.
-        maybe_one: there may be one thing where the best score reaches this; None for `surely_one`.
+        colour: names the colour of an object that was found.
+        least: an object with at least this score counts.
+        surely_one: there is at least one object where the best score reaches this; None for `least`. Lower than
+            `least` where a detector that counts well would miss too many to say that there are none.
+        maybe_one: there may be one object where the best score reaches this; None for `surely_one`.
     """
 
     def __init__(
@@ -52,112 +172,99 @@ class Looker:
         self._least = least
         self._surely_one = least if surely_one is None else surely_one
         self._maybe_one = self._surely_one if maybe_one is None else maybe_one
-        self._before: Seen | None = None
+        self._before: Observation | None = None
 
     def __call__(self, phrase: str, relation: str | None = None) -> Evidence:
-        """What is to be seen of a phrase, and whether what was seen before stands in that relation to it."""
+        """Return the evidence on a phrase, and whether the phrase before stands in that relation to it."""
         found = self._find(phrase, min(self._least, self._surely_one, self._maybe_one))
         best = max(found, key=lambda each: each.score, default=None)
         before, self._before = self._before, None
         if best is None:
             return Evidence(phrase=phrase, count=0)
         sure = best.score >= min(self._least, self._surely_one)
-        seen = self._before = Seen(max(1, len(found.filter(min_score=self._least))) if sure else 0, best.box)
+        count = max(1, len(found.filter(min_score=self._least))) if sure else 0
+        here = self._before = Observation(count, best.box)
         return Evidence(
             phrase=phrase,
-            count=seen.count,
+            count=count,
             maybe=not sure,
-            colour=_spoken(phrase) or self._colour(best.box) or UNCLEAR,
+            colour=_colour_in(phrase) or self._colour(best.box) or UNCLEAR,
             place=place_of(best.box, found.image_size),
-            verdict=Comparison.of(before, seen, found.image_size).verdict(relation) if relation and before else None,
+            verdict=Comparison.of(before, here, found.image_size).verdict(relation) if relation and before else None,
         )
 
 
-@dataclass(frozen=True)
-class Looked:
-    """An answer that looked, or did not need to.
-
-    Attributes:
-        words: what was said after the last look.
-        evidence: what was seen, in order.
-        turns: what the model wrote; the evidence is in none of them.
-    """
-
-    words: str
-    evidence: tuple[Evidence, ...]
-    turns: tuple[Written, ...]
-
-
 def answer_with_evidence(
-    write: Callable[[tuple[int, ...]], Written],
-    look: Callable[[str, str | None], Evidence],
+    next_turn: Callable[[tuple[int, ...]], GenerationOutput],
+    gather: Callable[[str, str | None], Evidence],
     backbone: Backbone,
     token_id: int,
     *,
     say: bool = True,
-) -> Looked:
-    """Let the model look as often as it asks to, at most `MOST_LOOKS` times, and then answer.
+) -> GroundedAnswer:
+    """Let the model ask for evidence, at most `MAX_EVIDENCE_REQUESTS` times, and then answer.
 
     Args:
-        write: goes on with an answer of one row that begins with these tokens. It has to stop at the texts `LOOKS`, and
-            `[DET]` is the one route that it may take.
-        look: sees a phrase, and compares, such as a `Looker`.
+        next_turn: continues an answer of one row that begins with these tokens. It has to stop at the texts
+            `EVIDENCE_REQUESTS`, and `[DET]` is the one route that it may take.
+        gather: returns the evidence on a phrase and a relation, such as an `EvidenceFinder`.
         token_id: of `[DET]`.
-        say: also look where the model ends with a bare `[DET]`, so that there are words in any case.
+        say: also gather evidence where the model ends with a bare `[DET]`, so that there are words in any case.
     """
-    begun: tuple[int, ...] = ()
+    start: tuple[int, ...] = ()
     evidence: list[Evidence] = []
-    turns: list[Written] = []
+    turns: list[GenerationOutput] = []
     while True:
-        turn = write(begun)
+        turn = next_turn(start)
         turns.append(turn)
         ids = [token for token in turn.answers[0] if token not in backbone.end_ids]
         asked = _asked(backbone, ids, token_id, say)
-        if asked is None or len(evidence) == MOST_LOOKS:
+        if asked is None or len(evidence) == MAX_EVIDENCE_REQUESTS:
             words = ids[len(ids) - ids[::-1].index(token_id) :] if token_id in ids else ids
-            return Looked(_LOOKS.sub("", backbone.decode_text(words)).strip(), tuple(evidence), tuple(turns))
-        phrase, relation, written = asked
-        evidence.append(look(phrase, relation))
-        given = [*backbone.text_ids(look_for(relation)), *backbone.text_ids(evidence[-1].text)]
-        begun = (*begun, *ids[:written], *given)
+            text = _REQUESTS.sub("", backbone.decode_text(words)).strip()
+            return GroundedAnswer(text, tuple(evidence), tuple(turns))
+        phrase, relation, size = asked
+        evidence.append(gather(phrase, relation))
+        given = [*backbone.text_ids(evidence_request(relation)), *backbone.text_ids(evidence[-1].text)]
+        start = (*start, *ids[:size], *given)
 
 
 def turns_of(
     backbone: Backbone,
-    reading: Reading,
+    inputs: PromptInputs,
     options: GenerationOptions,
     forbidden: Sequence[int],
     prefixes: PrefixCache | None = None,
-) -> Callable[[tuple[int, ...]], Written]:
-    """What `answer_with_evidence` takes as `write`, for one prompt.
+) -> Callable[[tuple[int, ...]], GenerationOutput]:
+    """Return what `answer_with_evidence` takes as `next_turn`, for one prompt.
 
     Args:
-        forbidden: token ids that must not be written: those of all routes but `[DET]`.
-        prefixes: remembers what was read, so that each turn reads only what is new.
+        forbidden: token ids that must not be generated: those of all routes but `[DET]`.
+        prefixes: caches keys and values, so that each turn feeds only what is new.
     """
-    until_look = options.model_copy(update={"stop": (*options.stop, *LOOKS)})
+    until_request = options.model_copy(update={"stop": (*options.stop, *EVIDENCE_REQUESTS)})
 
-    def turn(begun: tuple[int, ...]) -> Written:
-        longer = replace(reading, ids=(*reading.ids, *begun))
-        return write(backbone, [longer], until_look, forbidden=forbidden, prefixes=prefixes)
+    def next_turn(start: tuple[int, ...]) -> GenerationOutput:
+        longer = replace(inputs, ids=(*inputs.ids, *start))
+        return generate(backbone, [longer], until_request, forbidden=forbidden, prefixes=prefixes)
 
-    return turn
+    return next_turn
 
 
 def _asked(backbone: Backbone, ids: Sequence[int], token_id: int, say: bool) -> tuple[str, str | None, int] | None:
-    """What to look for, the relation, and how many of the tokens lead up to the routing token; None for plain words."""
+    """The phrase, the relation, and how many tokens lead up to the routing token and include it; None for words."""
     if token_id not in ids:
         return None
     place = ids.index(token_id)
     phrase = backbone.decode_text(ids[:place]).strip()
     after = backbone.decode_text(ids[place + 1 :]).strip()
-    look = _LOOKS.match(after)
-    if not phrase or (look is None and (after or not say)):
+    request = _REQUESTS.match(after)
+    if not phrase or (request is None and (after or not say)):
         return None
-    return phrase, look["relation"] if look else None, place + 1
+    return phrase, request["relation"] if request else None, place + 1
 
 
-def _spoken(phrase: str) -> str | None:
+def _colour_in(phrase: str) -> str | None:
     """The colour that the phrase names itself: the detector was asked for it."""
     first = phrase.split(maxsplit=1)[:1]
     return first[0] if first and first[0] in COLOURS else None

@@ -1,4 +1,4 @@
-"""Remembers what was computed of recent images, bounded by bytes."""
+"""A cache of recent images: their tokens, feature maps and what decoders prepared of them, bounded by bytes."""
 
 import hashlib
 import threading
@@ -11,10 +11,10 @@ from PIL import Image
 from vision_agent.model.backbone import EncodedImage
 
 
-class SeenImage:
+class CachedImage:
     """An encoded image, its key in the cache, and what decoders prepared of it, by route name.
 
-    The image itself is kept for decoders that look at it.
+    The image itself is kept for decoders that read its pixels.
     """
 
     def __init__(self, encoded: EncodedImage, key: str, image: Image.Image) -> None:
@@ -22,6 +22,12 @@ class SeenImage:
         self.key = key
         self.image = image
         self.prepared: dict[str, Any] = {}
+
+    @property
+    def token_marks(self) -> range:
+        """A number for each image token, negative (token ids are not), the same for the same image."""
+        name = int.from_bytes(hashlib.sha256(self.key.encode()).digest()[:5], "big")
+        return range(-(name << 22) - 2, -(name << 22) - 2 - len(self.encoded.tokens_TC), -1)
 
     @property
     def nbytes(self) -> int:
@@ -34,12 +40,12 @@ class ImageCache:
     """The most recent images, by content. Safe to share between threads.
 
     Args:
-        max_bytes: bound on what is kept; see `SeenImage.nbytes`.
+        max_bytes: most bytes that are kept; see `CachedImage.nbytes`.
     """
 
     def __init__(self, max_bytes: int = 256 * 2**20) -> None:
         self._max_bytes = max_bytes
-        self._items: OrderedDict[str, SeenImage] = OrderedDict()
+        self._items: OrderedDict[str, CachedImage] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
@@ -48,25 +54,26 @@ class ImageCache:
         image: Image.Image,
         encode: Callable[[Image.Image, int | None], EncodedImage],
         max_tiles: int | None = None,
-    ) -> SeenImage:
-        """The image's entry for this bound on its tiles; `encode(image, max_tiles)` runs if it is not there."""
+    ) -> CachedImage:
+        """Return the image's entry for this bound on its tiles; `encode(image, max_tiles)` runs if there is none."""
         key = f"{image.size}{max_tiles}{hashlib.sha256(image.tobytes()).hexdigest()}"
         with self._lock:
             if key in self._items:
                 self._items.move_to_end(key)
                 return self._items[key]
-        seen = SeenImage(encode(image, max_tiles), key, image)
-        size = seen.nbytes
+        entry = CachedImage(encode(image, max_tiles), key, image)
+        size = entry.nbytes
         with self._lock:
             if key not in self._items and size <= self._max_bytes:
-                self._items[key] = seen
+                self._items[key] = entry
                 self._bytes += size
                 while self._bytes > self._max_bytes:
                     _, oldest = self._items.popitem(last=False)
                     self._bytes -= oldest.nbytes
-        return seen
+        return entry
 
     def clear(self) -> None:
+        """Forget all images."""
         with self._lock:
             self._items.clear()
             self._bytes = 0

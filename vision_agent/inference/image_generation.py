@@ -1,9 +1,7 @@
-"""Makes and changes images: the `[GEN]` and `[EDIT]` routes, forced, and the contract of their decoders.
+"""Makes and changes images: the `[GEN]` and `[EDIT]` routes, forced.
 
-The words and the routing token are given, their query states are read, and a `ImageDecoder` turns these into images
+The words and the routing token are given, their query states are read, and an `ImageDecoder` turns these into images
 (the arrangement of VisionLLM v2, https://arxiv.org/abs/2406.08394, section 3.3).
-
-Shape suffixes: K prompts, N states a token, C hidden size.
 """
 
 import secrets
@@ -13,23 +11,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
 
 from vision_agent.errors import ArgumentTypeError, InputError, RouteError, bad_argument
-from vision_agent.geometry.frames import TileGrid
-from vision_agent.inference.decode import prepared
+from vision_agent.inference.decode import checked, decode, forced_states
 from vision_agent.inference.engine import InferenceEngine
 from vision_agent.plugins.image_decoder import ImageDecoder, ImageRequest
 from vision_agent.results.generated import GeneratedImages, ImageOptions, Progress
 from vision_agent.results.segmentation import Mask
 from vision_agent.routing.adapter import Route
-from vision_agent.routing.states import read_forced
 
 MaskSource = Mask | Image.Image | npt.NDArray[Any]
 
-_NO_IMAGE = TileGrid(1, 1, 1, 1)
-_REMEDY = "load an adapter that makes pictures with `load_adapter(folder)`"
+_REMEDY = "load an adapter that makes images with `load_adapter(folder)`"
 
 
 def tie_networks(routes: Mapping[str, Route]) -> None:
@@ -53,10 +47,11 @@ class ImageGenerator:
         self._routes = routes
 
     def decoder(self, name: str) -> ImageDecoder:
-        """The decoder of `"gen"` or `"edit"`.
+        """Return the decoder of `"gen"` or `"edit"`.
 
         Raises:
-            RouteError: no such route, one that makes no images, or one whose network is shared with a route that is not loaded.
+            RouteError: no such route, one that makes no images, or one that shares its network with a route that is
+                not loaded.
         """
         if name not in self._routes:
             raise RouteError(f"{self._backbone.name!r} has no [{name.upper()}] route to make images with: {_REMEDY}")
@@ -65,10 +60,10 @@ class ImageGenerator:
             raise RouteError(f"the decoder of [{name.upper()}] is {type(decoder).__name__}, which makes no images")
         if decoder.shared_with is not None and decoder.shared_with not in self._routes:
             token = f"[{decoder.shared_with.upper()}]"
-            raise RouteError(f"[{name.upper()}] draws with the network of {token}, which is not loaded: {_REMEDY}")
+            raise RouteError(f"[{name.upper()}] shares the network of {token}, which is not loaded: {_REMEDY}")
         return decoder
 
-    def draw(
+    def generate(
         self,
         name: str,
         prompts: Sequence[str],
@@ -78,33 +73,29 @@ class ImageGenerator:
         image: Image.Image | None = None,
         mask: npt.NDArray[np.bool_] | None = None,
     ) -> GeneratedImages:
-        """One image for each prompt, by the route of this name."""
-        decoder = self.decoder(name)
+        """Return one image for each prompt, by the route of this name."""
+        self.decoder(name)  # raises where it cannot
         route = self._routes[name]
         if options.seed is None:
             options = replace(options, seed=secrets.randbelow(2**31))
         asked = [*prompts, *([negative_prompt] if negative_prompt else [])]
-        with self._engine.lock, torch.inference_mode():
-            seen = None if image is None else self._engine.see(image)
-            tokens_TC = torch.empty(0, self._backbone.hidden_size) if seen is None else seen.encoded.tokens_TC
-            counts = [] if seen is None else [len(tokens_TC)]
-            states_KNC = read_forced(self._backbone, route, tokens_TC, counts, asked).float()
-            request = ImageRequest(
-                phrases=tuple(prompts),
-                grid=_NO_IMAGE if seen is None else seen.encoded.grid,
-                model=self._backbone.name,
-                options=options,
-                mask=mask,
-                negative_prompt=negative_prompt or "",
-                away_1NC=states_KNC[-1:] if negative_prompt else None,
-                progress=progress,
-            )
-            ready = None if seen is None else prepared(seen, route)
-            return decoder.decode(states_KNC[: len(prompts)], ready, request)
+        read = forced_states(self._engine, route, asked, [] if image is None else [image])
+        request = ImageRequest(
+            phrases=tuple(prompts),
+            grid=read.request(self._backbone.name).grid,
+            model=self._backbone.name,
+            options=options,
+            mask=mask,
+            negative_prompt=negative_prompt or "",
+            away_1NC=read.states_KNC[-1:] if negative_prompt else None,
+            progress=progress,
+        )
+        made = decode(self._engine, route, replace(read, states_KNC=read.states_KNC[: len(prompts)]), request)
+        return checked(route, made, GeneratedImages)
 
 
 def read_mask(mask: MaskSource | None, size: tuple[int, int]) -> npt.NDArray[np.bool_] | None:
-    """A mask for an image of (width, height): bool (height, width), True where the image may change.
+    """Return a mask for an image of (width, height): bool (height, width), True where the image may change.
 
     Args:
         mask: a `Mask`, an image (white may change), or an array (height, width) of bools or numbers.

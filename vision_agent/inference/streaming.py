@@ -1,8 +1,8 @@
-"""Follows an answer that routes: its visible text, and the phrases that its routing tokens stand for.
+"""Reads an answer token by token: its visible text, and the phrases that its routing tokens stand for.
 
 The text of `"a dog[DET] and a cat[DET]"` is `"a dog and a cat"`; its tokens stand for `"a dog"` and `"a cat"`. Where
 the model marks its phrases, as Sa2VA does (`"<p> a dog </p> [SEG]"`), the marks say what the phrase is. One class
-serves whole answers and growing ones, so that both read alike.
+reads whole answers and growing ones, so that both give the same.
 """
 
 import re
@@ -20,7 +20,7 @@ _CLOSING = ".,;:!?)]}"  # no space before these
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedRoute:
     """A routing token in an answer.
 
     Attributes:
@@ -49,7 +49,7 @@ class AnswerReader:
     def __init__(self, engine: InferenceEngine, specs: Mapping[int, RouteSpec], stop: Sequence[str]) -> None:
         """`specs`: the loaded routes by the ids of their tokens."""
         self.text = ""
-        self.opened: list[Opened] = []
+        self.opened: list[OpenedRoute] = []
         self._engine = engine
         self._specs = specs
         self._stop = tuple(stop)
@@ -61,8 +61,8 @@ class AnswerReader:
         self._mark: int | None = None  # where the text of an open mark begins
         self._marked: tuple[int, int] | None = None
 
-    def push(self, ids: Sequence[int]) -> Iterator[str | Opened]:
-        """What is new in an answer, of which `ids` are all tokens so far: text, and routes that opened."""
+    def push(self, ids: Sequence[int]) -> Iterator[str | OpenedRoute]:
+        """Yield what is new in an answer: text and routing tokens. `ids` are all of its tokens so far."""
         for index in range(self._read, len(ids)):
             token = ids[index]
             if token in self._specs:
@@ -81,7 +81,7 @@ class AnswerReader:
             yield self._add(new)
 
     def finish(self) -> Iterator[str]:
-        """What is still held back; the answer ends here, or its next piece begins."""
+        """Yield the text that is still held back: the answer ends here, or its next piece begins."""
         if self._piece and (new := self._stream.finish(self._engine.visible_text(self._piece, self._stop))):
             yield self._add(new)
         self._begin_piece()
@@ -99,15 +99,15 @@ class AnswerReader:
         self.text += new
         return new
 
-    def _open(self, index: int, spec: RouteSpec) -> Opened:
+    def _open(self, index: int, spec: RouteSpec) -> OpenedRoute:
         about = self.text[self._since :]
         start, end = self._marked or (self._since, len(self.text))
         before = _BEFORE.match(self.text, start, end)
         start = min(end, before.end() if before is not None else start)
-        if start == end and self.opened:  # nothing was said since the last one: the same thing, another way
+        if start == end and self.opened:  # no text since the last one: the same phrase, by another route
             start, end = self.opened[-1].start, self.opened[-1].end
         self._since, self._marked = len(self.text), None
-        self.opened.append(Opened(index, spec, self.text[start:end], start, end, about))
+        self.opened.append(OpenedRoute(index, spec, self.text[start:end], start, end, about))
         return self.opened[-1]
 
 
@@ -115,7 +115,7 @@ _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")  # how sentencepiece vocabularie
 
 
 class TextStream:
-    """Turns the growing tokens of an answer into pieces of text that, joined, are `InferenceEngine.visible_text` of all.
+    """Turns the growing tokens of an answer into pieces of text that, joined, are its `InferenceEngine.visible_text`.
 
     Holds back what the next token may change: half a character, space at the end, the beginning of a stop text. Each
     token is decoded with a few before it, never the whole answer again.
@@ -132,11 +132,11 @@ class TextStream:
         self._sent = 0  # characters
 
     def push(self, ids: Sequence[int]) -> str:
-        """The new text after these tokens (all of the answer so far)."""
+        """Return the text that is new after these tokens (all of the answer so far)."""
         self._held += self._settled(ids)
         ready = cut_at_stop(self._held, self._stop)
         if len(ready) == len(self._held):
-            ready = ready[: len(ready) - max((_begun(ready, stop) for stop in self._stop), default=0)]
+            ready = ready[: len(ready) - max((_begun_length(ready, stop) for stop in self._stop), default=0)]
         ready = ready.rstrip()
         new = ready if self._sent else ready.lstrip()
         if new:
@@ -145,16 +145,16 @@ class TextStream:
         return new
 
     def finish(self, text: str) -> str:
-        """What is still missing of the whole answer's visible text."""
+        """Return what is still missing of the whole answer's visible text."""
         return text[self._sent :]
 
     def _settled(self, ids: Sequence[int]) -> str:
-        """The text of the tokens since the last call, or nothing while it is not sure."""
+        """The text of the tokens since the last call, or nothing while the next token may change it."""
         size = len(ids)
         while size > self._taken and self._joins(ids[size - 1]):
             size -= 1
-        known = self._engine.decoded(ids[self._context : self._taken])
-        text = self._engine.decoded(ids[self._context : size])
+        known = self._engine.decode_text(ids[self._context : self._taken])
+        text = self._engine.decode_text(ids[self._context : size])
         if len(text) <= len(known) or text.endswith("\ufffd"):
             return ""
         self._context, self._taken = self._taken, size
@@ -171,6 +171,6 @@ class TextStream:
         return _BYTE_TOKEN.fullmatch(str(name)) is not None
 
 
-def _begun(text: str, stop: str) -> int:
+def _begun_length(text: str, stop: str) -> int:
     """How many characters at the end of the text are the beginning of a stop text."""
     return next((size for size in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:size])), 0)

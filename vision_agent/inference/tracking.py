@@ -1,4 +1,4 @@
-"""Finds things in the first frames of a video and follows them from there."""
+"""Finds objects in the first frames of a video and tracks them from there."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,12 +7,12 @@ from PIL import Image
 
 from vision_agent.errors import RouteError
 from vision_agent.images.video import VideoFrames
-from vision_agent.inference.emitted_routes import EmittedRoutes, read_emitted_route
+from vision_agent.inference.decode import RouteStates, forced_states
+from vision_agent.inference.emitted_routes import read_emitted_route
 from vision_agent.inference.engine import InferenceEngine
-from vision_agent.plugins.decoder import Decoder, DecodeRequest
+from vision_agent.plugins.decoder import Decoder
 from vision_agent.results.video_segmentation import VideoSegmentation
 from vision_agent.routing.adapter import Route
-from vision_agent.routing.states import read_forced
 
 PROMPTED_FRAMES = 5  # the first frames of a video that the language model sees, as Sa2VA has it
 
@@ -20,23 +20,22 @@ PROMPTED_FRAMES = 5  # the first frames of a video that the language model sees,
 def segment_clip(
     engine: InferenceEngine, routes: Mapping[str, Route], route: Route, phrases: Sequence[str], clip: VideoFrames
 ) -> VideoSegmentation:
-    """Find phrases in the first frames of a clip and follow them through it.
+    """Find phrases in the first frames of a clip and track what they find through it.
 
     Raises:
-        RouteError: the route's decoder does not follow things through a video.
+        RouteError: the route's decoder does not track objects through a video.
         InputError: frames of several sizes, or a prompt that does not fit the model's context.
     """
     if type(route.decoder).track is Decoder.track:
         raise RouteError(
-            f"the decoder {route.spec.decoder!r} of {route.spec.token!r} does not follow things through a video; load "
+            f"the decoder {route.spec.decoder!r} of {route.spec.token!r} does not track objects through a video; load "
             "a Sa2VA checkpoint, or an adapter of the decoder 'sam' with SAM 2"
         )
     first = clip.images[:PROMPTED_FRAMES]
-    asked = _read(engine, routes, route, phrases, first)
-    grid = asked.seen[0].encoded.grid
-    request = DecodeRequest(asked.phrases, grid, engine.backbone.name, scores=asked.scores or None)
+    read = _read(engine, routes, route, phrases, first)
     with engine.lock, torch.inference_mode():
-        frames = tuple(route.decoder.track(asked.states_KNC, clip.images, len(first), request))
+        tracked = route.decoder.track(read.states_KNC, clip.images, len(first), read.request(engine.backbone.name))
+        frames = tuple(tracked)
     return VideoSegmentation(
         frames=frames,
         indices=clip.indices,
@@ -52,12 +51,7 @@ def _read(
     route: Route,
     phrases: Sequence[str],
     images: Sequence[Image.Image],
-) -> EmittedRoutes:
+) -> RouteStates:
     if route.decoder.request(phrases[0], video=True) is not None:
         return read_emitted_route(engine, routes, route, phrases, images, video=True)
-    with engine.lock, torch.inference_mode():
-        seen = [engine.see(image, 1) for image in images]
-        tokens_TC = torch.cat([each.encoded.tokens_TC for each in seen])
-        counts = [len(each.encoded.tokens_TC) for each in seen]
-        states_KNC = read_forced(engine.backbone, route, tokens_TC, counts, phrases)
-    return EmittedRoutes(states_KNC.float(), tuple(phrases), (), seen)
+    return forced_states(engine, route, phrases, images, max_tiles=1)

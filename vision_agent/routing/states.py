@@ -112,7 +112,7 @@ def read_emitted(
     """States of all routing tokens that a batch of answers contains, in one forward pass over their cache.
 
     Args:
-        cache: keys and values of all prompt and answer tokens, the last one included (`generation.write` sees to it).
+        cache: keys and values of all prompt and answer tokens, the last one included (`generate` sees to it).
             Unchanged afterwards.
         prefix_mask_BP: True at the cached real tokens, any padding side.
         answers: answer token ids of each row, as many as were generated.

@@ -12,11 +12,26 @@ from hypothesis import strategies as st
 
 from vision_agent import Box, Detections, GenerationOptions
 from vision_agent.data.text.dialogue import Exchange, Part
-from vision_agent.generation.decoding import Reading
+from vision_agent.generation.decoding import PromptInputs
 from vision_agent.generation.prefix_cache import PrefixCache
 from vision_agent.inference.colors import COLOURS
-from vision_agent.inference.evidence import LOOK, PLACES, RELATIONS, UNCLEAR, Comparison, Evidence, Seen, place_of
-from vision_agent.inference.evidence_loop import MOST_LOOKS, Looked, Looker, answer_with_evidence, turns_of
+from vision_agent.inference.evidence import (
+    EVIDENCE_REQUEST,
+    PLACES,
+    RELATIONS,
+    UNCLEAR,
+    Comparison,
+    Evidence,
+    Observation,
+    place_of,
+)
+from vision_agent.inference.evidence_loop import (
+    MAX_EVIDENCE_REQUESTS,
+    EvidenceFinder,
+    GroundedAnswer,
+    answer_with_evidence,
+    turns_of,
+)
 from vision_agent.model.backbone import Backbone
 from vision_agent.routing.adapter import new_route
 from vision_agent.routing.states import embed_layout, hidden_states
@@ -59,7 +74,7 @@ def test_places_are_ninths_of_the_image(middle: tuple[float, float], place: str)
 
 
 def test_a_comparison_and_its_opposite_agree() -> None:
-    small, large = Seen(3, Box(x0=0, y0=50, x1=10, y1=60)), Seen(1, Box(x0=50, y0=0, x1=90, y1=40))
+    small, large = Observation(3, Box(x0=0, y0=50, x1=10, y1=60)), Observation(1, Box(x0=50, y0=0, x1=90, y1=40))
     assert Comparison.of(small, large, (100, 100)).words == ("left", "below", "smaller", "more")
     assert Comparison.of(large, small, (100, 100)).words == ("right", "above", "bigger", "fewer")
     assert set(Comparison.of(small, small, (100, 100)).words) == {"even"}
@@ -83,14 +98,14 @@ DOGS = found(
 )
 
 
-def looker(least: float = 0.4, surely_one: float | None = None, maybe_one: float | None = None) -> Looker:
+def looker(least: float = 0.4, surely_one: float | None = None, maybe_one: float | None = None) -> EvidenceFinder:
     def find(phrase: str, score: float) -> Detections:
         return DOGS.filter(score, phrase)
 
     def colour(box: Box) -> str | None:
         return "blue" if box.x0 < 50 else None
 
-    return Looker(find, colour, least, surely_one, maybe_one)
+    return EvidenceFinder(find, colour, least, surely_one, maybe_one)
 
 
 def test_looking_counts_what_is_sure_and_names_the_colour_of_the_clearest() -> None:
@@ -134,13 +149,13 @@ def trained() -> Iterator[tuple[Backbone, int]]:
     backbone = tiny_backbone()
     route = new_route(backbone, DETECT, torch.Generator().manual_seed(0))
     exchanges = [
-        Exchange(QUESTION, "red car", "det", None, (Part(LOOK), Part(seen, given=True), Part(words)))
+        Exchange(QUESTION, "red car", "det", None, (Part(EVIDENCE_REQUEST), Part(seen, given=True), Part(words)))
         for seen, words in SEEN_TEXTS.items()
     ]
-    looks = [(Part(LOOK), Part("none.", given=True)), (Part(LOOK), Part("one, red, left.", given=True))]
+    looks = [(Part(EVIDENCE_REQUEST), Part(seen, given=True)) for seen in ("none.", "one, red, left.")]
     cats = (Part("cat", "det"), *looks[0], Part("no"))
     exchanges.append(Exchange(PAIR, "dog", "det", None, (*looks[1], *cats)))
-    said = (Part(LOOK, given=True), Part("one, red, left.", given=True), Part("on the left"))
+    said = (Part(EVIDENCE_REQUEST, given=True), Part("one, red, left.", given=True), Part("on the left"))
     exchanges += [Exchange("where is it?", "it", "det", None, said), Exchange("where is it?", "it", "det")]
     exchanges.append(Exchange("hello", "hello"))
     batch = Collator(backbone, route, {"det": route.token_id}, 0).text_only([([], exchanges)])
@@ -160,10 +175,10 @@ def trained() -> Iterator[tuple[Backbone, int]]:
     yield backbone, route.token_id
 
 
-def answered(trained: tuple[Backbone, int], request: str, *seen: str, say: bool = True) -> Looked:
+def answered(trained: tuple[Backbone, int], request: str, *seen: str, say: bool = True) -> GroundedAnswer:
     backbone, token = trained
-    reading = Reading(tuple(backbone.prompt_ids(request, [])))
-    write = turns_of(backbone, reading, GenerationOptions(max_new_tokens=24), [], PrefixCache())
+    inputs = PromptInputs(tuple(backbone.prompt_ids(request, [])))
+    write = turns_of(backbone, inputs, GenerationOptions(max_new_tokens=24), [], PrefixCache())
     texts = iter(seen)
     return answer_with_evidence(
         write, lambda phrase, relation: Evidence.parse(phrase, next(texts)), backbone, token, say=say
@@ -174,7 +189,7 @@ def answered(trained: tuple[Backbone, int], request: str, *seen: str, say: bool 
 def test_an_answer_follows_what_was_seen(trained: tuple[Backbone, int], seen: str, words: str) -> None:
     answer = answered(trained, QUESTION, seen)
     assert (answer.words, [each.phrase for each in answer.evidence]) == (words, ["red car"])
-    assert len(answer.turns) == 2 and answer.turns[1].reasons == ["stop"]
+    assert len(answer.turns) == 2 and answer.turns[1].finish_reasons == ["stop"]
 
 
 def test_a_model_may_look_twice(trained: tuple[Backbone, int]) -> None:
@@ -195,18 +210,18 @@ def test_plain_words_need_no_look(trained: tuple[Backbone, int]) -> None:
 
 def test_looking_ends(trained: tuple[Backbone, int]) -> None:
     backbone, token = trained
-    reading = Reading(tuple(backbone.prompt_ids(QUESTION, [])))
-    first = turns_of(backbone, reading, GenerationOptions(max_new_tokens=24), [])(())
+    inputs = PromptInputs(tuple(backbone.prompt_ids(QUESTION, [])))
+    first = turns_of(backbone, inputs, GenerationOptions(max_new_tokens=24), [])(())
     answer = answer_with_evidence(
-        lambda begun: first, lambda phrase, relation: Evidence(phrase=phrase, count=0), backbone, token
+        lambda start: first, lambda phrase, relation: Evidence(phrase=phrase, count=0), backbone, token
     )
-    assert len(answer.evidence) == MOST_LOOKS and answer.words == ""
+    assert len(answer.evidence) == MAX_EVIDENCE_REQUESTS and answer.words == ""
 
 
 def test_evidence_is_read_and_never_predicted() -> None:
     backbone = tiny_backbone()
     route = new_route(backbone, DETECT, torch.Generator().manual_seed(0))
-    parts = (Part(LOOK), Part("two, blue, top.", given=True), Part("yes"))
+    parts = (Part(EVIDENCE_REQUEST), Part("two, blue, top.", given=True), Part("yes"))
     exchange = Exchange("any dog?", "dog", "det", None, parts)
     batch = Collator(backbone, route, {"det": route.token_id}, 0).text_only([([], [exchange])])
     learnt = backbone.decode_text(batch.labels.tolist())
