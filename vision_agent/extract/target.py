@@ -1,4 +1,4 @@
-"""A caller's Pydantic model as a target of extraction: which values to look for, what they are called and what they may be."""
+"""A caller's Pydantic model as a target of extraction: its values, what they are called and what they may be."""
 
 import datetime
 import enum
