@@ -1,4 +1,4 @@
-"""Checks what callers pass to verbs, before anything expensive. Needs no torch."""
+"""Checks of what callers pass to verbs, made before anything expensive. Needs no torch."""
 
 from numbers import Real
 from pathlib import Path
@@ -9,10 +9,11 @@ from vision_agent.generation.options import GenerationOptions
 LONGEST_PHRASE = 300  # characters
 LONGEST_REQUEST = 100_000
 CAPTION_LENGTHS = ("short", "normal", "long")
+_MOST_IMAGES = 64  # made by one call
 
 
 def check_threshold(threshold: object) -> None:
-    """A score or None.
+    """Check a score, or None.
 
     Raises:
         InputError: anything but a number from 0 to 1.
@@ -23,12 +24,12 @@ def check_threshold(threshold: object) -> None:
 
 
 def check_request(name: str, text: object, image: object) -> None:
-    """A request or question; `name` is the argument's name. `image` tells swapped arguments from other mistakes."""
+    """Check a request or question; `name` is the argument's. `image` tells swapped arguments from other mistakes."""
     _check_text(name, text, image, LONGEST_REQUEST)
 
 
 def check_options(options: GenerationOptions | None, max_new_tokens: int | None) -> GenerationOptions:
-    """The generation options, with the shortcut for their commonest setting.
+    """Check the generation options, with the shortcut for their commonest setting.
 
     Raises:
         ArgumentTypeError: `options` of another type.
@@ -46,7 +47,7 @@ def check_options(options: GenerationOptions | None, max_new_tokens: int | None)
 
 
 def check_length(length: object) -> None:
-    """The length of a caption.
+    """Check the length of a caption.
 
     Raises:
         InputError: none of `CAPTION_LENGTHS`.
@@ -56,7 +57,7 @@ def check_length(length: object) -> None:
 
 
 def check_phrases(phrase: object, image: object) -> tuple[str, ...]:
-    """The phrases, checked. Tells swapped arguments from other mistakes."""
+    """Check the phrases. Tells swapped arguments from other mistakes."""
     items = [phrase] if isinstance(phrase, str) else phrase
     if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
         _raise_if_swapped("phrase", phrase, image)
@@ -101,11 +102,8 @@ def _is_file(text: str) -> bool:
         return False
 
 
-_MOST_IMAGES = 64
-
-
 def check_prompts(name: str, prompt: object) -> tuple[str, ...]:
-    """One prompt or a list of them, checked; `name` is the argument's name.
+    """Check one prompt or a list of them; `name` is the argument's name.
 
     Raises:
         InputError: none at all, an empty one, one that is too long, or too many.
@@ -126,6 +124,6 @@ def check_prompts(name: str, prompt: object) -> tuple[str, ...]:
 
 
 def check_progress(progress: object) -> None:
-    """Raises ArgumentTypeError for what cannot be called."""
+    """Check a function for progress, or None. Raises ArgumentTypeError for what cannot be called."""
     if progress is not None and not callable(progress):
         raise ArgumentTypeError(bad_argument("progress", "a function of (step, steps, preview)", progress))

@@ -575,7 +575,7 @@ def test_webp_sizes_agree_with_pillow(kind: str) -> None:
 
 def test_memory_stays_small_for_a_bomb(tmp_path: Path) -> None:
     code = (
-        "import resource, sys; from pathlib import Path; from vision_agent.images.loading import load_image, ImageError\n"
+        "import resource, sys; from pathlib import Path; from vision_agent import ImageError, load_image\n"
         "data = Path(sys.argv[1]).read_bytes()\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try: load_image(data)\n"
@@ -756,8 +756,8 @@ def test_a_format_can_be_turned_off(kind: str) -> None:
 
 
 OTHER_FILES = [
-    (b"\0\0\0\x20ftypavif" + bytes(40), "an AVIF picture"),
-    (b"\0\0\0\x20ftypheic" + bytes(40), "a HEIC picture"),
+    (b"\0\0\0\x20ftypavif" + bytes(40), "an AVIF image"),
+    (b"\0\0\0\x20ftypheic" + bytes(40), "a HEIC image"),
     (b"\0\0\0\x20ftypisom" + bytes(40), "a video"),
     (b"%PDF-1.7\n", "a PDF"),
     (b"%!PS-Adobe-3.0 EPSF-3.0\n", "a PostScript file"),
@@ -909,8 +909,8 @@ def test_an_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("data:image/png;base64,@@@@", "base64 is broken"),
         ("data:image/png;base64,AAAAA", "base64 is broken"),
         ("data:image/png;base64,é", "base64 is broken"),
-        ("data:image/png;base64,aGVsbG8=", "no picture in a known format"),
-        ("data:text/plain,hello%20you", "no picture in a known format"),
+        ("data:image/png;base64,aGVsbG8=", "no image in a known format"),
+        ("data:text/plain,hello%20you", "no image in a known format"),
     ],
 )
 def test_bad_data_urls(source: str, match: str) -> None:

@@ -103,7 +103,7 @@ def test_a_4k_photo_with_twelve_tiles_shared_by_threads(monkeypatch: pytest.Monk
 
 
 def test_small_images_start_no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preprocess, "ThreadPoolExecutor", lambda *_: pytest.fail("threads for a small picture"))
+    monkeypatch.setattr(preprocess, "ThreadPoolExecutor", lambda *_: pytest.fail("threads for a small image"))
     assert cut_tiles(noise(640, 480), TileGrid.for_image(640, 480, tile_size=56), threads=16).shape[0] == 13
 
 
@@ -143,7 +143,7 @@ def test_a_gpu_gives_the_same_values() -> None:
     [
         (Image.new("L", (20, 20)), ArgumentTypeError, "`image` must be an RGB PIL image"),
         (np.zeros((20, 20, 3), np.uint8), ArgumentTypeError, "`image` must be an RGB PIL image"),
-        (Image.new("RGB", (20, 21)), InputError, "`grid` must be made for a picture of 20 x 21 pixels"),
+        (Image.new("RGB", (20, 21)), InputError, "`grid` must be made for an image of 20 x 21 pixels"),
     ],
 )
 def test_images_that_do_not_fit(image: Any, error: type[Exception], message: str) -> None:

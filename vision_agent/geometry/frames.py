@@ -128,7 +128,7 @@ class TileGrid:
         return self.piece_count + self.has_thumbnail
 
     def frame_size(self, frame: Frame) -> tuple[int, int]:
-        """(width, height) of the whole frame in its own unit. Raises InputError for an unknown frame."""
+        """Return (width, height) of the whole frame in its own unit. Raises InputError for an unknown frame."""
         sizes: dict[str, tuple[int, int]] = {
             "image": (self.image_width, self.image_height),
             "unit": (1, 1),
@@ -195,7 +195,7 @@ class TileGrid:
         return (x, y), (piece + thumb * float(self.columns), piece + thumb * float(self.rows))
 
     def tile_index_of(self, points: ArrayT, source: Frame = "image") -> ArrayT:
-        """Number of the piece each point (..., 2) of frame `source` falls on: int64 (...), never the thumbnail.
+        """Number the piece that each point (..., 2) of frame `source` falls on: int64 (...), never the thumbnail.
 
         A point outside the image, or on its right or lower edge, gets the nearest piece. Raises InputError for
         another shape or the frame "tile".
@@ -208,7 +208,7 @@ class TileGrid:
         return _int64(number)
 
     def tile_boxes(self, target: Frame = "input") -> npt.NDArray[np.float64]:
-        """What each tile shows, as boxes float64 (tile_count, 4) in frame `target`; the thumbnail shows everything.
+        """Return what each tile shows: boxes float64 (tile_count, 4) in frame `target`; the thumbnail shows all of it.
 
         Raises InputError for the frame "tile".
         """
@@ -218,7 +218,7 @@ class TileGrid:
         return self.convert(whole_tile, "tile", target, tile=number)
 
     def cell_centers(self, target: Frame = "image") -> npt.NDArray[np.float64]:
-        """Centres of the feature-map cells as points float64 (rows*cells, columns*cells, 2) in frame `target`.
+        """Return the centres of the feature-map cells: float64 (rows*cells, columns*cells, 2) in frame `target`.
 
         Raises InputError for the frame "tile".
         """
@@ -227,7 +227,7 @@ class TileGrid:
         return _scale(points, (width, height), self._whole(target))
 
     def clip(self, boxes: ArrayT, frame: Frame = "image") -> ArrayT:
-        """Boxes (..., 4) of `frame` cut to what the frame covers; see `box_clip`."""
+        """Cut boxes (..., 4) of `frame` to what the frame covers; see `box_clip`."""
         return box_clip(boxes, self.frame_size(frame))
 
     def _whole(self, frame: Frame) -> tuple[int, int]:
@@ -241,7 +241,7 @@ class TileGrid:
 
 
 def to_unit(coordinates: ArrayT, image_size: tuple[int, int]) -> ArrayT:
-    """Points (..., 2) or boxes (..., 4) from image pixels to 0..1; `image_size` is (width, height) in pixels.
+    """Convert points (..., 2) or boxes (..., 4) from image pixels to 0..1; `image_size` is (width, height) in pixels.
 
     Not clipped. Raises InputError for another shape or an empty image.
     """
@@ -249,12 +249,12 @@ def to_unit(coordinates: ArrayT, image_size: tuple[int, int]) -> ArrayT:
 
 
 def from_unit(coordinates: ArrayT, image_size: tuple[int, int]) -> ArrayT:
-    """Points (..., 2) or boxes (..., 4) from 0..1 to image pixels; the inverse of `to_unit`."""
+    """Convert points (..., 2) or boxes (..., 4) from 0..1 to image pixels; the inverse of `to_unit`."""
     return _scale(_float_copy(coordinates, "coordinates", (2, 4)), (1, 1), _image(image_size))
 
 
 def to_thousand(coordinates: ArrayT, image_size: tuple[int, int]) -> ArrayT:
-    """Points (..., 2) or boxes (..., 4) from image pixels to floats 0..1000; `image_size` is (width, height).
+    """Convert points (..., 2) or boxes (..., 4) from image pixels to floats 0..1000; `image_size` is (width, height).
 
     Not rounded, not clipped. Raises InputError for another shape or an empty image.
     """
@@ -262,7 +262,7 @@ def to_thousand(coordinates: ArrayT, image_size: tuple[int, int]) -> ArrayT:
 
 
 def to_thousand_ints(coordinates: ArrayT, image_size: tuple[int, int]) -> ArrayT:
-    """As `to_thousand`, rounded and clipped to int64 0..1000, the way InternVL writes boxes in text.
+    """Convert as `to_thousand`, rounded and clipped to int64 0..1000, the way InternVL writes boxes in text.
 
     Raises InputError for another shape, an empty image or a coordinate that is not a number.
     """
@@ -274,7 +274,7 @@ def to_thousand_ints(coordinates: ArrayT, image_size: tuple[int, int]) -> ArrayT
 
 
 def from_thousand(coordinates: ArrayT, image_size: tuple[int, int]) -> ArrayT:
-    """Points (..., 2) or boxes (..., 4) from 0..1000 to image pixels; the inverse of `to_thousand`."""
+    """Convert points (..., 2) or boxes (..., 4) from 0..1000 to image pixels; the inverse of `to_thousand`."""
     return _scale(_float_copy(coordinates, "coordinates", (2, 4)), (1000, 1000), _image(image_size))
 
 
@@ -282,7 +282,7 @@ def from_thousand(coordinates: ArrayT, image_size: tuple[int, int]) -> ArrayT:
 
 
 def box_clip(boxes: ArrayT, size: tuple[float, float]) -> ArrayT:
-    """Boxes (..., 4) xyxy cut to 0..width, 0..height of `size`; a box that lies outside ends up without area."""
+    """Cut boxes (..., 4) xyxy to 0..width, 0..height of `size`; a box that lies outside ends up without area."""
     out, uncut = _float_copy(boxes, "boxes", (4,)), _float_copy(boxes, "boxes", (4,))
     for axis in (0, 1):  # read from another copy: torch wants what `clip` saw unchanged for the gradient
         out[..., axis::2] = uncut[..., axis::2].clip(0, size[axis])
@@ -290,14 +290,14 @@ def box_clip(boxes: ArrayT, size: tuple[float, float]) -> ArrayT:
 
 
 def box_area(boxes: ArrayT) -> ArrayT:
-    """Areas (...) of boxes (..., 4) xyxy, in squared units of their frame; 0 for a box that is turned inside out."""
+    """Return areas (...) of boxes (..., 4) xyxy, in squared units of their frame; 0 for a box turned inside out."""
     boxes = _float_copy(boxes, "boxes", (4,))
     area: ArrayT = (boxes[..., 2] - boxes[..., 0]).clip(0) * (boxes[..., 3] - boxes[..., 1]).clip(0)
     return area
 
 
 def box_iou(a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Intersection over union of each box of a (n, 4) with each of b (m, 4), xyxy of one frame: float64 (n, m).
+    """Return the intersection over union of boxes a (n, 4) with boxes b (m, 4), xyxy of one frame: float64 (n, m).
 
     Two boxes without area have an IoU of 0. Raises InputError for another shape.
     """
@@ -335,28 +335,28 @@ def box_nms(
 
 
 def box_to_xywh(boxes: ArrayT) -> ArrayT:
-    """(..., 4) x0, y0, x1, y1 to x0, y0, width, height (COCO)."""
+    """Convert (..., 4) x0, y0, x1, y1 to x0, y0, width, height (COCO)."""
     out = _float_copy(boxes, "boxes", (4,))
     out[..., 2:] -= out[..., :2]
     return out
 
 
 def xywh_to_box(boxes: ArrayT) -> ArrayT:
-    """(..., 4) x0, y0, width, height to x0, y0, x1, y1."""
+    """Convert (..., 4) x0, y0, width, height to x0, y0, x1, y1."""
     out = _float_copy(boxes, "boxes", (4,))
     out[..., 2:] += out[..., :2]
     return out
 
 
 def box_to_cxcywh(boxes: ArrayT) -> ArrayT:
-    """(..., 4) x0, y0, x1, y1 to center x, center y, width, height (DETR, YOLO)."""
+    """Convert (..., 4) x0, y0, x1, y1 to center x, center y, width, height (DETR, YOLO)."""
     out = box_to_xywh(boxes)
     out[..., :2] += out[..., 2:] / 2
     return out
 
 
 def cxcywh_to_box(boxes: ArrayT) -> ArrayT:
-    """(..., 4) center x, center y, width, height to x0, y0, x1, y1."""
+    """Convert (..., 4) center x, center y, width, height to x0, y0, x1, y1."""
     out = _float_copy(boxes, "boxes", (4,))
     out[..., :2] -= out[..., 2:] / 2
     out[..., 2:] += out[..., :2]
@@ -364,7 +364,7 @@ def cxcywh_to_box(boxes: ArrayT) -> ArrayT:
 
 
 def non_degenerate(boxes: ArrayT, min_side: float = 1.0) -> ArrayT:
-    """Bools (...) of the boxes (..., 4) with both sides finite and at least `min_side`, in the boxes' own unit."""
+    """Return bools (...): which boxes (..., 4) have finite sides of at least `min_side`, in the boxes' own unit."""
     boxes = _float_copy(boxes, "boxes", (4,))
     with np.errstate(invalid="ignore"):  # inf - inf
         sides = boxes[..., 2:] - boxes[..., :2]

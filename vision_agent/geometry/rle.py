@@ -5,8 +5,8 @@ into bools on request. The order is COCO's: pixels are counted down the columns,
 outside and inside in turn, outside first. The text form is pycocotools' own.
 
 Sizes are (height, width) here, as numpy and COCO say them; `image_size` elsewhere is (width, height). Coordinates are
-those of `vision_agent.geometry.frames`: pixel i covers [i, i + 1), so an outline runs along the edges of pixels and encloses
-exactly the mask.
+those of `vision_agent.geometry.frames`: pixel i covers [i, i + 1), so an outline runs along the edges of pixels and
+encloses exactly the mask.
 """
 
 import math
@@ -48,7 +48,7 @@ class RunLengths:
 
     @classmethod
     def from_mask(cls, mask: npt.ArrayLike) -> Self:
-        """From bools (H, W). Raises InputError for another dtype or shape."""
+        """Encode bools (H, W). Raises InputError for another dtype or shape."""
         array = np.asarray(mask)
         if array.ndim != 2 or array.size == 0 or array.dtype != np.bool_:
             raise InputError(bad_argument("mask", "bools of shape (H, W)", (array.dtype.name, array.shape)))
@@ -57,7 +57,7 @@ class RunLengths:
 
     @classmethod
     def from_counts(cls, counts: npt.ArrayLike, size: tuple[int, int]) -> Self:
-        """From lengths of runs, outside and inside in turn, outside first.
+        """Make a mask of lengths of runs, outside and inside in turn, outside first.
 
         Raises InputError where they are not whole, one is negative, or they do not fill `size` (height, width).
         """
@@ -74,7 +74,7 @@ class RunLengths:
 
     @classmethod
     def from_text(cls, text: str, size: tuple[int, int]) -> Self:
-        """From COCO's compressed text. Raises InputError where it is damaged or of another size."""
+        """Read COCO's compressed text. Raises InputError where it is damaged or of another size."""
         return cls.from_counts(_read_text(text), size)
 
     @classmethod
@@ -130,7 +130,7 @@ class RunLengths:
 
     @property
     def area(self) -> int:
-        """Pixels inside."""
+        """Number of pixels inside."""
         starts, ends = self._runs()
         return int((ends - starts).sum())
 
@@ -147,12 +147,12 @@ class RunLengths:
         return left, int((starts % height).min()), right + 1, int(((ends - 1) % height).max()) + 1
 
     def to_mask(self) -> Bools:
-        """Bools (H, W)."""
+        """Return the mask as bools (H, W)."""
         height, width = self.size
         return np.ascontiguousarray(_filled(self.edges, height * width).reshape(width, height).T)
 
     def cropped(self, box: tuple[int, int, int, int]) -> Bools:
-        """Bools (y1 - y0, x1 - x0) of the part inside whole x0, y0, x1, y1; made without the rest of the columns."""
+        """Return bools (y1 - y0, x1 - x0) of the part inside whole x0, y0, x1, y1; made without the other columns."""
         x0, y0, x1, y1 = box
         height = self.size[0]
         first, last = x0 * height, x1 * height
@@ -161,7 +161,7 @@ class RunLengths:
         return np.ascontiguousarray(flat.reshape(x1 - x0, height)[:, y0:y1].T)
 
     def resized(self, size: tuple[int, int]) -> Self:
-        """At another (height, width): each pixel takes the one that its middle falls on. Raises InputError."""
+        """Resize to another (height, width): each pixel takes the one that its middle falls on. Raises InputError."""
         if min(size) < 1:
             raise InputError(bad_argument("size", "a positive (height, width)", size))
         rows, columns = ((np.arange(new) * 2 + 1) * old // (2 * new) for new, old in zip(size, self.size, strict=True))
@@ -179,7 +179,7 @@ class RunLengths:
 
 
 def mask_iou(a: Sequence[RunLengths], b: Sequence[RunLengths]) -> npt.NDArray[np.float64]:
-    """Intersection over union of each mask of a with each of b: float64 (n, m); 0 where both are empty.
+    """Return the intersection over union of each mask of a with each of b: float64 (n, m); 0 where both are empty.
 
     Raises InputError for masks of several sizes.
     """
@@ -195,7 +195,7 @@ def mask_iou(a: Sequence[RunLengths], b: Sequence[RunLengths]) -> npt.NDArray[np
 
 
 def mask_union(masks: Sequence[RunLengths]) -> RunLengths:
-    """What any of the masks covers. Raises InputError for no masks, or masks of several sizes."""
+    """Unite masks: what any of them covers. Raises InputError for no masks, or masks of several sizes."""
     if not masks:
         raise InputError(bad_argument("masks", "at least one mask", list(masks)))
     _one_size(masks)
@@ -231,7 +231,7 @@ def _one_size(masks: Sequence[RunLengths]) -> None:
 
 
 def mask_polygons(mask: npt.ArrayLike, *, origin: tuple[int, int] = (0, 0)) -> list[list[Ring]]:
-    """The outlines of bools (H, W), exact: one list for each connected part, its outer ring and then its holes.
+    """Return the outlines of bools (H, W), exact: one list for each connected part, its outer ring and then its holes.
 
     Rings hold corners only. Outer rings run clockwise as seen in the image, holes the other way. Pixels that touch
     at a corner alone are not connected. `origin` is where the first pixel lies, x and y.
@@ -252,7 +252,7 @@ def mask_polygons(mask: npt.ArrayLike, *, origin: tuple[int, int] = (0, 0)) -> l
 
 
 def polygons_to_mask(polygons: Sequence[Sequence[npt.ArrayLike]], size: tuple[int, int]) -> Bools:
-    """Bools (H, W) of `size` (height, width): the pixels whose middles lie in any of the polygons.
+    """Return bools (H, W) of `size` (height, width): the pixels whose middles lie in any of the polygons.
 
     Args:
         polygons: for each its rings, (n, 2) as x, y; a place is inside where an odd number of rings surrounds it, so
@@ -453,7 +453,7 @@ class _Taps:
 
 
 def counts_text(counts: str | bytes | npt.ArrayLike) -> str:
-    """COCO's text of run lengths given as text, as the bytes of it, or as whole numbers, in the shortest form.
+    """Return COCO's text of run lengths given as text, as the bytes of it, or as whole numbers, in the shortest form.
 
     Raises InputError for anything else.
     """

@@ -51,7 +51,7 @@ _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 
 def is_public(address: _Address) -> bool:
-    """Whether an address belongs to a host on the public internet."""
+    """Return whether an address belongs to a host on the public internet."""
     if isinstance(address, ipaddress.IPv4Address):
         special = address.is_multicast or address.is_reserved or any(address in net for net in _REFUSED_V4)
         return address.is_global and not special
@@ -82,7 +82,7 @@ _SYSTEM = _Network()
 
 
 def shown(url: str) -> str:
-    """An address for an error message: no user, password, query or fragment, which may hold secrets."""
+    """Shorten an address for an error message: no user, password, query or fragment, which may hold secrets."""
     try:
         parts = urlsplit(url)
         text = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
@@ -100,7 +100,7 @@ def fetch(
     name: str = "image",
     _network: _Network | None = None,
 ) -> bytes:
-    """The body behind an https address.
+    """Download the body behind an https address.
 
     The deadline of `timeout` seconds holds for the whole download, redirects included. Only the name lookup itself
     runs at the pace of the system's resolver. Proxy settings of the environment are not used.
@@ -144,7 +144,7 @@ def _parse(url: str, name: str) -> httpx.URL:
     """The address in its one parsed form, which is used for the checks and for the request alike."""
 
     def refuse(why: str) -> UrlRefusedError:
-        return UrlRefusedError(_refusal(name, "the https:// address of a picture on a public host", url, why))
+        return UrlRefusedError(_refusal(name, "the https:// address of an image on a public host", url, why))
 
     # Parsers disagree about these characters, and a disagreement is how checks are got around.
     if re.search(r"[\x00-\x20\x7f\\]", url):
@@ -235,7 +235,7 @@ def _read(response: httpx.Response, target: httpx.URL, max_bytes: int, name: str
     url = str(target)
 
     def too_large() -> ImageTooLargeError:
-        expected = f"a picture file of at most {max_bytes} bytes (`limits.max_bytes`)"
+        expected = f"an image file of at most {max_bytes} bytes (`limits.max_bytes`)"
         return ImageTooLargeError(_refusal(name, expected, url, "which is larger"))
 
     def failed(why: str) -> ImageError:

@@ -1,7 +1,7 @@
 """The images of one session, by short ids.
 
 Images never travel as text between a language model and its tools: an image is put here once and goes by an id such
-as `img_3f9a2c`. What a model writes is not trusted, so a *reference* from it is one of four things: an id of this very
+as `img_3f9a2c`. What a model writes is not trusted, so a *reference* from it is one of four: an id of this very
 store, a path under a folder that was allowed, a bounded `data:` address, or an https address where those are allowed.
 One store belongs to one session, and no store knows of another.
 """
@@ -140,7 +140,7 @@ class ImageStore:
         return self._keep(load_image(image, limits=self.limits), origin).id
 
     def get(self, image_id: str, *, name: str = "image") -> StoredImage:
-        """The image of an id, which counts as used now.
+        """Return the image of an id, which counts as used now.
 
         Args:
             name: what the caller calls this argument, for error messages.
@@ -172,7 +172,7 @@ class ImageStore:
     # --- the model's side
 
     def open(self, reference: str, *, name: str = "image") -> StoredImage:
-        """The image that a language model refers to; one that is new here gets an id.
+        """Open the image that a language model refers to; one that is new here gets an id.
 
         Args:
             reference: an id, a path under `roots` (relative ones count from each root in turn), a `data:` address of
@@ -203,7 +203,7 @@ class ImageStore:
         return self._keep(load_image(path, limits=self.limits, name=name), f"the file {self._shown(path)!r}")
 
     def path(self, reference: str, *, name: str = "document") -> Path:
-        """The file that a language model refers to, without any symbolic links.
+        """Return the file that a language model refers to, without any symbolic links.
 
         Raises:
             PathRefusedError: it is not under one of `roots`; whether it exists is not told.
@@ -244,7 +244,7 @@ class ImageStore:
 
     def _data_too_large(self, name: str, characters: int) -> ImageTooLargeError:
         return ImageTooLargeError(
-            f"`{name}` must be a data: address with a picture of at most {self.max_data_bytes} bytes, but got "
+            f"`{name}` must be a data: address with an image of at most {self.max_data_bytes} bytes, but got "
             f"{characters} characters; use an image id or a path"
         )
 

@@ -101,7 +101,7 @@ def sample_frames(
     max_pixels: int = 1_000_000_000,
     name: str = "video",
 ) -> VideoFrames:
-    """The frames in the middle of `segments` equal parts of a video.
+    """Take the frames in the middle of `segments` equal parts of a video.
 
     Rotation marks of the file are applied; pixels that are not square are left as they are.
 
@@ -151,7 +151,7 @@ def sample_frames(
 
 
 def frame_indices(count: int, fps: float, segments: int, bounds: tuple[float, float] | None = None) -> tuple[int, ...]:
-    """The numbers of the frames that InternVL's authors take of a video with `count` frames.
+    """Return the numbers of the frames that InternVL's authors take of a video with `count` frames.
 
     Raises:
         InputError: bounds that begin behind the last frame.
@@ -169,7 +169,7 @@ def frame_indices(count: int, fps: float, segments: int, bounds: tuple[float, fl
 
 
 def frame_prompt(count: int) -> str:
-    """What stands before a question about `count` frames: a line `Frame1: <image>` for each, from 1."""
+    """Write what stands before a question about `count` frames: a line `Frame1: <image>` for each, from 1."""
     return "".join(f"Frame{number}: <image>\n" for number in range(1, count + 1))
 
 
@@ -193,10 +193,10 @@ def _check_installed() -> None:
         raise MissingExtraError('videos need PyAV: pip install "internvl-vision-agent[video]"') from error
 
 
-def _given_frames(pictures: Sequence[ImageSource], limits: ImageLimits, name: str) -> VideoFrames:
-    if not pictures:
-        raise InputError(bad_argument(name, "a video or a list with at least one frame", pictures))
-    images = tuple(load_image(item, limits=limits, name=f"{name}[{i}]") for i, item in enumerate(pictures))
+def _given_frames(items: Sequence[ImageSource], limits: ImageLimits, name: str) -> VideoFrames:
+    if not items:
+        raise InputError(bad_argument(name, "a video or a list with at least one frame", items))
+    images = tuple(load_image(item, limits=limits, name=f"{name}[{i}]") for i, item in enumerate(items))
     return VideoFrames(images, tuple(range(len(images))))
 
 
@@ -288,7 +288,7 @@ def _container(file: IO[bytes], limits: ImageLimits, name: str) -> Iterator[tupl
             cover = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
             stream = next((item for item in container.streams.video if not item.disposition & cover), None)
             if stream is None:
-                what = "sound, but no pictures" if container.streams.audio else "no pictures"
+                what = "sound, but no images" if container.streams.audio else "no images"
                 raise InputError(f"`{name}` must be a video, but got a file that has {what}, or is cut off")
             if stream.codec_context is None:
                 raise InputError(f"`{name}` must be a video in a known coding, but this FFmpeg cannot decode it")
@@ -409,7 +409,7 @@ class _Frames:
         self._ahead: tuple[int, VideoFrame] | None = None
 
     def at(self, stamp: int, name: str) -> "VideoFrame":
-        """The frame on show at `stamp`: its own, or, where a file has none for it, the one before.
+        """Return the frame on show at `stamp`: its own, or, where a file has none for it, the one before.
 
         Raises:
             _WrongStampsError: a jump led behind the frame, or frames come in another order than their stamps.

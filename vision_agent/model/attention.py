@@ -12,7 +12,7 @@ from typing import Any
 
 @contextmanager
 def full_masks(language_model: Any) -> Iterator[None]:
-    """Within the block, the language model takes 4-D masks whatever attention it was loaded with.
+    """Let the language model take 4-D masks within the block, whatever attention it was loaded with.
 
     transformers reads the choice from the configuration in every forward pass. Not for use by several threads on one
     model at a time.

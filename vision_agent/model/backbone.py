@@ -176,7 +176,7 @@ class Backbone:
     # Images ----------------------------------------------------------------------------------------------------
 
     def grid_for(self, width: int, height: int, max_tiles: int | None = None) -> TileGrid:
-        """The tiling of an image of this size; `max_tiles` None for the checkpoint's own bound."""
+        """Choose the tiling of an image of this size; `max_tiles` None for the checkpoint's own bound."""
         vision = self.model.config.vision_config
         return TileGrid.for_image(
             width,
@@ -189,15 +189,15 @@ class Backbone:
         )
 
     def tiles(self, image: Image.Image, grid: TileGrid) -> Tensor:
-        """An upright RGB image -> (N, 3, S, S) float32 tiles, row-major, thumbnail last, as InternVL makes them."""
+        """Cut an upright RGB image into (N, 3, S, S) float32 tiles, row-major, thumbnail last, as InternVL does."""
         return self.normalise(cut_tiles(image, grid))
 
     def normalise(self, tiles_NSS3: Tensor) -> Tensor:
-        """uint8 tiles (N, S, S, 3) -> float32 (N, 3, S, S) by the checkpoint's mean and standard deviation."""
+        """Scale uint8 tiles (N, S, S, 3) to float32 (N, 3, S, S) by the checkpoint's mean and standard deviation."""
         return normalised(tiles_NSS3, self.tiling.mean, self.tiling.std)
 
     def see(self, tiles_NCSS: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Tiles -> image tokens (N, tokens per tile, C) and per-tile feature maps, each (N, channels, H, W)."""
+        """Encode tiles as image tokens (N, tokens per tile, C) and per-tile feature maps, each (N, channels, H, W)."""
         tiles_NCSS = tiles_NCSS.to(self.device, self.dtype)
         output = self.model.model.get_image_features(pixel_values=tiles_NCSS, return_dict=True)
         if isinstance(output, LiteTowerOutput):
@@ -214,7 +214,7 @@ class Backbone:
 
     @torch.inference_mode()
     def encode_image(self, image: Image.Image, max_tiles: int | None = None) -> EncodedImage:
-        """An upright RGB image -> its tokens and stitched dense features.
+        """Encode an upright RGB image as its tokens and stitched dense features.
 
         Args:
             max_tiles: most tiles, the thumbnail left out; None for the checkpoint's own bound.
@@ -234,7 +234,7 @@ class Backbone:
         max_tiles: int | Sequence[int] | None = None,
         combine: bool = False,
     ) -> EncodedPrompt:
-        """What the model reads for a question: the very prompt and pixels of InternVL's own `chat`.
+        """Write what the model reads for a question: the very prompt and pixels of InternVL's own `chat`.
 
         Args:
             question: may hold `<image>` placeholders; without any, and without history, they are put before it.
@@ -249,14 +249,14 @@ class Backbone:
                 be read; `max_tiles` outside 1-40.
         """
         given: list[Any] = list(images) if isinstance(images, list | tuple) else [] if images is None else [images]
-        pictures = [load_image(item, name=f"images[{index}]") for index, item in enumerate(given)]
-        bounds = check_tiles(max_tiles, len(pictures))
-        grids = [self.grid_for(*image.size, bound) for image, bound in zip(pictures, bounds, strict=True)]
+        loaded = [load_image(item, name=f"images[{index}]") for index, item in enumerate(given)]
+        bounds = check_tiles(max_tiles, len(loaded))
+        grids = [self.grid_for(*image.size, bound) for image, bound in zip(loaded, bounds, strict=True)]
         if not history:
-            question = with_placeholders(question, len(pictures), combine=combine)
+            question = with_placeholders(question, len(loaded), combine=combine)
         counts = [grid.tile_count * self.tokens_per_tile for grid in grids]
         prompt = self.prompts.write([*history, (question, None)], [sum(counts)] if combine and counts else counts)
-        tiles = [self.tiles(image, grid) for image, grid in zip(pictures, grids, strict=True)]
+        tiles = [self.tiles(image, grid) for image, grid in zip(loaded, grids, strict=True)]
         return EncodedPrompt(
             prompt=prompt.text,
             input_ids=torch.tensor(prompt.ids),
@@ -266,7 +266,7 @@ class Backbone:
 
     @torch.inference_mode()
     def logits(self, input_ids: Tensor, pixel_values: Tensor | None = None) -> Tensor:
-        """Next-token logits (T, V), float32, of every place in a prompt as `encode` gives it."""
+        """Return next-token logits (T, V), float32, of every place in a prompt as `encode` gives it."""
         ids_BL = torch.as_tensor(input_ids).reshape(1, -1).to(self.device)
         hidden_BLC = self.model.model.language_model(
             inputs_embeds=self.embed(ids_BL, self._image_tokens(pixel_values))
@@ -278,7 +278,7 @@ class Backbone:
     def generate_ids(
         self, input_ids: Tensor, pixel_values: Tensor | None = None, max_new_tokens: int = 128
     ) -> list[int]:
-        """The greedy answer to a prompt as `encode` gives it: its new token ids, the end token included."""
+        """Write the greedy answer to a prompt as `encode` gives it: its new token ids, the end token included."""
         ids_BL = torch.as_tensor(input_ids).reshape(1, -1).to(self.device)
         settings = GenerationConfig(
             max_new_tokens=max_new_tokens,
@@ -298,11 +298,11 @@ class Backbone:
         return None if pixel_values is None else self.see(pixel_values)[0].flatten(0, 1)
 
     def text_ids(self, text: str) -> list[int]:
-        """Token ids of plain text. Special tokens that a user types stay text."""
+        """Return the token ids of plain text. Special tokens that a user types stay text."""
         return self.prompts.text_ids(text)
 
     def prompt_parts(self, image_tokens: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Ids before and after the user's text in a first turn, by the checkpoint's own chat template.
+        """Return the ids before and after the user's text in a first turn, by the checkpoint's own chat template.
 
         Args:
             image_tokens: number of tokens of each image, in order; they stand before the text.
@@ -310,16 +310,16 @@ class Backbone:
         return self.prompts.parts(image_tokens)
 
     def prompt(self, turns: Sequence[Turn], image_tokens: Sequence[int], plain: int = 0) -> Prompt:
-        """A conversation ready for its next answer; see `PromptWriter.write`."""
+        """Write a conversation ready for its next answer; see `PromptWriter.write`."""
         return self.prompts.write(turns, image_tokens, plain)
 
     def prompt_ids(self, request: str, image_tokens: Sequence[int]) -> list[int]:
-        """Ids of a whole first turn, its images before the text, ready for the answer."""
+        """Return the ids of a whole first turn, its images before the text, ready for the answer."""
         before, after = self.prompt_parts(image_tokens)
         return before + self.text_ids(request) + after
 
     def embed(self, ids_BL: Tensor, tokens_TC: Tensor | None = None) -> Tensor:
-        """Token ids (negative ones give a zero row) -> (B, L, C), with image tokens put at their placeholders."""
+        """Embed token ids (negative ones give a zero row) as (B, L, C), with image tokens put at their placeholders."""
         embeds_BLC: Tensor = self.model.get_input_embeddings()(ids_BL.clamp(min=0))
         embeds_BLC = embeds_BLC * (ids_BL >= 0).unsqueeze(-1)
         if tokens_TC is None:

@@ -78,11 +78,11 @@ class ConversationTemplate:
         return self.sep.strip()
 
     def with_system_message(self, system_message: str) -> "ConversationTemplate":
-        """The same template with another system message."""
+        """Return the same template with another system message."""
         return replace(self, system_message=system_message)
 
     def render(self, turns: Sequence[tuple[str, str | None]], system_message: str | None = None) -> str:
-        """The prompt of a dialogue.
+        """Write the prompt of a dialogue.
 
         Args:
             turns: (question, answer) in order. An answer of None leaves the prompt ready for it. As in the official
@@ -97,7 +97,7 @@ class ConversationTemplate:
         return prompt
 
     def chat_template(self) -> str:
-        """The same prompt as a jinja template, for `apply_chat_template` of transformers.
+        """Return the same prompt as a jinja template, for `apply_chat_template` of transformers.
 
         A message's content is a string or a list of parts of type `"text"`, `"image"` or `"video"`. An image part
         becomes `<IMG_CONTEXT>` and a newline, a video part `<video>` and a newline. A first message of the role

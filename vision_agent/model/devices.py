@@ -20,7 +20,7 @@ DTYPE_NAMES = tuple(_DTYPES)
 
 
 def choose_device(device: str | torch.device) -> torch.device:
-    """`"auto"` -> CUDA, else MPS, else CPU; anything else must be a torch device that exists here.
+    """Choose the device: `"auto"` is CUDA, else MPS, else CPU; anything else must be a torch device that exists here.
 
     Raises:
         ConfigError: no such device.
@@ -38,7 +38,7 @@ def choose_device(device: str | torch.device) -> torch.device:
 
 
 def choose_dtype(device: torch.device, dtype: str | torch.dtype, *, parameters: int) -> torch.dtype:
-    """`"auto"` -> the format the device computes fast.
+    """Choose the number format: `"auto"` is the one that the device computes fast.
 
     bf16 on a GPU that has it and fp16 on an older one; on a CPU bf16 only if it has matrix units for it (AMX; emulated
     bf16 is two hundred times slower than fp32) and the model is large enough to need them.
@@ -61,7 +61,7 @@ def choose_dtype(device: torch.device, dtype: str | torch.dtype, *, parameters: 
 
 
 def input_device(model: Any) -> torch.device:
-    """Where a model takes its inputs. `model.device` says "meta" when the first weights wait on disk."""
+    """Return where a model takes its inputs. `model.device` says "meta" when the first weights wait on disk."""
     hook = getattr(model, "_hf_hook", None)
     if hook is None:
         device: torch.device = model.device

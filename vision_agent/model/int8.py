@@ -46,7 +46,7 @@ class Int8Linear(nn.Module):
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., I) -> (..., O)."""
+        """Multiply (..., I) to (..., O)."""
         output: Tensor = _int8_matmul(x.reshape(-1, self.in_features), self.weight, self.scale)
         if self.bias is not None:
             output = output + self.bias

@@ -87,7 +87,7 @@ class LoadOptions(BaseModel):
 
     @classmethod
     def of(cls, **settings: Unpack[LoadSettings]) -> "LoadOptions":
-        """Options from keywords, with this package's own errors.
+        """Make options of keywords, with this package's own errors.
 
         Raises:
             ConfigError: an unknown option, or a value that is none of those it takes.
@@ -148,7 +148,7 @@ def check_load_options(options: LoadOptions) -> torch.device:
 
 
 def load_arguments(options: LoadOptions, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """Keyword arguments of `InternVLForConditionalGeneration.from_pretrained`."""
+    """Return keyword arguments of `InternVLForConditionalGeneration.from_pretrained`."""
     arguments: dict[str, Any] = {"dtype": dtype, "attn_implementation": options.attn_implementation}
     if options.device_map is not None:
         arguments["device_map"] = options.device_map

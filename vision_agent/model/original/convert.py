@@ -46,7 +46,7 @@ def convert(src: Path, dst: Path) -> None:
 
 
 def native_extras(checkpoint: OriginalCheckpoint) -> dict[str, str | int | bool | list[int] | None]:
-    """What the native format cannot say: the value of `"vision_agent"` in a converted `config.json`."""
+    """Return what the native format cannot say: the value of `"vision_agent"` in a converted `config.json`."""
     return {
         "template": checkpoint.template.name,
         "system_message": checkpoint.template.system_message,

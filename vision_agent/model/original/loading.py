@@ -37,7 +37,7 @@ class OriginalCheckpoint(OriginalSettings):
 
 
 def read_content(folder: Path) -> dict[str, Any]:
-    """The parsed `config.json` of a folder.
+    """Read the `config.json` of a folder.
 
     Raises:
         CheckpointError: there is none, or it is damaged.

@@ -78,7 +78,7 @@ class OwnRoute:
 
 
 def is_sa2va(content: dict[str, Any]) -> bool:
-    """Whether this `config.json` describes a Sa2VA on InternVL."""
+    """Return whether this `config.json` describes a Sa2VA on InternVL."""
     return "Sa2VAChatModel" in (content.get("architectures") or []) or (
         content.get("model_type") == "sa2va_chat" and "Qwen" not in str(content.get("architectures"))
     )
@@ -105,7 +105,7 @@ def load_sa2va(
 
 
 def sa2va_settings(content: dict[str, Any]) -> OriginalSettings:
-    """The settings of a Sa2VA `config.json`. How images are cut is fixed in its code, whatever the file says.
+    """Return the settings of a Sa2VA `config.json`. How images are cut is fixed in its code, whatever the file says.
 
     Raises:
         CheckpointError: an unknown template.
@@ -122,7 +122,7 @@ def sa2va_settings(content: dict[str, Any]) -> OriginalSettings:
 
 
 def own_route(folder: Path, content: dict[str, Any]) -> OwnRoute:
-    """The `[SEG]` route of a Sa2VA folder. Its decoder loads SAM 2 from the same folder.
+    """Return the `[SEG]` route of a Sa2VA folder. Its decoder loads SAM 2 from the same folder.
 
     Raises:
         CheckpointError: the two layers before SAM 2 are missing.

@@ -22,7 +22,7 @@ _POINT = "prompt_encoder.point_embed.weight"
 
 
 def sam2_config() -> Sam2VideoConfig:
-    """SAM 2.0 with the large Hiera, which `config.json` of a Sa2VA folder does not describe."""
+    """Return the settings of SAM 2.0 with the large Hiera, which `config.json` of a Sa2VA folder does not have."""
     return Sam2VideoConfig(
         vision_config={
             "backbone_config": {
@@ -159,7 +159,7 @@ _OTHERS = Rule(r"(?!grounding_encoder\.).+", ())
 
 
 def load_sam2(folder: Path) -> Any:
-    """The `Sam2VideoModel` of a Sa2VA folder, in fp32, in eval mode, on the CPU.
+    """Load the `Sam2VideoModel` of a Sa2VA folder, in fp32, in eval mode, on the CPU.
 
     Raises:
         CheckpointError: weights that are missing, unexpected, damaged or of another size.

@@ -61,7 +61,7 @@ class _Files:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer of an original folder.
+    """Load the tokenizer of an original folder.
 
     Called with a whole prompt it gives the official ids, BOS included where the official tokenizer puts one.
 

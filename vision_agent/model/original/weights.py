@@ -42,7 +42,7 @@ class Rule:
     split: _Split | None = None
 
     def native_names(self, key: str) -> tuple[str, ...] | None:
-        """The native names of this original tensor; None if the rule is not about it."""
+        """Return the native names of this original tensor; None if the rule is not about it."""
         found = re.fullmatch(self.pattern, key)
         return tuple(found.expand(name) for name in self.names) if found else None
 
@@ -140,7 +140,7 @@ LANGUAGE_RULES = {
 
 
 def empty_model(config: InternVLConfig, *, dtype: torch.dtype, attn_implementation: str) -> Any:
-    """A native model whose weights are not set, in eval mode, with the official constants that no weight holds.
+    """Make a native model whose weights are not set, in eval mode, with the official constants that no weight holds.
 
     Raises:
         CheckpointError: settings that contradict each other.
@@ -300,7 +300,7 @@ def _open_file(path: Path) -> WeightFile:
 
 
 def open_weights(folder: Path) -> list[WeightFile]:
-    """The weight files of a folder, opened, each tensor in exactly one of them.
+    """Open the weight files of a folder, each tensor in exactly one of them.
 
     Raises:
         CheckpointError: see `load_weights`.
@@ -335,7 +335,7 @@ def _open_shards(folder: Path, index: str) -> list[WeightFile]:
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
-    """The number format of a folder's weights, by its first tensor.
+    """Return the number format of a folder's weights, by its first tensor.
 
     Raises:
         CheckpointError: see `load_weights`.
