@@ -37,9 +37,10 @@ from vision_agent.planning.events import AgentEvent
 from vision_agent.planning.options import Planner, RunOptions, RunSettings
 from vision_agent.planning.result import AgentResult
 from vision_agent.planning.runner import RequestRunner
+from vision_agent.planning.tool_calls import SessionTools
 from vision_agent.plugins.registry import load_toolkit
 from vision_agent.plugins.segmenter import Segmenter
-from vision_agent.plugins.tool import Tool, ToolResult
+from vision_agent.plugins.tool import Tool, ToolAgent, ToolResult
 from vision_agent.results.answers import Answer
 from vision_agent.results.detections import Detections
 from vision_agent.results.events import AnswerEvent
@@ -745,8 +746,7 @@ class VisionAgent:
         Raises:
             InputError: another style, and what `tools` refuses.
         """
-        definitions: list[dict[str, Any]] = load_toolkit("plain")(self, names).definitions(style)
-        return definitions
+        return self._toolkit(None, names).definitions(style)
 
     def call_tool(
         self, name: str, arguments: Mapping[str, Any] | str | None = None, *, store: ImageStore | None = None
@@ -764,8 +764,7 @@ class VisionAgent:
         if store is None:
             with self._engine.lock:
                 self._session = store = self._session or ImageStore(limits=self._limits)
-        result: ToolResult = load_toolkit("plain")(self, store=store).call(name, arguments)
-        return result
+        return self._toolkit(store).call(name, arguments)
 
     # Inside ----------------------------------------------------------------------------------------------------------
 
@@ -773,9 +772,11 @@ class VisionAgent:
         """A turn of the model's own loop."""
         return self.ask(prompt, schema=schema, max_new_tokens=_TOOL_CALL_TOKENS)
 
-    def _toolkit(self, store: ImageStore) -> Any:
+    def _toolkit(self, store: ImageStore | None, names: Sequence[str | Tool] | None = None) -> SessionTools:
         """The tools of a session."""
-        return load_toolkit("plain")(self, store=store)
+        agent: ToolAgent = self
+        tools: SessionTools = load_toolkit("plain")(agent, names, store=store)
+        return tools
 
 
 class AsyncVisionAgent:
