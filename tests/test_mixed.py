@@ -39,7 +39,7 @@ from vision_agent import (
 )
 from vision_agent.inference.engine import InferenceEngine
 from vision_agent.inference.image_refs import named_images
-from vision_agent.inference.streaming import AnswerReader, Opened
+from vision_agent.inference.streaming import AnswerReader, OpenedRoute
 from vision_agent.model.checkpoint import save_backbone
 from vision_agent.routing.adapter import add_token
 
@@ -280,7 +280,7 @@ def read(engine: InferenceEngine, text: str, *, at_once: bool) -> tuple[str, lis
     reader = AnswerReader(engine, specs, ())
     said: list[str] = []
 
-    def take(news: Iterator[str | Opened]) -> None:
+    def take(news: Iterator[str | OpenedRoute]) -> None:
         said.extend(new for new in news if isinstance(new, str))
 
     for size in [len(ids)] if at_once else range(len(ids) + 1):

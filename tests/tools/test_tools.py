@@ -305,7 +305,7 @@ def _poster(folder: Path) -> str:
 
 
 @pytest.mark.skipif(find_spec("rapidocr") is None, reason="the extra `ocr` is not installed")
-def test_text_of_a_image_is_quoted_data(agent: VisionAgent, tmp_path: Path) -> None:
+def test_text_of_an_image_is_quoted_data(agent: VisionAgent, tmp_path: Path) -> None:
     toolkit = Toolkit(agent, ["ocr"], store=ImageStore(roots=[tmp_path]))
     content = call(toolkit, "ocr", document=_poster(tmp_path))
     words = " ".join(item["text"] for item in content["items"])
