@@ -121,3 +121,15 @@ RECEIPT = [
     (640, 390, "12.00"),
     (60, 415, "CASH"), (640, 415, "20.00"), (60, 440, "CHANGE"), (640, 440, "8.00"), (300, 500, "Thank you!"),
 ]  # fmt: skip
+
+
+def line(text: str, x: float, y: float, height: float = 20.0, width: float | None = None) -> Line:
+    """A line whose characters are half as wide as high."""
+    wide = 0.5 * height * len(text) if width is None else width
+    step = wide / max(1, len(text))
+    words, at = [], 0
+    for word in text.split(" "):
+        quad = quad_of((x + at * step, y, x + (at + len(word)) * step, y + height))
+        words.append(Word(text=word, quad=quad, score=0.9))
+        at += len(word) + 1
+    return Line(words=tuple(words), quad=quad_of((x, y, x + wide, y + height)), score=0.9)
