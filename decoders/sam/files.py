@@ -4,14 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vision_agent.errors import CheckpointError
+from vision_agent.errors import CheckpointError, first_line
 
 Channels = tuple[float, float, float]
 IMAGENET: tuple[Channels, Channels] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def normalisation(folder: Path, default: tuple[Channels, Channels]) -> tuple[Channels, Channels]:
-    """Mean and deviation of the pixels: what the folder's processor says, otherwise the published model's."""
+    """Return mean and deviation of the pixels: those of the folder's processor, else the published model's."""
     mean, std = default
     for file in ("processor_config.json", "preprocessor_config.json"):
         if (folder / file).is_file():
@@ -22,7 +22,7 @@ def normalisation(folder: Path, default: tuple[Channels, Channels]) -> tuple[Cha
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The parsed file. Raises CheckpointError where it is missing or damaged."""
+    """Parse the file. Raises CheckpointError where it is missing or damaged."""
     folder = str(file.parent)
     if not file.is_file():
         raise CheckpointError(f"the folder {folder!r} has no {file.name}, so it is no SAM checkpoint")
@@ -30,9 +30,3 @@ def read_json(file: Path) -> dict[str, Any]:
         return dict(json.loads(file.read_text("utf-8")))
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{file.name} of {folder!r} is damaged: {first_line(error)}") from error
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, on one line."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

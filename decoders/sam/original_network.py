@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vision_agent.errors import CheckpointError, MissingExtraError
+from vision_agent.errors import CheckpointError, MissingExtraError, first_line
 
-from .files import IMAGENET, first_line
+from .files import IMAGENET
 from .network import Network
 
 # The checkpoints do not say which one they are; the width of their encoder does.
@@ -30,7 +30,7 @@ class OriginalNetwork(Network):
 
     @classmethod
     def load(cls, file: Path) -> Self:
-        """Raises CheckpointError, or MissingExtraError without the package."""
+        """Load the file. Raises CheckpointError, or MissingExtraError without the package."""
         try:
             from segment_anything import sam_model_registry
         except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that was built for another torch
@@ -78,7 +78,7 @@ class OriginalNetwork(Network):
         return self._decoded(features, sparse_NKE, dense, several)
 
     def masks_of_tokens(self, features: tuple[Tensor, ...], tokens_NKE: Tensor) -> tuple[Tensor, Tensor]:
-        """The tokens are the whole prompt, for one mask, as in LISA."""
+        """Decode masks of tokens, which are the whole prompt, for one mask, as in LISA."""
         _, dense = self.module.prompt_encoder(points=None, boxes=None, masks=None)
         return self._decoded(features, tokens_NKE, dense, several=False)
 

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vision_agent.errors import CheckpointError
+from vision_agent.errors import CheckpointError, first_line
 
-from .files import IMAGENET, Channels, first_line, normalisation
+from .files import IMAGENET, Channels, normalisation
 from .network import Network
 
 # `model_type` in config.json -> the class that is loaded. SAM 2's video class holds all of the image class and its
@@ -48,7 +48,7 @@ class TransformersNetwork(Network):
 
     @classmethod
     def load(cls, folder: Path, kind: str) -> Self:
-        """From a folder whose `model_type` is `kind`. Raises CheckpointError."""
+        """Load it from a folder whose `model_type` is `kind`. Raises CheckpointError."""
         import transformers
 
         if kind not in CLASSES:
@@ -95,7 +95,7 @@ class TransformersNetwork(Network):
         return logits[0], ratings[0]
 
     def masks_of_tokens(self, features: tuple[Tensor, ...], tokens_NKE: Tensor) -> tuple[Tensor, Tensor]:
-        """SAM: the tokens are the whole prompt, for one mask, as in LISA. Later ones: see `after_no_point`."""
+        """Decode masks of tokens. SAM: they are the whole prompt, as in LISA. Later ones: see `after_no_point`."""
         if self.pads:
             sparse_1NKE = tokens_NKE[None]
             _, dense = self.module.prompt_encoder(
@@ -107,7 +107,7 @@ class TransformersNetwork(Network):
         return logits[0], ratings[0]
 
     def after_no_point(self, tokens_BNKE: Tensor) -> tuple[Tensor, Tensor]:
-        """Prompt tokens as Sa2VA was trained with: after those of a point that is none, for several proposals.
+        """Return prompt tokens as Sa2VA was trained with: after those of a padding point, for several proposals.
 
         Returns the whole sparse prompt (B, N, 2 + K, E), and the dense one.
         """
@@ -122,7 +122,7 @@ class TransformersNetwork(Network):
     def decoded(
         self, features: tuple[Tensor, ...], sparse_BNKE: Tensor, dense: Tensor, *, several: bool
     ) -> tuple[Tensor, ...]:
-        """What the mask decoder gives: logits (B, N, M, h, w), ratings (B, N, M), and more from SAM 2 on.
+        """Run the mask decoder: logits (B, N, M, h, w), ratings (B, N, M), and more from SAM 2 on.
 
         Of several feature maps the last is the coarse one that prompts attend to; the others sharpen the rims.
         """

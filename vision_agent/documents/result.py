@@ -12,18 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self, get_args
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeFloat, PositiveInt
+from pydantic import BaseModel, Field, FiniteFloat, NonNegativeFloat, PositiveInt
 
 from vision_agent.documents.markdown import block_markdown
 from vision_agent.documents.table import Table
 from vision_agent.errors import InputError, bad_argument
 from vision_agent.results import annotate
-from vision_agent.results.box import Box
+from vision_agent.results.box import FROZEN, Box
 
 if TYPE_CHECKING:
     from vision_agent.images.loading import ImageSource
-
-_FROZEN = ConfigDict(frozen=True, extra="forbid")
 
 Point = tuple[FiniteFloat, FiniteFloat]
 Quad = tuple[Point, Point, Point, Point]
@@ -49,7 +47,7 @@ def box_around(quads: Sequence[Quad]) -> Box:
 class _Placed(BaseModel):
     """Something with a quad."""
 
-    model_config = _FROZEN
+    model_config = FROZEN
 
     quad: Quad
 
@@ -101,7 +99,7 @@ class Block(BaseModel):
         table: rows and columns where `kind` is "table" and they were found.
     """
 
-    model_config = _FROZEN
+    model_config = FROZEN
 
     kind: BlockKind
     box: Box
@@ -139,7 +137,7 @@ class Page(BaseModel):
         file: the file it comes from, "" where it came from no file.
     """
 
-    model_config = _FROZEN
+    model_config = FROZEN
 
     number: PositiveInt
     width: PositiveInt
@@ -187,7 +185,7 @@ class OcrResult(BaseModel):
         kind: always "ocr"; tells results apart in JSON.
     """
 
-    model_config = _FROZEN
+    model_config = FROZEN
 
     kind: Literal["ocr"] = "ocr"
     pages: tuple[Page, ...]

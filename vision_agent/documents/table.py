@@ -8,15 +8,13 @@ import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BaseModel, NonNegativeInt, PositiveInt, model_validator
 
 from vision_agent.errors import MissingExtraError
-from vision_agent.results.box import Box
+from vision_agent.results.box import FROZEN, Box
 
 if TYPE_CHECKING:
     import pandas
-
-_FROZEN = ConfigDict(frozen=True, extra="forbid")
 
 
 class Cell(BaseModel):
@@ -29,7 +27,7 @@ class Cell(BaseModel):
         box: pixels of the upright page; None where a cell holds nothing and has no lines around it.
     """
 
-    model_config = _FROZEN
+    model_config = FROZEN
 
     row: NonNegativeInt
     column: NonNegativeInt
@@ -50,7 +48,7 @@ class Table(BaseModel):
         source: "lines" where ruling lines show the cells, "gaps" where only the white between words does.
     """
 
-    model_config = _FROZEN
+    model_config = FROZEN
 
     rows: PositiveInt
     columns: PositiveInt

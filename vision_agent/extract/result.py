@@ -4,17 +4,15 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, Field, PositiveInt
 
 from vision_agent.documents.result import OcrResult, Quad
 from vision_agent.errors import InputError, bad_argument
 from vision_agent.results import annotate
-from vision_agent.results.box import Box
+from vision_agent.results.box import FROZEN, Box
 
 if TYPE_CHECKING:
     from vision_agent.images.loading import ImageSource
-
-_FROZEN = ConfigDict(frozen=True, extra="forbid")
 
 T = TypeVar("T")
 
@@ -33,7 +31,7 @@ class FieldValue(BaseModel):
         aligned: False for a value that a model wrote and the page's words do not show; it is then not used.
     """
 
-    model_config = _FROZEN
+    model_config = FROZEN
 
     value: Any = None
     found: bool = False
@@ -57,7 +55,7 @@ class Extraction(BaseModel, Generic[T]):
         kind: always "extraction"; tells results apart in JSON.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = FROZEN
 
     kind: Literal["extraction"] = "extraction"
     value: T

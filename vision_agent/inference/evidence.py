@@ -25,10 +25,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from vision_agent.inference.colors import COLOURS
-from vision_agent.results.box import Box
+from vision_agent.results.box import FROZEN, Box
 
 # What the object of the phrase before may be to this one.
 RELATIONS = ("left", "right", "above", "below", "bigger", "smaller", "more", "fewer")
@@ -53,8 +53,6 @@ PLACES = tuple(f"{row} {column}".strip() or MIDDLE for row in _ROWS for column i
 _LEAST_SHIFT = 0.03  # of the image's side: middles closer than this are level
 _LEAST_RATIO = 1.2  # of areas: closer than this is as big
 
-_FROZEN = ConfigDict(frozen=True, extra="forbid")
-
 
 class Comparison(BaseModel):
     """The clearest object of the phrase before, compared with that of this one: the first is left, above, bigger, more.
@@ -65,7 +63,7 @@ class Comparison(BaseModel):
         number: by how many there are of each.
     """
 
-    model_config = _FROZEN
+    model_config = FROZEN
 
     side: Literal["left", "right", "even"]
     height: Literal["above", "below", "even"]
@@ -117,7 +115,7 @@ class Evidence(BaseModel):
         verdict: on the relation that was asked for; None where none was, or where one of the objects is missing.
     """
 
-    model_config = _FROZEN
+    model_config = FROZEN
 
     phrase: str
     count: int = Field(ge=0)
@@ -131,8 +129,8 @@ class Evidence(BaseModel):
         """As the model reads it: `"two, red, top left."`, `"two, red, top left; yes."`, or `"none."`."""
         if not self.count and not self.maybe:
             return f"{COUNT_WORDS[0]}."
-        told = f"{MAYBE if self.maybe else count_word(self.count)}, {self.colour or UNCLEAR}, {self.place or MIDDLE}"
-        return told + (f"; {self.verdict}." if self.verdict else ".")
+        text = f"{MAYBE if self.maybe else count_word(self.count)}, {self.colour or UNCLEAR}, {self.place or MIDDLE}"
+        return text + (f"; {self.verdict}." if self.verdict else ".")
 
     @classmethod
     def parse(cls, phrase: str, text: str) -> Self:
