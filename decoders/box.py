@@ -6,7 +6,7 @@ by what all feature maps hold at a grid of points inside it (Fast R-CNN's region
 https://arxiv.org/abs/1504.08083, sampled bilinearly as in https://arxiv.org/abs/1703.06870). The phrase side turns the
 query states of a routing token into one vector. A score compares the two, so phrases cost next to nothing, several
 boxes may come back, and an absent phrase gets none. What a region is called says little of how well it fits; how much
-of a thing it is says more, so that joins the score (as detectors of unknown things do,
+it looks like an object says more, so that joins the score (as detectors of unknown objects do,
 https://arxiv.org/abs/2108.06753), measured against the image's other regions.
 
 Training assigns cells to boxes by task alignment (TOOD, https://arxiv.org/abs/2108.07755), with soft targets, and
@@ -77,12 +77,12 @@ class BoxDecoder(Decoder):
         proposals: most regions of an image.
         threshold: default least score.
         presence: least best score at which a phrase counts as there when a question is answered; None for `threshold`.
-        maybe: least best score at which a question that names a thing is answered, with a doubt; None for `presence`.
-        counted: least score of the boxes that are counted; None for `threshold`. Higher where second boxes on one thing
-            are commoner than things that are missed.
+        maybe: least best score at which a question that names an object is answered, with a doubt; None for `presence`.
+        counted: least score of the boxes that are counted; None for `threshold`. Higher where second boxes on one
+            object are commoner than objects that are missed.
         temperature: scores are sigmoid((logit + prominence weight * prominence) / temperature); fitted on validation
             images after training.
-        prominence: weight of how much a region looks like a thing, beside what it is called.
+        prominence: weight of how much a region looks like an object, beside what it is called.
         limit: most boxes a phrase.
         nms_iou: of two boxes of one phrase that overlap more, the better one stays.
     """
@@ -150,7 +150,7 @@ class BoxDecoder(Decoder):
         return cls(hidden_size=hidden_size, feature_widths=feature_widths)
 
     def prepare(self, features: DenseFeatures) -> PreparedBoxes:
-        """Feature maps (B, C, H, W), finest first -> described regions."""
+        """Propose and describe regions from feature maps (B, C, H, W), finest first."""
         levels = self._pyramid(features)
         objectness, boxes, centres, strides = [], [], [], []
         for scale, level_BWHW in zip(self.level_scale, levels, strict=True):
@@ -182,22 +182,22 @@ class BoxDecoder(Decoder):
         )
 
     def phrase_vectors(self, states_KNC: Tensor) -> tuple[Tensor, Tensor]:
-        """Query states -> unit vectors (K, E) and biases (K,)."""
+        """Map query states to unit vectors (K, E) and biases (K,)."""
         vectors_KE = self.phrase_head(states_KNC).float().mean(dim=1)
         unit_KE = F.normalize(vectors_KE, dim=-1)
         return unit_KE, self.phrase_bias(unit_KE).squeeze(-1)
 
     def logits(self, unit_KE: Tensor, bias_K: Tensor, embeddings_NE: Tensor) -> Tensor:
-        """(K, N) logits of phrases against the regions of one image."""
+        """Return (K, N) logits of phrases against the regions of one image."""
         summed_KN = self.logit_scale.exp() * unit_KE @ embeddings_NE.T + bias_K[:, None]
         paired_KN1: Tensor = self.pair_head(unit_KE[:, None] * embeddings_NE[None] * unit_KE.shape[1] ** 0.5)
         return summed_KN + paired_KN1.squeeze(-1).float()
 
     @torch.no_grad()
     def decode(self, states_KNC: Tensor, prepared: PreparedBoxes, request: DecodeRequest) -> Detections:
-        """Scored boxes of all phrases of one image, best first within each phrase.
+        """Return scored boxes of all phrases of one image, best first within each phrase.
 
-        Returns boxes in pixels of the upright original. No phrase gets a box below the threshold: an absent thing
+        Returns boxes in pixels of the upright original. No phrase gets a box below the threshold: an absent object
         gives no box at all.
         """
         threshold = self.settings["threshold"] if request.threshold is None else request.threshold
@@ -225,7 +225,7 @@ class BoxDecoder(Decoder):
     def loss(
         self, states_KNC: Tensor, rows_K: Sequence[int], prepared: PreparedBoxes, targets: Sequence[BoxTargets]
     ) -> Tensor:
-        """Objectness and generalised IoU of cells, and phrases of regions; each per assigned weight, summed.
+        """Sum the losses of objectness and generalised IoU of cells, and of phrases of regions, each by its weights.
 
         Raises:
             RuntimeError: `prepared` was made without gradients.
@@ -259,7 +259,7 @@ class BoxDecoder(Decoder):
                 if len(target.belongs_KG)
                 else torch.ones_like(quality_L)
             )
-            # A thing that one phrase must not judge (a car, its colour unknown, for "red car") is a thing all the same.
+            # An object that one phrase must not judge (for "red car", a car of unknown colour) is still an object.
             judged_L = torch.where(taken, 1.0, trained_L)
             object_total = object_total + (_quality_focal(objectness_L, quality_L) * judged_L).sum()
 
@@ -292,7 +292,7 @@ class BoxDecoder(Decoder):
     def _true_regions(self, prepared: PreparedBoxes, targets: Sequence[BoxTargets]) -> tuple[Tensor, Tensor]:
         """Slightly moved true boxes (B, G, 4), padded, and their descriptions (B, G, E).
 
-        They teach names before the proposals are any good, and rare things in every image that shows them.
+        They teach names before the proposals are any good, and rare objects in every image that shows them.
         """
         most = max(1, *(len(target.boxes_G4) for target in targets))
         regions_BG4 = prepared.boxes_BL4.new_zeros(len(targets), most, 4)
@@ -334,11 +334,11 @@ class _RegionDescriber(nn.Module):
         self.norm = nn.LayerNorm(embedding)
 
     def reduced(self, features: DenseFeatures) -> tuple[Tensor, ...]:
-        """The maps with fewer channels, to be sampled; fp32."""
+        """Return the maps with fewer channels, to be sampled; fp32."""
         return tuple(reduce(map_BCHW).float() for reduce, map_BCHW in zip(self.reduce, features.maps, strict=True))
 
     def forward(self, maps: Sequence[Tensor], boxes_BN4: Tensor) -> Tensor:
-        """Reduced maps (B, C, H, W) and boxes (B, N, 4) in the frame "unit" -> (B, N, E), normalised."""
+        """Map reduced maps (B, C, H, W) and boxes (B, N, 4) in the frame "unit" to (B, N, E), normalised."""
         steps_P = (torch.arange(_POINTS, device=boxes_BN4.device) + 0.5) / _POINTS
         low_BN2, size_BN2 = boxes_BN4[..., :2], boxes_BN4[..., 2:] - boxes_BN4[..., :2]
         across = low_BN2[..., None] + size_BN2[..., None] * steps_P  # (B, N, 2, points a side)

@@ -61,19 +61,19 @@ class GroundingDecoder(TextDecoder):
         self._nothing = tuple(self._vocabulary.text_ids(_NOTHING))
 
     def request(self, phrase: str) -> str:
-        """InternVL's own question, as its authors document it. The `<ref>` marks are special tokens, not user text."""
+        """Return InternVL's own question, as its authors document it. Its `<ref>` marks are special tokens."""
         return self.wording.format(phrase=phrase)
 
     def constraint(self, phrase: str) -> Constraint:
-        """Boxes of the phrase, at most `limit`, all different; `[]` or the word "none" where there is nothing."""
+        """Return a grammar of at most `limit` different boxes of the phrase; `[]` or "none" where there is nothing."""
         return _Grounding(self, phrase)
 
     def max_new_tokens(self, phrase: str) -> int:
-        """Tokens that are enough for every answer, its end token included."""
+        """Return tokens that are enough for every answer, its end token included."""
         return len(self.opening(phrase)) + self.limit * _LONGEST_BOX + len("[]") + len(self._close) + 1
 
     def opening(self, phrase: str) -> tuple[int, ...]:
-        """The tokens that every answer with a list begins with: the phrase, and where the boxes start."""
+        """Return the tokens that every answer with a list begins with: the phrase, and where the boxes start."""
         # A phrase may hold what looks like a mark; it is text.
         before, after = _OPEN.split("{phrase}")
         if not any(mark in phrase for mark in self._vocabulary.marks):
@@ -83,7 +83,7 @@ class GroundingDecoder(TextDecoder):
         return tuple(ids)
 
     def decode(self, answers: Sequence[WrittenAnswer], request: DecodeRequest) -> Detections:
-        """One answer for each phrase -> scored boxes in pixels of the upright original, best first in each phrase.
+        """Read an answer for each phrase as scored boxes in pixels of the upright original, best first in each phrase.
 
         The last box of an answer that was cut off in the middle is left out.
 
@@ -153,7 +153,7 @@ class _BoxList:
     place: str = "start"
 
     def after(self, letter: str) -> "_BoxList | None":
-        """The list with one more letter; None where it is not allowed."""
+        """Return the list with one more letter; None where it is not allowed."""
         match self.place, letter:
             case "start", " ":  # sentencepiece tokenizers like to begin so
                 return self._at("list")
@@ -239,7 +239,7 @@ def _counted(numbers: Iterator[int]) -> list[tuple[int, int]]:
 
 @dataclass
 class _LetterTree:
-    """Tokens made of a list's letters alone: those that end here, and those that go on."""
+    """Tokens made of a list's letters alone: those that end here, and those that continue."""
 
     ids: list[int] = field(default_factory=list)
     next: dict[str, "_LetterTree"] = field(default_factory=dict)
@@ -312,7 +312,7 @@ class _GroundingState(ConstraintState):
         return keep_only(scores_V, self._next())
 
     def accept(self, token: int) -> None:
-        """As the base class says. Raises ValueError for a token that is not allowed."""
+        """Continue with `token`. Raises ValueError where it is not allowed."""
         if self._part == "end" and token in self._decoder.backbone.end_ids:
             return
         if self._part == "list":
@@ -333,7 +333,7 @@ class _GroundingState(ConstraintState):
             self._part = "end"
 
     def boxes_of(self, token: int) -> list[int]:
-        """The boxes, counted from 0, that the next token would write a letter of."""
+        """Return the boxes, counted from 0, that the next token would write a letter of."""
         if self._part != "list":
             return []
         state: _BoxList | None = self.list

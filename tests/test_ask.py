@@ -461,8 +461,8 @@ def test_a_rule_that_no_grammar_knows_gives_an_error_with_the_text(tiny: VisionA
 def test_a_stream_decodes_a_few_tokens_at_a_time(tiny: VisionAgent) -> None:
     engine = tiny._engine
     sizes = []
-    decoded = engine.decoded
-    engine.decoded = lambda ids: sizes.append(len(ids)) or decoded(ids)  # type: ignore[method-assign]
+    decode_text = engine.decode_text
+    engine.decode_text = lambda ids: sizes.append(len(ids)) or decode_text(ids)  # type: ignore[method-assign]
     ids = tiny.backbone.text_ids("a dog and a cat on the grass. " * 30)
     stream = TextStream(engine, ("never said",))
     pieces = [stream.push(ids[:size]) for size in range(1, len(ids) + 1)]

@@ -4,7 +4,7 @@ One way in for all generations: checkpoints of the original `segment-anything` p
 transformers folders of SAM, SAM 2 (video ones too) and SAM 3's tracker, and the SAM 2 inside a Sa2VA folder. The path
 decides.
 
-* The image is encoded once and remembered; prompts are cheap after that.
+* The image is encoded once and cached; prompts are cheap after that.
 * All objects of an image go through the mask decoder together.
 * Masks are enlarged strip by strip straight into run lengths, so that no object needs a float mask of the image's
   size.

@@ -1,4 +1,4 @@
-"""The `[SEG]` route by Segment Anything: a state of the language model becomes a prompt token, and SAM draws the mask.
+"""The `[SEG]` route by Segment Anything: a state of the language model becomes a prompt token, and SAM makes the mask.
 
 A small network maps each state of a routing token to a token of the kind SAM's own prompt encoder makes, as in LISA
 (https://arxiv.org/abs/2308.00692) and Sa2VA (https://arxiv.org/abs/2501.04001). It is all that is trained and all that
@@ -36,7 +36,7 @@ Found = list[tuple[RunLengths, float]]
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """An image as SAM's encoder sees it.
+    """An image after SAM's encoder.
 
     Attributes:
         features: of the canvas, fp32.
@@ -102,7 +102,7 @@ class SamDecoder(Decoder):
         checkpoint: str | Path | None = None,
         **settings: Any,
     ) -> Self:
-        """A new, untrained decoder.
+        """Return a new, untrained decoder.
 
         Args:
             checkpoint: path of SAM's weights.
@@ -128,7 +128,7 @@ class SamDecoder(Decoder):
         return None if template is None else str(template).replace("{phrase}", phrase)
 
     def prepare(self, features: DenseFeatures) -> PreparedImage:
-        """Raises RouteError: SAM sees the image itself; use `prepare_image`."""
+        """Raise RouteError: SAM encodes the image itself; use `prepare_image`."""
         raise RouteError("SAM encodes the image itself: call `prepare_image`, not `prepare`")
 
     @torch.no_grad()
@@ -136,7 +136,7 @@ class SamDecoder(Decoder):
         return PreparedImage(self.network.encode(image), image.size)
 
     def tokens(self, states_KNC: Tensor) -> Tensor:
-        """States -> prompt tokens (K, N, E). Raises RouteError for states of another width."""
+        """Map states to prompt tokens (K, N, E). Raises RouteError for states of another width."""
         if states_KNC.ndim != 3 or states_KNC.shape[-1] != self.settings["hidden_size"]:
             expected = f"(phrases, states, {self.settings['hidden_size']})"
             raise RouteError(f"this decoder was made for states {expected}, but got {tuple(states_KNC.shape)}")
@@ -144,7 +144,7 @@ class SamDecoder(Decoder):
         return tokens_KNE
 
     def decode(self, states_KNC: Tensor, prepared: PreparedImage, request: DecodeRequest) -> Segmentation:
-        """One segment for each phrase whose mask has any pixel and whose score is high enough.
+        """Return one segment for each phrase whose mask has any pixel and whose score is high enough.
 
         The score is the model's own of its routing token where it wrote that, otherwise SAM's rating of the mask.
         """
@@ -170,12 +170,12 @@ class SamDecoder(Decoder):
         labels: Sequence[str] | None = None,
         scores: Sequence[float] | None = None,
     ) -> Segmentation:
-        """One segment for each box.
+        """Return one segment for each box.
 
         Args:
             boxes: (n, 4) xyxy in pixels of the upright original.
             request: its phrases are for the result alone.
-            labels: what the n things are; "object" if None.
+            labels: what the n objects are; "object" if None.
             scores: how sure it is that they are there; None for SAM's rating of each mask.
 
         Raises:
@@ -192,22 +192,22 @@ class SamDecoder(Decoder):
         point_labels: npt.ArrayLike | None = None,
         labels: Sequence[str] | None = None,
     ) -> Segmentation:
-        """One segment for each object's points; `SamSegmenter.segment` says what is taken and what is refused."""
+        """Return one segment for each object's points; `SamSegmenter.segment` says what is accepted."""
         prompts = Prompts.check(None, points, point_labels, prepared.image_size)
         return self._prompted(prompts, prepared, request, labels, None)
 
     def track(
         self, states_KNC: Tensor, frames: Sequence[Image.Image], prompted: int, request: DecodeRequest
     ) -> Iterator[Segmentation]:
-        """What the routing tokens stand for, followed through a video by SAM 2's memory.
+        """Track what the routing tokens stand for through a video, by SAM 2's memory.
 
         Args:
             states_KNC: states that were read with the first frames in view.
             frames: upright RGB images of one size, in order.
-            prompted: how many of the first frames are prompted with the tokens; the rest is followed.
+            prompted: how many of the first frames are prompted with the tokens; they are tracked in the rest.
 
         Yields:
-            for each frame one segment for each phrase, in their order, with an empty mask where it is not to be seen.
+            for each frame one segment for each phrase, in their order, with an empty mask where it is not visible.
 
         Raises:
             RouteError: SAM's checkpoint has no memory for videos.
@@ -224,7 +224,7 @@ class SamDecoder(Decoder):
         prepared: Sequence[PreparedImage],
         targets: Sequence[Tensor],
     ) -> Tensor:
-        """2 x binary cross-entropy + 0.5 x dice loss, Sa2VA's, averaged over objects; 0 without any.
+        """Return Sa2VA's loss, 2 x binary cross-entropy + 0.5 x dice, averaged over objects; 0 without any.
 
         Args:
             prepared: one an image.

@@ -16,7 +16,7 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.
 
 
 def load_network(source: Path) -> Network:
-    """The network in a transformers folder, a Sa2VA folder, or a file of the `segment-anything` package, on the CPU.
+    """Load the network of a transformers folder, a Sa2VA folder or a `segment-anything` file, on the CPU.
 
     Raises:
         CheckpointError: nothing there, damaged or missing weights, or another kind of model.
@@ -33,6 +33,6 @@ def load_network(source: Path) -> Network:
 
 
 def fingerprint(source: Path) -> str:
-    """Identifies a checkpoint's weights; "" where it has none."""
+    """Return a string that identifies a checkpoint's weights; "" where it has none."""
     files = [source] if source.is_file() else [source / name for name in _WEIGHTS]
     return next((weights_fingerprint(file) for file in files if file.is_file()), "")

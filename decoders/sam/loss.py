@@ -11,7 +11,7 @@ _CROSS_ENTROPY, _DICE = 2.0, 0.5  # Sa2VA's weights (https://arxiv.org/abs/2501.
 
 
 def mask_loss(logits_Ghw: Tensor, truth_GHW: Tensor, shown: tuple[int, int], side: int) -> Tensor:
-    """Loss (G,) of each mask: binary cross-entropy and dice loss (https://arxiv.org/abs/1606.04797), weighed.
+    """Return the loss (G,) of each mask: weighted binary cross-entropy and dice (https://arxiv.org/abs/1606.04797).
 
     Sa2VA compares at 12544 sampled points. SAM's masks have few enough cells (65536) to compare all of them.
 

@@ -1,10 +1,10 @@
-"""Follows things through a video with SAM 2's memory (https://arxiv.org/abs/2408.00714).
+"""Tracks objects through a video with SAM 2's memory (https://arxiv.org/abs/2408.00714).
 
-The first frames are prompted; every later frame attends to what was remembered: the prompted frames, the last frames
-that were followed, and a pointer to the object from each of them. transformers goes through the objects one by one and
-has no place for prompt tokens, so the steps are put together here from its parts, with all objects in one batch.
+The first frames are prompted; every later frame attends to the memory of the prompted frames and of the last frames
+that were tracked, and to a pointer to the object from each of them. transformers goes through the objects one by one
+and has no place for prompt tokens, so the steps are put together here from its parts, with all objects in one batch.
 
-Shape suffixes: O objects, K tokens of an object, E width, L cells of the coarse map, T remembered tokens, h and w small
+Shape suffixes: O objects, K tokens of an object, E width, L cells of the coarse map, T memory tokens, h and w small
 masks, H and W the canvas.
 """
 
@@ -24,7 +24,7 @@ from vision_agent.geometry.rle import RunLengths
 from .network import Network
 from .transformers_network import TransformersNetwork
 
-_ABSENT = -1024.0  # logits of an object that is not to be seen
+_ABSENT = -1024.0  # logits of an object that is not visible
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class _Frame:
 
 @dataclass(frozen=True)
 class _Memory:
-    """What is remembered of a frame: its cells and their positions (L, O, .), and a pointer to each object (O, E)."""
+    """The memory of a frame: its cells and their positions (L, O, .), and a pointer to each object (O, E)."""
 
     cells: Tensor
     positions: Tensor
@@ -48,7 +48,7 @@ class _Memory:
 def track(
     network: Network, frames: Sequence[Image.Image], tokens_OKE: Tensor, prompted: int
 ) -> Iterator[list[tuple[RunLengths, float]]]:
-    """The mask of each object in each frame, of the frames' size, and the rating SAM gives it.
+    """Yield for each frame the mask of each object, of the frame's size, and SAM's rating of it.
 
     Args:
         network: SAM 2 with its memory.
@@ -62,7 +62,7 @@ def track(
     """
     if not isinstance(network, TransformersNetwork) or not hasattr(network.module, "memory_attention"):
         raise RouteError(
-            "following things through a video needs the memory of SAM 2: a 'sam2_video' folder of transformers, or a "
+            "tracking objects through a video needs the memory of SAM 2: a 'sam2_video' folder of transformers, or a "
             "Sa2VA folder"
         )
     for number, frame in enumerate(frames):
@@ -86,18 +86,18 @@ class _Tracker:
         self._model: Any = network.module
         self._config: Any = network.module.config
         self._prompted: dict[int, _Memory] = {}
-        self._followed: dict[int, _Memory] = {}
+        self._tracked: dict[int, _Memory] = {}
         self._most_pointers = min(frames, int(self._config.max_object_pointers_in_encoder))
 
     def step(self, number: int, image: Image.Image, tokens_OKE: Tensor | None) -> list[tuple[RunLengths, float]]:
-        """The masks of a frame, prompted or followed; it is remembered for those that come."""
+        """Return the masks of a frame, prompted or tracked, and keep its memory for later frames."""
         frame = self._encoded(image)
-        coarse_OEhw = self._alone(frame) if tokens_OKE is not None else self._remembering(number, frame)
-        logits_Ohw, ratings_O, pointers_OE, seen_O1 = self._masks(frame, coarse_OEhw, tokens_OKE)
-        memories = self._prompted if tokens_OKE is not None else self._followed
-        memories[number] = self._memory(frame, logits_Ohw, pointers_OE, seen_O1)
+        coarse_OEhw = self._alone(frame) if tokens_OKE is not None else self._with_memory(number, frame)
+        logits_Ohw, ratings_O, pointers_OE, visible_O1 = self._masks(frame, coarse_OEhw, tokens_OKE)
+        memories = self._prompted if tokens_OKE is not None else self._tracked
+        memories[number] = self._memory(frame, logits_Ohw, pointers_OE, visible_O1)
         reach = max(self._most_pointers, int(self._model.num_maskmem))
-        self._followed.pop(number - reach, None)
+        self._tracked.pop(number - reach, None)
         return [
             (self._network.enlarged(logits_hw, image.size), float(rating))
             for logits_hw, rating in zip(logits_Ohw, ratings_O, strict=True)
@@ -116,15 +116,15 @@ class _Tracker:
         """The coarse map of a frame that is prompted, and so needs no memory."""
         return self._as_map((frame.cells_L1E + self._model.no_memory_embedding).expand(-1, self._objects, -1))
 
-    def _remembering(self, number: int, frame: _Frame) -> Tensor:
-        """The coarse map, one for each object, after it attended to what is remembered."""
+    def _with_memory(self, number: int, frame: _Frame) -> Tensor:
+        """The coarse map, one for each object, after it attended to the memory."""
         model = self._model
         times = [(0, memory) for memory in self._prompted.values()]
         # The nearest frames come last, as SAM 2 has them.
         times += [
-            (ago, self._followed[number - ago])
+            (ago, self._tracked[number - ago])
             for ago in range(model.num_maskmem - 1, 0, -1)
-            if number - ago in self._followed
+            if number - ago in self._tracked
         ]
         # Index -1, the last, is that of prompted frames, however long ago they were.
         when = model.memory_temporal_positional_encoding
@@ -145,9 +145,9 @@ class _Tracker:
         model = self._model
         past = [(number - earlier, memory.pointers_OE) for earlier, memory in self._prompted.items()]
         past += [
-            (ago, self._followed[number - ago].pointers_OE)
+            (ago, self._tracked[number - ago].pointers_OE)
             for ago in range(1, self._most_pointers)
-            if number - ago in self._followed
+            if number - ago in self._tracked
         ]
         pointers_POE = torch.stack([pointers for _, pointers in past])
         width = pointers_POE.shape[-1]
@@ -164,7 +164,7 @@ class _Tracker:
     def _masks(
         self, frame: _Frame, coarse_OEhw: Tensor, tokens_OKE: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Best logits (O, h, w), their ratings (O,), pointers (O, E), and whether the objects are seen, bool (O, 1)."""
+        """Best logits (O, h, w), ratings (O,), pointers (O, E), and bool (O, 1): whether the objects are visible."""
         if tokens_OKE is None:
             tokens_OKE = coarse_OEhw.new_zeros(self._objects, 0, coarse_OEhw.shape[1])
         sparse, dense = self._network.after_no_point(tokens_OKE.unsqueeze(1))
@@ -173,17 +173,17 @@ class _Tracker:
         if not self._config.multimask_output_for_tracking:
             several = several and tokens_OKE.shape[1] > 0
         logits, ratings, hints, sureness = self._network.decoded((*finer, coarse_OEhw), sparse, dense, several=several)
-        logits_OMhw, ratings_OM, hints_OME, seen_O1 = logits[:, 0], ratings[:, 0], hints[:, 0], sureness[:, 0] > 0
+        logits_OMhw, ratings_OM, hints_OME, visible_O1 = logits[:, 0], ratings[:, 0], hints[:, 0], sureness[:, 0] > 0
         best_O = ratings_OM.argmax(1)
         every = torch.arange(self._objects, device=best_O.device)
         logits_Ohw = logits_OMhw[every, best_O]
         if self._network.hides_absent:
-            logits_Ohw = torch.where(seen_O1[..., None], logits_Ohw, _ABSENT)
+            logits_Ohw = torch.where(visible_O1[..., None], logits_Ohw, _ABSENT)
         pointers_OE = self._model.object_pointer_proj(hints_OME[every, best_O if hints_OME.shape[1] > 1 else 0])
-        pointers_OE = torch.where(seen_O1, pointers_OE, self._model.no_object_pointer)
-        return logits_Ohw, ratings_OM[every, best_O], pointers_OE, seen_O1
+        pointers_OE = torch.where(visible_O1, pointers_OE, self._model.no_object_pointer)
+        return logits_Ohw, ratings_OM[every, best_O], pointers_OE, visible_O1
 
-    def _memory(self, frame: _Frame, logits_Ohw: Tensor, pointers_OE: Tensor, seen_O1: Tensor) -> _Memory:
+    def _memory(self, frame: _Frame, logits_Ohw: Tensor, pointers_OE: Tensor, visible_O1: Tensor) -> _Memory:
         model = self._model
         size = (self._network.side, self._network.side)
         logits_O1HW = F.interpolate(logits_Ohw[:, None], size, mode="bilinear", align_corners=False)
@@ -193,8 +193,8 @@ class _Tracker:
         cells, positions = model.memory_encoder(coarse, masks_O1HW)
         absent = model.occlusion_spatial_embedding_parameter
         if absent is not None:
-            cells = cells + (~seen_O1)[..., None, None] * absent[..., None, None]
-        # SAM 2 keeps what it remembers in half precision.
+            cells = cells + (~visible_O1)[..., None, None] * absent[..., None, None]
+        # SAM 2 keeps its memory in half precision.
         cells = cells.to(torch.bfloat16).flatten(2).permute(2, 0, 1)
         positions = positions.expand(self._objects, -1, -1, -1).flatten(2).permute(2, 0, 1)
         return _Memory(cells, positions, pointers_OE)

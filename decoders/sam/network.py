@@ -29,7 +29,7 @@ class Network(ABC):
     """A loaded model: images to features, features and prompts to masks.
 
     Attributes:
-        side: of the square canvas that the encoder sees, pixels.
+        side: of the square canvas that the encoder takes, pixels.
         pads: whether the image keeps its shape on the canvas, which is filled up at the right and at the foot;
             otherwise it is stretched to fill it.
         enlarges: whether small masks are enlarged to the canvas first and to the image's size then, as the model's
@@ -65,7 +65,7 @@ class Network(ABC):
 
     @abstractmethod
     def features(self, pixels_1CHW: Tensor) -> tuple[Tensor, ...]:
-        """What the encoder makes of a canvas."""
+        """Encode a canvas."""
 
     @abstractmethod
     def masks(
@@ -77,32 +77,32 @@ class Network(ABC):
         *,
         several: bool,
     ) -> tuple[Tensor, Tensor]:
-        """Prompts in pixels of the canvas -> mask logits (N, M, h, w) of the canvas, and their ratings (N, M).
+        """Turn prompts in pixels of the canvas into mask logits (N, M, h, w) of the canvas and ratings (N, M).
 
         M is 1, or more where `several` proposals are wanted.
         """
 
     @abstractmethod
     def masks_of_tokens(self, features: tuple[Tensor, ...], tokens_NKE: Tensor) -> tuple[Tensor, Tensor]:
-        """Prompt tokens of N objects -> mask logits (N, M, h, w) of the canvas, and their ratings (N, M).
+        """Turn prompt tokens of N objects into mask logits (N, M, h, w) of the canvas and ratings (N, M).
 
         Gradients reach the tokens.
         """
 
     def encode(self, image: Image.Image) -> tuple[Tensor, ...]:
-        """An upright RGB image -> its features in fp32."""
+        """Encode an upright RGB image; features in fp32."""
         with self.encoding():
             features = self.features(self.canvas(image))
         return tuple(each.float() for each in features)
 
     def encoding(self) -> AbstractContextManager[Any]:
-        """The number format of the encoder."""
+        """Return a context in which the encoder computes in its number format."""
         return torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32)
 
     def decode(
         self, features: tuple[Tensor, ...], prompts: Prompts, image_size: tuple[int, int]
     ) -> list[tuple[RunLengths, float]]:
-        """The best mask for each object, of the image's size, and its rating. All objects go together."""
+        """Return the best mask for each object, of the image's size, and its rating. All objects go together."""
         scale = np.array(self.shown(image_size), np.float64) / image_size
 
         def tensor(values: Floats | None, factor: Floats) -> Tensor | None:
@@ -120,7 +120,7 @@ class Network(ABC):
     def best(
         self, logits_NMhw: Tensor, ratings_NM: Tensor, image_size: tuple[int, int]
     ) -> list[tuple[RunLengths, float]]:
-        """The proposal that the model rates best for each object, of the image's size, and its rating."""
+        """Return the proposal that the model rates best for each object, of the image's size, and its rating."""
         best_N = ratings_NM.float().argmax(1)
         found = []
         for logits_Mhw, ratings_M, best in zip(logits_NMhw, ratings_NM, best_N.tolist(), strict=True):
@@ -128,7 +128,7 @@ class Network(ABC):
         return found
 
     def enlarged(self, logits_hw: Tensor, image_size: tuple[int, int]) -> RunLengths:
-        """The mask of the image's size that small logits of the canvas stand for."""
+        """Return the mask of the image's size that small logits of the canvas stand for."""
         logits_hw = logits_hw.float()
         if self.pads or self.enlarges:
             size = (self.side, self.side)
@@ -139,7 +139,7 @@ class Network(ABC):
         return RunLengths.from_logits(logits_hw.cpu().numpy(), (image_size[1], image_size[0]))
 
     def shown(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """(width, height) of the image on the canvas, pixels."""
+        """Return (width, height) of the image on the canvas, pixels."""
         if not self.pads:
             return self.side, self.side
         scale = self.side / max(image_size)
@@ -147,7 +147,7 @@ class Network(ABC):
         return width, height
 
     def canvas(self, image: Image.Image) -> Tensor:
-        """Normalised pixels (1, 3, side, side)."""
+        """Return normalised pixels (1, 3, side, side)."""
         width, height = self.shown(image.size)
         if self.resampling is not None:
             image = image.resize((width, height), self.resampling)

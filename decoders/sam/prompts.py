@@ -38,7 +38,7 @@ class Prompts:
         point_labels: npt.ArrayLike | None,
         image_size: tuple[int, int],
     ) -> Self:
-        """Raises InputError, as `SamSegmenter.segment` says."""
+        """Check prompts. Raises InputError, as `SamSegmenter.segment` says."""
         if boxes is None and points is None:
             raise InputError("either `boxes` or `points` must be given, but both are None")
         if points is None and point_labels is not None:
@@ -56,7 +56,7 @@ class Prompts:
         return 0 if some is None else len(some)
 
     def rows(self, key: slice) -> "Prompts":
-        """Those of some of the objects."""
+        """Return the prompts of some of the objects."""
         return Prompts(
             None if self.given is None else self.given[key],
             None if self.boxes is None else self.boxes[key],
@@ -65,7 +65,7 @@ class Prompts:
         )
 
     def boxes_of(self, masks: Sequence[Mask]) -> Floats:
-        """(n, 4): the boxes that were given, otherwise those around the masks, or around the points of an empty one."""
+        """Return boxes (n, 4): those given, else those around the masks, or around the points of an empty one."""
         if self.given is not None:
             return self.given
         assert self.points is not None
@@ -81,7 +81,7 @@ def _checked_boxes(boxes: npt.ArrayLike, image_size: tuple[int, int]) -> Floats:
     with_area = box_area(box_clip(values, image_size)) > 0
     for row, good in enumerate(upright & with_area):
         if not good:
-            expected = "x0, y0, x1, y1 with x1 > x0 and y1 > y0, and partly inside the picture of {} x {} pixels"
+            expected = "x0, y0, x1, y1 with x1 > x0 and y1 > y0, and partly inside the image of {} x {} pixels"
             raise InputError(bad_argument(f"boxes[{row}]", expected.format(*image_size), values[row].tolist()))
     return values
 
@@ -93,7 +93,7 @@ def _checked_points(points: npt.ArrayLike, image_size: tuple[int, int]) -> Float
     inside = ((values >= 0) & (values <= image_size)).all(-1)
     for place in np.argwhere(~inside):
         name = "points" + "".join(f"[{number}]" for number in place)
-        expected = "inside the picture of {} x {} pixels".format(*image_size)
+        expected = "inside the image of {} x {} pixels".format(*image_size)
         raise InputError(bad_argument(name, expected, values[tuple(place)].tolist()))
     return values.reshape(len(values), -1, 2)
 

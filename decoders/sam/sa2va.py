@@ -24,5 +24,5 @@ class Sa2vaNetwork(TransformersNetwork):
 
     @classmethod
     def load_folder(cls, folder: Path) -> Self:
-        """From a Sa2VA folder. Raises CheckpointError."""
+        """Load it from a Sa2VA folder. Raises CheckpointError."""
         return cls(load_sam2(folder), *IMAGENET)

@@ -40,7 +40,7 @@ class SamSegmenter(Segmenter):
         Args:
             network: what encodes and decodes.
             model: name of the checkpoint.
-            cache_bytes: bound on the encoded images that are remembered; 0 for none.
+            cache_bytes: most bytes of encoded images that are cached; 0 for none.
         """
         self.model = model
         self._network = network
@@ -63,7 +63,7 @@ class SamSegmenter(Segmenter):
             path: the folder or file. No code in it is ever run.
             device: `"auto"` (CUDA, then MPS, then CPU) or any torch device.
             dtype: what the image encoder computes in; `"auto"` takes what the device computes fast.
-            cache_bytes: bound on the encoded images that are remembered; 0 for none.
+            cache_bytes: most bytes of encoded images that are cached; 0 for none.
 
         Raises:
             CheckpointError: nothing there, damaged or missing weights, or another kind of model.
@@ -94,7 +94,7 @@ class SamSegmenter(Segmenter):
         model: str | None = None,
         limits: ImageLimits | None = None,
     ) -> Segmentation:
-        """One segment for each box, or for each object's points, in their order.
+        """Return one segment for each box, or for each object's points, in their order.
 
         A box gives the single mask that the model makes for it. Points alone are ambiguous (the shirt or the man?):
         of the masks that the model proposes, the one it rates best is taken.
@@ -118,18 +118,18 @@ class SamSegmenter(Segmenter):
                 on it, lists of several lengths, or an image that cannot be read.
             ArgumentTypeError: `image` is no image.
         """
-        picture = load_image(image, limits=limits or ImageLimits())
-        prompts = Prompts.check(boxes, points, point_labels, picture.size)
+        loaded = load_image(image, limits=limits or ImageLimits())
+        prompts = Prompts.check(boxes, points, point_labels, loaded.size)
         count = len(prompts)
         for name, values in (("labels", labels), ("scores", scores)):
             if values is not None and (isinstance(values, str) or len(values) != count):
                 raise InputError(bad_argument(name, f"{count} of them, one for each object", values))
         masks, ratings = [], []
         with self._lock, torch.inference_mode():
-            features = self._encoded(picture)
+            features = self._encoded(loaded)
             for first in range(0, count, OBJECTS_AT_ONCE):
                 some = prompts.rows(slice(first, first + OBJECTS_AT_ONCE))
-                for mask, rating in self._network.decode(features, some, picture.size):
+                for mask, rating in self._network.decode(features, some, loaded.size):
                     masks.append(Mask.from_runs(mask))
                     ratings.append(min(max(rating, 0.0), 1.0))  # SAM 1 rates without a bound
         names = list(labels) if labels is not None else ["object"] * count
@@ -139,7 +139,7 @@ class SamSegmenter(Segmenter):
             names,
             xyxy=prompts.boxes_of(masks),
             mask_scores=ratings,
-            image_size=picture.size,
+            image_size=loaded.size,
             model=self.model if model is None else model,
             phrases=tuple(dict.fromkeys(names)) if phrases is None else tuple(phrases),
             decoder=self.name,

@@ -398,5 +398,5 @@ def test_what_cannot_be_followed_is_refused(agent: VisionAgent, checkpoint: Path
         agent.segment_video("dog", [random_image(), random_image(1, (40, 40))])
     with pytest.raises(RouteError, match="no 'seg' route"):
         VisionAgent.from_pretrained(checkpoint).segment_video("dog", [random_image()])
-    with pytest.raises(RouteError, match=r"'mask' of '\[SEG\]' does not follow things through a video; load a Sa2VA"):
+    with pytest.raises(RouteError, match=r"'mask' of '\[SEG\]' does not track objects through a video; load a Sa2VA"):
         VisionAgent().segment_video("dog", [random_image()])

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numerics import assert_same
 from PIL import Image
 from safetensors.torch import load_file
-from test_sam import KINDS, random_image, original, tiny_model, tiny_original
+from test_sam import KINDS, original, random_image, tiny_model, tiny_original
 from torch import Tensor
 
 from vision_agent import (
@@ -99,8 +100,8 @@ def test_eight_objects_are_one_call_equal_to_eight_and_the_image_is_encoded_once
         for number in range(8):
             alone = decoder.decode(asked[number : number + 1], prepared, request(names[number : number + 1]))
             one_logits, one_ratings = made[-1]
-            assert (one_logits[0] - logits[number]).abs().max() < 1e-6 * max(1.0, float(logits.abs().max()))
-            assert (one_ratings[0] - ratings[number]).abs().max() < 1e-6 * max(1.0, float(ratings.abs().max()))
+            assert_same(one_logits[0], logits[number], terms=64)
+            assert_same(one_ratings[0], ratings[number], terms=64)
             for segment in alone:
                 same = [each for each in together if each.label == segment.label]
                 assert len(same) == 1 and same[0].mask.iou(segment.mask) > 0.995
@@ -150,7 +151,7 @@ def test_boxes_and_points_are_prompts_too(folders: dict[str, Path]) -> None:
     assert len(decoder.decode_points([[[10, 10], [20, 20]]], prepared, request([]), point_labels=[[1, 0]])) == 1
     for bad, message in (
         ([[5, 5, 5, 9]], r"`boxes\[0\]`"),
-        ([[200, 5, 250, 9]], "inside the picture of 96 x 40"),
+        ([[200, 5, 250, 9]], "inside the image of 96 x 40"),
         ([], "boxes"),
     ):
         with pytest.raises(InputError, match=message):

@@ -1,1 +1,1 @@
-"""Reading prompts and writing answers, token by token and under a grammar."""
+"""Generation of answers, token by token, under grammars and with a cache of prompts."""

@@ -43,7 +43,7 @@ _OUTSIDE = b'}],"0123456789ntf-[{'
 
 
 def keep_only(scores_V: Tensor, ids: Iterable[int]) -> Tensor:
-    """The scores of some token ids, and minus infinity for all others."""
+    """Return the scores of some token ids, and minus infinity for all others."""
     index = torch.tensor([number for number in ids if number < len(scores_V)], dtype=torch.long, device=scores_V.device)
     kept_V = torch.full_like(scores_V, -torch.inf)
     kept_V[index] = scores_V[index]
@@ -54,7 +54,7 @@ def keep_only(scores_V: Tensor, ids: Iterable[int]) -> Tensor:
 
 
 def choice_constraint(tokenizer: Any, choices: Sequence[str], end_ids: Sequence[int]) -> Constraint:
-    """Answers that are exactly one of the choices, in any of the ways that tokens can write it.
+    """Return a grammar of answers that are exactly one of the choices, however tokens write it.
 
     Raises:
         ArgumentTypeError: `choices` is no sequence of strings.
@@ -132,7 +132,7 @@ def json_constraint(
     *,
     max_new_tokens: int | None = None,
 ) -> Constraint:
-    """Answers that are JSON under a schema, spaced as `json.dumps` does.
+    """Return a grammar of answers that are JSON under a schema, spaced as by `json.dumps`.
 
     Args:
         tokenizer: of the model that answers.
@@ -291,7 +291,7 @@ class _Json(Constraint):
         return _JsonState(self)
 
     def allowed(self, matcher: "LLMatcher") -> npt.NDArray[np.bool_]:
-        """bool (V,): the tokens that may come next, end tokens left out."""
+        """Return bool (V,): the tokens that may come next, end tokens left out."""
         size = self.settings.tokens.tokenizer.vocab_size
         words = np.zeros(-(-size // 32), dtype=np.int32)
         matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
@@ -302,7 +302,7 @@ class _Json(Constraint):
     def ending(
         self, matcher: "LLMatcher", place: _Place, most: int, known: list[int] | None = None
     ) -> list[int] | None:
-        """Tokens that end the answer soon, the end token left out; None where they would be more than `most`.
+        """Return tokens that soon end the answer, without the end token; None where there are more than `most`.
 
         `known` is taken where it still ends the answer: inside of a text it does, whatever was written.
         """

@@ -1,8 +1,8 @@
-"""Remembers keys and values of prompts, so that what was read once is not read again.
+"""A cache of the keys and values of prompts, so that no beginning is computed twice.
 
 A second question on the same image, and the next round of a chat, begin like a prompt that was read before. The
-longest common beginning is taken over; only the rest is fed to the model. Entries share memory with nothing else and
-are never written to, so any number of answers may continue one entry.
+longest common beginning is taken from the cache; only the rest is fed to the model. Entries share memory with nothing
+else and are never written to, so any number of answers may continue one entry.
 
 Shape suffixes: H heads, L tokens, D head size.
 """
@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-# Shorter beginnings are read again: taking them over costs more than it saves.
+# Shorter beginnings are computed again: taking them over costs more than it saves.
 LEAST_SHARED = 16
 
 
@@ -39,7 +39,7 @@ class PrefixCache:
         self._lock = threading.Lock()
 
     def take(self, marks: Sequence[int], config: Any) -> tuple[DynamicCache, int]:
-        """A cache that holds a beginning of this prompt, and how many tokens it holds (0 if nothing fits).
+        """Return a cache that holds a beginning of this prompt, and how many tokens it holds (0 if nothing fits).
 
         At least the prompt's last token is left to be fed, since its state predicts the answer.
 
@@ -63,7 +63,7 @@ class PrefixCache:
         return cache, shared
 
     def keep(self, marks: Sequence[int], cache: DynamicCache) -> None:
-        """Remember a prompt with its answer. `cache` holds one row, and at least as many tokens as there are marks."""
+        """Keep a prompt with its answer. `cache` holds one row, and at least as many tokens as there are marks."""
         held = min(len(marks), cache.get_seq_length())
         pairs: list[tuple[Tensor, Tensor]] = []
         for layer in cache.layers:
@@ -86,6 +86,7 @@ class PrefixCache:
                 self._drop(next(iter(self._entries)))
 
     def clear(self) -> None:
+        """Forget all prompts."""
         with self._lock:
             self._entries.clear()
             self._bytes = 0
@@ -100,7 +101,7 @@ class PrefixCache:
 
 
 class _Entry:
-    """One remembered prompt."""
+    """One prompt with its answer."""
 
     def __init__(self, marks: NDArray[np.int64], layers: tuple[tuple[Tensor, Tensor], ...]) -> None:
         self.marks = marks
@@ -109,7 +110,7 @@ class _Entry:
 
 
 def common_beginning(rows: Sequence[Sequence[int]]) -> int:
-    """Length of the longest beginning that all rows have in common."""
+    """Return the length of the longest beginning that all rows have in common."""
     first = np.asarray(rows[0], dtype=np.int64)
     return min([len(first), *(_common(first, np.asarray(row, dtype=np.int64)) for row in rows[1:])])
 

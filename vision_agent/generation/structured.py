@@ -57,7 +57,7 @@ class AnswerForm:
         return cls()
 
     def value(self, text: str, reason: str) -> BaseModel | JsonValue:
-        """What the text says: an instance of the schema, the choice, or None for free text.
+        """Return what the text says: an instance of the schema, the choice, or None for free text.
 
         Raises:
             AnswerError: the answer did not end within its tokens, was cut by a `stop` text, or breaks a rule that no

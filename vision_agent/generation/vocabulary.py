@@ -55,12 +55,12 @@ class Vocabulary:
         return max(map(len, self.ids_of), default=0)
 
     def starts(self, data: bytes) -> list[int]:
-        """All tokens that write a beginning of `data`, shortest first."""
+        """Return all tokens that write a beginning of `data`, shortest first."""
         lengths = range(1, min(len(data), self.longest) + 1)
         return [number for length in lengths for number in self.ids_of.get(data[:length], ())]
 
     def encode(self, data: bytes) -> list[int]:
-        """Tokens that write exactly `data`: the tokenizer's own where it keeps the bytes, else the longest that fit.
+        """Return tokens that write exactly `data`: the tokenizer's own where it keeps the bytes, else the longest.
 
         A tokenizer that changes case or begins with a space does not keep them.
 
@@ -81,15 +81,15 @@ class Vocabulary:
         return ids
 
     def text_ids(self, text: str) -> list[int]:
-        """The tokenizer's own ids of a text, in which added tokens are plain characters."""
+        """Return the tokenizer's own ids of a text, in which added tokens are plain characters."""
         return self._tokenized(text, split_special_tokens=True)
 
     def marked_ids(self, text: str) -> list[int]:
-        """The tokenizer's own ids of a text, in which added tokens are themselves."""
+        """Return the tokenizer's own ids of a text, in which added tokens are themselves."""
         return self._tokenized(text)
 
     def write(self, ids: Sequence[int]) -> bytes:
-        """What tokens write together."""
+        """Return the bytes that tokens write together."""
         return b"".join(self.pieces[number] for number in ids)
 
     def _tokenized(self, text: str, **options: bool) -> list[int]:
@@ -101,7 +101,7 @@ class Vocabulary:
 
 
 def vocabulary_of(tokenizer: Any) -> Vocabulary:
-    """The vocabulary of a tokenizer, read once for each; again after tokens were added."""
+    """Return the vocabulary of a tokenizer, read once for each; again after tokens were added."""
     known = _VOCABULARIES.get(tokenizer)
     if known is None or known[0] != len(tokenizer):
         known = (len(tokenizer), Vocabulary(tokenizer))

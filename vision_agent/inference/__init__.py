@@ -1,1 +1,1 @@
-"""From conversations and phrases to answers and results: routes, looks, rounds."""
+"""From conversations and phrases to answers and results: generation, routes, evidence, rounds of a chat."""

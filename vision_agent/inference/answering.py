@@ -53,7 +53,7 @@ class _Subject:
 
     @classmethod
     def of(cls, conversation: Conversation, images: Sequence[CachedImage]) -> "_Subject":
-        """The images of the last round are the default; without any, those of the rounds before."""
+        """Take the images of the last round as the default; without any, those of the rounds before."""
         request = _PLACEHOLDERS.sub("", conversation.turns[-1][0])
         return cls(request, images, range(conversation.earlier_images, len(images)) or range(len(images)))
 

@@ -18,10 +18,10 @@ from vision_agent.validation import check_options, check_request
 
 
 class Chat:
-    """Remembers what was said and shown. Make one with `agent.chat()`.
+    """A conversation with one model. Make one with `agent.chat()`.
 
-    Each round is answered on top of the rounds before; what was read once is not read again (see `prefix`). A round
-    that fails, or whose stream is closed half way, leaves no trace. One chat is for one thread at a time.
+    Each round is answered on top of the rounds before, whose keys and values are cached. A round that fails, or whose
+    stream is closed before its end, is not part of the history. One chat is for one thread at a time.
 
     Attributes:
         history: the rounds so far, (question, answer); questions hold an `<image>` placeholder for each image.
@@ -57,7 +57,7 @@ class Chat:
         options: GenerationOptions | None = None,
         stream: bool = False,
     ) -> Answer | Iterator[AnswerEvent]:
-        """The next round.
+        """Ask the next question of the conversation.
 
         Args:
             question: may place new images with `<image>`; otherwise they stand before it, numbered where the
@@ -93,17 +93,17 @@ class Chat:
         conversation = Conversation.build(question, new, after=so_far, max_tiles=max_tiles, frames=video is not None)
         if stream:
             return self._stream(conversation, settings, choice)
-        return self._remember(conversation, self._pipeline.answers([conversation], settings, choice)[0])
+        return self._added(conversation, self._pipeline.answers([conversation], settings, choice)[0])
 
     def _stream(
         self, conversation: Conversation, options: GenerationOptions, choice: RouteChoice
     ) -> Iterator[AnswerEvent]:
         for event in self._pipeline.stream(conversation, options, choice):
             if isinstance(event, AnswerDone):
-                self._remember(conversation, event.answer)
+                self._added(conversation, event.answer)
             yield event
 
-    def _remember(self, conversation: Conversation, answer: Answer) -> Answer:
+    def _added(self, conversation: Conversation, answer: Answer) -> Answer:
         if conversation.turns[:-1] != tuple(self.history):
             raise InputError("the chat went on before this stream was read to its end; close a stream to give it up")
         self.history.append((conversation.turns[-1][0], answer.text))

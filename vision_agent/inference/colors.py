@@ -1,6 +1,6 @@
 """Names the colours of pixels in eleven words: the basic colour terms of English (Berlin and Kay, 1969).
 
-Thresholds are in PIL's HSV: hue in degrees, saturation and value 0-255. Half of what a thing shows is shading, so a
+Thresholds are in PIL's HSV: hue in degrees, saturation and value 0-255. Half of what an object shows is shading, so a
 colour is told by votes of its pixels, not by their mean.
 """
 
@@ -23,10 +23,10 @@ _LEAST_PIXELS = 20
 
 
 def colour_shares(pixels: NDArray[np.uint8]) -> dict[str, float]:
-    """The share of each colour among the pixels, the largest first. What lies between two colours votes for none.
+    """Return the share of each colour among the pixels, largest first. Pixels between two colours vote for none.
 
     Args:
-        pixels: (n, 3) uint8 RGB of the thing alone. Fewer than 20 tell nothing: an empty dict.
+        pixels: (n, 3) uint8 RGB of the object alone. Fewer than 20 give an empty dict.
     """
     if len(pixels) < _LEAST_PIXELS:
         return {}

@@ -45,7 +45,7 @@ class RouteStates:
     scores: tuple[float, ...] | None = None
 
     def request(self, model: str, threshold: float | None = None) -> DecodeRequest:
-        """Return what the decoder is told besides the states; `model` is the checkpoint's name."""
+        """Return the request that goes with the states; `model` is the checkpoint's name."""
         grid = self.images[0].encoded.grid if self.images else _NO_IMAGE
         return DecodeRequest(self.phrases, grid, model, threshold, self.scores)
 

@@ -1,7 +1,7 @@
 """Routes that the model was trained to take by itself: it is asked for a phrase and writes the routing token.
 
-Sa2VA is such a model: asked "Please segment the dog in this image." it writes "Sure, [SEG].", or no token where it sees
-no dog. All phrases are asked in one batch and all their tokens are read in one forward pass.
+Sa2VA is such a model: asked "Please segment the dog in this image." it writes "Sure, [SEG].", or no token where there
+is no dog. All phrases are asked in one batch and all their tokens are read in one forward pass.
 
 Shape suffixes: K routing tokens, N states of each, C hidden size.
 """

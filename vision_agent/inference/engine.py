@@ -19,7 +19,7 @@ from vision_agent.inference.image_cache import CachedImage, ImageCache
 from vision_agent.model.backbone import Backbone
 from vision_agent.model.prompt import Prompt
 
-_PREFIX_TOKENS = 16384  # keys and values of at most this many tokens are remembered, or of one context
+_PREFIX_TOKENS = 16384  # keys and values of at most this many tokens are cached, or of one context
 
 
 class InferenceEngine:

@@ -10,7 +10,7 @@ _PLACED = re.compile(rf"\b({'|'.join((*_ORDINALS, *_SHORT))}|left|right|last|oth
 
 
 def named_images(text: str, images: int) -> tuple[int, ...]:
-    """Numbers from 0 of the images that a text names, in the order of their names; empty where it names none.
+    """Return the numbers, from 0, of the images that a text names, in the order of their names.
 
     Images are numbered from 1 in words. Of two, "left" is the first and "right" the second. What is beyond
     `images` is not named.

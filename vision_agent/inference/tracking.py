@@ -14,7 +14,7 @@ from vision_agent.plugins.decoder import Decoder
 from vision_agent.results.video_segmentation import VideoSegmentation
 from vision_agent.routing.adapter import Route
 
-PROMPTED_FRAMES = 5  # the first frames of a video that the language model sees, as Sa2VA has it
+PROMPTED_FRAMES = 5  # the first frames of a video, those that the language model reads; Sa2VA's number
 
 
 def segment_clip(

@@ -13,7 +13,7 @@ class ConstraintState(ABC):
 
     @abstractmethod
     def mask(self, scores_V: Tensor) -> Tensor:
-        """The scores (V,) of the next token, minus infinity where the grammar does not allow it.
+        """Return the scores (V,) of the next token, minus infinity where the grammar does not allow it.
 
         End tokens are allowed exactly where the answer may end, so at least one token always is.
         """
@@ -25,7 +25,7 @@ class ConstraintState(ABC):
 
     @abstractmethod
     def accept(self, token: int) -> None:
-        """Go on with `token`, which the mask allowed. Called for every token written, an end token included."""
+        """Continue with `token`, which the mask allowed. Called for every generated token, an end token included."""
 
 
 class Constraint(ABC):
@@ -33,4 +33,4 @@ class Constraint(ABC):
 
     @abstractmethod
     def start(self) -> ConstraintState:
-        """The state of a new answer."""
+        """Return the state of a new answer."""

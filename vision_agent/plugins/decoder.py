@@ -1,4 +1,4 @@
-"""What a decoder is: the contract between a route's hidden states and a typed result."""
+"""Decoders: the contract between a route's hidden states and a typed result."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,13 +29,13 @@ class DenseFeatures:
         return tuple(map_BCHW.shape[1] for map_BCHW in self.maps)
 
     def float(self) -> "DenseFeatures":
-        """The same in fp32, which decoders compute in."""
+        """Return the same in fp32, which decoders compute in."""
         return DenseFeatures(tuple(map_BCHW.float() for map_BCHW in self.maps))
 
 
 @dataclass(frozen=True)
 class DecodeRequest:
-    """What a decoder is told about one image besides its features.
+    """The request to a decoder: all that it gets about one image besides its features.
 
     Attributes:
         phrases: one for each routing token, in the order of the states.
@@ -72,12 +72,12 @@ class BoxTargets:
 
 @dataclass(frozen=True)
 class MaskTargets:
-    """True things of one training image whose shape is known.
+    """True objects of one training image whose outline is known.
 
     Attributes:
         boxes_G4: xyxy, frame "unit".
         masks_GHW: bool, over the whole image.
-        phrase_G: which phrase of the image (in the order of its states) names the thing; -1 for none.
+        phrase_G: which phrase of the image (in the order of its states) names the object; -1 for none.
     """
 
     boxes_G4: Tensor
@@ -98,18 +98,18 @@ class Decoder(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def for_backbone(cls, route: RouteSpec, hidden_size: int, feature_widths: tuple[int, ...]) -> "Decoder":
-        """A new, untrained decoder for a backbone of this hidden size and these feature maps."""
+        """Return a new, untrained decoder for a backbone of this hidden size and these feature maps."""
 
     @abstractmethod
     def prepare(self, features: DenseFeatures) -> Any:
-        """The part that depends on the image alone. Called once per image; the result is cached."""
+        """Compute the part that depends on the image alone. Called once per image; the result is cached."""
 
     def prepare_image(self, features: DenseFeatures, image: Image.Image) -> Any:
-        """`prepare` for a decoder that also looks at the image itself, upright RGB, as SAM does; others need not."""
+        """Do `prepare` for a decoder that also reads the image itself, upright RGB, as SAM does; others need not."""
         return self.prepare(features)
 
     def request(self, phrase: str, *, video: bool = False) -> str | None:
-        """What the model is asked for a phrase, where it was trained to write the routing token itself.
+        """Return what the model is asked for a phrase, where it was trained to write the routing token itself.
 
         None where the token is forced after the phrase, which is the rule.
         """
@@ -118,16 +118,16 @@ class Decoder(nn.Module, ABC):
     def track(
         self, states_KNC: Tensor, frames: Sequence[Image.Image], prompted: int, request: DecodeRequest
     ) -> Iterator[Any]:
-        """What the phrases stand for in each frame of a video, given states that the first `prompted` frames gave.
+        """Yield what the phrases stand for in each frame of a video, by states read with its first `prompted` frames.
 
         Raises:
             RouteError: most decoders see images alone.
         """
-        raise RouteError(f"{type(self).__name__} does not follow things through a video")
+        raise RouteError(f"{type(self).__name__} does not track objects through a video")
 
     @abstractmethod
     def decode(self, states_KNC: Tensor, prepared: Any, request: DecodeRequest) -> Any:
-        """(phrases, states per token, hidden) states of one image -> one frozen result model."""
+        """Turn the states (phrases, states per token, hidden) of one image into one frozen result model."""
 
     def calibrated(self, scores: Mapping[str, float]) -> dict[str, Any]:
         """Return the settings to change when `vision-agent calibrate` has fitted those of the model's `[DET]` boxes.
@@ -138,7 +138,7 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, states_KNC: Tensor, rows_K: Sequence[int], prepared: Any, targets: Sequence[Any]) -> Tensor:
-        """Scalar training loss. `rows_K` names each state's image in the batch; `targets` has one item an image."""
+        """Return the scalar loss. `rows_K` names each state's image in the batch; `targets` has one item an image."""
 
 
 @runtime_checkable
@@ -146,11 +146,11 @@ class PromptedDecoder(Protocol):
     """What a decoder of masks has beside `decode` if it also takes boxes and points, in pixels of the original."""
 
     def decode_boxes(self, boxes: Any, prepared: Any, request: DecodeRequest) -> Any:
-        """One segment for each box (n, 4)."""
+        """Return one segment for each box (n, 4)."""
         ...
 
     def decode_points(self, points: Any, prepared: Any, request: DecodeRequest, point_labels: Any = None) -> Any:
-        """One segment for each thing's points, (n, 2) or (n, k, 2)."""
+        """Return one segment for each object's points, (n, 2) or (n, k, 2)."""
         ...
 
 
@@ -180,12 +180,12 @@ class TextDecoder(ABC):
 
     @abstractmethod
     def request(self, phrase: str) -> str:
-        """What the model is asked for a phrase."""
+        """Return what the model is asked for a phrase."""
 
     @abstractmethod
     def constraint(self, phrase: str) -> Constraint:
-        """The grammar its answer is written under."""
+        """Return the grammar its answer is written under."""
 
     @abstractmethod
     def decode(self, answers: Sequence[WrittenAnswer], request: DecodeRequest) -> Any:
-        """One answer for each of `request.phrases` -> one frozen result model."""
+        """Turn answers, one for each of `request.phrases`, into one frozen result model."""

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Image decoders: the contract of the decoders that make images, or change one, from the states of a route."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -13,22 +13,22 @@ from torch import Tensor
 from vision_agent.plugins.decoder import Decoder, DecodeRequest
 from vision_agent.results.generated import GeneratedImage, GeneratedImages, ImageOptions, Progress
 
-_SAME_EACH_TIME = ImageOptions(seed=0)
+_FIXED_SEED = ImageOptions(seed=0)
 
 
 @dataclass(frozen=True)
 class ImageRequest(DecodeRequest):
-    """What an image decoder is told besides the states; a free route gets a plain `DecodeRequest`.
+    """The request to an image decoder. Where the model takes the route by itself it is a plain `DecodeRequest`.
 
     Attributes:
         options: with a seed.
         mask: bool (H, W) of the image to change, True where it may change; None for everywhere.
         negative_prompt: what to move away from.
         away_1NC: its states; None where there is none.
-        progress: told after each step.
+        progress: called after each step.
     """
 
-    options: ImageOptions = _SAME_EACH_TIME
+    options: ImageOptions = _FIXED_SEED
     mask: npt.NDArray[np.bool_] | None = None
     negative_prompt: str = ""
     away_1NC: Tensor | None = None
@@ -36,7 +36,7 @@ class ImageRequest(DecodeRequest):
 
     @classmethod
     def of(cls, request: DecodeRequest) -> "ImageRequest":
-        """Any request as one for images. Where nothing was said, the seed is 0: an answer is always the same."""
+        """Return any request as one for images. The default seed is 0: an answer is always the same."""
         if isinstance(request, ImageRequest):
             return request
         return cls(request.phrases, request.grid, request.model, request.threshold, request.scores)
@@ -47,7 +47,7 @@ class ImageDecoder(Decoder):
 
     Attributes:
         largest_side: most pixels a side.
-        shared_with: name of the route whose decoder holds the network this one shares; None if it has its own.
+        shared_with: name of the route whose decoder has the network that this one shares; None if it has its own.
     """
 
     largest_side: int = 2048
@@ -55,10 +55,10 @@ class ImageDecoder(Decoder):
 
     @abstractmethod
     def decode(self, states_KNC: Tensor, prepared: Any, request: DecodeRequest) -> GeneratedImages:
-        """One image for each phrase; image k takes the seed plus k."""
+        """Return one image for each phrase; image k takes the seed plus k."""
 
     def unknown_words(self, prompt: str) -> tuple[str, ...]:
-        """Words of a prompt that this decoder was never taught."""
+        """Return the words of a prompt that this decoder was never taught."""
         return ()
 
     def share_network(self, other: Decoder) -> None:
@@ -74,7 +74,7 @@ def finished(
     steps: int,
     guidance: float,
 ) -> GeneratedImages:
-    """Images as results: what every image decoder returns.
+    """Return images as results: what every image decoder returns.
 
     Args:
         name: the decoder's name.

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Routes: what ties a routing token such as `[DET]` to the decoder that reads its hidden states."""
 
 from typing import Literal
 
@@ -12,12 +12,12 @@ class RouteSpec(BaseModel):
         token: the token's text, in square brackets, such as `"[DET]"`.
         decoder: entry-point name of the decoder in the group `vision_agent.decoders`.
         num_queries: queries per emitted token; 0 unless `read` is `"queries"`.
-        read: which states the decoder gets (see the module's docstring).
+        read: which states the decoder gets: of the query block, of the token itself, or of the one before it (see
+            `routing.layout`).
         loss_weight: weight of the decoder's loss in training.
-        looks: the language model was taught to take this route before it answers in words, and to go on with what was
-            found (see `evidence`). For routes whose decoder gives boxes.
-        ends: the language model was taught to end its answer with this token: nothing that it would write after it is
-            worth reading.
+        looks: the language model was taught to take this route before it answers in words, and to continue with what
+            was found (see `inference.evidence`). For routes whose decoder gives boxes.
+        ends: the language model was taught to end its answer with this token; text after it has no meaning.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,12 +1,11 @@
-"""TODO docstring."""
+"""Segmenters: the contract of what makes masks from boxes and points, as an alternative to the `[SEG]` route."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from vision_agent.images.loading import ImageLimits, ImageSource
+from vision_agent.images.loading import ImageLimits, ImageSource
 from vision_agent.results.segmentation import Segmentation
 
 
@@ -21,7 +20,7 @@ class Segmenter(Protocol):
 
     def segment(
         self,
-        image: "ImageSource",
+        image: ImageSource,
         *,
         boxes: npt.ArrayLike | None = None,
         points: npt.ArrayLike | None = None,
@@ -30,7 +29,7 @@ class Segmenter(Protocol):
         scores: Sequence[float] | None = None,
         phrases: Sequence[str] | None = None,
         model: str | None = None,
-        limits: "ImageLimits | None" = None,
+        limits: ImageLimits | None = None,
     ) -> Segmentation:
-        """One segment for each box or for each object's points, in their order."""
+        """Return one segment for each box or for each object's points, in their order."""
         ...

@@ -1,1 +1,1 @@
-"""Routing tokens: where their queries stand, what states are read, how a route is saved."""
+"""Routing tokens: where their queries stand, which states are read, how a route is saved."""

@@ -76,7 +76,7 @@ def add_token(backbone: Backbone, token: str) -> int:
 
 
 def new_route(backbone: Backbone, spec: RouteSpec, generator: torch.Generator | None = None, **settings: Any) -> Route:
-    """An untrained route for this backbone. `settings` are those of its decoder's `for_backbone`, if it takes any."""
+    """Return an untrained route for this backbone; `settings` are those of its decoder's `for_backbone`."""
     token_id = add_token(backbone, spec.token)
     queries = QueryBank(spec.num_queries, backbone.hidden_size)
     queries.initialise(backbone.model.get_input_embeddings().weight.detach(), generator)
@@ -85,7 +85,7 @@ def new_route(backbone: Backbone, spec: RouteSpec, generator: torch.Generator | 
 
 
 def build_own_route(own: "OwnRoute", backbone: Backbone) -> Route:
-    """A route that came with the weights of its base model, whose vocabulary has its token already.
+    """Build a route that came with the weights of its base model, whose vocabulary has its token already.
 
     Raises:
         CheckpointError: the route's weights do not fit its decoder.

@@ -1,9 +1,9 @@
 """Routing: from a token the language model emits to the hidden states a decoder reads.
 
 A *route* is a token (`[DET]`), a bank of learned queries and the name of a decoder. For every emitted routing token a
-*block* of query embeddings is placed after the whole sequence. A block sees the text up to and including its token,
-and itself, and nothing else; nothing else sees the block. Generated text is therefore the base model's own, and all
-blocks of all rows of a batch are read in one forward pass.
+*block* of query embeddings is placed after the whole sequence. A block attends to the text up to and including its
+token, and to itself. Text tokens do not attend to the queries, so the text does not change: it is the base model's
+own. All blocks of all rows of a batch are read in one forward pass.
 
 The unit of this module is the *segment*: a run of tokens or queries that hangs off a cut of a parent segment. A row is
 a tree of segments; `arrange` flattens the trees of a batch into position ids and one attention mask. Training (the
@@ -54,7 +54,7 @@ class Segment:
         queries: number of query embeddings; 0 for text.
         route: name of the route whose queries these are, or whose token ends the text.
         parent: index in the row of the segment it continues; None for the row's prefix (or nothing).
-        cut: how many tokens of the parent it sees; None for all.
+        cut: how many tokens of the parent it attends to; None for all.
     """
 
     tokens: tuple[int, ...] = ()
@@ -84,7 +84,8 @@ class Layout:
     Attributes:
         ids_BL: int64 token ids, `NO_TOKEN` at queries and padding.
         positions_BL: int64 position ids; a segment continues from its cut.
-        visible_BLK: bool, True where the token (row of the mask) sees the key (cached keys first, then laid-out ones).
+        visible_BLK: bool, True where the token (row of the mask) attends to the key (cached keys first, then laid-out
+            ones).
         spans: for each row the spans of its segments, in order.
     """
 
@@ -94,12 +95,12 @@ class Layout:
     spans: tuple[tuple[Span, ...], ...]
 
     def additive_mask(self, dtype: torch.dtype) -> Tensor:
-        """(B, 1, L, K) mask for attention: 0 where visible, the dtype's minimum elsewhere."""
+        """Return a (B, 1, L, K) mask for attention: 0 where visible, the dtype's minimum elsewhere."""
         mask = torch.zeros(self.visible_BLK.shape, dtype=dtype, device=self.visible_BLK.device)
         return mask.masked_fill_(~self.visible_BLK, torch.finfo(dtype).min).unsqueeze(1)
 
     def first(self, columns: int) -> "Layout":
-        """The first columns of a layout without cached keys; its spans may reach beyond them."""
+        """Return the first columns of a layout without cached keys; its spans may reach beyond them."""
         visible_BLK = self.visible_BLK[:, :columns, :columns]
         return Layout(self.ids_BL[:, :columns], self.positions_BL[:, :columns], visible_BLK, self.spans)
 
@@ -129,7 +130,7 @@ def arrange(rows: Sequence[Sequence[Segment]], prefix_mask_BP: Tensor | None = N
         if prefix_mask_BP is not None:
             prefix = prefix_mask_BP[row].nonzero().flatten().cpu()
         spans.append(_arrange_row(segments, prefix, row, ids_BL[row], positions_BL[row], visible_BLK[row]))
-        # A padded position sees itself alone: a row of the mask without any key would turn into NaN.
+        # A padded position attends to itself alone: a row of the mask without any key would turn into NaN.
         used = spans[-1][-1].end if spans[-1] else 0
         padding = torch.arange(used, length)
         visible_BLK[row, padding, prefix_size + padding] = True
@@ -144,7 +145,7 @@ def _arrange_row(
     offset = keys - length
     spans: list[Span] = []
     first_positions: list[int] = []
-    before_K: list[Tensor] = []  # per segment: the keys that all of its tokens see, itself left out
+    before_K: list[Tensor] = []  # per segment: the keys that all of its tokens attend to, without its own
     start = 0
     for index, segment in enumerate(segments):
         end = start + len(segment)
@@ -156,34 +157,34 @@ def _arrange_row(
         if not 0 <= cut <= parent_size:
             raise RouteError(f"segment {index} of row {row} cuts its parent at {cut!r}, which has {parent_size} tokens")
         if parent is None:
-            seen_K = torch.zeros(keys, dtype=torch.bool)
-            seen_K[prefix[:cut]] = True
+            shared_K = torch.zeros(keys, dtype=torch.bool)
+            shared_K[prefix[:cut]] = True
             first = cut
         else:
-            seen_K = before_K[parent].clone()
+            shared_K = before_K[parent].clone()
             parent_start = offset + spans[parent].start
-            seen_K[parent_start : parent_start + cut] = True
+            shared_K[parent_start : parent_start + cut] = True
             first = first_positions[parent] + cut
         own = torch.ones(len(segment), len(segment), dtype=torch.bool)
-        visible_LK[start:end] = seen_K
+        visible_LK[start:end] = shared_K
         visible_LK[start:end, offset + start : offset + end] = own if segment.queries else own.tril()
         positions_L[start:end] = torch.arange(first, first + len(segment))
         if segment.tokens:
             ids_L[start:end] = torch.tensor(segment.tokens)
         spans.append(Span(row, index, start, end))
         first_positions.append(first)
-        before_K.append(seen_K)
+        before_K.append(shared_K)
         start = end
     return tuple(spans)
 
 
 def emitted_routes(token_ids: Sequence[int], routes: Mapping[int, RouteSpec]) -> list[tuple[int, RouteSpec]]:
-    """The routing tokens of an *answer*: (index, route) in order. Never call it on what a user wrote."""
+    """Return the routing tokens of an *answer*, (index, route) in order. Never call it on what a user wrote."""
     return [(index, routes[token]) for index, token in enumerate(token_ids) if token in routes]
 
 
 def read_segment(route: RouteSpec, answer_start: int, index: int, token_ids: Sequence[int]) -> Segment:
-    """The segment whose states a decoder reads for the routing token at `index` of an answer.
+    """Return the segment whose states a decoder reads for the routing token at `index` of an answer.
 
     Hangs off a cached sequence of `answer_start` prompt tokens followed by the answer. For `"queries"` it is a block
     after the token; for `"self"` and `"prev"` the token (and its predecessor) are fed again, so that a token emitted
@@ -202,7 +203,7 @@ def read_segment(route: RouteSpec, answer_start: int, index: int, token_ids: Seq
 
 
 def state_columns(route: RouteSpec, span: Span) -> slice:
-    """Columns of a read segment's span that the decoder gets."""
+    """Return the columns of a read segment's span that the decoder gets."""
     if route.read == "prev":
         return slice(span.end - 2, span.end - 1)
     return slice(span.end - route.states_per_token, span.end)

@@ -39,7 +39,7 @@ class RouteChoice:
         first: str | None,
         most: int | None,
     ) -> "RouteChoice":
-        """The choice, checked.
+        """Return the choice, checked.
 
         Args:
             loaded: the routes that there are.
@@ -65,17 +65,17 @@ class RouteChoice:
         return cls(allowed, first, most)
 
     def narrows(self, loaded: Mapping[str, Route]) -> bool:
-        """Whether it is anything but free."""
+        """Return whether it is anything but free."""
         return self.first is not None or self.most is not None or any(name not in self.allowed for name in loaded)
 
     def forbidden(self, loaded: Mapping[str, Route]) -> list[int]:
-        """The tokens that must not be written at all."""
+        """Return the tokens that must not be written at all."""
         return [route.token_id for name, route in loaded.items() if name not in self.allowed]
 
     def constraint(
         self, loaded: Mapping[str, Route], end_ids: Sequence[int], max_new_tokens: int
     ) -> "RouteRule | None":
-        """The grammar of an answer of at most so many tokens; None where it is free."""
+        """Return the grammar of an answer of at most so many tokens; None where it is free."""
         last = tuple(route.token_id for name, route in loaded.items() if name in self.allowed and route.spec.ends)
         if self.first is None and self.most is None and not last:
             return None
@@ -90,7 +90,7 @@ class RouteChoice:
 
 
 def find_route(loaded: Mapping[str, Route], name: str, model: str) -> Route:
-    """The route of that name. Raises RouteError, with the remedy, where there is none."""
+    """Return the route of that name. Raises RouteError, with the remedy, where there is none."""
     if name not in loaded:
         raise RouteError(
             f"{model!r} has no {name!r} route; it has {sorted(loaded)}. "

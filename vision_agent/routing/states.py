@@ -36,7 +36,7 @@ def embed_layout(
     rows: Sequence[Sequence[Segment]],
     tokens_TC: Tensor,
 ) -> Tensor:
-    """Embeddings (B, L, C) of a layout: token rows, image tokens at their places, query banks in their blocks."""
+    """Return embeddings (B, L, C) of a layout: token rows, image tokens, and query banks in their blocks."""
     embeds_BLC = backbone.embed(layout.ids_BL, tokens_TC if len(tokens_TC) else None)
     places: list[tuple[int, int]] = []
     banks: list[Tensor] = []
@@ -52,7 +52,7 @@ def embed_layout(
 
 
 def hidden_states(backbone: Backbone, layout: Layout, embeds_BLC: Tensor, cache: DynamicCache | None = None) -> Tensor:
-    """Last hidden states (B, L, C) of a layout, after the final norm; with a cache, of what follows it."""
+    """Return the last hidden states (B, L, C) of a layout, after the final norm; with a cache, of what follows it."""
     language_model = backbone.model.model.language_model
     with full_masks(language_model):
         output = language_model(
@@ -67,10 +67,10 @@ def hidden_states(backbone: Backbone, layout: Layout, embeds_BLC: Tensor, cache:
 
 
 def forced_segments(backbone: Backbone, route: Route, phrases: Sequence[str], parent: int) -> list[Segment]:
-    """For each phrase the text `phrase[TOKEN]` as an answer of its own, and the block that reads it.
+    """Return for each phrase the text `phrase[TOKEN]` as an answer of its own, and the block that reads it.
 
-    Answers hang side by side off the prompt and do not see each other: a phrase's result does not depend on the others
-    asked with it.
+    Answers hang side by side off the prompt and do not attend to each other: a phrase's result does not depend
+    on the others asked with it.
 
     Args:
         parent: index in the row of the prompt's segment.
@@ -89,7 +89,7 @@ def forced_segments(backbone: Backbone, route: Route, phrases: Sequence[str], pa
 def read_forced(
     backbone: Backbone, route: Route, tokens_TC: Tensor, image_tokens: Sequence[int], phrases: Sequence[str]
 ) -> Tensor:
-    """States (K, N, C) of a route forced for each phrase on one prompt's images, in one forward pass."""
+    """Return the states (K, N, C) of a route forced for each phrase on one prompt's images, in one forward pass."""
     prompt = Segment(tokens=tuple(backbone.prompt_ids(FORCED_REQUEST, image_tokens)))
     segments = [prompt, *forced_segments(backbone, route, phrases, parent=0)]
     layout = arrange([segments]).to(backbone.device)
@@ -109,11 +109,11 @@ def read_emitted(
     answers: Sequence[Sequence[int]],
     emitted: Sequence[Emitted],
 ) -> list[Tensor]:
-    """States of all routing tokens that a batch of answers contains, in one forward pass over their cache.
+    """Return the states of all routing tokens that a batch of answers contains, in one forward pass over their cache.
 
     Args:
-        cache: keys and values of all prompt and answer tokens, the last one included (`generate` sees to it).
-            Unchanged afterwards.
+        cache: keys and values of all prompt and answer tokens, the last one included (see
+            `GenerationOutput.fill_cache`). Unchanged afterwards.
         prefix_mask_BP: True at the cached real tokens, any padding side.
         answers: answer token ids of each row, as many as were generated.
         emitted: which tokens to read.
