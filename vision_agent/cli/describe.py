@@ -16,7 +16,7 @@ from torch import nn
 from transformers import InternVLForConditionalGeneration
 from transformers.utils.hub import cached_file
 
-from vision_agent.errors import CheckpointError
+from vision_agent.errors import CheckpointError, first_line, last_line
 from vision_agent.model.checkpoint import DEFAULT_CHECKPOINT, model_config, tiling_settings
 from vision_agent.model.original.configuration import is_original, native_config, read_settings
 from vision_agent.model.original.sa2va import is_sa2va, sa2va_settings
@@ -113,7 +113,7 @@ class ModelDescription(BaseModel):
     card: str | None
 
     def to_text(self) -> str:
-        """Lines for people, then the card."""
+        """Return lines for people, then the card."""
         count, memory, tiles = self.parameters, self.memory, self.tiles
         thumbnail = " and a thumbnail" if tiles.thumbnail and tiles.max_tiles > 1 else ""
         routes = ", ".join(f"{route.token} -> {route.decoder}" for route in self.routes)
@@ -163,7 +163,7 @@ def describe(
         with torch.device("meta"):
             model: Any = InternVLForConditionalGeneration(config)
     except Exception as error:  # transformers raises many kinds for settings that contradict each other
-        raise CheckpointError(f"config.json of {source!r} makes no sense: {_last_line(error)}") from error
+        raise CheckpointError(f"config.json of {source!r} makes no sense: {last_line(error)}") from error
     stored = _stored_formats(folder, source)
     if local and stored is None:
         raise CheckpointError(f"the folder {source!r} has no weights: neither {_SINGLE} nor {_INDEX}")
@@ -209,7 +209,7 @@ def _cached_folder(source: str, cache_dir: str | Path | None, local_files_only: 
             find("preprocessor_config.json", required=False, local_files_only=local_files_only)
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"the checkpoint {source!r} is neither a folder nor a hub name that can be reached: {_first_line(error)}"
+            f"the checkpoint {source!r} is neither a folder nor a hub name that can be reached: {first_line(error)}"
         ) from error
     return folder
 
@@ -240,7 +240,7 @@ def _configuration(
     except CheckpointError:
         raise
     except Exception as error:  # transformers raises many kinds for settings that contradict each other
-        raise CheckpointError(f"config.json of {source!r} makes no sense: {_last_line(error)}") from error
+        raise CheckpointError(f"config.json of {source!r} makes no sense: {last_line(error)}") from error
 
 
 def _parameters(model: Any) -> Parameters:
@@ -296,7 +296,7 @@ def _stored_formats(folder: Path, source: str) -> tuple[str, ...] | None:
                     tensor = file.get_slice(key)
                     elements[tensor.get_dtype()] = elements.get(tensor.get_dtype(), 0) + math.prod(tensor.get_shape())
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{name} of {source!r} is damaged or cut short: {_first_line(error)}") from error
+            raise CheckpointError(f"{name} of {source!r} is damaged or cut short: {first_line(error)}") from error
     return tuple(sorted(elements, key=lambda kind: -elements[kind]))
 
 
@@ -306,7 +306,7 @@ def _routes(folder: Path) -> tuple[RouteSpec, ...]:
         try:
             routes.append(AdapterInfo.model_validate_json(path.read_text("utf-8")).route)
         except (ValidationError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"the adapter {str(path.parent)!r} is damaged: {_first_line(error)}") from error
+            raise CheckpointError(f"the adapter {str(path.parent)!r} is damaged: {first_line(error)}") from error
     return tuple(routes)
 
 
@@ -332,7 +332,7 @@ def _read_json(folder: Path, name: str, source: str) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise CheckpointError(f"the checkpoint {source!r} has no {name}") from error
     except ValueError as error:
-        raise CheckpointError(f"{name} of {source!r} is damaged: {_first_line(error)}") from error
+        raise CheckpointError(f"{name} of {source!r} is damaged: {first_line(error)}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{name} of {source!r} is damaged: it is no JSON object")
     return content
@@ -346,11 +346,3 @@ def _short(number: int) -> str:
 
 def _bytes(gib: float) -> str:
     return f"{gib:.2f} GiB" if gib >= 1 else f"{gib * 1024:.1f} MiB"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _last_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
