@@ -57,11 +57,11 @@ def states(count: int, per_token: int = 1, seed: int = 0) -> Tensor:
 
 
 def request(phrases: list[str], size: tuple[int, int] = (96, 40), **more: Any) -> DecodeRequest:
-    return DecodeRequest(tuple(phrases), TileGrid.for_random_image(*size), "tiny", **more)
+    return DecodeRequest(tuple(phrases), TileGrid.for_image(*size), "tiny", **more)
 
 
 def seen(decoder: SamDecoder, image: Image.Image) -> Any:
-    return decoder.prepare_random_image(DenseFeatures(()), image)
+    return decoder.prepare_image(DenseFeatures(()), image)
 
 
 # --- one call -------------------------------------------------------------------------------------------------------
