@@ -171,7 +171,7 @@ class CocoPhotos:
 
 @dataclass(frozen=True)
 class Cutout:
-    """A named object with alpha: file in the archive, name, other names, kind."""
+    """A named RGBA cut-out: its file in the archive, its name, and whether it is a photo, a render or a stamp."""
 
     file: str
     name: str

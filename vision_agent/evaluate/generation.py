@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from vision_agent.agent import VisionAgent
 from vision_agent.data.recolor import colour_of
-from vision_agent.data.text.phrases import NUMBERS, plural
+from vision_agent.data.text.phrases import NUMBERS, plural, with_article
 from vision_agent.evaluate.figures import Figure
 from vision_agent.inference.colors import COLOURS
 from vision_agent.results.box import Box
@@ -60,7 +60,7 @@ def fixed_prompts() -> list[Wanted]:
     found: list[Wanted] = []
     for number in range(44):
         name, colour = names[number % len(names)], COLOURS[number % len(COLOURS)]
-        found.append(Wanted(f"{_article(colour)} {colour} {name}", (name,), (colour,)))
+        found.append(Wanted(with_article(f"{colour} {name}"), (name,), (colour,)))
     for number in range(36):
         name, count = names[(number * 5 + 3) % len(names)], 2 + number % 3
         drawn = COLOURS[(number // 2) % len(COLOURS)] if number % 2 else None
@@ -68,12 +68,12 @@ def fixed_prompts() -> list[Wanted]:
         found.append(Wanted(" ".join(words), (name,), (drawn,), count=count))
     for number in range(20):
         name, place = names[(number * 7 + 1) % len(names)], _PLACES[number % 4]
-        found.append(Wanted(f"{_article(name)} {name} {place}", (name,), (None,), place=place))
+        found.append(Wanted(f"{with_article(name)} {place}", (name,), (None,), place=place))
     for number in range(20):
         first, second = names[(number * 3) % len(names)], names[(number * 3 + 11) % len(names)]
         relation = _RELATIONS[number % 4]
         colour = COLOURS[(number * 5) % len(COLOURS)]
-        prompt = f"{_article(colour)} {colour} {first} {relation} {_article(second)} {second}"
+        prompt = f"{with_article(f'{colour} {first}')} {relation} {with_article(second)}"
         found.append(Wanted(prompt, (first, second), (colour, None), place=relation))
     return found
 
@@ -196,7 +196,3 @@ def _placed(place: str, best: Sequence[Detection | None], size: tuple[int, int])
 def _figure(name: str, rights: Sequence[bool | None], of: str) -> Figure:
     asked = [right for right in rights if right is not None]
     return Figure(name=name, value=float(np.mean(asked)), count=len(asked), of=of)
-
-
-def _article(word: str) -> str:
-    return "an" if word[0] in "aeiou" else "a"
