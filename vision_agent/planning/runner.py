@@ -12,7 +12,7 @@ from vision_agent.images.store import ImageStore
 from vision_agent.inference.answering import AnswerPipeline
 from vision_agent.inference.conversation import Conversation
 from vision_agent.model.prompt import PLACEHOLDER
-from vision_agent.planning.events import AgentEvent, StepDone
+from vision_agent.planning.run_events import AgentEvent, StepDone
 from vision_agent.planning.executor import PlanExecutor
 from vision_agent.planning.options import RunOptions
 from vision_agent.planning.parser import read_plan
