@@ -33,9 +33,9 @@ from vision_agent.errors import (
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.images.loading import ImageLimits, load_image
 from vision_agent.images.store import ImageStore
-from vision_agent.planning.run_events import AgentEvent, StepDone
 from vision_agent.planning.plan import Plan, PlannedStep
 from vision_agent.planning.result import AgentResult, AgentStep
+from vision_agent.planning.run_events import AgentEvent, StepDone
 from vision_agent.plugins.segmenter import Segmenter
 from vision_agent.plugins.tool import Tool, ToolAgent, ToolOutput, ToolResult
 from vision_agent.results.answers import Answer, RoutedText

@@ -33,9 +33,9 @@ from vision_agent.inference.tracking import segment_clip
 from vision_agent.model.backbone import Backbone
 from vision_agent.model.checkpoint import DEFAULT_CHECKPOINT, adapter_folders, load_backbone
 from vision_agent.model.load_options import LoadSettings
-from vision_agent.planning.run_events import AgentEvent
 from vision_agent.planning.options import Planner, RunOptions, RunSettings
 from vision_agent.planning.result import AgentResult
+from vision_agent.planning.run_events import AgentEvent
 from vision_agent.planning.runner import RequestRunner
 from vision_agent.planning.tool_calls import SessionTools
 from vision_agent.plugins.registry import load_toolkit

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from vision_agent.extract.question_answering import DocumentAnswer
     from vision_agent.inference.chat import Chat
     from vision_agent.inference.settings import AskSettings, ChatSettings, Images
-    from vision_agent.planning.run_events import AgentEvent
     from vision_agent.planning.options import RunSettings
     from vision_agent.planning.result import AgentResult
+    from vision_agent.planning.run_events import AgentEvent
     from vision_agent.results.answers import Answer
     from vision_agent.results.events import AnswerEvent
 

@@ -12,12 +12,12 @@ from vision_agent.images.store import ImageStore
 from vision_agent.inference.answering import AnswerPipeline
 from vision_agent.inference.conversation import Conversation
 from vision_agent.model.prompt import PLACEHOLDER
-from vision_agent.planning.run_events import AgentEvent, StepDone
 from vision_agent.planning.executor import PlanExecutor
 from vision_agent.planning.options import RunOptions
 from vision_agent.planning.parser import read_plan
 from vision_agent.planning.plan import Plan
 from vision_agent.planning.result import AgentResult, AgentStep
+from vision_agent.planning.run_events import AgentEvent, StepDone
 from vision_agent.planning.tool_calls import SessionTools
 from vision_agent.planning.tool_loop import ToolLoop
 from vision_agent.results.answers import Answer
