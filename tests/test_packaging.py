@@ -87,7 +87,8 @@ def test_the_default_model_is_packed_and_small(wheel: Path) -> None:
 
 def test_the_package_comes_from_the_wheel(installed: Path, tmp_path: Path) -> None:
     code = (
-        "import sys, vision_agent, vision_agent.tools as tools; from vision_agent.plugins.registry import load_decoder\n"
+        "import sys, vision_agent, vision_agent.tools as tools\n"
+        "from vision_agent.plugins.registry import load_decoder\n"
         "print(vision_agent.__file__, tools.__file__, sys.modules[load_decoder('box').__module__].__file__)"
     )
     done = run_outside([installed / "bin" / "python", "-W", "error::RuntimeWarning", "-c", code], tmp_path)

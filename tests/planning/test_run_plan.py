@@ -151,7 +151,9 @@ def test_clauses_are_cut_only_before_clauses() -> None:
 
 def test_objects_are_the_same_in_singular_and_plural() -> None:
     assert (
-        same_object("the red cars", "a red car") and same_object("buses", "every bus") and same_object("people", "person")
+        same_object("the red cars", "a red car")
+        and same_object("buses", "every bus")
+        and same_object("people", "person")
     )
     assert not same_object("bus", "car")
 
