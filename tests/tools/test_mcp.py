@@ -30,7 +30,7 @@ from pydantic import BaseModel, ConfigDict
 from typer.testing import CliRunner
 
 from vision_agent import Tool, ToolOutput, VisionAgent
-from vision_agent.cli.main import app
+from vision_agent.cli.main import command_line
 from vision_agent.errors import InputError
 from vision_agent.inference.cancellation import CANCELLED
 from vision_agent.tools.mcp import MCPServer, http, server
@@ -461,7 +461,7 @@ def test_settings_are_checked(agent: VisionAgent) -> None:
 
 @pytest.mark.parametrize("words", [["--root", "no/such/folder"], ["--images", "both"], ["--http", "nowhere"]])
 def test_the_command_checks_before_it_loads(words: list[str]) -> None:
-    done = CliRunner().invoke(app, ["mcp", *words])
+    done = CliRunner().invoke(command_line(), ["mcp", *words])
     assert isinstance(done.exception, InputError) and words[0].strip("-") in str(done.exception)
 
 
