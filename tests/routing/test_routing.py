@@ -14,9 +14,18 @@ from vision_agent import RouteSpec
 from vision_agent.errors import RouteError
 from vision_agent.generation.decoding import GenerationOutput, generate
 from vision_agent.generation.options import GenerationOptions
+from vision_agent.model.attention import full_masks
 from vision_agent.model.backbone import Backbone
 from vision_agent.routing.adapter import Route, new_route
-from vision_agent.routing.layout import QueryBank, Segment, arrange, emitted_routes, read_segment, state_columns
+from vision_agent.routing.layout import (
+    QueryBank,
+    Segment,
+    Span,
+    arrange,
+    emitted_routes,
+    read_segment,
+    state_columns,
+)
 from vision_agent.routing.states import Emitted, embed_layout, forced_segments, hidden_states, read_emitted, read_forced
 
 DET = RouteSpec(token="[DET]", decoder="box", num_queries=4)
@@ -33,17 +42,31 @@ def routes(backbone: Backbone) -> dict[str, Route]:
     return made
 
 
-def one_pass(
-    backbone: Backbone, routes: dict[str, Route], sequence: list[int], answer_start: int, index: int, name: str
-) -> Tensor:
-    """The training way: the whole sequence and the block in one pass, no cache, no padding."""
-    spec = routes[name].spec
-    text = Segment(tokens=tuple(sequence))
-    read = read_segment(spec, answer_start, index, sequence[answer_start:])
-    rows = [[text, Segment(read.tokens, read.queries, read.route, parent=0, cut=read.cut)]]
-    layout = arrange(rows)
-    hidden = hidden_states(backbone, layout, embed_layout(backbone, routes, layout, rows, NO_IMAGES))
-    return hidden[0, state_columns(spec, layout.spans[0][1])]
+def one_pass(backbone: Backbone, route: Route, sequence: list[int], place: int) -> Tensor:
+    """States of the routing token at `place` as the definitions have them, from transformers alone.
+
+    No cache, no padding, and nothing of the code under test: for a query block the sequence up to the token and then
+    the queries, which see each other; otherwise the plain causal model.
+    """
+    language_model = backbone.model.model.language_model
+    rows = backbone.model.get_input_embeddings().weight
+    count = place + 1
+    embeds_TC = rows[torch.tensor(sequence[:count])]
+    if route.spec.read == "queries":
+        embeds_TC = torch.cat([embeds_TC, route.queries.weight])
+    seen_TT = torch.ones(len(embeds_TC), len(embeds_TC), dtype=torch.bool).tril()
+    seen_TT[count:, count:] = True
+    mask_TT = torch.zeros(seen_TT.shape).masked_fill(~seen_TT, torch.finfo(torch.float32).min)
+    with full_masks(language_model):
+        hidden_TC = language_model(
+            inputs_embeds=embeds_TC[None],
+            attention_mask=mask_TT[None, None],
+            position_ids=torch.arange(len(embeds_TC))[None],
+            use_cache=False,
+        ).last_hidden_state[0]
+    return {"queries": hidden_TC[count:], "self": hidden_TC[place : place + 1], "prev": hidden_TC[place - 1 : place]}[
+        route.spec.read
+    ]
 
 
 def generated(backbone: Backbone, texts: list[str], tokens: int = 6) -> tuple[list[list[int]], GenerationOutput]:
@@ -74,7 +97,7 @@ def test_generated_reading_equals_one_pass(
             (states,) = read_emitted(
                 backbone, routes, written.cache, written.mask_BP, written.answers, [Emitted(row, index, name)]
             )
-            expected = one_pass(backbone, routes, prompts[row] + list(answer), len(prompts[row]), index, name)
+            expected = one_pass(backbone, routes[name], prompts[row] + list(answer), len(prompts[row]) + index)
             assert states.shape == (routes[name].spec.states_per_token, 64)
             assert_same(states, expected, WIDEST)
             assert expected.std() > 0.1  # states that are all alike would agree for no reason
@@ -102,9 +125,9 @@ def test_mixed_rows_and_routes_are_read_in_one_forward(backbone: Backbone, route
     hook.remove()
     assert len(states) == len(emitted)
     for item, state in states:
-        start = len(prompts[item.row])
         sequence = prompts[item.row] + list(written.answers[item.row])
-        assert_same(state, one_pass(backbone, routes, sequence, start, item.index, "det"), WIDEST)
+        expected = one_pass(backbone, routes["det"], sequence, len(prompts[item.row]) + item.index)
+        assert_same(state, expected, WIDEST)
 
 
 def test_reading_leaves_the_cache_as_it_was(backbone: Backbone, routes: dict[str, Route]) -> None:
@@ -257,3 +280,81 @@ def test_forced_text_is_phrase_and_token(backbone: Backbone, routes: dict[str, R
     lead, block = forced_segments(backbone, routes["det"], ["red car"], parent=0)
     assert lead.tokens == (*backbone.text_ids("red car"), routes["det"].token_id)
     assert (block.parent, block.queries) == (1, 4)
+
+
+@pytest.mark.parametrize(
+    ("route", "segment"),
+    [
+        (DET, Segment(queries=4, route="det", cut=10)),
+        (SELF, Segment(tokens=(52,), route="seg", cut=9)),
+        (PREV, Segment(tokens=(51, 52), route="lisa", cut=8)),
+    ],
+)
+def test_what_is_read_for_the_third_token_after_a_prompt_of_seven(route: RouteSpec, segment: Segment) -> None:
+    assert read_segment(route, 7, 2, (50, 51, 52, 53)) == segment
+
+
+def test_what_comes_before_the_first_token_is_refused() -> None:
+    with pytest.raises(RouteError, match="the answer's first token"):
+        read_segment(PREV, 7, 0, (52, 53))
+
+
+@pytest.mark.parametrize(
+    ("route", "start", "end", "columns"),
+    [(DET, 10, 14, (10, 14)), (SELF, 10, 11, (10, 11)), (SELF, 10, 15, (14, 15)), (PREV, 10, 15, (13, 14))],
+)
+def test_columns_that_a_decoder_gets(route: RouteSpec, start: int, end: int, columns: tuple[int, int]) -> None:
+    assert state_columns(route, Span(0, 1, start, end)) == slice(*columns)
+
+
+def test_attention_is_open_where_visible_and_shut_elsewhere() -> None:
+    mask = torch.tensor([[False, True]])
+    layout = arrange([[Segment(tokens=(5, 6)), Segment(queries=1, parent=0, cut=1)]], mask)
+    low = torch.finfo(torch.float32).min
+    #        left padding, cached, 5, 6, query
+    assert layout.additive_mask(torch.float32).tolist() == [
+        [[[low, 0, 0, low, low], [low, 0, 0, 0, low], [low, 0, 0, low, 0]]]
+    ]
+    assert layout.positions_BL.tolist() == [[1, 2, 2]]
+
+
+def test_the_first_columns_of_a_layout() -> None:
+    layout = arrange([[Segment(tokens=(7, 8)), Segment(queries=2, route="det", parent=0, cut=1)]]).first(3)
+    assert layout.ids_BL.tolist() == [[7, 8, -1]] and layout.positions_BL.tolist() == [[0, 1, 1]]
+    assert layout.visible_BLK.int().tolist() == [[[1, 0, 0], [1, 1, 0], [1, 0, 1]]]
+
+
+def test_padding_of_shorter_rows_sees_itself_alone() -> None:
+    layout = arrange([[Segment(tokens=(7,))], [Segment(tokens=(7, 8, 9))]], torch.ones(2, 2, dtype=torch.bool))
+    assert layout.visible_BLK[0].int().tolist() == [[1, 1, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 1]]
+
+
+@pytest.mark.parametrize("name", ["det", "seg", "lisa"])
+def test_a_forced_route_is_read_after_its_phrase(backbone: Backbone, routes: dict[str, Route], name: str) -> None:
+    phrases = ["where is the red car", "dog"]
+    states = read_forced(backbone, routes[name], NO_IMAGES, [], phrases)
+    for phrase, state in zip(phrases, states, strict=True):
+        sequence = [
+            *backbone.prompt_ids("Find each thing.", []),
+            *backbone.tokenizer(phrase, add_special_tokens=False)["input_ids"],
+            routes[name].token_id,
+        ]
+        assert_same(state, one_pass(backbone, routes[name], sequence, len(sequence) - 1), WIDEST)
+
+
+def test_each_route_is_read_with_its_own_queries(backbone: Backbone) -> None:
+    specs = [DET, DET.model_copy(update={"token": "[OTHER]", "num_queries": 3})]
+    routes = {
+        spec.name: new_route(backbone, spec, torch.Generator().manual_seed(3 + len(spec.token))) for spec in specs
+    }
+    for route in routes.values():
+        route.queries.weight.requires_grad_(False).mul_(20)
+    prompts, written = generated(backbone, ["where is the red car?"])
+    (answer,) = written.answers
+    for route, token in zip(routes.values(), (answer[1], answer[4]), strict=True):
+        use_token(backbone, route, token)
+    emitted = [Emitted(0, 4, "other"), Emitted(0, 1, "det")]
+    found = read_emitted(backbone, routes, written.cache, written.mask_BP, written.answers, emitted)
+    for item, states in zip(emitted, found, strict=True):
+        sequence = prompts[0] + list(answer)
+        assert_same(states, one_pass(backbone, routes[item.route], sequence, len(prompts[0]) + item.index), WIDEST)
