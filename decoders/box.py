@@ -9,6 +9,10 @@ boxes may come back, and an absent phrase gets none. What a region is called say
 it looks like an object says more, so that joins the score (as detectors of unknown objects do,
 https://arxiv.org/abs/2108.06753), measured against the image's other regions.
 
+A decoder that is `refined` moves each region's edges once more, by what the description saw in it (as Cascade R-CNN
+does, https://arxiv.org/abs/1712.00726), and says how well the moved box fits (IoU-Net,
+https://arxiv.org/abs/1807.11590), which may join the score as well.
+
 Training assigns cells to boxes by task alignment (TOOD, https://arxiv.org/abs/2108.07755), with soft targets, and
 regresses boxes with generalised IoU (https://arxiv.org/abs/1902.09630). Regions are taught the phrases of the true box
 they overlap most, as strongly as they overlap it.
@@ -26,17 +30,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vision_agent.decoders.box_geometry import non_maximum, paired_giou
+from vision_agent.decoders.box_truth import (
+    LossSums,
+    assign,
+    certain,
+    nameable,
+    named,
+    overlap,
+    quality_focal,
+    surety,
+    trained,
+    undoubted,
+)
 from vision_agent.plugins.decoder import BoxTargets, Decoder, DecodeRequest, DenseFeatures
 from vision_agent.plugins.route import RouteSpec
 from vision_agent.results.detections import Detections
 
 _LEVELS = 3
-_ASSIGNED_CELLS = 10  # most cells a true box is assigned to
-_ALIGNMENT_IOU_POWER = 4.0
 _LOG_SIZE_LIMIT = 4.0  # exp(4) strides either side: wider than any canvas
 _PROPOSAL_NMS_IOU = 0.7
-_REGION_IOU = 0.5  # least overlap with a true box for a region to be called what the box is called
+_REFINED_IOU = 0.4  # least overlap with a true box for a region's edges to be taught that box
+_NEAR_IOU = 0.1  # least overlap with a true box for a region to be taught how well it fits
 _POINTS = 6  # a region is described at 6 x 6 points
+_REGION_HIDDEN = 512
 
 
 @dataclass(frozen=True)
@@ -52,6 +69,9 @@ class PreparedBoxes:
         boxes_BL4: boxes of all cells, frame "unit".
         centres_L2, strides_L2: cell centres and cell sizes in the frame "unit".
         sampled: the maps regions are described from, kept while training for true boxes; None otherwise.
+        fit_BN: logits of how well the regions fit an object; None where the decoder is not refined.
+        moved_BN4: the regions with gradients, not cut at the edges of the image; None likewise.
+        proposals_BN4: the regions before their edges moved; None likewise.
     """
 
     regions_BN4: Tensor
@@ -63,6 +83,9 @@ class PreparedBoxes:
     centres_L2: Tensor
     strides_L2: Tensor
     sampled: tuple[Tensor, ...] | None
+    fit_BN: Tensor | None = None
+    moved_BN4: Tensor | None = None
+    proposals_BN4: Tensor | None = None
 
 
 class BoxDecoder(Decoder):
@@ -83,6 +106,8 @@ class BoxDecoder(Decoder):
         temperature: scores are sigmoid((logit + prominence weight * prominence) / temperature); fitted on validation
             images after training.
         prominence: weight of how much a region looks like an object, beside what it is called.
+        refined: whether regions' edges are moved once more, and how well they fit is said.
+        quality: weight of how well a region fits, the logarithm of the IoU expected of it, in the logit of its score.
         limit: most boxes a phrase.
         nms_iou: of two boxes of one phrase that overlap more, the better one stays.
     """
@@ -102,6 +127,8 @@ class BoxDecoder(Decoder):
         presence: float | None = None,
         maybe: float | None = None,
         counted: float | None = None,
+        refined: bool = False,
+        quality: float = 0.0,
     ) -> None:
         super().__init__()
         self.settings: dict[str, Any] = {
@@ -118,6 +145,8 @@ class BoxDecoder(Decoder):
             "presence": presence,
             "maybe": maybe,
             "counted": counted,
+            "refined": refined,
+            "quality": quality,
         }
         widths = list(feature_widths)
         pyramid_widths = widths[-_LEVELS:] if len(widths) >= _LEVELS else widths[-1:] * _LEVELS
@@ -142,12 +171,14 @@ class BoxDecoder(Decoder):
             *_, weight, bias = head.parameters()
             nn.init.normal_(weight, std=1e-3)
             nn.init.constant_(bias, prior)
+        if refined:
+            self.refine = _refine_head()
         *_, last = self.box_head.parameters()
         nn.init.constant_(last, 1.0)  # boxes start about six cells wide
 
     @classmethod
     def for_backbone(cls, route: RouteSpec, hidden_size: int, feature_widths: tuple[int, ...]) -> "BoxDecoder":
-        return cls(hidden_size=hidden_size, feature_widths=feature_widths)
+        return cls(hidden_size=hidden_size, feature_widths=feature_widths, refined=True)
 
     def prepare(self, features: DenseFeatures) -> PreparedBoxes:
         """Propose and describe regions from feature maps (B, C, H, W), finest first."""
@@ -168,10 +199,11 @@ class BoxDecoder(Decoder):
             strides.append(cell.expand_as(centre_L2))
         objectness_BL, boxes_BL4 = torch.cat(objectness, dim=1), torch.cat(boxes, dim=1)
         sampled = self.describe.reduced(features)
-        regions_BN4, proposed_BN, prominence_BN = self._propose(objectness_BL.detach(), boxes_BL4.detach())
+        proposals_BN4, proposed_BN, prominence_BN = self._propose(objectness_BL.detach(), boxes_BL4.detach())
+        seen = self._look(sampled, proposals_BN4)
         return PreparedBoxes(
-            regions_BN4=regions_BN4,
-            embeddings_BNE=self.describe(sampled, regions_BN4),
+            regions_BN4=seen.boxes_BN4,
+            embeddings_BNE=seen.embeddings_BNE,
             proposed_BN=proposed_BN,
             prominence_BN=prominence_BN,
             objectness_BL=objectness_BL,
@@ -179,6 +211,9 @@ class BoxDecoder(Decoder):
             centres_L2=torch.cat(centres),
             strides_L2=torch.cat(strides),
             sampled=sampled if torch.is_grad_enabled() else None,
+            fit_BN=seen.fit_BN,
+            moved_BN4=seen.moved_BN4,
+            proposals_BN4=None if seen.fit_BN is None else proposals_BN4,
         )
 
     def phrase_vectors(self, states_KNC: Tensor) -> tuple[Tensor, Tensor]:
@@ -203,12 +238,14 @@ class BoxDecoder(Decoder):
         threshold = self.settings["threshold"] if request.threshold is None else request.threshold
         logits_KN = self.logits(*self.phrase_vectors(states_KNC), prepared.embeddings_BNE[0])
         logits_KN += self.settings["prominence"] * prepared.prominence_BN[0]
+        if prepared.fit_BN is not None:
+            logits_KN += self.settings["quality"] * F.logsigmoid(prepared.fit_BN[0])
         scores_KN = torch.sigmoid(logits_KN / self.settings["temperature"]) * prepared.proposed_BN[0]
         scores_KT, regions_KT = scores_KN.sort(dim=1, descending=True, stable=True)
         boxes_KT4 = prepared.regions_BN4[0][regions_KT]
         keep_KT = (scores_KT >= threshold) & (boxes_KT4[..., 2:] > boxes_KT4[..., :2]).all(-1)
         keep_KT &= prepared.proposed_BN[0][regions_KT]
-        keep_KT &= _non_maximum(boxes_KT4, keep_KT, self.settings["nms_iou"])
+        keep_KT &= non_maximum(boxes_KT4, keep_KT, self.settings["nms_iou"])
         keep_KT &= keep_KT.cumsum(dim=1) <= self.settings["limit"]
         phrase_indices, ranks = keep_KT.nonzero(as_tuple=True)
         unit_boxes = boxes_KT4[phrase_indices, ranks].double().cpu().numpy()
@@ -225,55 +262,75 @@ class BoxDecoder(Decoder):
     def loss(
         self, states_KNC: Tensor, rows_K: Sequence[int], prepared: PreparedBoxes, targets: Sequence[BoxTargets]
     ) -> Tensor:
-        """Sum the losses of objectness and generalised IoU of cells, and of phrases of regions, each by its weights.
+        """Return the sum of `losses`."""
+        return torch.stack(list(self.losses(states_KNC, rows_K, prepared, targets).values())).sum()
+
+    def losses(
+        self, states_KNC: Tensor, rows_K: Sequence[int], prepared: PreparedBoxes, targets: Sequence[BoxTargets]
+    ) -> dict[str, Tensor]:
+        """Return the losses of objectness and generalised IoU of cells, and of phrases of regions, each by its weights.
+
+        A refined decoder has two more: generalised IoU of the moved regions, and how well they fit.
 
         Raises:
             RuntimeError: `prepared` was made without gradients.
         """
         if prepared.sampled is None:
             raise RuntimeError("images for training must be prepared with gradients enabled")
-        zero = states_KNC.new_zeros((), dtype=torch.float32)
-        object_total, box_total, cell_weight, class_total, class_weight = zero, zero, zero, zero, zero
+        sums = LossSums(states_KNC.device)
         rows = torch.as_tensor(rows_K, device=states_KNC.device)
         unit_KE, bias_K = self.phrase_vectors(states_KNC)
-        true_regions_BG4, true_embeddings_BGE = self._true_regions(prepared, targets)
+        true_BG4 = self._moved_truth(prepared, targets)
+        true = self._look(prepared.sampled, true_BG4)
         # Unbound once: indexing row by row would fill a gradient of the whole batch for each.
+        parts = (prepared.objectness_BL, prepared.boxes_BL4, prepared.embeddings_BNE, true.embeddings_BNE)
         for row, (target, objectness_L, boxes_L4, embeddings_NE, true_NE) in enumerate(
-            zip(
-                targets,
-                prepared.objectness_BL.unbind(),
-                prepared.boxes_BL4.unbind(),
-                prepared.embeddings_BNE.unbind(),
-                true_embeddings_BGE.unbind(),
-                strict=True,
-            )
+            zip(targets, *(part.unbind() for part in parts), strict=True)
         ):
-            owner_L, quality_L = _assign(objectness_L, boxes_L4, target, prepared)
+            owner_L, quality_L = assign(objectness_L, boxes_L4, target, prepared.centres_L2, prepared.strides_L2)
             taken = owner_L >= 0
             if bool(taken.any()):
-                giou = _paired_giou(boxes_L4[taken], target.boxes_G4[owner_L[taken]])
-                box_total = box_total + ((1 - giou) * quality_L[taken]).sum()
-                cell_weight = cell_weight + quality_L[taken].sum()
+                giou = paired_giou(boxes_L4[taken], target.boxes_G4[owner_L[taken]])
+                if target.sure_G is not None:
+                    quality_L[taken] *= target.sure_G[owner_L[taken]]
+                sums.add("boxes", ((1 - giou) * quality_L[taken]).sum(), quality_L[taken].sum())
             trained_L = (
-                _trained(target, prepared.centres_L2).amin(dim=0)
+                trained(target, prepared.centres_L2).amin(dim=0)
                 if len(target.belongs_KG)
                 else torch.ones_like(quality_L)
             )
             # An object that one phrase must not judge (for "red car", a car of unknown colour) is still an object.
-            judged_L = torch.where(taken, 1.0, trained_L)
-            object_total = object_total + (_quality_focal(objectness_L, quality_L) * judged_L).sum()
+            judged_L = torch.where(taken, 1.0, trained_L * undoubted(target, boxes_L4))
+            sums.add("objects", (quality_focal(objectness_L, quality_L) * judged_L).sum(), quality_L[taken].sum())
 
             mine = (rows == row).nonzero().flatten()
             count = len(target.boxes_G4)
-            regions_N4 = torch.cat([prepared.regions_BN4[row], true_regions_BG4[row, :count]])
+            regions_N4 = torch.cat([prepared.regions_BN4[row], true.boxes_BN4[row, :count]])
             known_N = torch.cat([prepared.proposed_BN[row], prepared.proposed_BN.new_ones(count)])
             logits_KN = self.logits(unit_KE[mine], bias_K[mine], torch.cat([embeddings_NE, true_NE[:count]]))
-            truth_KN = _named(regions_N4, target)
-            trained_KN = _trained(target, (regions_N4[:, :2] + regions_N4[:, 2:]) / 2) * known_N
-            class_total = class_total + (_quality_focal(logits_KN, truth_KN) * trained_KN).sum()
-            class_weight = class_weight + (truth_KN * trained_KN).sum()
-        cells, regions = cell_weight.clamp(min=1.0), class_weight.clamp(min=1.0)
-        return object_total / cells + 2.0 * box_total / cells + 2.0 * class_total / regions
+            truth_KN, certain_N = named(regions_N4, target), known_N * certain(regions_N4, target)
+            trained_KN = trained(target, (regions_N4[:, :2] + regions_N4[:, 2:]) / 2)
+            named_KN = trained_KN * certain_N * nameable(regions_N4, target)
+            sums.add("names", (quality_focal(logits_KN, truth_KN) * named_KN).sum(), (truth_KN * named_KN).sum())
+            if prepared.fit_BN is None or prepared.moved_BN4 is None or prepared.proposals_BN4 is None:
+                continue
+            assert true.moved_BN4 is not None and true.fit_BN is not None
+            moved_N4 = torch.cat([prepared.moved_BN4[row], true.moved_BN4[row, :count]])
+            fit_N = torch.cat([prepared.fit_BN[row], true.fit_BN[row, :count]])
+            overlap_N, owner_N = overlap(torch.cat([prepared.proposals_BN4[row], true_BG4[row, :count]]), target)
+            weight_N = known_N * (overlap_N >= _REFINED_IOU) * surety(target, owner_N)
+            if bool((weight_N > 0).any()):
+                giou_N = paired_giou(moved_N4, target.boxes_G4[owner_N])
+                sums.add("moved", ((1 - giou_N) * weight_N).sum(), weight_N.sum())
+            fits_N, fits_owner_N = overlap(regions_N4, target)
+            # Whether there is an object at all is what objectness says.
+            judged_N = known_N * (fits_N >= _NEAR_IOU) * surety(target, fits_owner_N)
+            missed_N = F.binary_cross_entropy_with_logits(fit_N, fits_N, reduction="none")
+            sums.add("fit", (missed_N * judged_N).sum(), judged_N.sum())
+        weights = {"objects": 1.0, "boxes": 2.0, "names": 2.0}
+        if prepared.fit_BN is not None:
+            weights |= {"moved": 2.0, "fit": 1.0}
+        return {name: weight * sums.mean(name) for name, weight in weights.items()}
 
     @torch.no_grad()
     def _propose(self, objectness_BL: Tensor, boxes_BL4: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -281,7 +338,7 @@ class BoxDecoder(Decoder):
         wanted = min(self.settings["proposals"], objectness_BL.shape[1])
         scores_BT, cells_BT = objectness_BL.topk(min(4 * wanted, objectness_BL.shape[1]), dim=1)
         boxes_BT4 = boxes_BL4.gather(1, cells_BT[..., None].expand(-1, -1, 4)).clamp(0, 1)
-        keep_BT = _non_maximum(boxes_BT4, torch.ones_like(scores_BT, dtype=torch.bool), _PROPOSAL_NMS_IOU)
+        keep_BT = non_maximum(boxes_BT4, torch.ones_like(scores_BT, dtype=torch.bool), _PROPOSAL_NMS_IOU)
         _, first_BN = torch.where(keep_BT, scores_BT, -torch.inf).topk(wanted, dim=1)
         proposed_BN, objectness_BN = keep_BT.gather(1, first_BN), scores_BT.gather(1, first_BN)
         # The best box always stays, so no image is without a proposal.
@@ -289,8 +346,19 @@ class BoxDecoder(Decoder):
         prominence_BN = (objectness_BN - mean_B1) * proposed_BN
         return boxes_BT4.gather(1, first_BN[..., None].expand(-1, -1, 4)), proposed_BN, prominence_BN
 
-    def _true_regions(self, prepared: PreparedBoxes, targets: Sequence[BoxTargets]) -> tuple[Tensor, Tensor]:
-        """Slightly moved true boxes (B, G, 4), padded, and their descriptions (B, G, E).
+    def _look(self, sampled: Sequence[Tensor], boxes_BN4: Tensor) -> "_SeenRegions":
+        """Describe boxes, and move their edges where the decoder is refined."""
+        hidden_BNH = self.describe.hidden(sampled, boxes_BN4)
+        embeddings_BNE = self.describe.described(hidden_BNH)
+        if not self.settings["refined"]:
+            return _SeenRegions(boxes_BN4, embeddings_BNE)
+        said_BN5 = self.refine(hidden_BNH).float()
+        sides_BN4 = (boxes_BN4[..., 2:] - boxes_BN4[..., :2]).repeat(1, 1, 2)
+        moved_BN4 = boxes_BN4 + said_BN5[..., :4] * sides_BN4
+        return _SeenRegions(moved_BN4.detach().clamp(0, 1), embeddings_BNE, moved_BN4, said_BN5[..., 4])
+
+    def _moved_truth(self, prepared: PreparedBoxes, targets: Sequence[BoxTargets]) -> Tensor:
+        """Slightly moved true boxes (B, G, 4), padded.
 
         They teach names before the proposals are any good, and rare objects in every image that shows them.
         """
@@ -300,8 +368,7 @@ class BoxDecoder(Decoder):
             sides = (target.boxes_G4[:, 2:] - target.boxes_G4[:, :2]).repeat(1, 2)
             moved = target.boxes_G4 + 0.08 * sides * torch.randn_like(sides).clamp(-2, 2)
             regions_BG4[row, : len(moved)] = moved.clamp(0, 1)
-        assert prepared.sampled is not None
-        return regions_BG4, self.describe(prepared.sampled, regions_BG4)
+        return regions_BG4
 
     def _pyramid(self, features: DenseFeatures) -> list[Tensor]:
         maps = features.maps[-_LEVELS:]
@@ -319,10 +386,22 @@ class BoxDecoder(Decoder):
         return [smooth(level) for smooth, level in zip(self.smooth, merged, strict=True)]
 
 
+@dataclass(frozen=True)
+class _SeenRegions:
+    """What the decoder makes of boxes: the fields of `PreparedBoxes`, of boxes from anywhere."""
+
+    boxes_BN4: Tensor
+    embeddings_BNE: Tensor
+    moved_BN4: Tensor | None = None
+    fit_BN: Tensor | None = None
+
+
 class _RegionDescriber(nn.Module):
     """Describes boxes by what all feature maps hold at a grid of points inside them, and by their place and size."""
 
-    def __init__(self, widths: Sequence[int], embedding: int, hidden: int = 512, point_width: int = 96) -> None:
+    def __init__(
+        self, widths: Sequence[int], embedding: int, hidden: int = _REGION_HIDDEN, point_width: int = 96
+    ) -> None:
         super().__init__()
         reduced = [max(16, min(128, channels // 16 * 8)) for channels in widths]
         self.reduce = nn.ModuleList(nn.Conv2d(channels, out, 1) for channels, out in zip(widths, reduced, strict=True))
@@ -339,6 +418,10 @@ class _RegionDescriber(nn.Module):
 
     def forward(self, maps: Sequence[Tensor], boxes_BN4: Tensor) -> Tensor:
         """Map reduced maps (B, C, H, W) and boxes (B, N, 4) in the frame "unit" to (B, N, E), normalised."""
+        return self.described(self.hidden(maps, boxes_BN4))
+
+    def hidden(self, maps: Sequence[Tensor], boxes_BN4: Tensor) -> Tensor:
+        """Map the same to what is read of each box, (B, N, hidden)."""
         steps_P = (torch.arange(_POINTS, device=boxes_BN4.device) + 0.5) / _POINTS
         low_BN2, size_BN2 = boxes_BN4[..., :2], boxes_BN4[..., 2:] - boxes_BN4[..., :2]
         across = low_BN2[..., None] + size_BN2[..., None] * steps_P  # (B, N, 2, points a side)
@@ -351,111 +434,27 @@ class _RegionDescriber(nn.Module):
         ]
         held_BNPC = torch.cat(sampled, dim=1).permute(0, 2, 3, 1)
         place_BN6 = torch.cat([boxes_BN4, size_BN2.clamp(min=1e-3).log() / 3], dim=-1)
-        hidden = (
+        hidden_BNH: Tensor = (
             self.grid(F.silu(self.point(held_BNPC)).flatten(2))
             + self.mean(held_BNPC.mean(dim=2))
             + self.place(place_BN6)
         )
-        described: Tensor = self.norm(self.head(hidden).float())
-        return described
+        return hidden_BNH
+
+    def described(self, hidden_BNH: Tensor) -> Tensor:
+        """Map what was read of boxes to descriptions (B, N, E), normalised."""
+        embeddings_BNE: Tensor = self.norm(self.head(hidden_BNH).float())
+        return embeddings_BNE
+
+
+def _refine_head() -> nn.Sequential:
+    """Four edges' moves in sides of the box, none at the start, and the logit of its fit."""
+    head = nn.Sequential(nn.SiLU(), nn.Linear(_REGION_HIDDEN, 256), nn.SiLU(), nn.Linear(256, 5))
+    *_, weight, bias = head.parameters()
+    nn.init.zeros_(weight)
+    nn.init.zeros_(bias)
+    return head
 
 
 def _conv_block(width: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.GroupNorm(16, width), nn.SiLU())
-
-
-def _quality_focal(logits: Tensor, truth: Tensor) -> Tensor:
-    """Quality focal loss (https://arxiv.org/abs/2006.04388), beta 2, with soft targets; elementwise."""
-    error = (truth - torch.sigmoid(logits)).abs().square()
-    return F.binary_cross_entropy_with_logits(logits, truth, reduction="none") * error
-
-
-@torch.no_grad()
-def _trained(target: BoxTargets, centres_N2: Tensor) -> Tensor:
-    """(K, N) float, 0 where a centre lies in a region to ignore for the phrase."""
-    trained_KN = centres_N2.new_ones(target.belongs_KG.shape[0], len(centres_N2))
-    if len(target.ignored_M4):
-        low, high = target.ignored_M4[:, None, :2], target.ignored_M4[:, None, 2:]
-        inside_MN = ((centres_N2 > low) & (centres_N2 < high)).all(-1).float()
-        trained_KN -= torch.zeros_like(trained_KN).index_add_(0, target.ignored_phrase_M, inside_MN).clamp(max=1)
-    return trained_KN
-
-
-@torch.no_grad()
-def _named(regions_N4: Tensor, target: BoxTargets) -> Tensor:
-    """(K, N) soft targets: a region is called what the true box it overlaps most is called, as much as it overlaps."""
-    if not len(target.boxes_G4):
-        return regions_N4.new_zeros(target.belongs_KG.shape[0], len(regions_N4))
-    overlap_N, owner_N = _pairwise_iou(target.boxes_G4, regions_N4).max(dim=0)
-    return target.belongs_KG[:, owner_N].float() * torch.where(overlap_N >= _REGION_IOU, overlap_N, 0.0)
-
-
-@torch.no_grad()
-def _assign(
-    objectness_L: Tensor, boxes_L4: Tensor, target: BoxTargets, prepared: PreparedBoxes
-) -> tuple[Tensor, Tensor]:
-    """Task-aligned assignment: for each cell the index of its true box (-1 for none) and its soft target."""
-    truth_G4, cells = target.boxes_G4, len(boxes_L4)
-    owner_L = torch.full((cells,), -1, dtype=torch.long, device=boxes_L4.device)
-    quality_L = boxes_L4.new_zeros(cells)
-    if not len(truth_G4):
-        return owner_L, quality_L
-    # A box smaller than a cell must still own one: its reach is at least the finest cell.
-    finest = prepared.strides_L2.amin(dim=0)
-    middle = (truth_G4[:, :2] + truth_G4[:, 2:]) / 2
-    reach = torch.maximum((truth_G4[:, 2:] - truth_G4[:, :2]) / 2, finest)
-    inside_GL = ((prepared.centres_L2 - middle[:, None]).abs() < reach[:, None]).all(-1)
-    iou_GL = _pairwise_iou(truth_G4, boxes_L4)
-    score_L = torch.sigmoid(objectness_L).clamp(min=1e-4)
-    aligned_GL = score_L.sqrt() * iou_GL.clamp(min=1e-3) ** _ALIGNMENT_IOU_POWER * inside_GL
-    best, columns = aligned_GL.topk(min(_ASSIGNED_CELLS, cells), dim=1)
-    chosen_GL = torch.zeros_like(inside_GL).scatter_(1, columns, best > 0)
-    contested = torch.where(chosen_GL, iou_GL + 1e-6, torch.zeros_like(iou_GL))
-    top_iou, owner = contested.max(dim=0)
-    taken = top_iou > 0
-    owner_L[taken] = owner[taken]
-    chosen_GL &= owner_L[None] == torch.arange(len(truth_G4), device=owner_L.device)[:, None]
-    mine_GL = torch.where(chosen_GL, aligned_GL, torch.zeros_like(aligned_GL))
-    best_iou_G = torch.where(chosen_GL, iou_GL, torch.zeros_like(iou_GL)).amax(dim=1, keepdim=True)
-    share_GL = mine_GL / mine_GL.amax(dim=1, keepdim=True).clamp(min=1e-12)
-    quality_L = (share_GL * best_iou_G).amax(dim=0)
-    return owner_L, quality_L
-
-
-def _pairwise_iou(first_G4: Tensor, second_L4: Tensor) -> Tensor:
-    """(..., G, 4) and (..., L, 4) boxes -> (..., G, L) IoU."""
-    low = torch.maximum(first_G4[..., :, None, :2], second_L4[..., None, :, :2])
-    high = torch.minimum(first_G4[..., :, None, 2:], second_L4[..., None, :, 2:])
-    shared = (high - low).clamp(min=0).prod(-1)
-    return shared / (_area(first_G4)[..., :, None] + _area(second_L4)[..., None, :] - shared).clamp(min=1e-9)
-
-
-def _paired_giou(first_L4: Tensor, second_L4: Tensor) -> Tensor:
-    """Generalised IoU of boxes taken in pairs."""
-    low = torch.maximum(first_L4[:, :2], second_L4[:, :2])
-    high = torch.minimum(first_L4[:, 2:], second_L4[:, 2:])
-    shared = (high - low).clamp(min=0).prod(-1)
-    union = _area(first_L4) + _area(second_L4) - shared
-    hull = torch.maximum(first_L4[:, 2:], second_L4[:, 2:]) - torch.minimum(first_L4[:, :2], second_L4[:, :2])
-    hull_area = hull.prod(-1).clamp(min=1e-9)
-    return shared / union.clamp(min=1e-9) - (hull_area - union) / hull_area
-
-
-def _area(boxes_4: Tensor) -> Tensor:
-    return (boxes_4[..., 2:] - boxes_4[..., :2]).clamp(min=0).prod(-1)
-
-
-def _non_maximum(boxes_KT4: Tensor, candidate_KT: Tensor, iou: float) -> Tensor:
-    """Greedy non-maximum suppression for all phrases at once; boxes are sorted by score within a phrase.
-
-    A box stays if no better box that stays overlaps it. Iterating that rule from "all stay" settles from the front and
-    reaches the greedy answer as soon as nothing changes.
-    """
-    overlaps_KTT = (_pairwise_iou(boxes_KT4, boxes_KT4) > iou).triu(diagonal=1)
-    keep_KT = candidate_KT
-    while True:
-        beaten_KT = (overlaps_KTT & keep_KT[:, :, None]).any(dim=1)
-        following_KT = candidate_KT & ~beaten_KT
-        if torch.equal(following_KT, keep_KT):
-            return keep_KT
-        keep_KT = following_KT

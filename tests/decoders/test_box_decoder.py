@@ -12,7 +12,9 @@ from numerics import assert_same, tolerance
 from numpy.typing import NDArray
 
 from vision_agent import BoxTargets, DecodeRequest, DenseFeatures, Detections
-from vision_agent.decoders.box import BoxDecoder, PreparedBoxes, _named, _non_maximum, _pairwise_iou
+from vision_agent.decoders.box import BoxDecoder, PreparedBoxes
+from vision_agent.decoders.box_geometry import non_maximum, pairwise_iou
+from vision_agent.decoders.box_truth import certain, nameable, named
 from vision_agent.geometry.frames import TileGrid, box_nms
 
 WIDTHS = (8, 16, 24, 32)
@@ -99,8 +101,8 @@ def test_proposals_are_the_best_cells_that_do_not_overlap_much() -> None:
     ):
         assert bool(proposed.all())
         best = objectness.argsort(descending=True)[:120]  # four times as many as wanted
-        assert _pairwise_iou(cells[best[:30]], cells[best[:30]]).triu(1).max() > PROPOSAL_OVERLAP
-        assert _pairwise_iou(regions, regions).triu(1).max() <= PROPOSAL_OVERLAP
+        assert pairwise_iou(cells[best[:30]], cells[best[:30]]).triu(1).max() > PROPOSAL_OVERLAP
+        assert pairwise_iou(regions, regions).triu(1).max() <= PROPOSAL_OVERLAP
         chosen = box_nms(cells[best].double().numpy(), objectness[best].double().numpy(), PROPOSAL_OVERLAP)[:30]
         assert torch.equal(regions, cells[best[torch.from_numpy(chosen)]])
 
@@ -283,7 +285,7 @@ def test_suppression_equals_the_greedy_definition(seed: int, count: int, iou: fl
     generator = torch.Generator().manual_seed(seed)
     corner = torch.rand(1, count, 2, generator=generator)
     boxes = torch.cat([corner, corner + 0.05 + 0.5 * torch.rand(1, count, 2, generator=generator)], dim=-1)
-    kept = _non_maximum(boxes, torch.ones(1, count, dtype=torch.bool), iou)[0].nonzero().flatten().tolist()
+    kept = non_maximum(boxes, torch.ones(1, count, dtype=torch.bool), iou)[0].nonzero().flatten().tolist()
     expected = box_nms(boxes[0].double().numpy(), np.linspace(1, 0.1, count), iou)
     assert kept == sorted(np.asarray(expected).tolist())
 
@@ -310,13 +312,13 @@ def test_regions_are_called_what_the_box_they_overlap_most_is_called() -> None:
         "elsewhere": ([0.1, 0.6, 0.5, 1.0], [0.0] * 5),
     }
     truth = targets([left, right, inner], belongs)
-    named = _named(torch.tensor([box for box, _ in regions.values()]), truth)
-    expected = torch.tensor([called for _, called in regions.values()]).T
-    torch.testing.assert_close(named, expected, rtol=0, atol=1e-5)
+    called = named(torch.tensor([box for box, _ in regions.values()]), truth)
+    expected = torch.tensor([truly for _, truly in regions.values()]).T
+    torch.testing.assert_close(called, expected, rtol=0, atol=1e-5)
 
 
 def test_nothing_is_named_in_a_image_without_boxes() -> None:
-    assert torch.equal(_named(torch.rand(7, 4), targets([], [[], []])), torch.zeros(2, 7))
+    assert torch.equal(named(torch.rand(7, 4), targets([], [[], []])), torch.zeros(2, 7))
 
 
 @pytest.fixture
@@ -454,3 +456,93 @@ def test_it_learns_red_a_from_blue_a_by_looking_not_by_place() -> None:
         assert best.keys() == expected.keys()
         for label, box in expected.items():
             assert np.abs(best[label] - box).max() < 0.1
+
+
+# Refined regions ---------------------------------------------------------------------------------------------------
+
+
+def refined_twin(model: BoxDecoder, **changed: float) -> BoxDecoder:
+    """A refined decoder with the weights of one that is not; its own part is as it starts."""
+    twin = decoder(refined=True, **changed)
+    missing, unexpected = twin.load_state_dict(model.state_dict(), strict=False)
+    assert {name.split(".")[0] for name in missing} == {"refine"}
+    assert not unexpected
+    return twin
+
+
+def test_a_refined_decoder_starts_as_the_one_it_was() -> None:
+    model = decoder()
+    twin = refined_twin(model)
+    before, after = (found(each, states(2), features(), threshold=0.0) for each in (model, twin))
+    assert np.array_equal(before.xyxy, after.xyxy)
+    assert np.array_equal(before.scores, after.scores)
+    assert model.settings["refined"] is False
+    assert not [name for name in model.state_dict() if name.startswith("refine")]
+
+
+def test_how_well_a_region_fits_joins_the_score_by_its_weight() -> None:
+    plain = decoder(nms_iou=1.0)
+    twin = refined_twin(plain, nms_iou=1.0, quality=0.5)
+    with torch.no_grad():
+        prepared = twin.prepare(features())
+    fit = torch.linspace(-3, 3, 30)
+    graded = replace(prepared, fit_BN=fit[None])
+    before, after = decoded(plain, states(1), prepared, 0.0), decoded(twin, states(1), graded, 0.0)
+    expected = 0.5 * np.log(1 / (1 + np.exp(-fit.numpy())))[[_row_of(box, graded) for box in after.xyxy]]
+    unweighted = dict(zip(map(tuple, before.xyxy), before.scores, strict=True))
+    plain_scores = np.array([unweighted[tuple(box)] for box in after.xyxy])
+    np.testing.assert_allclose(_logit(after.scores) - _logit(plain_scores), expected, atol=1e-3)
+
+
+def test_a_refined_decoder_learns_where_edges_are_and_how_well_regions_fit() -> None:
+    seen, truth = features(), targets([[0.1, 0.1, 0.4, 0.5], [0.55, 0.3, 0.95, 0.9]], [[True, True]])
+    model = decoder(proposals=15, refined=True)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith("refine"))  # cells stay as bad as they are
+    with torch.no_grad():
+        torch.nn.init.constant_(model.box_head[-1].bias, 1.7)  # type: ignore[arg-type]
+    fit(model, seen, states(1), [0], [truth], 80)
+    with torch.no_grad():
+        prepared = model.prepare(seen)
+    assert prepared.proposals_BN4 is not None and prepared.fit_BN is not None
+    first, last = (pairwise_iou(truth.boxes_G4, b[0]).amax(0) for b in (prepared.proposals_BN4, prepared.regions_BN4))
+    near = first >= 0.4
+    assert near.any()
+    assert last[near].mean() > first[near].mean() + 0.1
+    beside = (last >= 0.1) & (last < 0.3)
+    assert prepared.fit_BN[0][near].mean() > prepared.fit_BN[0][beside].mean()
+
+
+# Soft truth --------------------------------------------------------------------------------------------------------
+
+BOX, ELSEWHERE = [0.1, 0.1, 0.4, 0.5], [0.6, 0.6, 0.9, 0.9]
+
+
+def test_a_region_is_called_its_name_as_surely_as_its_box_is() -> None:
+    truth = replace(targets([BOX], [[True]]), sure_G=torch.tensor([0.7]))
+    called = named(torch.tensor([BOX, ELSEWHERE]), truth)
+    torch.testing.assert_close(called, torch.tensor([[0.7, 0.0]]))
+
+
+def test_an_object_without_a_name_is_no_phrases_business() -> None:
+    unnamed = replace(targets([BOX], [[False]]), named_G=torch.tensor([False]))
+    assert nameable(torch.tensor([BOX, ELSEWHERE]), unnamed).tolist() == [0, 1]
+    assert nameable(torch.tensor([BOX]), targets([BOX], [[False]])).tolist() == [1]
+
+
+def test_what_lies_on_a_doubtful_box_is_not_trained_unless_on_a_true_one() -> None:
+    doubtful = replace(targets([BOX], [[True]]), doubtful_D4=torch.tensor([BOX, ELSEWHERE]))
+    assert certain(torch.tensor([BOX, ELSEWHERE, [0.0, 0.7, 0.2, 0.9]]), doubtful).tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize("refined", [False, True])
+@pytest.mark.usefixtures("unmoved")
+def test_sure_and_named_truth_without_doubt_loses_what_plain_truth_does(refined: bool) -> None:
+    model, plain = decoder(refined=refined), targets([BOX], [[True]])
+    prepared = model.prepare(features())
+    said = replace(plain, sure_G=torch.ones(1), named_G=torch.ones(1, dtype=torch.bool), doubtful_D4=torch.zeros(0, 4))
+    first, second = (model.losses(states(1), [0], prepared, [truth]) for truth in (plain, said))
+    assert first.keys() == second.keys() == {"objects", "boxes", "names"} | ({"moved", "fit"} if refined else set())
+    for name, loss in first.items():
+        torch.testing.assert_close(loss, second[name])
+    torch.testing.assert_close(torch.stack(list(first.values())).sum(), model.loss(states(1), [0], prepared, [plain]))

@@ -62,12 +62,18 @@ class BoxTargets:
         belongs_KG: bool, which phrase of the image (in the order of its states) names which box.
         ignored_M4: regions in which a phrase's score is not trained (crowds).
         ignored_phrase_M: the phrase each region belongs to.
+        sure_G: how sure it is that each box is right, 0-1; None where people marked them all.
+        named_G: bool, False for boxes of objects whose name nobody knows; None where all are known.
+        doubtful_D4: boxes that may hold an object or not: whatever overlaps one is not trained; None for none.
     """
 
     boxes_G4: Tensor
     belongs_KG: Tensor
     ignored_M4: Tensor
     ignored_phrase_M: Tensor
+    sure_G: Tensor | None = None
+    named_G: Tensor | None = None
+    doubtful_D4: Tensor | None = None
 
 
 @dataclass(frozen=True)
