@@ -8,7 +8,6 @@ The row of the routing token is left as it is: with it the language model decide
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -30,8 +29,8 @@ from vision_agent.plugins.decoder import DenseFeatures, MaskTargets
 from vision_agent.plugins.registry import load_decoder
 from vision_agent.plugins.route import RouteSpec
 from vision_agent.routing.adapter import Route, add_token, load_adapter, save_adapter
-from vision_agent.routing.layout import QueryBank, Segment, arrange
-from vision_agent.routing.states import FORCED_REQUEST, embed_layout, forced_segments, hidden_states
+from vision_agent.routing.layout import QueryBank
+from vision_agent.routing.states import phrase_states
 from vision_agent.train.loop import (
     OnStep,
     Stage,
@@ -115,39 +114,6 @@ def train_masks(
     return out / SEGMENT.name
 
 
-def phrase_states(
-    backbone: Backbone, routes: Sequence[Route], tokens_NTC: Tensor, phrases: Sequence[Sequence[str]]
-) -> dict[str, Tensor]:
-    """Return states (K, N, C) of forced phrases on several images, for each route by its name, in one pass.
-
-    Args:
-        tokens_NTC: image tokens of each image.
-        phrases: of each image; K is their number, in their order.
-    """
-    prompt = Segment(tokens=tuple(backbone.prompt_ids(FORCED_REQUEST, [tokens_NTC.shape[1]])))
-    rows: list[list[Segment]] = []
-    blocks: dict[str, list[tuple[int, int]]] = {route.spec.name: [] for route in routes}
-    for row, asked in enumerate(phrases):
-        segments = [prompt]
-        for route in routes:
-            for phrase in asked:
-                lead, block = forced_segments(backbone, route, [phrase], parent=0)
-                segments += [lead, replace(block, parent=len(segments))]
-                blocks[route.spec.name].append((row, len(segments) - 1))
-        rows.append(segments)
-    layout = arrange(rows).to(backbone.device)
-    by_name = {route.spec.name: route for route in routes}
-    hidden_BLC = hidden_states(
-        backbone, layout, embed_layout(backbone, by_name, layout, rows, tokens_NTC.flatten(0, 1))
-    )
-
-    def states(places: Sequence[tuple[int, int]]) -> Tensor:
-        spans = [layout.spans[row][segment] for row, segment in places]
-        return torch.stack([hidden_BLC[span.row, span.start : span.end] for span in spans])
-
-    return {name: states(places).float() for name, places in blocks.items()}
-
-
 class _Run:
     """One run: its stages and their losses."""
 
@@ -194,10 +160,10 @@ class _Run:
     def _state_losses(self, samples: Sequence[MaskSample]) -> dict[str, Tensor]:
         """How far what `[SEG]` says of phrases is from what `[DET]` says of them."""
         phrases = [self._asked(sample) for sample in samples]
-        with mixed_precision(self.device):
-            with torch.no_grad():
-                tokens_NTC, _ = self._seen(samples)
-            states = phrase_states(self.backbone, [self.detect, self.route], tokens_NTC, phrases)
+        # In fp32: the two soon differ by less than bf16 can tell.
+        with torch.no_grad():
+            tokens_NTC, _ = self._seen(samples)
+        states = phrase_states(self.backbone, [self.detect, self.route], tokens_NTC, phrases)
         with torch.no_grad():
             wanted_KE, wanted_K = cast(Any, self.detect.decoder).phrase_vectors(states["det"])
         unit_KE, bias_K = self.decoder.finder.phrase_vectors(states[SEGMENT.name])
@@ -272,7 +238,9 @@ def _segment_route(backbone: Backbone, detect: Route, own: Path, start: Path | N
         queries.load_state_dict(detect.queries.state_dict())
         route = Route(SEGMENT, add_token(backbone, SEGMENT.token), queries, decoder)
     parts = cast(Any, route.decoder)
-    parts.finder.load_state_dict(detect.decoder.state_dict())
+    # What reads the route's own query states stays the route's own.
+    kept = {name: part for name, part in parts.finder.state_dict().items() if own.is_dir() and _reads_states(name)}
+    parts.finder.load_state_dict(detect.decoder.state_dict() | kept)
     if start is not None:
         given = load_file(start / "adapter.safetensors")
         prefix = "decoder.head."
@@ -282,3 +250,7 @@ def _segment_route(backbone: Backbone, detect: Route, own: Path, start: Path | N
         except RuntimeError as error:
             raise CheckpointError(f"the mask network in {str(start)!r} does not fit: {error}") from error
     return route.float().to(backbone.device).eval()
+
+
+def _reads_states(name: str) -> bool:
+    return name.startswith(("phrase_head.", "phrase_bias."))

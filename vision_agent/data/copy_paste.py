@@ -106,6 +106,7 @@ class CopyPaste:
             crowds=(*background.crowds, *lost, *((background.boxes[i], background.names[i]) for i in old_lost)),
             known_names=background.known_names | self.names,
             masks=tuple(shapes),
+            sure=(*(background.sureness[i] for i in old_kept), *(1.0 for _ in kept)),
         )
 
 

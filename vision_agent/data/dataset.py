@@ -37,7 +37,7 @@ class ImageSources:
         self.copy_paste = CopyPaste(Cutouts(folder), cutouts or split)
         # What a background may show without being marked.
         everyday = set(self.photos.names.values()) | {word for many in words.SYNONYMS.values() for word in many}
-        self._doubtful = frozenset(everyday | {"man", "woman", "tree", "house", "flower", "street", "building"})
+        self.doubtful = frozenset(everyday | {"man", "woman", "tree", "house", "flower", "street", "building"})
 
     def photo(self, rng: np.random.Generator) -> Scene:
         return self.photos.scene(self.photo_records[rng.integers(len(self.photo_records))])
@@ -50,7 +50,7 @@ class ImageSources:
         return plain_background(self._backgrounds.open(name).convert("RGB"))
 
     def composed(self, rng: np.random.Generator) -> Scene:
-        return without_names(self.copy_paste.make(self.background(rng), rng), self._doubtful)
+        return without_names(self.copy_paste.make(self.background(rng), rng), self.doubtful)
 
 
 class TrainingMix(Dataset[Sample]):
@@ -92,7 +92,7 @@ class TrainingMix(Dataset[Sample]):
             if rng.random() < 0.6:
                 scene = window(scene, random_frame(scene, rng), (side, side))
             elif rng.random() < 0.3:
-                scene = _shrunk(scene, side, rng)
+                scene = shrunk(scene, side, rng)
         return flipped(scene) if rng.random() < 0.5 else scene
 
 
@@ -127,7 +127,7 @@ class NumberedFrom(Sampler[int]):
         return self._end - self._start
 
 
-def _shrunk(scene: Scene, side: int, rng: np.random.Generator) -> Scene:
+def shrunk(scene: Scene, side: int, rng: np.random.Generator) -> Scene:
     """The whole scene in a larger grey frame: small objects."""
     width, height = scene.image.size
     grow = rng.uniform(1.1, 1.8)

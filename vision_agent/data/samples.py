@@ -4,6 +4,7 @@ A sample's text is a tree (see `routing`): the image is the root, every conversa
 phrases hang side by side off one shared prompt. So one pass over an image trains a dozen phrases and answers.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,13 +12,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from vision_agent.data.scene import Scene
+from vision_agent.data.scene import ANYTHING, Scene
 from vision_agent.data.text import phrases as words
 from vision_agent.data.text import request_templates as requests
 from vision_agent.data.text.dialogue import Exchange, PhraseTarget
 from vision_agent.data.text.evidence_questions import scene_question
 from vision_agent.data.text.language_mix import routed
 from vision_agent.inference.colors import COLOURS
+from vision_agent.plugins.decoder import BoxTargets
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def make_sample(
     scene: Scene, side: int, rng: np.random.Generator, most_phrases: int = 14, jitter: bool = True
 ) -> Sample:
     """Ask a scene: what is there, by several names and colours, and what is not."""
-    image = _jittered(scene.image, rng) if jitter else scene.image
+    image = jittered(scene.image, rng) if jitter else scene.image
     pixels = np.array(image.resize((side, side), Image.Resampling.BILINEAR))
     scale = np.array([*scene.image.size, *scene.image.size], dtype=np.float32)
     present = present_phrases(scene, rng)
@@ -59,10 +61,27 @@ def make_sample(
     )
 
 
+def box_targets(sample: Sample, asked: Sequence[PhraseTarget]) -> BoxTargets:
+    """Return the true boxes of a sample, and which of the phrases names which."""
+    belongs = np.zeros((len(asked), len(sample.boxes)), dtype=bool)
+    ignored: list[NDArray[np.float32]] = []
+    ignored_phrase: list[int] = []
+    for index, target in enumerate(asked):
+        belongs[index, list(target.owned)] = True
+        ignored += [box / sample.scale for box in target.ignored]
+        ignored_phrase += [index] * len(target.ignored)
+    return BoxTargets(
+        boxes_G4=torch.from_numpy(np.asarray(sample.boxes, dtype=np.float32)).reshape(-1, 4),
+        belongs_KG=torch.from_numpy(belongs),
+        ignored_M4=torch.from_numpy(np.array(ignored, dtype=np.float32).reshape(-1, 4)),
+        ignored_phrase_M=torch.tensor(ignored_phrase, dtype=torch.long),
+    )
+
+
 def present_phrases(scene: Scene, rng: np.random.Generator | None = None) -> list[PhraseTarget]:
     """Return one phrase for each name in the scene, plus kinds. With `rng`, sometimes by a synonym or in the plural."""
     phrases = []
-    for name in sorted(set(scene.names)):
+    for name in sorted(set(scene.names) - {ANYTHING}):
         owned = tuple(index for index, other in enumerate(scene.names) if other == name)
         called = name
         if rng is not None and rng.random() < 0.3:
@@ -142,8 +161,8 @@ def _regions(scene: Scene, names: set[str]) -> tuple[NDArray[np.float32], ...]:
     return tuple(box for box, name in scene.crowds if name in names)
 
 
-def _jittered(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Light only: hue would make colour names wrong."""
+def jittered(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Change light only: hue would make colour names wrong."""
     if rng.random() < 0.6:
         image = ImageEnhance.Brightness(image).enhance(float(rng.uniform(0.7, 1.3)))
     if rng.random() < 0.5:

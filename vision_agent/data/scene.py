@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+ANYTHING = ""  # the name of what nobody named
 _LEAST_VISIBLE = 0.35  # a cropped object keeps its box while this share of it stays in view
 
 
@@ -21,10 +22,12 @@ class Scene:
         boxes: (G, 4).
         names: what each box holds.
         colours: colour name of each, None where unknown.
-        crowds: regions of many objects too small or too many to mark, with their name.
+        crowds: regions of many objects too small or too many to mark, with their name; those of `ANYTHING` may hold an
+            object or not.
         known_names: names that are marked wherever they occur: only these may be asked for as absent.
         captions: sentences about the whole image.
         masks: the pixels of each box's object, bools (H, W), None where unknown; empty where nobody asked for them.
+        sure: how sure it is that each box and its name are right, 0-1; empty where people marked them all.
     """
 
     image: Image.Image
@@ -35,6 +38,12 @@ class Scene:
     known_names: frozenset[str] = frozenset()
     captions: tuple[str, ...] = field(default=())
     masks: tuple[NDArray[np.bool_] | None, ...] = ()
+    sure: tuple[float, ...] = ()
+
+    @property
+    def sureness(self) -> tuple[float, ...]:
+        """`sure` of every box, 1 for those that people marked."""
+        return self.sure or (1.0,) * len(self.boxes)
 
 
 def flipped(scene: Scene) -> Scene:
@@ -98,6 +107,7 @@ def window(scene: Scene, frame: tuple[float, float, float, float], size: tuple[i
         crowds=(*kept_crowds, *lost),
         captions=scene.captions if keep.all() else (),
         masks=tuple(_seen(mask, frame, size) for mask, kept in zip(scene.masks, keep, strict=False) if kept),
+        sure=tuple(sure for sure, kept in zip(scene.sure, keep, strict=False) if kept),
     )
 
 
@@ -121,6 +131,7 @@ def mosaic(scenes: list[Scene], side: int, rng: np.random.Generator) -> Scene:
         colours=tuple(colour for part in parts for colour in part.colours),
         crowds=tuple(crowd for part in parts for crowd in part.crowds),
         known_names=frozenset.intersection(*(part.known_names for part in parts)),
+        sure=tuple(sure for part in parts for sure in part.sureness),
     )
 
 

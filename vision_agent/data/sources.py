@@ -125,6 +125,10 @@ class CocoPhotos:
             if split_of_image(self.name, image["file_name"], image["id"]) == split
         ]
 
+    def names_in(self, record: dict[str, Any]) -> frozenset[str]:
+        """Return the names of what is marked on a photo."""
+        return frozenset(self.names[annotation["category_id"]] for annotation in self._annotations[record["id"]])
+
     def files(self) -> list[tuple[str, object]]:
         """Return (file, id) of all images."""
         return [(image["file_name"], image["id"]) for image in self._content["images"]]
@@ -138,12 +142,16 @@ class CocoPhotos:
         }
         return [image for image in self.images(split) if image["id"] in with_outline]
 
+    def photo(self, record: dict[str, Any]) -> Image.Image:
+        """Return the pixels of one photo, RGB."""
+        return self._archive.open(record["file_name"]).convert("RGB")
+
     def scene(self, record: dict[str, Any], colours: bool = True, masks: bool = False) -> Scene:
         """Return one photo with its boxes, colours, and masks if asked for.
 
         Colours and masks are known where an outline tells which pixels are whose.
         """
-        image = self._archive.open(record["file_name"]).convert("RGB")
+        image = self.photo(record)
         boxes, names, found, shapes, crowds = [], [], [], [], []
         for annotation in self._annotations[record["id"]]:
             x, y, w, h = annotation["bbox"]

@@ -5,40 +5,51 @@ import numpy as np
 from vision_agent.agent import VisionAgent
 from vision_agent.data.samples import absent_phrases, present_phrases
 from vision_agent.data.scene import Scene
+from vision_agent.data.text.dialogue import PhraseTarget
 from vision_agent.evaluate.average_precision import Question
 from vision_agent.geometry.frames import box_iou
 from vision_agent.results.detections import Detections
 
 ABSENT_A_PHOTO = 6
-_LOW = 0.01  # scores down to here count for average precision
+LOW = 0.01  # scores down to here count for average precision
 
 
 def ask(
     agent: VisionAgent, scene: Scene, number: int, rng: np.random.Generator, absent_count: int, pooled: bool = False
 ) -> tuple[list[Question], list[bool]]:
     """Ask for every present name and some absent ones of a scene; also return whether each absent one got a box."""
-    present = present_phrases(scene)
-    absent = [p for p in absent_phrases(scene, rng, absent_count) if p.phrase in scene.known_names]
+    targets, present = asked_of(scene, rng, absent_count)
     threshold = default_threshold(agent)
-    targets = [*present, *absent]
     questions = [
-        Question(
-            image=number,
-            category="object" if pooled else target.phrase,
-            truth=scene.boxes[list(target.owned)],
-            crowds=np.array(target.ignored, dtype=np.float32).reshape(-1, 4),
-            found=found,
-        )
+        question(target, number, scene, found, "object" if pooled else target.phrase)
         for target, found in zip(targets, each(agent, [t.phrase for t in targets], scene), strict=True)
     ]
-    return questions, [bool((q.found.scores >= threshold).any()) for q in questions[len(present) :]]
+    return questions, [bool((q.found.scores >= threshold).any()) for q in questions[present:]]
+
+
+def asked_of(scene: Scene, rng: np.random.Generator, absent_count: int) -> tuple[list[PhraseTarget], int]:
+    """Return every present name and some absent ones of a scene, and how many are present."""
+    present = present_phrases(scene)
+    absent = [p for p in absent_phrases(scene, rng, absent_count) if p.phrase in scene.known_names]
+    return [*present, *absent], len(present)
+
+
+def question(target: PhraseTarget, number: int, scene: Scene, found: Detections, category: str) -> Question:
+    """Return what a scene says of a phrase, beside what was found."""
+    return Question(
+        image=number,
+        category=category,
+        truth=scene.boxes[list(target.owned)],
+        crowds=np.array(target.ignored, dtype=np.float32).reshape(-1, 4),
+        found=found,
+    )
 
 
 def each(agent: VisionAgent, asked: list[str], scene: Scene) -> list[Detections]:
     """Return one result a phrase, down to low scores. Phrases do not influence each other, so all are asked at once."""
     if not asked:
         return []
-    found = agent.detect(list(dict.fromkeys(asked)), scene.image, threshold=_LOW)
+    found = agent.detect(list(dict.fromkeys(asked)), scene.image, threshold=LOW)
     return [found.filter(label=phrase) for phrase in asked]
 
 

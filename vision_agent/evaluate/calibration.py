@@ -7,10 +7,11 @@ boxes best, and the temperature at which they are calibrated best as probabiliti
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +22,15 @@ from vision_agent.data.dataset import ImageSources
 from vision_agent.data.scene import Scene
 from vision_agent.data.text.phrases import plural
 from vision_agent.errors import ConfigError, bad_argument
-from vision_agent.evaluate.asking import ABSENT_A_PHOTO, ask, each, f1
+from vision_agent.evaluate.asking import ABSENT_A_PHOTO, LOW, ask, asked_of, each, f1, question
 from vision_agent.evaluate.average_precision import Question, average_precision
 from vision_agent.evaluate.reliability import log_loss, right_boxes
 from vision_agent.evaluate.short_answers import ABSENT_STYLES, ASKED_A_PHOTO, AbsentNames
+from vision_agent.plugins.decoder import Decoder
 from vision_agent.results.detections import Detections
 
 _PROMINENCES = (0.0, 0.15, 0.3, 0.45)
+_QUALITIES = (0.0, 0.25, 0.5)  # of a decoder that says how well its boxes fit
 _TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0)
 _CANDIDATES = tuple(round(0.05 + 0.01 * step, 2) for step in range(80))
 _MOST_FALSE = 0.10  # share of absent phrases that may get a box at the default threshold
@@ -41,8 +44,8 @@ class ScoreSettings:
     """Settings of a decoder: what makes its scores, and least scores.
 
     Attributes:
-        prominence: weight of how much a box looks like any object: best AP by questions, over all overlaps, because
-            it tells how well boxes fit.
+        prominence, quality: weights of how much a box looks like any object, and of how well it fits: best AP by
+            questions, over all overlaps, because they tell how well boxes fit.
         temperature: least log loss of the surest boxes' scores as probabilities that the box is right.
         threshold: of the boxes that `detect` gives: best F1. Scores at which more than a tenth of the absent phrases
             get a box are left out: an agent that sees objects which are not there is worse than one that misses some.
@@ -56,6 +59,7 @@ class ScoreSettings:
     """
 
     prominence: float
+    quality: float
     temperature: float
     threshold: float
     presence: float
@@ -81,8 +85,8 @@ def best_settings(agent: VisionAgent, data: Path, limit: int | None = None) -> S
     questions: list[Question] = []
     counted: list[tuple[int, Detections]] = []
     photos = [images.photos.scene(record, colours=False) for record in images.photo_records[:limit]]
-    prominence, temperature = _best_scores(agent, photos)
-    agent.routes["det"].decoder.settings.update(prominence=prominence, temperature=temperature)
+    weights, temperature = _best_scores(agent, photos)
+    agent.routes["det"].decoder.settings.update(weights, temperature=temperature)
     there, not_there = _surest_of_names(agent, photos)
     for number, scene in enumerate(tqdm(photos, desc="thresholds")):
         asked, _ = ask(agent, scene, number, np.random.default_rng(number), ABSENT_A_PHOTO)
@@ -98,7 +102,7 @@ def best_settings(agent: VisionAgent, data: Path, limit: int | None = None) -> S
     presence = _best(lambda least: float(np.mean(there >= least) + np.mean(not_there < least)))
     maybe = _best(lambda least: float(_GRANTED * np.mean(there >= least) + (1 - _GRANTED) * np.mean(not_there < least)))
     return ScoreSettings(
-        prominence=prominence,
+        **weights,
         temperature=temperature,
         threshold=min(least for least, value in quality.items() if value >= level),
         presence=presence,
@@ -111,25 +115,51 @@ def _best(quality: Callable[[float], float]) -> float:
     return max(_CANDIDATES, key=quality)
 
 
-def _best_scores(agent: VisionAgent, photos: Sequence[Scene]) -> tuple[float, float]:
-    """The weight of prominence, and then the temperature, which changes no order.
+def _best_scores(agent: VisionAgent, photos: Sequence[Scene]) -> tuple[dict[str, float], float]:
+    """The weights of prominence and quality, and then the temperature, which changes no order.
 
     The temperature is fitted to the surest box of each question: what people see of an answer first.
     """
-    settings = agent.routes["det"].decoder.settings
-    settings["temperature"] = 1.0
-    asked: dict[float, list[Question]] = {weight: [] for weight in _PROMINENCES}
+    decoder = agent.routes["det"].decoder
+    decoder.settings["temperature"] = 1.0
+    qualities = _QUALITIES if decoder.settings.get("refined") else _QUALITIES[:1]
+    tried = [{"prominence": weight, "quality": quality} for weight in _PROMINENCES for quality in qualities]
+    asked: list[list[Question]] = [[] for _ in tried]
     for number, scene in enumerate(tqdm(photos, desc="scores")):
-        for weight, questions in asked.items():
-            settings["prominence"] = weight
-            questions += ask(agent, scene, number, np.random.default_rng(number), ABSENT_A_PHOTO)[0]
-    prominence = max(asked, key=lambda weight: average_precision(asked[weight])[1])
-    found = [right_boxes([question]) for question in asked[prominence]]
+        targets, _ = asked_of(scene, np.random.default_rng(number), ABSENT_A_PHOTO)
+        phrases = list(dict.fromkeys(target.phrase for target in targets))
+        if not phrases:
+            continue
+        with _recorded(decoder) as calls:
+            agent.detect(phrases, scene.image, threshold=LOW)
+        for weights, questions in zip(tried, asked, strict=True):
+            decoder.settings.update(weights)
+            found = decoder.decode(*calls[0])
+            questions += [question(t, number, scene, found.filter(label=t.phrase), t.phrase) for t in targets]
+    best = max(range(len(tried)), key=lambda place: average_precision(asked[place])[1])
+    found = [right_boxes([each]) for each in asked[best]]
     scores = np.concatenate([scores[:1] for scores, _ in found]).clip(1e-6, 1 - 1e-6)
     right = np.concatenate([right[:1] for _, right in found])
     logits = np.log(scores / (1 - scores))
     losses = {each: log_loss(1 / (1 + np.exp(-logits / each)), right) for each in _TEMPERATURES}
-    return prominence, min(losses, key=lambda each: losses[each])
+    return tried[best], min(losses, key=lambda each: losses[each])
+
+
+@contextmanager
+def _recorded(decoder: Decoder) -> Iterator[list[tuple[Any, ...]]]:
+    """Keep what the decoder is given meanwhile, so that it can be decoded again with other settings."""
+    calls: list[tuple[Any, ...]] = []
+    decode = decoder.decode
+
+    def recording(*given: Any) -> Any:
+        calls.append(given)
+        return decode(*given)
+
+    decoder.decode = cast(Any, recording)  # type: ignore[method-assign]
+    try:
+        yield calls
+    finally:
+        del decoder.decode
 
 
 def _surest_of_names(agent: VisionAgent, photos: Sequence[Scene]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -1,5 +1,7 @@
 """Which device to run on, and in which number format."""
 
+import time
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ _DTYPES = {
     "fp16": torch.float16,
 }
 DTYPE_NAMES = tuple(_DTYPES)
+_FASTER = 1.3  # bf16 products are worth having from this many times fp32's speed
 
 
 def choose_device(device: str | torch.device) -> torch.device:
@@ -67,3 +70,27 @@ def input_device(model: Any) -> torch.device:
         device: torch.device = model.device
         return device
     return torch.device(hook.execution_device)
+
+
+@cache
+def bfloat16_pays(device: torch.device) -> bool:
+    """Return whether a device multiplies bf16 clearly faster than fp32.
+
+    A CPU is timed once: some of those that have instructions for it have no matrix units, and some without either
+    emulate it slowly.
+    """
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and _product_seconds(torch.bfloat16) * _FASTER < _product_seconds(torch.float32)
+
+
+def _product_seconds(dtype: torch.dtype, side: int = 384, tries: int = 5) -> float:
+    """Return the shortest of several tries at one product of square matrices."""
+    matrix = torch.ones(side, side, dtype=dtype)
+    matrix @ matrix  # the first one chooses a kernel
+    best = float("inf")
+    for _ in range(tries):
+        start = time.perf_counter()
+        matrix @ matrix
+        best = min(best, time.perf_counter() - start)
+    return best

@@ -5,6 +5,7 @@ adapter.safetensors   token.input, token.output (when untied), queries.weight, d
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,9 +120,7 @@ def save_adapter(folder: str | Path, route: Route, backbone: Backbone, dtype: to
         base_fingerprint=backbone.fingerprint,
     )
     stored = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
-    partial = folder / "adapter.safetensors.partial"
-    save_file(stored, partial)
-    os.replace(partial, folder / "adapter.safetensors")
+    _write_tensors(folder, stored)
     _write_info(folder, info)
 
 
@@ -132,6 +131,29 @@ def change_settings(folder: str | Path, **settings: Any) -> None:
     changed = info.model_copy(update={"decoder_settings": info.decoder_settings | settings})
     _build_decoder(folder, changed)  # settings that the decoder does not take must not be written
     _write_info(folder, changed)
+
+
+def rebase_adapter(
+    folder: str | Path, backbone: Backbone, replaced: Mapping[str, Tensor], settings: Mapping[str, Any]
+) -> None:
+    """Tie a saved adapter to another base model with the same language weights.
+
+    Args:
+        replaced: tensors for the adapter's own, by their names in its file; those are left out of which it has no part.
+        settings: of its decoder; those are left out that it does not have.
+    """
+    folder = Path(folder)
+    info = _read_info(folder)
+    settings = {name: value for name, value in settings.items() if name in info.decoder_settings}
+    if settings:
+        parts = tuple(f"decoder.{name}." for name in settings)
+        tensors = load_file(folder / "adapter.safetensors")
+        new = {name: tensor.detach().cpu() for name, tensor in replaced.items() if name.startswith(parts)}
+        like = next(iter(tensors.values()))
+        tensors |= {name: tensor.to(like.dtype).contiguous() for name, tensor in new.items()}
+        _write_tensors(folder, tensors)
+    changed = {"base_name": backbone.name, "base_fingerprint": backbone.fingerprint}
+    _write_info(folder, info.model_copy(update={**changed, "decoder_settings": info.decoder_settings | settings}))
 
 
 def load_adapter(folder: str | Path, backbone: Backbone) -> Route:
@@ -179,6 +201,12 @@ def _read_info(folder: Path) -> AdapterInfo:
     if info.format != _FORMAT:
         raise CheckpointError(f"the adapter {str(folder)!r} has format {info.format!r}; this version reads {_FORMAT}")
     return info
+
+
+def _write_tensors(folder: Path, tensors: dict[str, Tensor]) -> None:
+    partial = folder / "adapter.safetensors.partial"
+    save_file(tensors, partial)
+    os.replace(partial, folder / "adapter.safetensors")
 
 
 def _write_info(folder: Path, info: AdapterInfo) -> None:

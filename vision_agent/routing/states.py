@@ -4,7 +4,7 @@ Shape suffixes as in `routing`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -83,6 +83,39 @@ def forced_segments(backbone: Backbone, route: Route, phrases: Sequence[str], pa
             owner = parent + len(segments)
             segments.append(Segment(queries=route.spec.num_queries, route=route.spec.name, parent=owner))
     return segments
+
+
+def phrase_states(
+    backbone: Backbone, routes: Sequence[Route], tokens_NTC: Tensor, phrases: Sequence[Sequence[str]]
+) -> dict[str, Tensor]:
+    """Return states (K, N, C) of forced phrases on several images, for each route by its name, in one pass.
+
+    Args:
+        tokens_NTC: image tokens of each image.
+        phrases: of each image; K is their number, in their order.
+    """
+    prompt = Segment(tokens=tuple(backbone.prompt_ids(FORCED_REQUEST, [tokens_NTC.shape[1]])))
+    rows: list[list[Segment]] = []
+    blocks: dict[str, list[tuple[int, int]]] = {route.spec.name: [] for route in routes}
+    for row, asked in enumerate(phrases):
+        segments = [prompt]
+        for route in routes:
+            for phrase in asked:
+                lead, block = forced_segments(backbone, route, [phrase], parent=0)
+                segments += [lead, replace(block, parent=len(segments))]
+                blocks[route.spec.name].append((row, len(segments) - 1))
+        rows.append(segments)
+    layout = arrange(rows).to(backbone.device)
+    by_name = {route.spec.name: route for route in routes}
+    hidden_BLC = hidden_states(
+        backbone, layout, embed_layout(backbone, by_name, layout, rows, tokens_NTC.flatten(0, 1))
+    )
+
+    def states(places: Sequence[tuple[int, int]]) -> Tensor:
+        spans = [layout.spans[row][segment] for row, segment in places]
+        return torch.stack([hidden_BLC[span.row, span.start : span.end] for span in spans])
+
+    return {name: states(places).float() for name, places in blocks.items()}
 
 
 @torch.inference_mode()

@@ -6,11 +6,10 @@ Shape suffixes as in `routing`.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from vision_agent.data.samples import Sample
+from vision_agent.data.samples import Sample, box_targets
 from vision_agent.data.text.dialogue import Exchange, PhraseTarget
 from vision_agent.model.backbone import Backbone
 from vision_agent.plugins.decoder import BoxTargets
@@ -156,17 +155,4 @@ def _labels(
 def _targets(sample: Sample, route: str) -> BoxTargets:
     """Boxes of the forced phrases, then of the phrases in answers: the order of the batch's reads."""
     routed = [part for exchange in sample.exchanges for part in exchange.parts if part.route == route]
-    asked = [*sample.phrases, *[part.target for part in routed if part.target is not None]]
-    belongs = np.zeros((len(asked), len(sample.boxes)), dtype=bool)
-    ignored: list[np.ndarray] = []
-    ignored_phrase: list[int] = []
-    for index, target in enumerate(asked):
-        belongs[index, list(target.owned)] = True
-        ignored += [box / sample.scale for box in target.ignored]
-        ignored_phrase += [index] * len(target.ignored)
-    return BoxTargets(
-        boxes_G4=torch.from_numpy(np.asarray(sample.boxes, dtype=np.float32)).reshape(-1, 4),
-        belongs_KG=torch.from_numpy(belongs),
-        ignored_M4=torch.from_numpy(np.array(ignored, dtype=np.float32).reshape(-1, 4)),
-        ignored_phrase_M=torch.tensor(ignored_phrase, dtype=torch.long),
-    )
+    return box_targets(sample, [*sample.phrases, *[part.target for part in routed if part.target is not None]])

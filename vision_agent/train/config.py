@@ -2,7 +2,7 @@
 
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -29,18 +29,25 @@ class StageSection(RecipeSection):
 
     Attributes:
         name: names the stage in the log.
-        kind: `"text"`, without images; `"images"`: images, text and boxes together; or `"language"`: requests and
-            answers about images, while the tower is frozen and phrases keep their meaning to the decoder.
+        kind: `"text"`, without images; `"images"`: images, text and boxes together; `"language"`: requests and
+            answers about images, while the tower is frozen and phrases keep their meaning to the decoder; or
+            `"distil"`: images and boxes alone, people's and soft ones, while the language model is frozen (see
+            `box_distillation`).
         tile: side of the images in pixels, None for the model's own; smaller ones teach names faster.
+        tiles: of a distillation stage: the sides that its steps take in turn.
+        rate: of the language model; a distillation stage has none.
+        minutes: of a distillation stage: it ends after so long, its schedule laid out for that, or after `steps`.
         without_images: share of a language stage's steps that have text alone.
     """
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
-    kind: Literal["text", "images", "language"]
+    kind: Literal["text", "images", "language", "distil"]
     tile: int | None = Field(default=None, ge=64, multiple_of=32)
+    tiles: tuple[Annotated[int, Field(ge=64, multiple_of=32)], ...] = ()
     steps: int = Field(ge=1)
+    minutes: float | None = Field(default=None, gt=0)
     batch: int = Field(ge=1)
-    rate: float = Field(gt=0)
+    rate: float = Field(default=0.0, ge=0)
     tower_rate: float = Field(default=0.0, ge=0)
     decoder_rate: float = Field(default=0.0, ge=0)
     warm_up: int = Field(default=100, ge=0)
@@ -54,6 +61,11 @@ class StageSection(RecipeSection):
             raise ValueError(f"stage {self.name!r} has no images, so it takes no `tile`")
         if self.kind != "language" and self.without_images:
             raise ValueError(f"stage {self.name!r} is no language stage, so it takes no `without_images`")
+        distils = self.kind == "distil"
+        if not distils and (self.tiles or self.minutes is not None):
+            raise ValueError(f"stage {self.name!r} is no distillation stage, so it takes no `tiles` and no `minutes`")
+        if distils == (self.rate > 0):
+            raise ValueError(f"stage {self.name!r} must have {'no `rate`' if distils else 'a `rate`'}")
         return self
 
 

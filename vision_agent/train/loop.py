@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from vision_agent.errors import ConfigError
+from vision_agent.model.devices import bfloat16_pays
 
 OnStep = Callable[[str, int, float], None]  # told the stage, the step from 0 and its loss
 
@@ -47,6 +48,7 @@ class Stage:
         losses: batch -> losses by name; their sum is minimised.
         ema: decay of the average of the weights; 0 keeps the last weights.
         more: see `Stateful`.
+        deadline: when it ends, whatever steps are left; None for after its steps.
     """
 
     name: str
@@ -60,6 +62,20 @@ class Stage:
     losses: Callable[[Any], Mapping[str, Tensor]]
     ema: float = 0.0
     more: Stateful | None = None
+    deadline: "Deadline | None" = None
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """When a stage ends by the clock; a stage that was stopped goes on with the minutes that are left.
+
+    Attributes:
+        minutes: how long it may take. It has a step at least.
+        schedule: share of the minutes that is over -> greatest share of the highest rate.
+    """
+
+    minutes: float
+    schedule: Callable[[float], float]
 
 
 class TrainingLoop:
@@ -108,31 +124,37 @@ class TrainingLoop:
         """
         if stage.name in self._finished:
             return
-        start = 0
+        start, earlier = 0, 0.0
         if self._state["stage"] == stage.name:
-            start = self._state["step"]
+            start, earlier = self._state["step"], self._state.get("seconds", 0.0)
             stage.optimiser.load_state_dict(self._state["optimiser"])
             if stage.more is not None:
                 stage.more.load_state_dict(self._state["more"])
         elif self._stages_start_averaged:
             self.average = _copied(self._module)
         live = self._module.state_dict()
-        saved = time.monotonic()
+        began = saved = time.monotonic()
         bar = tqdm(stage.batches(start), desc=stage.name, initial=start, total=stage.steps, mininterval=5)
         for step, batch in enumerate(bar, start):
             torch.manual_seed(stage.seed(step))
+            seconds = earlier + time.monotonic() - began
+            rate = stage.schedule(step)
+            if stage.deadline is not None:
+                rate = min(rate, stage.deadline.schedule(min(1.0, seconds / (stage.deadline.minutes * 60))))
             losses = stage.losses(batch)
             place = f"step {step} of stage {stage.name!r}"
-            total = descend(stage.optimiser, stage.parameters, losses, stage.schedule(step), stage.clip, place)
+            total = descend(stage.optimiser, stage.parameters, losses, rate, stage.clip, place)
             self._follow(live, stage.ema, step)
             values = {name: round(float(loss.detach()), 4) for name, loss in losses.items()}
             bar.set_postfix(values, refresh=False)
             self.log({"stage": stage.name, "step": step, **values})
             if time.monotonic() - saved > self._save_minutes * 60:
-                self._save(stage.name, step + 1, stage)
+                self._save(stage.name, step + 1, stage, earlier + time.monotonic() - began)
                 saved = time.monotonic()
             if self._on_step is not None:
                 self._on_step(stage.name, step, total)
+            if stage.deadline is not None and seconds > stage.deadline.minutes * 60:
+                break
         if self._stages_start_averaged:
             self._module.load_state_dict(self.average)
         self._finished.append(stage.name)
@@ -149,10 +171,10 @@ class TrainingLoop:
         decay = min(decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.average.values()), [live[name] for name in self.average], 1 - decay)
 
-    def _save(self, name: str, step: int, stage: Stage | None) -> None:
+    def _save(self, name: str, step: int, stage: Stage | None, seconds: float = 0.0) -> None:
         more = None if stage is None or stage.more is None else stage.more.state_dict()
         optimiser = None if stage is None else stage.optimiser.state_dict()
-        self._state = {"stage": name, "step": step, "optimiser": optimiser, "more": more}
+        self._state = {"stage": name, "step": step, "optimiser": optimiser, "more": more, "seconds": seconds}
         weights = {"parts": self._module.state_dict(), "average": self.average, "finished": self._finished}
         partial = self._folder / "state.pt.partial"
         torch.save(self._state | weights, partial)
@@ -220,7 +242,11 @@ def warm_up_cosine(step: int, steps: int, warm_up: int, least: float = 0.0) -> f
     """Return the share of the highest rate: linear warm-up, then a cosine down to `least`."""
     if step < warm_up:
         return (step + 1) / warm_up
-    done = (step - warm_up) / max(1, steps - warm_up)
+    return cosine((step - warm_up) / max(1, steps - warm_up), least)
+
+
+def cosine(done: float, least: float) -> float:
+    """Return the share of the highest rate when a share of a stage is done: a cosine from 1 to `least`."""
     return least + (1 - least) * 0.5 * (1 + math.cos(math.pi * done))
 
 
@@ -231,10 +257,7 @@ def seed_of(*numbers: int) -> int:
 
 def mixed_precision(device: torch.device) -> torch.autocast:
     """Compute in bfloat16 where the device multiplies its matrices faster than those of fp32."""
-    fast = device.type == "cpu" and bool(torch.cpu._is_amx_tile_supported())
-    if device.type == "cuda":
-        fast = bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16_pays(device))
 
 
 def one_thread(worker: int) -> None:

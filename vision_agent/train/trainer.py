@@ -1,4 +1,4 @@
-"""Trains a small model from a recipe: stages of text, of requests about images, and of images with boxes.
+"""Trains a small model from a recipe: stages of text, of requests about images, of images with boxes, of boxes alone.
 
 All stages run the expansion that inference runs (`routing.arrange`), teacher-forced. Samples follow from their number,
 so a run that was stopped resumes exactly (see `vision_agent.train.loop`).
@@ -12,10 +12,12 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerFast
 
 from vision_agent.data.dataset import ImageSources, NumberedFrom, TalkMix, TrainingMix
+from vision_agent.data.distillation_samples import BoxBatch, BoxMix
+from vision_agent.data.distillation_samples import collate as collate_boxes
 from vision_agent.data.sources import read_text_vectors
 from vision_agent.data.text.language_mix import LanguageMix, corpus
 from vision_agent.errors import ConfigError
@@ -26,14 +28,18 @@ from vision_agent.plugins.decoder import DenseFeatures
 from vision_agent.plugins.route import RouteSpec
 from vision_agent.routing.adapter import Route, add_token, new_route, save_adapter
 from vision_agent.routing.states import embed_layout, hidden_states
+from vision_agent.train.box_distillation import FROZEN, BoxDistillation
+from vision_agent.train.carry_over import carry_over
 from vision_agent.train.collate import Batch, Collator
 from vision_agent.train.config import StageSection, TrainConfig
 from vision_agent.train.distillation import PhraseDistillation
 from vision_agent.train.loop import (
+    Deadline,
     OnStep,
     Stage,
     TrainingLoop,
     claim_folder,
+    cosine,
     draw_curve,
     mixed_precision,
     one_thread,
@@ -49,6 +55,7 @@ DETECT = RouteSpec(token="[DET]", decoder="box", num_queries=4, looks=True)
 TOKENS = {"det": DETECT.token, "seg": "[SEG]", "ocr": "[OCR]", "gen": "[GEN]", "edit": "[EDIT]"}
 
 _KEEP_WEIGHT = 5.0
+_LEAST_RATE = 0.05
 
 
 def train(config: TrainConfig, data: Path, out: Path, device: str = "auto", on_step: OnStep | None = None) -> Path:
@@ -99,7 +106,9 @@ class _Run:
         settings, seed = self.config.stages[number], self.config.seed
         optimiser = torch.optim.AdamW(_groups(self.parts, settings), betas=(0.9, 0.99))
         self.distillation = PhraseDistillation(self.backbone, self.route) if settings.kind == "language" else None
+        boxes = BoxDistillation(self.backbone, self.route, self.data) if settings.kind == "distil" else None
         self.parts.train()
+        minutes = settings.minutes
         self.loop.run(
             Stage(
                 name=settings.name,
@@ -107,13 +116,14 @@ class _Run:
                 optimiser=optimiser,
                 parameters=[part for part in self.parts.parameters() if part.requires_grad],
                 clip=5.0,
-                schedule=lambda step: warm_up_cosine(step, settings.steps, settings.warm_up, least=0.05),
+                schedule=lambda step: warm_up_cosine(step, settings.steps, settings.warm_up, _LEAST_RATE),
                 # What a step draws follows from its number: the decoder moves true boxes a little.
                 seed=lambda step: seed_of(seed, number, step),
-                batches=lambda start: self._batches(number, start),
-                losses=self._losses,
+                batches=lambda start: self._batches(number, start) if boxes is None else self._boxes(number, start),
+                losses=self._losses if boxes is None else boxes.losses,
                 ema=settings.ema,
-                more=self.distillation,
+                more=self.distillation or boxes,
+                deadline=None if minutes is None else Deadline(minutes, lambda over: cosine(over, _LEAST_RATE)),
             )
         )
 
@@ -122,6 +132,8 @@ class _Run:
         folder = self.out / "model"
         save_backbone(self.backbone, folder)
         save_adapter(folder / "adapters" / self.route.spec.name, self.route, self.backbone)
+        if self.config.init is not None and all(stage.kind == "distil" for stage in self.config.stages):
+            carry_over(self.config.init, folder, self.backbone, self.route, FROZEN)
         draw_curve(self.out)
         return folder
 
@@ -196,15 +208,30 @@ class _Run:
         images = TrainingMix(self.data, self.config.data, side, seed)
         # Attention goes with the square of a row's length, so rows are kept short.
         talk = LanguageMix(seed, self.names, self.captions, phrases=1, exchanges=6)
+        mixed = TalkMix(images, talk) if settings.kind == "language" else images
+        return self._loaded(mixed, number, start, end, collate.images)
+
+    def _loaded(
+        self, samples: Dataset[Any], number: int, start: int, end: int, collate: Callable[[list[Any]], Any]
+    ) -> DataLoader[Any]:
+        """Batches of a stage's samples, from the `start`-th to the `end`-th."""
+        size = self.config.stages[number].batch
         return DataLoader(
-            TalkMix(images, talk) if settings.kind == "language" else images,
-            batch_size=settings.batch,
-            sampler=NumberedFrom(start * settings.batch, end * settings.batch),
+            samples,
+            batch_size=size,
+            sampler=NumberedFrom(start * size, end * size),
             num_workers=self.config.workers,
-            collate_fn=collate.images,
+            collate_fn=collate,
             worker_init_fn=one_thread,
             prefetch_factor=4 if self.config.workers else None,
         )
+
+    def _boxes(self, number: int, start: int) -> Iterator[tuple[int, BoxBatch]]:
+        """Steps of a distillation stage with their batches, from the `start`-th on."""
+        settings, seed = self.config.stages[number], (self.config.seed, number)
+        sides = settings.tiles or (settings.tile or self.config.model.tile,)
+        images = BoxMix(self.data, self.config.data, sides, settings.batch, seed)
+        return enumerate(self._loaded(images, number, start, settings.steps, collate_boxes), start)
 
     def _tokenizer(self) -> PreTrainedTokenizerFast:
         if self.config.init is not None:
@@ -254,7 +281,11 @@ def _groups(parts: nn.ModuleDict, settings: StageSection) -> list[dict[str, Any]
         # tower's weights, and their gradients would take most of a CPU's time.
         fixed = any(f"vision_tower.{part}" in name for part in ("stem.", "stages.0.", "stages.1.", "stages.2.0."))
         fixed = fixed or ".depthwise." in name
-        if "vision_tower.stages" in name or "vision_tower.stem" in name:
+        # A distillation stage reads phrases once, so nothing that they are made of may change.
+        frozen = settings.kind == "distil" and any(f"decoder.{part}." in name for part in FROZEN)
+        if frozen:
+            rate = 0.0
+        elif "vision_tower.stages" in name or "vision_tower.stem" in name:
             rate = 0.0 if fixed else settings.tower_rate
         elif "decoder" in name or "vision_tower" in name or "projector" in name:
             rate = settings.decoder_rate
