@@ -30,8 +30,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vision_agent.decoders.box_geometry import non_maximum, paired_giou
-from vision_agent.decoders.box_truth import (
+from vision_agent.plugins.decoder import BoxTargets, Decoder, DecodeRequest, DenseFeatures
+from vision_agent.plugins.route import RouteSpec
+from vision_agent.results.detections import Detections
+
+from .box_geometry import non_maximum, paired_giou
+from .box_truth import (
     LossSums,
     assign,
     certain,
@@ -43,9 +47,6 @@ from vision_agent.decoders.box_truth import (
     trained,
     undoubted,
 )
-from vision_agent.plugins.decoder import BoxTargets, Decoder, DecodeRequest, DenseFeatures
-from vision_agent.plugins.route import RouteSpec
-from vision_agent.results.detections import Detections
 
 _LEVELS = 3
 _LOG_SIZE_LIMIT = 4.0  # exp(4) strides either side: wider than any canvas

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vision_agent.decoders.box_geometry import pairwise_iou
 from vision_agent.plugins.decoder import BoxTargets
+
+from .box_geometry import pairwise_iou
 
 _ASSIGNED_CELLS = 10  # most cells a true box is assigned to
 _ALIGNMENT_IOU_POWER = 4.0
