@@ -30,6 +30,7 @@ from vision_agent.inference.image_generation import ImageGenerator, MaskSource, 
 from vision_agent.inference.predictor import Predictor
 from vision_agent.inference.settings import AskSettings, GenerateSettings, Images
 from vision_agent.inference.tracking import segment_clip
+from vision_agent.inference.word_reading import WordReader
 from vision_agent.model.backbone import Backbone
 from vision_agent.model.checkpoint import DEFAULT_CHECKPOINT, adapter_folders, load_backbone
 from vision_agent.model.load_options import LoadSettings
@@ -137,7 +138,10 @@ class VisionAgent:
         self._routes: dict[str, Route] = {}
         self._predictor = Predictor(self._engine, self._routes)
         self._pipeline = AnswerPipeline(
-            self._engine, self._routes, EvidenceLoop(self._engine, self._routes, self._predictor)
+            self._engine,
+            self._routes,
+            EvidenceLoop(self._engine, self._routes, self._predictor),
+            WordReader(self._routes, self._predictor, self.model),
         )
         self._image_generator = ImageGenerator(self._engine, self._routes)
         self._session: ImageStore | None = None
@@ -576,7 +580,8 @@ class VisionAgent:
                 one image for all, or a list with what belongs to each. A PDF, or the result of `ocr`, is a document:
                 the answer is a `DocumentAnswer`, which has the page and the box; a small model answers with a piece of
                 its text.
-            schema: a Pydantic model or JSON schema; the answer is JSON that follows it, and `.value` the instance.
+            schema: a Pydantic model or JSON schema; the answer is JSON that follows it, and `.value` the instance. A
+                model that answers from evidence fills one value, from its word.
             choices: the answer is one of these, as written here in `.value`. `.text` is what the model wrote, in lower
                 case where its tokenizer knows no other.
             combine: the tiles of all images form one image to the model, as InternVL's "combined images" do.
@@ -589,8 +594,9 @@ class VisionAgent:
             InputError: an empty question, an image that cannot be read, images and placeholders that differ in
                 number, a prompt that does not fit the model's context.
             ArgumentTypeError: swapped arguments, or values of other types.
-            AnswerError: a structured answer that did not end within its tokens.
-            MissingExtraError: `schema` without the extra "structured".
+            AnswerError: a structured answer that did not end within its tokens, or that the model cannot give (in
+                words that is a result with `.refused`); scores that are NaN or infinite.
+            MissingExtraError: `schema` without the extra "structured", a question about writing without "ocr".
         """
         settings = check_options(options, max_new_tokens)
         if is_document(image):

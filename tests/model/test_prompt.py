@@ -61,7 +61,7 @@ def test_placeholders_and_images_must_agree_in_number() -> None:
     turns = [("a tag <image>", "an <image>"), ("<image>\nwhat?", None)]
     with pytest.raises(InputError, match=r"1 images.*2 <image>"):
         BACKBONE.prompt(turns, [4])
-    prompt = BACKBONE.prompt(turns, [4], plain=1)
+    prompt = BACKBONE.prompt(turns, [4], places=[0])
     assert (
         prompt.ids.count(CONTEXT) == 4 and "a tag <image><|im_end|>\n<|im_start|>assistant\nan <image>" in prompt.text
     )

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from vision_agent.errors import RouteError
+from vision_agent.generation.decoding import overflow_error
 from vision_agent.geometry.frames import TileGrid
 from vision_agent.inference.engine import InferenceEngine
 from vision_agent.inference.image_cache import CachedImage
@@ -68,9 +69,15 @@ def forced_states(
 
 
 def decode(engine: InferenceEngine, route: Route, read: RouteStates, request: DecodeRequest | None = None) -> Any:
-    """Return what the route's decoder makes of states; `request` is `read`'s own if None."""
+    """Return what the route's decoder makes of states; `request` is `read`'s own if None.
+
+    Raises:
+        AnswerError: the states are NaN or infinite.
+    """
     request = request or read.request(engine.backbone.name)
     with engine.lock, torch.inference_mode():
+        if not bool(read.states_KNC.isfinite().all()):  # NaN compares as false: there would be no box, silently
+            raise overflow_error(engine.backbone)
         made = prepared(read.images[0], route) if read.images else None
         return route.decoder.decode(read.states_KNC, made, request)
 

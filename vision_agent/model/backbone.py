@@ -309,9 +309,11 @@ class Backbone:
         """
         return self.prompts.parts(image_tokens)
 
-    def prompt(self, turns: Sequence[Turn], image_tokens: Sequence[int], plain: int = 0) -> Prompt:
+    def prompt(
+        self, turns: Sequence[Turn], image_tokens: Sequence[int], places: Sequence[int | None] = ()
+    ) -> Prompt:
         """Write a conversation ready for its next answer; see `PromptWriter.write`."""
-        return self.prompts.write(turns, image_tokens, plain)
+        return self.prompts.write(turns, image_tokens, places)
 
     def prompt_ids(self, request: str, image_tokens: Sequence[int]) -> list[int]:
         """Return the ids of a whole first turn, its images before the text, ready for the answer."""

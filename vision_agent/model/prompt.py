@@ -78,19 +78,20 @@ class PromptWriter:
         # is read as a piece of its own.
         self._by_pieces = _adds_prefix_space(tokenizer)
 
-    def write(self, turns: Sequence[Turn], image_tokens: Sequence[int], plain: int = 0) -> Prompt:
+    def write(self, turns: Sequence[Turn], image_tokens: Sequence[int], places: Sequence[int | None] = ()) -> Prompt:
         """Write the prompt of a conversation.
 
         Args:
             turns: rounds of (question, answer); the last answer is None. An `<image>` in an answer is plain text.
             image_tokens: how many tokens fill each placeholder, from left to right. Without any, a typed
                 `<image>` is plain text.
-            plain: how many of the first rounds came before any image; a typed `<image>` in them is plain text.
+            places: for each round, how many of its `<image>` stand for images; those after them are plain text.
+                None, or no number for a round: all of them.
 
         Raises:
             InputError: placeholders and images differ in number.
         """
-        pieces = self._pieces(turns, plain if image_tokens else len(turns))
+        pieces = self._pieces(turns, places if image_tokens else [0] * len(turns))
         found = sum(piece == IMAGE_CONTEXT and filled for piece, filled in pieces)
         if found != len(image_tokens):
             raise InputError(
@@ -119,12 +120,13 @@ class PromptWriter:
         """Return the token ids of plain text. Special tokens that a user types stay text."""
         return self._tokenized(text, add_special_tokens=False, split_special_tokens=True)
 
-    def _pieces(self, turns: Sequence[Turn], plain: int) -> list[tuple[str, bool]]:
+    def _pieces(self, turns: Sequence[Turn], places: Sequence[int | None]) -> list[tuple[str, bool]]:
         """(text, is a template's): template text, user text, and one `IMAGE_CONTEXT` for every placeholder."""
         written: list[list[str]] = []  # texts, cut at their placeholders
         marked: list[Turn] = []
         for index, (question, answer) in enumerate(turns):
-            said = [[question] if index < plain else question.split(PLACEHOLDER)]
+            count = places[index] if index < len(places) else None
+            said = [question.split(PLACEHOLDER, -1 if count is None else count)]
             said += [] if answer is None else [[answer]]
             marks = [f"{_MARK}{len(written) + number}{_MARK}" for number in range(len(said))]
             marked.append((marks[0], marks[1] if answer is not None else None))

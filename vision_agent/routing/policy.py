@@ -153,6 +153,9 @@ class RouteRuleState(ConstraintState):
             return _without(scores_V, rule.tokens)
         return scores_V
 
+    def forces(self, token: int) -> bool:
+        return self._ended or (token == self._rule.first and not self._routes)
+
     @property
     def complete(self) -> bool:
         return self._rule.first is None or self._routes > 0
