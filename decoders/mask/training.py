@@ -271,6 +271,7 @@ def _segment_route(backbone: Backbone, detect: Route, own: Path, start: Path | N
         queries = QueryBank(SEGMENT.num_queries, backbone.hidden_size)
         queries.load_state_dict(detect.queries.state_dict())
         route = Route(SEGMENT, add_token(backbone, SEGMENT.token), queries, decoder)
+    route.words = detect.words  # it finds what [DET] finds
     parts = cast(Any, route.decoder)
     parts.finder.load_state_dict(detect.decoder.state_dict())
     if start is not None:

@@ -32,7 +32,7 @@ from typer.testing import CliRunner
 from vision_agent import Tool, ToolOutput, VisionAgent
 from vision_agent.cli.main import command_line
 from vision_agent.errors import InputError
-from vision_agent.inference.cancellation import CANCELLED
+from vision_agent.plugins.cancellation import CANCELLED
 from vision_agent.tools.mcp import MCPServer, http, server
 
 DOG = "000000139872.jpg"

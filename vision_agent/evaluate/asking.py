@@ -35,10 +35,13 @@ def ask(
 
 
 def each(agent: VisionAgent, asked: list[str], scene: Scene) -> list[Detections]:
-    """Return one result a phrase, down to low scores. Phrases do not influence each other, so all are asked at once."""
+    """Return one result a phrase, down to low scores. Phrases do not influence each other, so all are asked at once.
+
+    Words that the model was not taught are asked as well: what it makes of them is measured, too.
+    """
     if not asked:
         return []
-    found = agent.detect(list(dict.fromkeys(asked)), scene.image, threshold=_LOW)
+    found = agent.detect(list(dict.fromkeys(asked)), scene.image, threshold=_LOW, only_known=False)
     return [found.filter(label=phrase) for phrase in asked]
 
 

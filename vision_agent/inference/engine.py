@@ -14,11 +14,11 @@ from vision_agent.generation.decoding import GenerationOutput, PromptInputs, che
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.generation.prefix_cache import PrefixCache
 from vision_agent.generation.stopping import cut_at_stop
-from vision_agent.inference.cancellation import CANCELLED, raise_if_cancelled, until_cancelled
 from vision_agent.inference.conversation import Conversation
 from vision_agent.inference.image_cache import CachedImage, ImageCache
 from vision_agent.model.backbone import Backbone
 from vision_agent.model.prompt import Prompt
+from vision_agent.plugins.cancellation import CANCELLED, raise_if_cancelled, until_cancelled
 
 _PREFIX_TOKENS = 16384  # keys and values of at most this many tokens are cached, or of one context
 
