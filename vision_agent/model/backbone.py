@@ -210,7 +210,7 @@ class Backbone:
         if self._transposed:
             side = math.isqrt(tokens_NTC.shape[1])
             tokens_NTC = tokens_NTC.reshape(len(tokens_NTC), side, side, -1).transpose(1, 2).flatten(1, 2)
-        return tokens_NTC, maps
+        return tokens_NTC.to(self.device), tuple(each.to(self.device) for each in maps)
 
     @torch.inference_mode()
     def encode_image(self, image: Image.Image, max_tiles: int | None = None) -> EncodedImage:
@@ -271,8 +271,7 @@ class Backbone:
         hidden_BLC = self.model.model.language_model(
             inputs_embeds=self.embed(ids_BL, self._image_tokens(pixel_values))
         ).last_hidden_state
-        logits_LV: Tensor = self.model.lm_head(hidden_BLC)[0].float()
-        return logits_LV
+        return self.token_scores(hidden_BLC)[0]
 
     @torch.inference_mode()
     def generate_ids(
@@ -322,7 +321,7 @@ class Backbone:
 
     def embed(self, ids_BL: Tensor, tokens_TC: Tensor | None = None) -> Tensor:
         """Embed token ids (negative ones give a zero row) as (B, L, C), with image tokens put at their placeholders."""
-        embeds_BLC: Tensor = self.model.get_input_embeddings()(ids_BL.clamp(min=0))
+        embeds_BLC: Tensor = self.model.get_input_embeddings()(ids_BL.clamp(min=0)).to(self.device)
         embeds_BLC = embeds_BLC * (ids_BL >= 0).unsqueeze(-1)
         if tokens_TC is None:
             return embeds_BLC
@@ -330,6 +329,11 @@ class Backbone:
         if int(places.sum()) != len(tokens_TC):
             raise CheckpointError(f"{int(places.sum())} image places in the prompt for {len(tokens_TC)} tokens")
         return embeds_BLC.masked_scatter(places.unsqueeze(-1), tokens_TC.to(embeds_BLC.device, embeds_BLC.dtype))
+
+    def token_scores(self, hidden_BLC: Tensor) -> Tensor:
+        """Return the scores of the next token (..., V), float32, after hidden states (..., C)."""
+        scores_BLV: Tensor = self.model.lm_head(hidden_BLC).to(self.device).float()
+        return scores_BLV
 
     def decode_text(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)

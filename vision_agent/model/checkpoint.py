@@ -22,7 +22,8 @@ from transformers.utils.hub import cached_file
 from vision_agent.errors import CheckpointError, ConfigError, first_line, last_line
 from vision_agent.model.backbone import Backbone, TilingSettings
 from vision_agent.model.chat_templates import OFFICIAL_TEMPLATES
-from vision_agent.model.devices import choose_dtype
+from vision_agent.model.device_map import fitted_map
+from vision_agent.model.devices import choose_dtype, published_dtype
 from vision_agent.model.load_options import LoadOptions, LoadSettings, check_load_options, finish, load_arguments
 from vision_agent.model.original import is_original, load_original, native_config, use_official_epsilon
 from vision_agent.model.original.sa2va import is_sa2va, load_sa2va, own_route
@@ -68,7 +69,9 @@ def load_backbone(
         raise
     except Exception as error:  # transformers raises many kinds for settings that contradict each other
         raise CheckpointError(f"config.json of {source!r} makes no sense: {last_line(error)}") from error
-    dtype = choose_dtype(device, options.dtype, parameters=parameters)
+    if isinstance(options.device_map, dict) and not original:
+        options = options.model_copy(update={"device_map": fitted_map(options.device_map, _without_storage(config))})
+    dtype = choose_dtype(device, options.dtype, parameters=parameters, published=published_dtype(content))
     load = _load_original if original else _load_native
     return load(files, content, config, options, device, dtype)
 
@@ -258,9 +261,13 @@ def model_config(content: dict[str, Any]) -> InternVLConfig:
 
 
 def _parameter_count(config: InternVLConfig) -> int:
-    """Parameters of the model, counted without memory."""
+    return sum(parameter.numel() for parameter in _without_storage(config).parameters())
+
+
+def _without_storage(config: InternVLConfig) -> Any:
+    """The model's modules and the shapes of its parameters, without memory."""
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in InternVLForConditionalGeneration(config).parameters())
+        return InternVLForConditionalGeneration(config)
 
 
 def save_backbone(backbone: Backbone, folder: Path, dtype: torch.dtype = torch.float16) -> None:
