@@ -6,7 +6,6 @@ import ipaddress
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -511,10 +510,10 @@ def test_the_deadline_is_for_the_whole_download(server: Server, part: str) -> No
         return None
 
     server.replies["/a.png"] = drip
-    started = time.monotonic()
+    # The server goes on until the test ends: that the call ends at all is the deadline's doing.
     with pytest.raises(ImageError, match=r"longer than 0\.4 seconds .`limits\.url_timeout`"):
         server.fetch(server.url("/a.png"), timeout=0.4, max_redirects=100)
-    assert time.monotonic() - started < 3
+    assert not server.stop.is_set()
 
 
 def test_a_handshake_that_never_comes(server: Server) -> None:
