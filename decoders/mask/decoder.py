@@ -127,8 +127,8 @@ class MaskDecoder(Decoder):
         Points choose among the boxes proposed around them, and boxes of several sizes with the points in the middle.
         A mask that does not hold what it should at the usual threshold of its logits may do so at another one, within
         bounds. Of the masks that hold every point on the object and no point beside it, the one with the best score is
-        taken: its expected IoU times the probability that it gives the point that fits it least. So a mask that hardly
-        agrees has a low score.
+        taken: the square of its expected IoU times the probability that it gives the point that fits it least. So a
+        mask that hardly agrees has a low score.
 
         Args:
             points: (n, 2), or (n, k, 2) for k points of each object; pixels of the upright original.
@@ -284,7 +284,8 @@ class MaskDecoder(Decoder):
         threshold_M = np.maximum(np.minimum(0.0, least_M - _SLACK), most_M)
         fits_M = (threshold_M < least_M) & (np.abs(threshold_M) <= _MOST_MOVED)
         sure_M = np.minimum(_sigmoid(least_M), 1 - _sigmoid(most_M))
-        score_M = rating_M * sure_M
+        # The rating takes the box for granted, which a point does not say: squared, the score is near the IoU measured.
+        score_M = (rating_M * sure_M) ** 2
         for number in np.argsort(-score_M, kind="stable"):
             if not fits_M[number]:
                 continue
