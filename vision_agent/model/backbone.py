@@ -308,9 +308,7 @@ class Backbone:
         """
         return self.prompts.parts(image_tokens)
 
-    def prompt(
-        self, turns: Sequence[Turn], image_tokens: Sequence[int], places: Sequence[int | None] = ()
-    ) -> Prompt:
+    def prompt(self, turns: Sequence[Turn], image_tokens: Sequence[int], places: Sequence[int | None] = ()) -> Prompt:
         """Write a conversation ready for its next answer; see `PromptWriter.write`."""
         return self.prompts.write(turns, image_tokens, places)
 
