@@ -4,7 +4,6 @@ Parameters are counted on a model without storage (torch's meta device). Of the 
 which also shows a truncated or missing one.
 """
 
-import json
 import math
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +16,9 @@ from transformers import InternVLForConditionalGeneration
 from transformers.utils.hub import cached_file
 
 from vision_agent.errors import CheckpointError, first_line, last_line
-from vision_agent.model.checkpoint import DEFAULT_CHECKPOINT, model_config, tiling_settings
+from vision_agent.model.checkpoint import DEFAULT_CHECKPOINT, model_config
+from vision_agent.model.checkpoint_files import check_sizes, read_object, tensor_names, weight_map
+from vision_agent.model.image_settings import image_settings, tiling_settings
 from vision_agent.model.original.configuration import is_original, native_config, read_settings
 from vision_agent.model.original.sa2va import is_sa2va, sa2va_settings
 from vision_agent.plugins.route import RouteSpec
@@ -204,9 +205,10 @@ def _cached_folder(source: str, cache_dir: str | Path | None, local_files_only: 
         config = find("config.json", required=False, local_files_only=True)
         config = config or find("config.json", required=True, local_files_only=local_files_only)
         folder = Path(str(config)).parent
-        if not (folder / "preprocessor_config.json").is_file():
-            # Original folders have none.
-            find("preprocessor_config.json", required=False, local_files_only=local_files_only)
+        for name in ("processor_config.json", "preprocessor_config.json"):
+            # Original folders lack them.
+            if not (folder / name).is_file():
+                find(name, required=False, local_files_only=local_files_only)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"the checkpoint {source!r} is neither a folder nor a hub name that can be reached: {first_line(error)}"
@@ -225,14 +227,17 @@ def _configuration(
             f"the checkpoint {source!r} is a {content.get('model_type')!r} model; "
             "expected 'internvl' (native) or 'internvl_chat' (original)"
         )
+    check_sizes(content)
     config: Any
     try:
         if kind == "original":
             config, settings = native_config(content), (sa2va_settings if sa2va else read_settings)(content)
             size, most, thumbnail = settings.tile_size, settings.max_tiles, settings.thumbnail
         else:
-            config = model_config(content)
-            tiling = tiling_settings(_read_json(folder, "preprocessor_config.json", source), config)
+            single = folder / _SINGLE
+            index = None if single.is_file() else _optional_json(folder, _INDEX, source)
+            config = model_config(content, tensor_names(single if single.is_file() else None, index, source))
+            tiling = tiling_settings(image_settings(source, lambda name: _optional_json(folder, name, source)), config)
             size, most, thumbnail = tiling.size, tiling.max_tiles, tiling.thumbnail
         cells = int(config.vision_config.image_size[0]) // int(config.vision_config.patch_size[0])
         tokens = int(cells * config.downsample_ratio) ** 2
@@ -277,10 +282,7 @@ def _cache_bytes(text: Any) -> int:
 def _stored_formats(folder: Path, source: str) -> tuple[str, ...] | None:
     """Number formats in the weight files, most frequent first; None if no weights are here."""
     if (folder / _INDEX).is_file():
-        index = _read_json(folder, _INDEX, source).get("weight_map")
-        if not isinstance(index, dict) or not index:
-            raise CheckpointError(f"{_INDEX} of {source!r} is damaged: it names no weights")
-        names = sorted(set(index.values()))
+        names = sorted(set(weight_map(_read_json(folder, _INDEX, source), source).values()))
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise CheckpointError(f"the checkpoint {source!r} lacks {len(missing)} of its files: {missing[0]}")
@@ -327,15 +329,14 @@ def _licence(folder: Path) -> str | None:
 def _read_json(folder: Path, name: str, source: str) -> dict[str, Any]:
     if not folder.is_dir():
         raise CheckpointError(f"the checkpoint {source!r} is a file; expected a folder or a hub name")
-    try:
-        content = json.loads((folder / name).read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"the checkpoint {source!r} has no {name}") from error
-    except ValueError as error:
-        raise CheckpointError(f"{name} of {source!r} is damaged: {first_line(error)}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{name} of {source!r} is damaged: it is no JSON object")
+    content = _optional_json(folder, name, source)
+    if content is None:
+        raise CheckpointError(f"the checkpoint {source!r} has no {name}")
     return content
+
+
+def _optional_json(folder: Path, name: str, source: str) -> dict[str, Any] | None:
+    return read_object(folder / name, source) if (folder / name).exists() else None
 
 
 def _short(number: int) -> str:

@@ -141,7 +141,7 @@ class Backbone:
                 f"{name!r}: the tokenizer gives {IMAGE_CONTEXT!r} the id {context!r}, "
                 f"but the model expects {model.config.image_token_id!r}"
             )
-        self.prompts = PromptWriter(tokenizer, render or render_native(tokenizer), name)
+        self.prompts = PromptWriter(tokenizer, render or render_native(tokenizer, name), name)
 
     @property
     def device(self) -> torch.device:
