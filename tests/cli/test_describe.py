@@ -155,7 +155,7 @@ def bad_adapter(folder: Path) -> None:
         (lambda folder: (folder / "model.safetensors").unlink(), "no weights"),
         (lambda folder: (folder / "config.json").unlink(), r"no config\.json"),
         (lambda folder: (folder / "config.json").write_text("{"), r"config\.json .* damaged"),
-        (lambda folder: (folder / "config.json").write_text("[]"), "no JSON object"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "expected an object"),
         (lambda folder: (folder / "preprocessor_config.json").unlink(), r"no preprocessor_config\.json"),
         (change_config(model_type="llava"), "'llava' model; expected 'internvl'"),
         (change_config(text_config={"model_type": "abacus"}), r"config\.json .* makes no sense"),

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
+import original_format as official
 import pytest
 import torch
 from PIL import Image
@@ -16,9 +18,11 @@ from transformers import InternVLForConditionalGeneration
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
 from vision_agent.cli.describe import describe
-from vision_agent.errors import CheckpointError
+from vision_agent.errors import CheckpointError, ConfigError
 from vision_agent.images.video import frame_prompt
 from vision_agent.model.checkpoint import load_backbone
+from vision_agent.model.original import native_config
+from vision_agent.model.original.weights import empty_model, load_weights
 
 # Width and height, and the tiles with the thumbnail. 448 px tiles, 1 to 12 of them.
 SIZES = {(1000, 700): 7, (448, 448): 1, (300, 1200): 5, (4000, 500): 9, (37, 23): 7, (1600, 1200): 13, (9, 999): 13}
@@ -414,3 +418,69 @@ def test_settings_of_images_that_are_not_followed_are_refused(native: Path, sett
     for load in (load_backbone, describe):
         with pytest.raises(CheckpointError, match=setting):
             load(native)
+
+
+# Names and options -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("load", [load_backbone, describe])
+def test_a_hub_that_cannot_be_reached_is_asked_once(
+    load: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_for = []
+
+    def fail(url: str, **_: Any) -> None:
+        asked_for.append(url)
+        raise httpx.ConnectError("Name or service not known")
+
+    monkeypatch.setattr(httpx, "head", fail)
+    with pytest.raises(CheckpointError, match=r"cannot be reached.*hf download someone/thing"):
+        load("someone/thing", cache_dir=tmp_path)
+    assert len(asked_for) == 1
+
+
+@pytest.mark.parametrize("load", [load_backbone, describe])
+def test_a_name_that_the_hub_does_not_know_is_said_so(
+    load: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(httpx, "head", lambda url, **_: httpx.Response(404))
+    with pytest.raises(CheckpointError, match="no model of this name"):
+        load("someone/mistyped", cache_dir=tmp_path)
+    with pytest.raises(CheckpointError, match="neither a folder nor a hub name"):
+        load("path/to/nothing", cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"device_map": {"modle.vision_tower": "cpu"}},
+        {"device_map": {"": "gpu"}},
+        {"device_map": "auto", "max_memory": {"cpu": "lots"}},
+        {"device_map": "auto", "max_memory": {"cpu": 0}},
+        {"device_map": "auto", "max_memory": {"cpu": -5}},
+        {"device_map": "auto", "max_memory": {"nowhere": "2GiB"}},
+    ],
+    ids=str,
+)
+def test_maps_and_memories_that_make_no_sense_are_refused(native: Path, settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="device_map" if len(settings) == 1 else "max_memory"):
+        load_backbone(native, **settings)
+
+
+def test_a_map_that_makes_sense_loads(native: Path) -> None:
+    backbone = load_backbone(native, device_map={"": "cpu"}, max_memory={"cpu": "2GiB"})
+    assert backbone.encode(QUESTION, history=None).input_ids.tolist() == backbone.encode(QUESTION).input_ids.tolist()
+
+
+def test_positions_are_resized_in_fp32(tmp_path: Path) -> None:
+    content = official.tiny_config("qwen2", force_image_size=56)
+    state = official.tiny_state(content)
+    positions = "vision_model.embeddings.position_embedding"
+    state[positions] = state[positions].to(torch.bfloat16)
+    official.write_original(tmp_path, content, state)
+    model = empty_model(native_config(content), dtype=torch.float32, attn_implementation="sdpa")
+    load_weights(model, tmp_path, "Qwen2ForCausalLM")
+    grid = state[positions].float()[:, 1:].mT.reshape(1, -1, 4, 4)
+    expected = torch.nn.functional.interpolate(grid, size=(8, 8), mode="bicubic").flatten(2).mT
+    found = model.model.vision_tower.embeddings.position_embeddings
+    torch.testing.assert_close(found[:, 1:], expected, rtol=0, atol=1e-6)

@@ -18,6 +18,7 @@ from transformers.utils.hub import cached_file
 from vision_agent.errors import CheckpointError, first_line, last_line
 from vision_agent.model.checkpoint import DEFAULT_CHECKPOINT, model_config
 from vision_agent.model.checkpoint_files import check_sizes, read_object, tensor_names, weight_map
+from vision_agent.model.hub import check_source
 from vision_agent.model.image_settings import image_settings, tiling_settings
 from vision_agent.model.original.configuration import is_original, native_config, read_settings
 from vision_agent.model.original.sa2va import is_sa2va, sa2va_settings
@@ -201,6 +202,7 @@ def _cached_folder(source: str, cache_dir: str | Path | None, local_files_only: 
         )
         return found
 
+    local_files_only = check_source(source, cache_dir, local_files_only)
     try:
         config = find("config.json", required=False, local_files_only=True)
         config = config or find("config.json", required=True, local_files_only=local_files_only)

@@ -25,8 +25,16 @@ from vision_agent.model.backbone import Backbone, TilingSettings
 from vision_agent.model.chat_templates import OFFICIAL_TEMPLATES
 from vision_agent.model.checkpoint_files import check_readable, check_sizes, read_object, tensor_names
 from vision_agent.model.devices import choose_dtype
+from vision_agent.model.hub import check_source
 from vision_agent.model.image_settings import image_settings, tiling_settings
-from vision_agent.model.load_options import LoadOptions, LoadSettings, check_load_options, finish, load_arguments
+from vision_agent.model.load_options import (
+    LoadOptions,
+    LoadSettings,
+    check_load_options,
+    check_modules,
+    finish,
+    load_arguments,
+)
 from vision_agent.model.original import is_original, load_original, native_config, use_official_epsilon
 from vision_agent.model.original.sa2va import is_sa2va, load_sa2va, own_route
 from vision_agent.model.quiet import quiet
@@ -63,6 +71,7 @@ def load_backbone(
     """
     source, options = str(name_or_path), LoadOptions.of(**settings)
     device = check_load_options(options)
+    local_files_only = check_source(source, cache_dir, local_files_only)
     files = _CheckpointFiles(source, {"cache_dir": cache_dir, "local_files_only": local_files_only})
     content = files.json("config.json")
     original = is_original(content) or is_sa2va(content)
@@ -72,11 +81,14 @@ def load_backbone(
     names = frozenset() if original else files.tensor_names()
     try:
         config = native_config(content) if original else model_config(content, names)
-        parameters = _parameter_count(config)
+        with torch.device("meta"):
+            empty: Any = InternVLForConditionalGeneration(config)
+        parameters = sum(parameter.numel() for parameter in empty.parameters())
     except CheckpointError:
         raise
     except Exception as error:  # transformers raises many kinds for settings that contradict each other
         raise CheckpointError(f"config.json of {source!r} makes no sense: {last_line(error)}") from error
+    check_modules(options.device_map, (name for name, _ in empty.named_modules()))
     dtype = choose_dtype(device, options.dtype, parameters=parameters)
     load = _load_original if original else _load_native
     return load(files, content, config, options, device, dtype)
@@ -286,12 +298,6 @@ def model_config(content: dict[str, Any], names: Collection[str] = ()) -> Intern
     elif not names and "tie_word_embeddings" not in content:
         config.tie_word_embeddings = bool(config.text_config.tie_word_embeddings)
     return config
-
-
-def _parameter_count(config: InternVLConfig) -> int:
-    """Parameters of the model, counted without memory."""
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in InternVLForConditionalGeneration(config).parameters())
 
 
 def save_backbone(backbone: Backbone, folder: Path, dtype: torch.dtype = torch.float16) -> None:

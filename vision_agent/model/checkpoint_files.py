@@ -70,7 +70,8 @@ def tensor_names(single: Path | None, index: Mapping[str, Any] | None, source: s
             with safe_open(single, "pt") as file:
                 return frozenset(file.keys())
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{single.name} of {source!r} is damaged: {first_line(error)}") from error
+            where = f"{single.name} of {source!r} could not be loaded"
+            raise CheckpointError(f"{where}: it is damaged or cut short: {first_line(error)}") from error
     return frozenset() if index is None else frozenset(weight_map(index, source))
 
 

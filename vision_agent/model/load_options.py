@@ -11,7 +11,8 @@ Quantisation by device:
 * CPU and MPS: int8 weights by `vision_agent.model.int8`; there is no 4-bit.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -26,6 +27,8 @@ from vision_agent.model.lora import apply_lora, check_lora_folder
 
 # What bitsandbytes must leave alone, by module names of `InternVLForConditionalGeneration`.
 UNQUANTIZED = ("model.vision_tower", "model.multi_modal_projector", "lm_head")
+
+_SIZE = re.compile(r"0*[1-9]\d*(\.\d+)? ?([KMGT]i?)?B", re.IGNORECASE)
 
 DeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"] | dict[str, int | str]
 
@@ -247,5 +250,33 @@ def _check_device_map(options: LoadOptions) -> None:
         for place in options.device_map.values():
             if place == "disk" and options.offload_folder is None:
                 raise ConfigError("`device_map` puts weights on disk; say where with `offload_folder`")
-            if place != "disk":
-                choose_device(f"cuda:{place}" if isinstance(place, int) else place)
+            _check_place("device_map", place)
+    for place, size in (options.max_memory or {}).items():
+        _check_place("max_memory", place)
+        if not (size > 0 if isinstance(size, int) else _SIZE.fullmatch(size)):
+            raise ConfigError(bad_argument("max_memory", "sizes above 0 such as '20GiB', or bytes", size))
+
+
+def check_modules(device_map: DeviceMap | None, names: Iterable[str]) -> None:
+    """Refuse a device map with parts that the model does not have.
+
+    Args:
+        names: of the model's modules.
+
+    Raises:
+        ConfigError: such a part.
+    """
+    known = {"", *names}
+    unknown = [part for part in device_map if part not in known] if isinstance(device_map, dict) else []
+    if unknown:
+        expected = "names of the model's modules, such as 'model.vision_tower'"
+        raise ConfigError(bad_argument("device_map", expected, unknown))
+
+
+def _check_place(argument: str, place: int | str) -> None:
+    if place == "disk":
+        return
+    try:
+        choose_device(f"cuda:{place}" if isinstance(place, int) else place)
+    except ConfigError as error:
+        raise ConfigError(bad_argument(argument, "devices present here, or 'disk'", place)) from error
