@@ -484,3 +484,24 @@ def test_positions_are_resized_in_fp32(tmp_path: Path) -> None:
     expected = torch.nn.functional.interpolate(grid, size=(8, 8), mode="bicubic").flatten(2).mT
     found = model.model.vision_tower.embeddings.position_embeddings
     torch.testing.assert_close(found[:, 1:], expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("broken", ["no tokenizer", "other shape", "missing tensor", "other id"])
+def test_info_refuses_what_does_not_load(native: Path, broken: str) -> None:
+    file = native / "model.safetensors"
+    if broken == "no tokenizer":
+        for path in native.glob("*token*"):
+            path.unlink()
+        (native / "vocab.json").unlink()
+    elif broken == "other id":
+        change(native, "config.json", image_token_id=3)
+    else:
+        state = load_file(file)
+        name = next(key for key in state if key.endswith("layers.0.mlp.down_proj.weight"))
+        state[name] = state[name][:, :-1].contiguous()
+        if broken == "missing tensor":
+            del state[name]
+        save_file(state, file, metadata={"format": "pt"})
+    for load in (load_backbone, describe):
+        with pytest.raises(CheckpointError):
+            load(native)

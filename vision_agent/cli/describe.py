@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import InternVLForConditionalGeneration
+from transformers import AutoTokenizer, InternVLForConditionalGeneration
 from transformers.utils.hub import cached_file
 
 from vision_agent.errors import CheckpointError, first_line, last_line
@@ -22,6 +22,9 @@ from vision_agent.model.hub import check_source
 from vision_agent.model.image_settings import image_settings, tiling_settings
 from vision_agent.model.original.configuration import is_original, native_config, read_settings
 from vision_agent.model.original.sa2va import is_sa2va, sa2va_settings
+from vision_agent.model.original.tokenizers import load_tokenizer
+from vision_agent.model.prompt import IMAGE_CONTEXT
+from vision_agent.model.quiet import quiet
 from vision_agent.plugins.route import RouteSpec
 from vision_agent.routing.adapter import AdapterInfo
 
@@ -166,9 +169,11 @@ def describe(
             model: Any = InternVLForConditionalGeneration(config)
     except Exception as error:  # transformers raises many kinds for settings that contradict each other
         raise CheckpointError(f"config.json of {source!r} makes no sense: {last_line(error)}") from error
-    stored = _stored_formats(folder, source)
-    if local and stored is None:
-        raise CheckpointError(f"the folder {source!r} has no weights: neither {_SINGLE} nor {_INDEX}")
+    stored = _stored_tensors(folder, source)
+    if local:
+        if stored is None:
+            raise CheckpointError(f"the folder {source!r} has no weights: neither {_SINGLE} nor {_INDEX}")
+        _check_loadable(folder, content, kind, model, {name: shape for name, (_, shape) in stored.items()}, source)
     text = config.text_config
     card = folder / "CARD.md"
     return ModelDescription(
@@ -181,7 +186,7 @@ def describe(
         tiles=tiling,
         context=int(text.max_position_embeddings),
         cache_mib=_cache_bytes(text) * 1000 / _MIB,
-        stored=stored,
+        stored=_formats(stored),
         disk_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         routes=_routes(folder),
         licence=_licence(folder),
@@ -281,8 +286,8 @@ def _cache_bytes(text: Any) -> int:
     return int(2 * 2 * text.num_hidden_layers * heads * head)
 
 
-def _stored_formats(folder: Path, source: str) -> tuple[str, ...] | None:
-    """Number formats in the weight files, most frequent first; None if no weights are here."""
+def _stored_tensors(folder: Path, source: str) -> dict[str, tuple[str, tuple[int, ...]]] | None:
+    """Number format and shape of each tensor in the weight files; None if no weights are here."""
     if (folder / _INDEX).is_file():
         names = sorted(set(weight_map(_read_json(folder, _INDEX, source), source).values()))
         missing = [name for name in names if not (folder / name).is_file()]
@@ -292,16 +297,75 @@ def _stored_formats(folder: Path, source: str) -> tuple[str, ...] | None:
         names = [_SINGLE]
     else:
         return None
-    elements: dict[str, int] = {}
+    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
     for name in names:
         try:
             with safe_open(folder / name, "pt") as file:  # checks the header against the file's size
                 for key in file.keys():
                     tensor = file.get_slice(key)
-                    elements[tensor.get_dtype()] = elements.get(tensor.get_dtype(), 0) + math.prod(tensor.get_shape())
+                    tensors[key] = tensor.get_dtype(), tuple(tensor.get_shape())
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{name} of {source!r} is damaged or cut short: {first_line(error)}") from error
-    return tuple(sorted(elements, key=lambda kind: -elements[kind]))
+    return tensors
+
+
+def _formats(tensors: dict[str, tuple[str, tuple[int, ...]]] | None) -> tuple[str, ...] | None:
+    """Number formats, that of most values first."""
+    if tensors is None:
+        return None
+    values: dict[str, int] = {}
+    for kind, shape in tensors.values():
+        values[kind] = values.get(kind, 0) + math.prod(shape)
+    return tuple(sorted(values, key=lambda kind: -values[kind]))
+
+
+def _check_loadable(
+    folder: Path,
+    content: dict[str, Any],
+    kind: Literal["native", "original"],
+    model: Any,
+    shapes: dict[str, tuple[int, ...]],
+    source: str,
+) -> None:
+    """Refuse what loading would refuse, by names and shapes of tensors and by the tokenizer.
+
+    Experts of a mixture are stored one by one and joined while loading; those models' tensors are not compared.
+    """
+    if kind == "original":
+        if not is_sa2va(content):
+            load_tokenizer(folder)
+        return
+    try:
+        with quiet():
+            tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # transformers raises many kinds for damaged files
+        raise CheckpointError(f"the checkpoint {source!r} could not be loaded: {first_line(error)}") from error
+    context = tokenizer.convert_tokens_to_ids(IMAGE_CONTEXT)
+    if context is None or context != model.config.image_token_id:
+        raise CheckpointError(
+            f"{source!r}: the tokenizer gives {IMAGE_CONTEXT!r} the id {context!r}, "
+            f"but the model expects {model.config.image_token_id!r}"
+        )
+    if getattr(model.config.text_config, "num_experts", None):
+        return
+    found = {_todays_name(name): shape for name, shape in shapes.items()}
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        wanted.pop("lm_head.weight", None)
+        found.pop("lm_head.weight", None)
+    wrong = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+    if wrong:
+        shown = ", ".join(wrong[:5])
+        raise CheckpointError(f"the weights in {source!r} do not fit their config.json: {shown} ...")
+
+
+def _todays_name(name: str) -> str:
+    """A tensor's name as transformers has it now; the first native folders had others."""
+    if name.startswith("language_model.lm_head."):
+        return name.removeprefix("language_model.")
+    if name.startswith("language_model.model."):
+        return "model.language_model." + name.removeprefix("language_model.model.")
+    return f"model.{name}" if name.startswith(("vision_tower.", "multi_modal_projector.")) else name
 
 
 def _routes(folder: Path) -> tuple[RouteSpec, ...]:
