@@ -20,6 +20,7 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2Im
 from vision_agent.cli.describe import describe
 from vision_agent.errors import CheckpointError, ConfigError
 from vision_agent.images.video import frame_prompt
+from vision_agent.model import prompt
 from vision_agent.model.checkpoint import load_backbone
 from vision_agent.model.original import native_config
 from vision_agent.model.original.weights import empty_model, load_weights
@@ -310,12 +311,24 @@ def test_a_template_for_words_alone_gets_words(native: Path) -> None:
     assert load_backbone(native).encode(QUESTION, picture(448, 448)).prompt == expected.prompt
 
 
-@pytest.mark.parametrize("template", [None, "{{ 1 / 0 }}", "{% for", "{{ raise_exception('no') }}", "no words"])
-def test_templates_that_are_missing_or_fail_are_errors_of_the_checkpoint(native: Path, template: str | None) -> None:
+ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+LONG = "{% for a in range(99999) %}{{ messages[0]['content'] }}{% endfor %}"
+DEEP = "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [None, "{{ 1 / 0 }}", "{% for", "{{ raise_exception('no') }}", "no words", ENDLESS, LONG, DEEP],
+    ids=["none", "division", "syntax", "its own error", "no words", "endless", "long", "deep"],
+)
+def test_templates_that_are_missing_or_fail_are_errors_of_the_checkpoint(
+    native: Path, template: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if template is None:
         (native / "chat_template.jinja").unlink()
     else:
         (native / "chat_template.jinja").write_text(template, "utf-8")
+    monkeypatch.setattr(prompt, "_MOST_SECONDS", 0.5)
     with pytest.raises(CheckpointError, match="template"):
         load_backbone(native).encode(QUESTION)
 

@@ -276,7 +276,8 @@ def check_modules(device_map: DeviceMap | None, names: Iterable[str]) -> None:
 def _check_place(argument: str, place: int | str) -> None:
     if place == "disk":
         return
+    name = f"cuda:{place}" if isinstance(place, int) else place
     try:
-        choose_device(f"cuda:{place}" if isinstance(place, int) else place)
+        choose_device(name)
     except ConfigError as error:
-        raise ConfigError(bad_argument(argument, "devices present here, or 'disk'", place)) from error
+        raise ConfigError(bad_argument(argument, "devices present here, or 'disk'", name)) from error

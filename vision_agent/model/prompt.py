@@ -5,8 +5,12 @@ right. What a user types is text, never a control token: a `<|im_end|>` in a que
 """
 
 import re
-from collections.abc import Callable, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 from vision_agent.errors import CheckpointError, InputError, bad_argument, first_line
@@ -17,6 +21,8 @@ PLACEHOLDER = "<image>"
 _MARKUP = frozenset({"<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"})
 # Private-use characters stand for what users wrote while a template is rendered; no template changes them.
 _MARK = "\ue000"
+# Of a chat template, far above what any needs.
+_MOST_SECONDS, _MOST_CHARACTERS = 5.0, 100_000
 _MARKED = re.compile(f"{_MARK}(\\d+){_MARK}")
 
 Turn = tuple[str, str | None]
@@ -205,9 +211,13 @@ def render_native(tokenizer: Any, name: str) -> Render:
             if answer is not None:
                 messages.append(message("assistant", answer, parts))
         try:
-            text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            with _deadline():
+                text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except Exception as error:  # jinja and the template's own code raise many kinds
             raise CheckpointError(f"the chat template of {name!r} fails: {first_line(error)}") from error
+        said = sum(len(question) + len(answer or "") for question, answer in turns)
+        if len(text) > _MOST_CHARACTERS + 10 * said:
+            raise CheckpointError(f"the chat template of {name!r} writes {len(text)} characters around {said}")
         return text
 
     try:
@@ -216,6 +226,28 @@ def render_native(tokenizer: Any, name: str) -> Render:
     except CheckpointError:
         parts = False
     return lambda turns: written(turns, parts)
+
+
+@contextmanager
+def _deadline() -> Iterator[None]:
+    """Stop a template that loops without end; beside a debugger or a coverage tool, which use the same hook, never."""
+    if sys.gettrace() is not None:
+        yield
+        return
+    end = time.monotonic() + _MOST_SECONDS
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        if frame.f_code.co_filename != "<template>":  # jinja's name for what it made of a template
+            return None
+        if time.monotonic() > end:
+            raise TimeoutError(f"it takes more than {_MOST_SECONDS:g} s")
+        return trace
+
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(None)
 
 
 def _adds_prefix_space(tokenizer: Any) -> bool:
