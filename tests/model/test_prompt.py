@@ -76,7 +76,7 @@ def test_a_template_that_loses_what_was_said_is_refused() -> None:
 
 
 def test_native_templates_render_rounds() -> None:
-    rendered = render_native(BACKBONE.tokenizer)([("one", "two"), ("three", None)])
+    rendered = render_native(BACKBONE.tokenizer, "tiny")([("one", "two"), ("three", None)])
     assert [rendered.index(word) for word in ("one", "two", "three")] == sorted(
         rendered.index(word) for word in ("one", "two", "three")
     )

@@ -141,7 +141,7 @@ class Backbone:
                 f"{name!r}: the tokenizer gives {IMAGE_CONTEXT!r} the id {context!r}, "
                 f"but the model expects {model.config.image_token_id!r}"
             )
-        self.prompts = PromptWriter(tokenizer, render or render_native(tokenizer), name)
+        self.prompts = PromptWriter(tokenizer, render or render_native(tokenizer, name), name)
 
     @property
     def device(self) -> torch.device:
@@ -230,7 +230,7 @@ class Backbone:
         self,
         question: str,
         images: ImageSource | Sequence[ImageSource] | None = None,
-        history: Sequence[tuple[str, str]] = (),
+        history: Sequence[tuple[str, str]] | None = None,
         max_tiles: int | Sequence[int] | None = None,
         combine: bool = False,
     ) -> EncodedPrompt:
@@ -255,7 +255,9 @@ class Backbone:
         if not history:
             question = with_placeholders(question, len(loaded), combine=combine)
         counts = [grid.tile_count * self.tokens_per_tile for grid in grids]
-        prompt = self.prompts.write([*history, (question, None)], [sum(counts)] if combine and counts else counts)
+        prompt = self.prompts.write(
+            [*(history or ()), (question, None)], [sum(counts)] if combine and counts else counts
+        )
         tiles = [self.tiles(image, grid) for image, grid in zip(loaded, grids, strict=True)]
         return EncodedPrompt(
             prompt=prompt.text,
