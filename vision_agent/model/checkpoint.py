@@ -287,12 +287,13 @@ def model_config(content: dict[str, Any], names: Collection[str] = ()) -> Intern
     vision = content.get("vision_config", {})
     if vision.get("model_type") == LiteTowerConfig.model_type:
         content = {**content, "vision_config": LiteTowerConfig.from_dict(vision)}
-    config = InternVLConfig.from_dict(content)
+    config: Any = InternVLConfig.from_dict(content)
     if not _OUTPUT_TABLES.isdisjoint(names):
         config.tie_word_embeddings = False
     elif not names and "tie_word_embeddings" not in content:
         config.tie_word_embeddings = bool(config.text_config.tie_word_embeddings)
-    return config
+    checked: InternVLConfig = config
+    return checked
 
 
 def save_backbone(backbone: Backbone, folder: Path, dtype: torch.dtype = torch.float16) -> None:

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import httpx
 from huggingface_hub import constants, is_offline_mode, try_to_load_from_cache
-from huggingface_hub.utils import HFValidationError, build_hf_headers, validate_repo_id
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils._headers import build_hf_headers
+from huggingface_hub.utils._validators import validate_repo_id
 
 from vision_agent.errors import CheckpointError, first_line
 

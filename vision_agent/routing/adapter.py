@@ -114,7 +114,7 @@ def build_own_route(own: "OwnRoute", backbone: Backbone) -> Route:
 
 
 def save_adapter(folder: str | Path, route: Route, backbone: Backbone, dtype: torch.dtype = torch.float16) -> None:
-    """Write a route as a folder. Files appear whole or not at all, and never beside the other file of an older route."""
+    """Write a route as a folder. Files appear whole or not at all, and never beside those of an older route."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tables = _token_tables(backbone)
