@@ -1,4 +1,4 @@
-# `make demo` and `make test`. Both first make .venv with the locked versions of constraints.txt, once.
+# `make demo`, `make test` and `make mutants`. They first make .venv with the locked versions of constraints.txt, once.
 # For another Python: `make clean`, then `make demo PYTHON=python3.12`.
 
 PYTHON ?= python3
@@ -8,7 +8,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet 
 CHECKED := $(wildcard vision_agent decoders tools tests examples benchmarks)
 
 
-.PHONY: demo test lint types format clean
+.PHONY: demo test mutants lint types format clean
 # Two pips in one environment would disturb each other.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
@@ -19,6 +19,10 @@ demo: $(VENV)/.demo-installed
 
 test: lint types
 	$(BIN)/python -m pytest
+
+# Plants faults of one line and runs the tests that should notice; `make mutants ONLY="box mask"` for some of them.
+mutants: $(VENV)/.test-installed
+	$(BIN)/python tests/mutants/run.py $(ONLY)
 
 lint: $(VENV)/.test-installed
 	$(BIN)/python -m ruff check $(CHECKED)

@@ -249,7 +249,7 @@ class BoxDecoder(Decoder):
         keep_KT &= non_maximum(boxes_KT4, keep_KT, self.settings["nms_iou"])
         keep_KT &= keep_KT.cumsum(dim=1) <= self.settings["limit"]
         phrase_indices, ranks = keep_KT.nonzero(as_tuple=True)
-        unit_boxes = boxes_KT4[phrase_indices, ranks].double().cpu().numpy()
+        unit_boxes = boxes_KT4[phrase_indices, ranks].cpu().double().numpy()
         return Detections.from_arrays(
             xyxy=request.grid.convert(unit_boxes, "unit", "image"),
             scores=scores_KT[phrase_indices, ranks].cpu().numpy(),

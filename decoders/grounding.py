@@ -5,7 +5,10 @@ alone they also write boxes turned inside out, endless lists, or an essay. Here 
 is given, and what remains is a list of different boxes with x1 > x0 and y1 > y0, or none. Digits may come one by one
 or in groups ("12", "345"), as the tokenizer has them; the grammar follows characters.
 
-A box's score is the geometric mean of the probabilities of the tokens that write it.
+A box's score is how probable the model finds it that something is there, that there is one more box, and its sides:
+the product of the probabilities of the first token of the phrase (where the model may say "none", or anything else),
+of the bracket or comma that opens the box, and of the geometric mean over the digits. All are the model's own, before
+the grammar; what the grammar forces does not count.
 """
 
 import math
@@ -118,17 +121,26 @@ class GroundingDecoder(TextDecoder):
         if len(answer.token_ids) != len(answer.logprobs):
             raise InputError(bad_argument(f"{name}.logprobs", "one for each token", len(answer.logprobs)))
         state = _GroundingState(_Grounding(self, phrase))
+        there = min(answer.logprobs[0], 0.0) if answer.logprobs else 0.0
+        opened: dict[int, float] = {}
         written: dict[int, list[float]] = {}
         for token, logprob in zip(answer.token_ids, answer.logprobs, strict=True):
-            for box in state.boxes_of(token):
-                written.setdefault(box, []).append(min(logprob, 0.0))
+            if not state.forces(token):
+                opening = state.opens(token)
+                if opening is not None:
+                    opened[opening] = min(logprob, 0.0)
+                for owner in state.boxes_of(token):
+                    if owner != opening:
+                        written.setdefault(owner, []).append(min(logprob, 0.0))
             try:
                 state.accept(token)
             except ValueError as error:
                 raise InputError(bad_argument(name, "written under the grounding grammar", answer.text)) from error
-        return [
-            (box, math.exp(sum(written[index]) / len(written[index]))) for index, box in enumerate(state.list.boxes)
-        ]
+        scored = []
+        for index, box in enumerate(state.list.boxes):
+            sides = written.get(index, [0.0])
+            scored.append((box, math.exp(there + opened.get(index, 0.0) + sum(sides) / len(sides))))
+        return scored
 
 
 # --- the list, letter by letter -------------------------------------------------------------------------------------
@@ -331,6 +343,29 @@ class _GroundingState(ConstraintState):
             self._part = "list"
         elif finished:
             self._part = "end"
+
+    def forces(self, token: int) -> bool:
+        """Return whether nothing else could be written here; of a token, all letters."""
+        if self._part != "list":
+            return self._part == "end" or len(self._given.next()) == 1
+        state: _BoxList | None = self.list
+        for letter in self._letters(token):
+            letters = _LETTERS.replace(" ", "") if state and state.place == "start" else _LETTERS
+            if state is None or sum(state.after(other) is not None for other in letters) > 1:
+                return False
+            state = state.after(letter)
+        return True
+
+    def opens(self, token: int) -> int | None:
+        """Return the box, counted from 0, that the next token would open, where it could end the list instead."""
+        state: _BoxList | None = self.list if self._part == "list" else None
+        for letter in self._letters(token):
+            if state is None:
+                break
+            if (state.place, letter) in (("first box", "["), ("after box", ",")):
+                return len(state.boxes)
+            state = state.after(letter)
+        return None
 
     def boxes_of(self, token: int) -> list[int]:
         """Return the boxes, counted from 0, that the next token would write a letter of."""

@@ -56,7 +56,7 @@ def test_points_and_counts_rest_on_the_boxes(tiny: VisionAgent) -> None:
 def test_a_threshold_leaves_the_surer_boxes(tiny: VisionAgent) -> None:
     every = tiny.detect("dog", noise(4), threshold=0)
     assert len(every) > 0
-    limit = float(np.median(every.scores))
+    limit = float(np.median(every.scores)) * 0.999  # a score may differ in its last bits from one call to the next
     assert len(tiny.detect("dog", noise(4), threshold=limit)) == int((every.scores >= limit).sum())
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from pydantic import BaseModel, ValidationError, field_validator
+from pydantic import BaseModel, field_validator
 
 from vision_agent import (
     Answer,
@@ -220,7 +220,7 @@ def test_a_stop_text_ends_the_answer_and_is_not_part_of_it(tiny: VisionAgent) ->
     ],
 )
 def test_options_that_make_no_sense_are_refused(settings: dict[str, object]) -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(InputError):
         GenerationOptions(**settings)
 
 
@@ -494,9 +494,17 @@ def test_a_placeholder_that_the_model_or_an_earlier_round_wrote_is_text(tiny: Vi
     chat.history[0] = (chat.history[0][0], "an <image> is a picture")
     chat.ask("and in this one?", noise(1))
     chat.ask("compare with <image> now", noise(2))
-    assert len(chat.history) == 3
-    with pytest.raises(InputError, match="placeholders"):
-        chat.ask("and <image>?")
+    assert chat._last.turns[-1][0] == "Image-2: <image>\ncompare with <image> now"
+    chat.ask("and <image>?")
+    prompt = tiny.backbone.prompt(chat._last.turns, [1, 1], chat._last.places).text
+    assert prompt.count("<img>") == 2 and prompt.count("<image>") == 4
+    assert "compare with <image> now" in prompt and "and <image>?" in prompt
+    chat.ask("this <image> one", noise(3), placed=True)
+    assert "this <img>" in tiny.backbone.prompt(chat._last.turns, [1, 1, 1], chat._last.places).text
+    assert len(chat.history) == 5
+    for images in (None, [noise(1), noise(2)]):
+        with pytest.raises(InputError, match="`question` must be text with one <image> for each"):
+            chat.ask("and <image>?", images, placed=True)
 
 
 def test_a_stream_cannot_end_a_round_after_a_later_one(tiny: VisionAgent) -> None:

@@ -15,7 +15,7 @@ from vision_agent import Detections
 ROOT = Path(__file__).parents[1]
 CHECKPOINT = ROOT / "vision_agent" / "checkpoints" / "default"
 LARGEST = 70 * 2**20  # bytes
-_NOT_COPIED = (".git", ".venv", "*_cache", ".hypothesis", "__pycache__", "*.egg-info", "build", "dist", "runs", "data")
+_NOT_COPIED = (".git", ".venv", "*_cache", ".hypothesis", "__pycache__", "*.egg-info", "build", "dist", "runs")
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ from vision_agent.inference.image_generation import ImageGenerator, MaskSource, 
 from vision_agent.inference.predictor import Predictor
 from vision_agent.inference.settings import AskSettings, GenerateSettings, Images
 from vision_agent.inference.tracking import segment_clip
+from vision_agent.inference.word_reading import WordReader
 from vision_agent.model.backbone import Backbone
 from vision_agent.model.checkpoint import DEFAULT_CHECKPOINT, adapter_folders, load_backbone
 from vision_agent.model.load_options import LoadSettings
@@ -53,10 +54,12 @@ from vision_agent.routing.policy import RouteChoice
 from vision_agent.validation import (
     check_length,
     check_options,
+    check_phrase,
     check_phrases,
     check_progress,
     check_prompts,
     check_request,
+    check_switch,
     check_threshold,
 )
 
@@ -137,7 +140,10 @@ class VisionAgent:
         self._routes: dict[str, Route] = {}
         self._predictor = Predictor(self._engine, self._routes)
         self._pipeline = AnswerPipeline(
-            self._engine, self._routes, EvidenceLoop(self._engine, self._routes, self._predictor)
+            self._engine,
+            self._routes,
+            EvidenceLoop(self._engine, self._routes, self._predictor),
+            WordReader(self._routes, self._predictor, self.model),
         )
         self._image_generator = ImageGenerator(self._engine, self._routes)
         self._session: ImageStore | None = None
@@ -202,12 +208,22 @@ class VisionAgent:
 
     @overload
     def detect(
-        self, phrase: str | Sequence[str], image: list[ImageSource], *, threshold: float | None = None
+        self,
+        phrase: str | Sequence[str],
+        image: list[ImageSource],
+        *,
+        threshold: float | None = None,
+        only_known: bool = True,
     ) -> list[Detections]: ...
 
     @overload
     def detect(
-        self, phrase: str | Sequence[str], image: ImageSource, *, threshold: float | None = None
+        self,
+        phrase: str | Sequence[str],
+        image: ImageSource,
+        *,
+        threshold: float | None = None,
+        only_known: bool = True,
     ) -> Detections: ...
 
     def detect(
@@ -216,6 +232,7 @@ class VisionAgent:
         image: ImageSource | Sequence[ImageSource],
         *,
         threshold: float | None = None,
+        only_known: bool = True,
     ) -> Detections | list[Detections]:
         """Find objects by phrase.
 
@@ -223,14 +240,16 @@ class VisionAgent:
         result's `decoder` says which.
 
         Args:
-            phrase: what to find, such as `"red car"`; or several phrases, which are asked together and do not
-                influence each other.
+            phrase: what to find, such as `"red car"`; or several phrases, in a list or with semicolons between them,
+                which are asked together and do not influence each other. One that is said twice is asked once.
             image: an image (see `load_image` for the kinds), or a list of images.
             threshold: least score, 0-1; None for the value that was best on validation images.
+            only_known: a phrase of words that the model was never taught finds nothing, where the model says which
+                words it knows; False looks for it all the same.
 
         Returns:
             boxes in pixels of the upright original, best first within each phrase; empty if nothing is there. A list
-            of images gives a list of results.
+            of images gives a list of results. `.unknown_words` are those that the model was never taught.
 
         Raises:
             InputError: an empty or overlong phrase, a threshold outside 0-1, an image that cannot be read.
@@ -238,12 +257,21 @@ class VisionAgent:
         """
         phrases = check_phrases(phrase, image)
         check_threshold(threshold)
+        check_switch("only_known", only_known)
         if isinstance(image, list | tuple):
             images = load_images(image, self._limits)
-            return [self._predictor.detect(phrases, each, threshold) for each in images]
-        return self._predictor.detect(phrases, load_image(image, limits=self._limits), threshold)  # type: ignore[arg-type]
+            return [self._predictor.detect(phrases, each, threshold, only_known) for each in images]
+        loaded = load_image(image, limits=self._limits)  # type: ignore[arg-type]
+        return self._predictor.detect(phrases, loaded, threshold, only_known)
 
-    def point(self, phrase: str | Sequence[str], image: ImageSource, *, threshold: float | None = None) -> Points:
+    def point(
+        self,
+        phrase: str | Sequence[str],
+        image: ImageSource,
+        *,
+        threshold: float | None = None,
+        only_known: bool = True,
+    ) -> Points:
         """Point at objects by phrase. Raises what `detect` raises.
 
         With a `[SEG]` route a point lies inside the object, at the centre of the largest circle that its mask holds;
@@ -251,22 +279,24 @@ class VisionAgent:
         """
         phrases = check_phrases(phrase, image)
         check_threshold(threshold)
-        return self._predictor.point(phrases, load_image(image, limits=self._limits), threshold)
+        check_switch("only_known", only_known)
+        return self._predictor.point(phrases, load_image(image, limits=self._limits), threshold, only_known)
 
-    def count(self, phrase: str, image: ImageSource, *, threshold: float | None = None) -> Count:
+    def count(
+        self, phrase: str, image: ImageSource, *, threshold: float | None = None, only_known: bool = True
+    ) -> Count:
         """Count objects by phrase: the boxes that are sure enough to be counted are found first, then counted.
 
-        `threshold` is `detect`'s; the model's own is the one that counted best on validation photos.
+        `threshold` and `only_known` are `detect`'s; the model's own is the one that counted best on validation photos.
 
         Raises:
             ArgumentTypeError: `phrase` is not one string.
-            InputError: as for `detect`.
+            InputError: several phrases with semicolons between them, and as for `detect`.
         """
-        check_phrases(phrase, image)
-        if not isinstance(phrase, str):
-            raise ArgumentTypeError(bad_argument("phrase", "one string", phrase))
+        one = check_phrase(phrase, image)
         check_threshold(threshold)
-        return self._predictor.count(phrase, load_image(image, limits=self._limits), threshold)
+        check_switch("only_known", only_known)
+        return self._predictor.count(one, load_image(image, limits=self._limits), threshold, only_known)
 
     def segment(
         self,
@@ -277,6 +307,7 @@ class VisionAgent:
         points: npt.ArrayLike | None = None,
         point_labels: npt.ArrayLike | None = None,
         threshold: float | None = None,
+        only_known: bool = True,
         segmenter: Segmenter | str | Path | None = None,
     ) -> Segmentation:
         """Return masks of objects, by phrase, by boxes or by points.
@@ -291,11 +322,14 @@ class VisionAgent:
             points: (n, 2), one point for each object, or (n, k, 2), k points for each; beside `boxes` they refine them.
             point_labels: 1 for points on the object, 0 for points beside it; all 1 if None.
             threshold: for a phrase, least score of a box, 0-1; None as for `detect`.
+            only_known: as for `detect`.
             segmenter: a SAM checkpoint (see `SamSegmenter.from_pretrained`), which is loaded once, or a `Segmenter`;
                 None for the model's own route.
 
         Returns:
-            one segment for each box found or given, or for each object's points; empty if a phrase finds nothing.
+            one segment for each box found or given; empty if a phrase finds nothing. Of each object's points the
+            model's own route gives a mask that holds every point on it and none beside it, or none at all;
+            `Segment.prompt` says which object it is of.
 
         Raises:
             RouteError: no `segmenter`, and the model has no `[SEG]` route, or one that takes no boxes and points.
@@ -317,14 +351,15 @@ class VisionAgent:
             return segmenter.segment(image, boxes=boxes, points=points, point_labels=point_labels, limits=self._limits)
         phrases = check_phrases(phrase, image)
         check_threshold(threshold)
+        check_switch("only_known", only_known)
         if segmenter is not None:
             loaded = load_image(image, limits=self._limits)
-            return self._predictor.segment_by(segmenter, phrases, loaded, threshold, self._limits)
+            return self._predictor.segment_by(segmenter, phrases, loaded, threshold, self._limits, only_known)
         if "seg" not in self._routes:
             raise RouteError(
                 f"{self.model!r} has no [SEG] route to segment with: load an adapter, or give `segmenter=`"
             )
-        return self._predictor.segment(phrases, load_image(image, limits=self._limits), threshold)
+        return self._predictor.segment(phrases, load_image(image, limits=self._limits), threshold, only_known)
 
     def segment_video(
         self,
@@ -341,7 +376,7 @@ class VisionAgent:
         Args:
             phrase: what to segment, or several phrases.
             video: a video file or frames: see `sample_frames`. Frames are all taken as they are.
-            segments: how many frames of a file are taken, equally far apart.
+            segments: how many frames of a file are taken, equally far apart; all of them where there are fewer.
             bounds: (start, end) in seconds: only this part of a file.
 
         Returns:
@@ -359,7 +394,13 @@ class VisionAgent:
         return segment_clip(self._engine, self._routes, route, phrases, clip)
 
     def run_route(
-        self, route: str, phrase: str | Sequence[str], image: ImageSource, *, threshold: float | None = None
+        self,
+        route: str,
+        phrase: str | Sequence[str],
+        image: ImageSource,
+        *,
+        threshold: float | None = None,
+        only_known: bool = True,
     ) -> BaseModel:
         """Run any loaded route by its name (`"det"` for `[DET]`) and return what its decoder gives.
 
@@ -372,9 +413,12 @@ class VisionAgent:
         """
         phrases = check_phrases(phrase, image)
         check_threshold(threshold)
+        check_switch("only_known", only_known)
         loaded = load_image(image, limits=self._limits)
-        result: BaseModel = self._predictor.run_route(self._predictor.route(route), phrases, loaded, threshold)
-        return result
+        found: BaseModel = self._predictor.run_route(
+            self._predictor.route(route), phrases, loaded, threshold, only_known
+        )
+        return found
 
     # Make images -----------------------------------------------------------------------------------------------------
 
@@ -576,7 +620,8 @@ class VisionAgent:
                 one image for all, or a list with what belongs to each. A PDF, or the result of `ocr`, is a document:
                 the answer is a `DocumentAnswer`, which has the page and the box; a small model answers with a piece of
                 its text.
-            schema: a Pydantic model or JSON schema; the answer is JSON that follows it, and `.value` the instance.
+            schema: a Pydantic model or JSON schema; the answer is JSON that follows it, and `.value` the instance. A
+                model that answers from evidence fills one value, from its word.
             choices: the answer is one of these, as written here in `.value`. `.text` is what the model wrote, in lower
                 case where its tokenizer knows no other.
             combine: the tiles of all images form one image to the model, as InternVL's "combined images" do.
@@ -589,8 +634,9 @@ class VisionAgent:
             InputError: an empty question, an image that cannot be read, images and placeholders that differ in
                 number, a prompt that does not fit the model's context.
             ArgumentTypeError: swapped arguments, or values of other types.
-            AnswerError: a structured answer that did not end within its tokens.
-            MissingExtraError: `schema` without the extra "structured".
+            AnswerError: a structured answer that did not end within its tokens, or that the model cannot give (in
+                words that is a result with `.refused`); scores that are NaN or infinite.
+            MissingExtraError: `schema` without the extra "structured", a question about writing without "ocr".
         """
         settings = check_options(options, max_new_tokens)
         if is_document(image):
@@ -685,7 +731,7 @@ class VisionAgent:
             image: an image, a list of images that the request is about, or None. For a list of requests: one
                 image for all, or a list with what belongs to each.
             routes: names of the routes it may take; None for all that are loaded. The others are forbidden.
-            first_route: a route that the answer must take before any other.
+            first_route: a route that the answer must take; the only one, unless `routes` allows others after it.
             max_routes: most routing tokens in an answer. With any of these three there is no planning.
             max_steps: most calls of tools.
             planner: "clauses" reads requests of several steps by a small grammar; "model" lets the model call tools

@@ -134,7 +134,7 @@ def awaited_or_streamed(verb: Callable[..., Any]) -> Any:
 
 async def in_thread(work: Callable[[], R]) -> R:
     """Run `work` in a thread. When the awaiting task is cancelled, the model stops after the token it is writing."""
-    from vision_agent.inference.cancellation import CANCELLED
+    from vision_agent.plugins.cancellation import CANCELLED
 
     abandoned = threading.Event()
 

@@ -14,7 +14,8 @@
     ├── ConfigError (ValueError)           a training or model setting that makes no sense
     ├── CheckpointError (ValueError)       a model folder that is missing, broken or half-written
     │   └── AdapterMismatchError           an adapter that was trained on another base model
-    ├── AnswerError (RuntimeError)         an answer that cannot be turned into what was asked for
+    ├── AnswerError (RuntimeError)         an answer that cannot be turned into what was asked for, or that rests on
+    │                                      scores that are no numbers (an overflow in half precision)
     ├── ExtractionError (RuntimeError)     a document that does not state what the caller's model requires
     ├── RouteError (ValueError)            a routing token used where it cannot be
     ├── ToolError (RuntimeError)           a tool call that was refused; the message says what to do instead
@@ -85,6 +86,9 @@ class AdapterMismatchError(CheckpointError):
 
 class AnswerError(VisionAgentError, RuntimeError):
     """An answer that cannot be turned into what was asked for.
+
+    Also where the model's numbers overflow, so that its scores are NaN or infinite: whatever is made of them means
+    nothing. The message then names the precision and another to load the model in.
 
     Attributes:
         text: what the model wrote.

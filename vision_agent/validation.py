@@ -57,17 +57,51 @@ def check_length(length: object) -> None:
 
 
 def check_phrases(phrase: object, image: object) -> tuple[str, ...]:
-    """Check the phrases. Tells swapped arguments from other mistakes."""
+    """Check the phrases and return each once. Tells swapped arguments from other mistakes.
+
+    A semicolon separates phrases, in a string as in a list's. The same words in other letters or at other distances
+    are the same phrase: the first spelling counts.
+
+    Raises:
+        InputError: no phrase, or one without words or too long.
+        ArgumentTypeError: anything but strings.
+    """
     items = [phrase] if isinstance(phrase, str) else phrase
     if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
         _raise_if_swapped("phrase", phrase, image)
         raise ArgumentTypeError(bad_argument("phrase", "a string or a list of strings", phrase))
     if not items:
         raise InputError(bad_argument("phrase", "at least one phrase", phrase))
+    asked: dict[str, str] = {}
     for index, item in enumerate(items):
         name = "phrase" if isinstance(phrase, str) else f"phrase[{index}]"
-        _check_text(name, item, image, LONGEST_PHRASE)
-    return tuple(items)
+        parts = [part.strip() for part in item.split(";") if part.strip()]
+        for part in parts or [""]:
+            _check_text(name, part, image, LONGEST_PHRASE)
+        for part in parts:
+            asked.setdefault(" ".join(part.casefold().split()), part)
+    return tuple(asked.values())
+
+
+def check_phrase(phrase: object, image: object) -> str:
+    """Check one phrase.
+
+    Raises:
+        ArgumentTypeError: no string.
+        InputError: several phrases, and what `check_phrases` refuses.
+    """
+    phrases = check_phrases(phrase, image)
+    if not isinstance(phrase, str):
+        raise ArgumentTypeError(bad_argument("phrase", "one string", phrase))
+    if len(phrases) > 1:
+        raise InputError(bad_argument("phrase", "one phrase, without a semicolon", phrase))
+    return phrases[0]
+
+
+def check_switch(name: str, value: object) -> None:
+    """Check a switch; `name` is the argument's. Raises ArgumentTypeError for anything but True and False."""
+    if not isinstance(value, bool):
+        raise ArgumentTypeError(bad_argument(name, "True or False", value))
 
 
 def _check_text(name: str, text: object, image: object, longest: int) -> None:

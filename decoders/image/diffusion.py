@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vision_agent.errors import CheckpointError, ConfigError, MissingExtraError, RouteError
+from vision_agent.plugins.cancellation import raise_if_cancelled
 from vision_agent.plugins.decoder import DecodeRequest, DenseFeatures
 from vision_agent.plugins.image_decoder import ImageDecoder, ImageRequest, finished
 from vision_agent.plugins.route import RouteSpec
@@ -149,8 +150,7 @@ class DiffusionDecoder(ImageDecoder):
         if options.size is not None:
             # Pipelines draw in cells of 8 or 16 pixels; what is asked for in between is resized.
             arguments |= {"width": -(-options.size[0] // 16) * 16, "height": -(-options.size[1] // 16) * 16}
-        if request.progress is not None:
-            arguments["callback_on_step_end"] = _previews(request, steps)
+        arguments["callback_on_step_end"] = _after_step(request, steps)
         pipeline.set_progress_bar_config(disable=True)
         taken = inspect.signature(pipeline.__call__).parameters
         if "prompt_attention_mask" in taken:
@@ -312,12 +312,16 @@ def _load(path: str) -> Any:
     return pipeline
 
 
-def _previews(request: ImageRequest, steps: int) -> Any:
+def _after_step(request: ImageRequest, steps: int) -> Any:
+    """What a pipeline calls after every step: it tells the progress, and stops where nobody waits any longer."""
+
     def call(pipeline: Any, step: int, time: Any, values: dict[str, Any]) -> dict[str, Any]:
+        raise_if_cancelled()
+        if request.progress is None:
+            return values
         config = pipeline.vae.config
         latents = values["latents"][:1] / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
         pixels = pipeline.vae.decode(latents.to(pipeline.vae.dtype), return_dict=False)[0]
-        assert request.progress is not None
         request.progress(step + 1, steps, pipeline.image_processor.postprocess(pixels, output_type="pil")[0])
         return values
 

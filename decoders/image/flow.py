@@ -13,6 +13,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from vision_agent.plugins.cancellation import raise_if_cancelled
+
 Denoise = Callable[[Tensor, Tensor], Tensor]  # (noisy rows, time (B,)) -> clean rows
 _LEAST_NOISE = 0.05  # 1 - t is at least this where the sampler divides by it
 _LEAST_NOISE_TAUGHT = 0.4  # and in the loss: codes are plain to see once half of the noise is gone
@@ -46,6 +48,9 @@ def sample(
 
     Args:
         progress: told the step (from 1), the number of steps and the rows expected so far.
+
+    Raises:
+        CancelledError: nobody waits for the result any longer; asked before every step.
     """
     rows = noise_BRF
     times = torch.linspace(0.0, 1.0, steps + 1).tolist()
@@ -59,6 +64,7 @@ def sample(
         return (clean - z) / max(1 - time, _LEAST_NOISE), clean
 
     for step, (time, after) in enumerate(pairwise(times), start=1):
+        raise_if_cancelled()
         slope, clean = velocity(rows, time)
         ahead = rows + (after - time) * slope
         if step < steps:

@@ -83,13 +83,14 @@ def compose(rows_RF: Tensor, sprites_T4SS: Tensor, size: tuple[int, int], under_
     canvas = ground if under_3HW is None else under_3HW
     down = ((torch.arange(height, device=canvas.device) + 0.5) / height)[:, None]
     across = ((torch.arange(width, device=canvas.device) + 0.5) / width)[None]
-    if under_3HW is not None and rows_RF[_GONE, _THERE] > 0:
+    is_there = (rows_RF[:, _THERE] > 0).tolist()  # read once: a device is waited for
+    if under_3HW is not None and is_there[_GONE]:
         x, y, wide, high = (rows_RF[_GONE, 1:5] / _PLACE_SCALE).unbind()
         edge = 0.03  # the part that goes fades over a thirtieth of the image
         beyond = torch.maximum((across - 0.5 - x).abs() - wide / 2, (down - 0.5 - y).abs() - high / 2)
         canvas = canvas + (ground - canvas) * (1 - beyond / edge).clamp(0, 1)
-    for row, sprite in zip(rows_RF[1:_GONE], sprites_T4SS, strict=True):
-        if row[_THERE] <= 0:
+    for row, sprite, is_drawn in zip(rows_RF[1:_GONE], sprites_T4SS, is_there[1:_GONE], strict=True):
+        if not is_drawn:
             continue
         half = (row[_WIDTH] / _SIZE_SCALE + _SIZE_MIDDLE).clamp(0.05, 1) / 2
         x = ((across - 0.5 - row[_X] / _PLACE_SCALE) / half).expand(height, width)

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vision_agent.errors import InputError, bad_argument
 from vision_agent.geometry.frames import box_clip, box_iou
 from vision_agent.geometry.rle import RunLengths
 from vision_agent.plugins.decoder import Decoder, DecodeRequest, DenseFeatures, MaskTargets
@@ -34,7 +35,9 @@ from .head import FINE, MaskHead, grid_points
 
 _AT_ONCE = 32  # masks in one pass
 _CANDIDATES = 12  # boxes tried for the points of an object
-_FALLBACK_SIDE = 0.25  # of the image: the box tried around a point that no proposal holds
+_AROUND_SIDES = (0.12, 0.25, 0.5, 1.0)  # of the image's sides: the boxes tried around points, beside the proposals
+_MOST_MOVED = 1.4  # the threshold of a mask's logits may be moved so far: probabilities of 0.2 to 0.8
+_SLACK = 1e-3  # by which a logit has to be above the threshold
 
 
 @dataclass(frozen=True)
@@ -119,10 +122,13 @@ class MaskDecoder(Decoder):
         point_labels: npt.ArrayLike | None = None,
         labels: Sequence[str] | None = None,
     ) -> Segmentation:
-        """Return one segment for each object that points lie on.
+        """Return a segment of each object that points lie on; none for an object without a mask that agrees with them.
 
-        Points choose among the boxes proposed around them: the one is taken whose mask agrees with most of the points,
-        and of equals that of which the best mask is expected.
+        Points choose among the boxes proposed around them, and boxes of several sizes with the points in the middle.
+        A mask that does not hold what it should at the usual threshold of its logits may do so at another one, within
+        bounds. Of the masks that hold every point on the object and no point beside it, the one with the best score is
+        taken: the square of its expected IoU times the probability that it gives the point that fits it least. So a
+        mask that hardly agrees has a low score.
 
         Args:
             points: (n, 2), or (n, k, 2) for k points of each object; pixels of the upright original.
@@ -130,12 +136,35 @@ class MaskDecoder(Decoder):
             point_labels: (n, k) or (n,), 1 for points on the object, 0 for points beside it; all 1 if None.
             labels: what the n objects are; "object" if None.
 
+        Returns:
+            at most n segments, in the order of the objects; `Segment.prompt` says which object each is of.
+
         Raises:
             InputError: another shape, a point outside the image, labels that do not fit.
         """
         prompts = Prompts.check(None, points, point_labels, _size(request))
-        chosen = self._chosen(prompts, prepared, request)
-        return self._segmented(None, chosen, None, prepared, request, labels, None)
+        assert prompts.points is not None and prompts.labels is not None
+        called = ["object"] * len(prompts) if labels is None else labels
+        if isinstance(called, str) or len(called) != len(prompts):
+            raise InputError(bad_argument("labels", f"{len(prompts)} strings, one for each object", labels))
+        proposed_N4 = prepared.boxes.regions_BN4[0][prepared.boxes.proposed_BN[0]]
+        regions = request.grid.convert(proposed_N4.cpu().double().numpy(), "unit", "image")
+        agreeing = [
+            self._agreeing(places, on_it, regions, prepared, request)
+            for places, on_it in zip(prompts.points, prompts.labels == 1, strict=True)
+        ]
+        kept = [(number, *found) for number, found in enumerate(agreeing) if found is not None]
+        return Segmentation.from_masks(
+            [mask for _, mask, _, _ in kept],
+            [score for _, _, score, _ in kept],
+            [called[number] for number, _, _, _ in kept],
+            mask_scores=[rating for _, _, _, rating in kept],
+            prompts=[number for number, _, _, _ in kept],
+            image_size=_size(request),
+            model=request.model,
+            phrases=request.phrases,
+            decoder="mask",
+        )
 
     def calibrated(self, scores: Mapping[str, float]) -> dict[str, Any]:
         """Return the finder's settings with those of the `[DET]` boxes: it is a copy of their decoder."""
@@ -234,19 +263,39 @@ class MaskDecoder(Decoder):
             decoder="mask",
         )
 
-    def _chosen(self, prompts: Prompts, prepared: PreparedMasks, request: DecodeRequest) -> npt.NDArray[np.float64]:
-        """The box (n, 4) of each object that points were given of."""
-        assert prompts.points is not None and prompts.labels is not None
-        proposed_N4 = prepared.boxes.regions_BN4[0][prepared.boxes.proposed_BN[0]]
-        regions = request.grid.convert(proposed_N4.double().cpu().numpy(), "unit", "image")
-        chosen = np.zeros((len(prompts), 4))
-        for number, (points, on_it) in enumerate(zip(prompts.points, prompts.labels == 1, strict=True)):
-            candidates = _around(points[on_it], regions, _size(request))
-            logits_MSS, rating_M = self._logits(candidates, None, prepared, request)
-            agrees_MK = _at_points(logits_MSS, self._grown(candidates), points) == on_it
-            # A rating is at most 1, so that a point more outweighs it.
-            chosen[number] = candidates[int((agrees_MK.sum(axis=1) + rating_M).argmax())]
-        return chosen
+    def _agreeing(
+        self,
+        points: npt.NDArray[np.float64],
+        on_it: npt.NDArray[np.bool_],
+        regions: npt.NDArray[np.float64],
+        prepared: PreparedMasks,
+        request: DecodeRequest,
+    ) -> tuple[Mask, float, float] | None:
+        """The best mask that holds an object's points (k, 2) and nothing beside it, its score and its expected IoU."""
+        size = _size(request)
+        candidates = _around(points[on_it], regions, size)
+        logits_MSS, rating_M = self._logits(candidates, None, prepared, request)
+        grown_M4 = self._grown(candidates)
+        # A click is on a pixel; the last one has the right and the lower edge of the image too.
+        pixels = np.minimum(np.floor(points), np.asarray(size) - 1).astype(np.int64)
+        at_MK = _at_points(logits_MSS, grown_M4, pixels + 0.5)
+        least_M = at_MK[:, on_it].min(axis=1)
+        most_M = at_MK[:, ~on_it].max(axis=1, initial=-np.inf)
+        threshold_M = np.maximum(np.minimum(0.0, least_M - _SLACK), most_M)
+        fits_M = (threshold_M < least_M) & (np.abs(threshold_M) <= _MOST_MOVED)
+        sure_M = np.minimum(_sigmoid(least_M), 1 - _sigmoid(most_M))
+        # The rating takes the box for granted, which a point does not say: squared, the score is near the IoU measured.
+        score_M = (rating_M * sure_M) ** 2
+        for number in np.argsort(-score_M, kind="stable"):
+            if not fits_M[number]:
+                continue
+            runs = RunLengths.from_logits(
+                logits_MSS[number], size[::-1], threshold=float(threshold_M[number]), box=grown_M4[number].tolist()
+            )
+            # Resizing rounds: what counts is the mask itself.
+            if np.array_equal(runs.holds(pixels), on_it):
+                return Mask.from_runs(runs), float(score_M[number]), float(rating_M[number])
+        return None
 
     def _logits(
         self,
@@ -314,25 +363,33 @@ def _sampled_truth(targets: Sequence[MaskTargets], owner_BN: Tensor, grown_BN4: 
 def _around(
     points: npt.NDArray[np.float64], regions: npt.NDArray[np.float64], size: tuple[int, int]
 ) -> npt.NDArray[np.float64]:
-    """The best proposals that hold all of an object's points (n, 2); a box of the image's shape where none does."""
+    """Boxes to look for an object in, by its points (n, 2): the best proposals that hold all, and some around them."""
     holds = ((points[:, None] >= regions[:, :2]) & (points[:, None] <= regions[:, 2:])).all(axis=(0, 2))
-    held = regions[holds][:_CANDIDATES]
-    if len(held):
-        return held
-    low, high = points.min(axis=0), points.max(axis=0)
-    reach = np.asarray(size) * _FALLBACK_SIDE / 2
-    box = np.concatenate([low - reach, high + reach])[None]
-    clipped: npt.NDArray[np.float64] = box_clip(box, size)
-    return clipped
+    reach = np.asarray(_AROUND_SIDES)[:, None] * np.asarray(size) / 2
+    around = box_clip(np.concatenate([points.min(axis=0) - reach, points.max(axis=0) + reach], axis=1), size)
+    tried: npt.NDArray[np.float64] = np.concatenate([regions[holds][:_CANDIDATES], around])
+    return tried
 
 
 def _at_points(
     logits_MSS: npt.NDArray[np.float32], boxes_M4: npt.NDArray[np.float64], points: npt.NDArray[np.float64]
-) -> npt.NDArray[np.bool_]:
-    """Whether each mask (M) covers each point (k): bools (M, k)."""
-    low, size = boxes_M4[:, None, :2], boxes_M4[:, None, 2:] - boxes_M4[:, None, :2]
-    cells = np.floor((points[None] - low) / size * FINE).astype(np.int64)
-    inside = ((cells >= 0) & (cells < FINE)).all(-1)
-    x, y = np.moveaxis(cells.clip(0, FINE - 1), -1, 0)
-    covered: npt.NDArray[np.bool_] = inside & (logits_MSS[np.arange(len(logits_MSS))[:, None], y, x] > 0)
-    return covered
+) -> npt.NDArray[np.float64]:
+    """The logits of each mask (M) at each point (k), bilinear as `RunLengths.from_logits`; -inf outside: (M, k)."""
+    low, sides = boxes_M4[:, None, :2], boxes_M4[:, None, 2:] - boxes_M4[:, None, :2]
+    unit_MK2 = (points[None] - low) / sides
+    places_MK2 = (unit_MK2 * FINE - 0.5).clip(0, FINE - 1)
+    first_MK2 = np.floor(places_MK2).astype(np.int64).clip(0, FINE - 2)
+    x, y = np.moveaxis(places_MK2 - first_MK2, -1, 0)
+    column, row = np.moveaxis(first_MK2, -1, 0)
+    mask = np.arange(len(logits_MSS))[:, None]
+    upper = logits_MSS[mask, row, column] * (1 - x) + logits_MSS[mask, row, column + 1] * x
+    lower = logits_MSS[mask, row + 1, column] * (1 - x) + logits_MSS[mask, row + 1, column + 1] * x
+    inside = ((unit_MK2 >= 0) & (unit_MK2 < 1)).all(-1)
+    at_MK: npt.NDArray[np.float64] = np.where(inside, upper * (1 - y) + lower * y, -np.inf)
+    return at_MK
+
+
+def _sigmoid(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    with np.errstate(over="ignore"):  # of -inf, which gives 0 as it should
+        shares: npt.NDArray[np.float64] = 1 / (1 + np.exp(-logits))
+    return shares

@@ -237,6 +237,7 @@ def _segment_route(backbone: Backbone, detect: Route, own: Path, start: Path | N
         queries = QueryBank(SEGMENT.num_queries, backbone.hidden_size)
         queries.load_state_dict(detect.queries.state_dict())
         route = Route(SEGMENT, add_token(backbone, SEGMENT.token), queries, decoder)
+    route.words = detect.words  # it finds what [DET] finds
     parts = cast(Any, route.decoder)
     # What reads the route's own query states stays the route's own.
     kept = {name: part for name, part in parts.finder.state_dict().items() if own.is_dir() and _reads_states(name)}

@@ -19,6 +19,7 @@ from PIL import Image
 
 from vision_agent.documents.result import Line, Quad, Word
 from vision_agent.errors import MissingExtraError
+from vision_agent.plugins.cancellation import raise_if_cancelled
 
 from .lookalikes import plain_characters
 from .word_spacing import Glyphs, ink_columns, split
@@ -156,6 +157,7 @@ class RapidReader:
         order = np.argsort([crop.shape[1] for crop in crops], kind="stable")
         found: list[Glyphs | None] = [None] * len(crops)
         for begin in range(0, len(order), _BATCH):
+            raise_if_cancelled()
             rows = order[begin : begin + _BATCH].tolist()
             width = max(_LEAST_WIDTH, 8 * math.ceil(max(crops[row].shape[1] for row in rows) / 8))
             batch = np.zeros((len(rows), 3, _HEIGHT, width), dtype=np.float32)

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vision_agent.geometry.rle import RunLengths
+from vision_agent.model.devices import computing_in
 
 from .prompts import Floats, Prompts
 
@@ -97,7 +98,7 @@ class Network(ABC):
 
     def encoding(self) -> AbstractContextManager[Any]:
         """Return a context in which the encoder computes in its number format."""
-        return torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32)
+        return computing_in(self._device, self._dtype)
 
     def decode(
         self, features: tuple[Tensor, ...], prompts: Prompts, image_size: tuple[int, int]

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import original_format as official
 import pytest
 import torch
 from conftest import tiny_backbone
@@ -98,6 +99,7 @@ def test_original_format_is_described_from_its_own_settings(tmp_path: Path) -> N
     }
     (tmp_path / "config.json").write_text(json.dumps(content))
     save_file({"language_model.output.weight": torch.zeros(2, 2, dtype=torch.bfloat16)}, tmp_path / "model.safetensors")
+    official.write_tokenizer(tmp_path, "internlm2")
     found = describe(tmp_path)
     assert (found.format, found.language, found.context) == ("original", "llama", 8192)
     assert found.tiles.most_tokens == 13 * 4
@@ -155,7 +157,7 @@ def bad_adapter(folder: Path) -> None:
         (lambda folder: (folder / "model.safetensors").unlink(), "no weights"),
         (lambda folder: (folder / "config.json").unlink(), r"no config\.json"),
         (lambda folder: (folder / "config.json").write_text("{"), r"config\.json .* damaged"),
-        (lambda folder: (folder / "config.json").write_text("[]"), "no JSON object"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "expected an object"),
         (lambda folder: (folder / "preprocessor_config.json").unlink(), r"no preprocessor_config\.json"),
         (change_config(model_type="llava"), "'llava' model; expected 'internvl'"),
         (change_config(text_config={"model_type": "abacus"}), r"config\.json .* makes no sense"),

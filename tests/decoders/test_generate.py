@@ -236,7 +236,7 @@ class TestEdit:
         copy = tmp_path / "alone"
         shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("gen"))
         agent = VisionAgent.from_pretrained(copy)
-        with pytest.raises(RouteError, match=r"with the network of \[GEN\], which is not loaded"):
+        with pytest.raises(RouteError, match=r"shares the network of \[GEN\], which is not loaded"):
             agent.edit("make it red", image)
 
 

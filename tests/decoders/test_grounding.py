@@ -67,7 +67,8 @@ def write(decoder: GroundingDecoder, phrase: str, scores: Scores) -> WrittenAnsw
     ids: list[int] = []
     logprobs: list[float] = []
     for _ in range(decoder.max_new_tokens(phrase)):
-        mask_V = state.mask(scores(ids))
+        scores_V = scores(ids)
+        mask_V = state.mask(scores_V)
         token = int(mask_V.argmax())
         assert mask_V[token] > -torch.inf, f"a dead end after {ids}"
         assert (
@@ -76,8 +77,8 @@ def write(decoder: GroundingDecoder, phrase: str, scores: Scores) -> WrittenAnsw
         state.accept(token)
         if token in end_ids:
             return WrittenAnswer(text_of(decoder, ids), tuple(ids), tuple(logprobs))
+        logprobs.append(float(scores_V.log_softmax(-1)[token]))
         ids.append(token)
-        logprobs.append(float(mask_V.log_softmax(-1)[token]))
     raise AssertionError(f"no end after {ids}")
 
 
@@ -282,8 +283,9 @@ def test_an_oracle_is_read_as_it_writes(name: str) -> None:
     answer = write(decoder, "red car", scores)
     assert list(answer.token_ids) == script[:-1]
     found = decoder.decode([answer], request("red car"))
-    first = math.exp(-math.log(1 + math.exp(-1.0)) / len("[[10, 20, 300, 1000]"))
-    second = math.exp(-math.log(1 + math.exp(-0.5)) / len(", [0, 0, 999, 7]"))
+    # Of "10, 20, 300, 1000]", 13 letters leave a choice: brackets, spaces and the comma after 300 are forced.
+    first = math.exp(-math.log(1 + math.exp(-1.0)) / 13)
+    second = 1 / (1 + math.exp(-0.5))
     assert [each.score for each in found] == pytest.approx([first, second], rel=1e-5)
     assert found[0].box.xyxy == pytest.approx((8, 4, 240, 200))
     assert found[1].box.xyxy == pytest.approx((0, 0, 799.2, 1.4))
@@ -295,15 +297,17 @@ def test_an_oracle_is_read_as_it_writes(name: str) -> None:
     )
 
 
-def test_a_score_is_the_geometric_mean_of_the_boxs_own_tokens() -> None:
+def test_a_score_is_the_presence_the_opening_and_the_geometric_mean_of_the_digits() -> None:
     decoder = decoder_of("joining")
     ids = spell(decoder, "[[1, 2, 3, 4], [5, 6, 7, 8]]")
     start = len(decoder.opening("red car"))
-    first, second = len("[[1, 2, 3, 4]"), len(", [5, 6, 7, 8]")
-    logprobs = [-9.0] * start + [math.log(0.81)] * first + [math.log(0.36)] * second + [-9.0, -9.0]
-    logprobs[start] = math.log(0.81 / 4)
+    chances = {"s": 0.8, "1": 0.5, "c": 0.25, "2": 0.36}  # there is a list, first box, one more, second box
+    free = ".s11.11.11.11c..22.22.22.22"  # a dot where the grammar leaves no choice, which never counts
+    logprobs = [-9.0] * start + [math.log(chances[each]) if each != "." else -9.0 for each in free]
+    logprobs[0] = math.log(0.9)  # that there is something, and not "none"
+    logprobs += [-9.0] * (len(ids) - len(logprobs))
     found = decoder.decode([scored(ids, logprobs)], request("red car"))
-    assert [each.score for each in found] == pytest.approx([0.81 / 4 ** (1 / first), 0.36])
+    assert [each.score for each in found] == pytest.approx([0.9 * 0.8 * 0.5, 0.9 * 0.25 * 0.36])
     # A token over two boxes counts for both.
     vocabulary = vocabulary_of(joining_tokenizer())
     piece = max((piece for piece in vocabulary.ids_of if b"], [5".startswith(piece)), key=len)
@@ -317,7 +321,7 @@ def test_a_score_is_the_geometric_mean_of_the_boxs_own_tokens() -> None:
     logprobs[start + len(letters)] = math.log(0.5)
     found = decoder.decode([scored(ids, logprobs)], request("red car"))
     assert sorted(each.score for each in found) == pytest.approx(
-        sorted([0.5 ** (1 / (len(letters) + 1)), 0.5 ** (1 / len(tail))])
+        sorted([0.5 ** (1 / 8), 0.5])  # one of the first box's eight; that there is a second one
     )
 
 
@@ -325,8 +329,8 @@ def test_a_score_is_the_geometric_mean_of_the_boxs_own_tokens() -> None:
 def test_boxes_below_the_threshold_are_dropped(threshold: float | None, kept: int) -> None:
     decoder = decoder_of("joining")
     ids = spell(decoder, "[[1, 2, 3, 4], [5, 6, 7, 8]]")
-    start = len(decoder.opening("red car")) + len("[[1, 2, 3, 4]")
-    logprobs = [math.log(0.3)] * start + [math.log(0.9)] * (len(ids) - start)
+    start, first = len(decoder.opening("red car")), len("[[1, 2, 3, 4]")
+    logprobs = [0.0] * start + [math.log(0.3)] * first + [math.log(0.9)] * (len(ids) - start - first)
     found = decoder.decode([scored(ids, logprobs)], request("red car", threshold=threshold))
     assert len(found) == kept
     if kept == 2:

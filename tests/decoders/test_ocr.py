@@ -3,6 +3,7 @@
 import io
 import logging
 import math
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from reportlab.pdfgen.canvas import Canvas
 
 from vision_agent import MissingExtraError, OcrResult, VisionAgent
+from vision_agent.decoders.ocr.route import OcrDecoder
 from vision_agent.documents.options import OcrOptions
 from vision_agent.documents.reader import DocumentReader
 from vision_agent.documents.source import page_images
@@ -273,3 +275,32 @@ def test_a_missing_engine_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.delitem(sys.modules, "vision_agent.decoders.ocr.rapidocr", raising=False)
     with pytest.raises(MissingExtraError, match=r'pip install "internvl-vision-agent\[ocr\]"'):
         load_reader("rapidocr")
+
+
+def test_the_reader_of_a_route_is_loaded_once_for_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted, not timed: both threads ask while the first one loads."""
+    made: list[object] = []
+    loading, second = threading.Event(), threading.Event()
+
+    class Reader:
+        def __init__(self, threads: int | None) -> None:
+            made.append(self)
+            loading.set()
+            second.wait(1.0 if len(made) == 1 else 0.0)
+
+        def read(self, image: Image.Image) -> list[object]:
+            return []
+
+    monkeypatch.setattr("vision_agent.decoders.ocr.route.load_reader", lambda name: Reader)
+    decoder = OcrDecoder()
+
+    def prepare() -> None:
+        decoder.prepare_image(None, Image.new("RGB", (20, 20)))  # type: ignore[arg-type]
+
+    threads = [threading.Thread(target=prepare) for _ in range(2)]
+    threads[0].start()
+    assert loading.wait(30)
+    threads[1].start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1

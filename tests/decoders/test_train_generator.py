@@ -32,8 +32,11 @@ def stored(image: Image.Image) -> bytes:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Archives of two shapes and a background, drawn here."""
-    folder = tmp_path_factory.mktemp("data")
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+def write_data(folder: Path) -> Path:
+    """Write archives of two shapes and a background, drawn here."""
     labels = {}
     with zipfile.ZipFile(folder / "cutouts_192.zip", "w") as archive:
         for name, shape in (("ball", "ellipse"), ("box", "rectangle")):

@@ -33,8 +33,11 @@ SHORT: dict[str, Any] = {"state_steps": 2, "state_batch": 2, "mask_steps": 2, "m
 
 @pytest.fixture(scope="module")
 def data(archives: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The archives, and a set of clothes: regions in two parts, as run lengths."""
-    folder = tmp_path_factory.mktemp("masks") / "archives"
+    return write_data(archives, tmp_path_factory.mktemp("masks") / "archives")
+
+
+def write_data(archives: Path, folder: Path) -> Path:
+    """Write the archives, and a set of clothes: regions in two parts, as run lengths."""
     shutil.copytree(archives, folder)
     images, annotations, files = [], [], {}
     for number in range(1, 31):
@@ -73,9 +76,12 @@ def data(archives: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained tiny model with the real tower and a `[DET]` route."""
+    return write_model(tmp_path_factory.mktemp("model") / "model")
+
+
+def write_model(folder: Path) -> Path:
+    """Write an untrained tiny model with the real tower and a `[DET]` route."""
     torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("model") / "model"
     tokenizer = train_tokenizer(["a red ball and a blue box", "find each thing.", "shoes"] * 5, 320)
     shape = ModelSection(tile=96, hidden=32, layers=2, heads=2, intermediate=64, vocabulary=320)
     backbone = new_backbone(tokenizer, shape)

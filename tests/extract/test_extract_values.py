@@ -110,9 +110,90 @@ def test_order_of_day_and_month() -> None:
     assert find_dates("04/03/2024", "mdy")[0].value == datetime.date(2024, 4, 3)
 
 
-def test_times() -> None:
-    assert find_time("at 8:13 PM")[0] == datetime.time(20, 13)  # type: ignore[index]
-    assert find_time("12.50") is None
+@pytest.mark.parametrize(
+    ("text", "time"),
+    [
+        ("at 8:13 PM", (20, 13)),
+        ("12:00 AM", (0, 0)),
+        ("12:30 a.m.", (0, 30)),
+        ("1:30 am", (1, 30)),
+        ("11:59 AM", (11, 59)),
+        ("12:00 PM", (12, 0)),
+        ("12:59 p.m.", (12, 59)),
+        ("1:00PM", (13, 0)),
+        ("11:59 pm", (23, 59)),
+        ("8.15 pm", (20, 15)),
+        ("00:00", (0, 0)),
+        ("23:59:58", (23, 59, 58)),
+        ("13:05 PM", (13, 5)),
+    ],
+)
+def test_times(text: str, time: tuple[int, ...]) -> None:
+    found = find_time(text)
+    assert found is not None and found[0] == datetime.time(*time)
+
+
+@pytest.mark.parametrize("text", ["12.50", "24:00", "7:60", "1:2", ""])
+def test_what_is_no_time(text: str) -> None:
+    assert find_time(text) is None
+
+
+@pytest.mark.parametrize(
+    ("written", "year"),
+    [("00", 2000), ("01", 2001), ("49", 2049), ("50", 2050), ("68", 2068), ("69", 2069), ("70", 1970), ("99", 1999)],
+)
+def test_years_of_two_digits(written: str, year: int) -> None:
+    for text in (f"01/02/{written}", f"1 Feb {written}", f"Feb 1, {written}", f"01.02.{written}"):
+        assert [found.value for found in find_dates(text)] == [datetime.date(year, 2, 1)], text
+
+
+@pytest.mark.parametrize(
+    ("text", "order", "day"),
+    [
+        ("25/04/2024", "mdy", (2024, 4, 25)),
+        ("13/12/2024", "mdy", (2024, 12, 13)),
+        ("12/12/2024", "mdy", (2024, 12, 12)),
+        ("12/13/2024", "dmy", (2024, 12, 13)),
+        ("12/11/2024", "dmy", (2024, 11, 12)),
+        ("12/11/2024", "mdy", (2024, 12, 11)),
+    ],
+)
+def test_days_over_twelve_settle_the_order(text: str, order: Literal["dmy", "mdy"], day: tuple[int, int, int]) -> None:
+    assert [found.value for found in find_dates(text, order)] == [datetime.date(*day)]
+
+
+def test_an_address_does_not_outweigh_a_date() -> None:
+    assert date_order_of(["Boston, MA 02110", "25/04/2024"]) == "dmy"
+    assert date_order_of(["04/25/2024", "25/04/2024"]) == "dmy"  # a tie
+    assert date_order_of(["12/12/2024"]) == "dmy"
+
+
+@pytest.mark.parametrize(
+    ("text", "mark", "value"),
+    [
+        ("0.125", ",", "0.125"),
+        ("0,125", ".", "0.125"),
+        ("1.234", ".", "1.234"),
+        ("1.234", ",", "1234"),
+        ("1,234", ",", "1.234"),
+        ("1234.567", ",", "1234.567"),
+        ("1.234,5", ".", "1234.5"),
+        ("1,234.5", ",", "1234.5"),
+        ("1.234.567", ".", "1234567"),
+        ("(12.50)", ".", "-12.50"),
+        ("12.50)", ".", "12.50"),
+        ("INV-12", ".", "12"),
+        ("- 12.50", ".", "-12.50"),
+        ("\u221212.50", ".", "-12.50"),
+    ],
+)
+def test_marks_signs_and_groups(text: str, mark: Literal[".", ","], value: str) -> None:
+    assert [number.value for number in find_numbers(text, mark)] == [Decimal(value)]
+
+
+def test_groups_of_thousands_tell_the_other_mark() -> None:
+    assert decimal_mark_of(["1.234.567"]) == "," and decimal_mark_of(["1,234,567"]) == "."
+    assert decimal_mark_of(["1.234.567", "5,5"]) == ","
 
 
 def test_folding_finds_words_that_were_joined_or_misread() -> None:

@@ -163,6 +163,48 @@ def test_resized_to_whole_multiples_and_back(mask: Bools, tall: int, wide: int) 
         runs.resized((0, 4))
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "taken"),
+    [
+        (2, 3, [0, 1, 1]),  # middles at 0.33, 1.0 (of two equally near the later one), 1.67
+        (4, 6, [0, 1, 1, 2, 3, 3]),
+        (3, 2, [0, 2]),
+        (6, 4, [0, 2, 3, 5]),
+        (5, 1, [2]),
+        (2, 5, [0, 0, 1, 1, 1]),
+    ],
+)
+def test_resizing_takes_the_pixel_under_each_middle(old: int, new: int, taken: list[int]) -> None:
+    mask = np.eye(old, dtype=bool)
+    runs = RunLengths.from_mask(mask)
+    assert np.array_equal(runs.resized((new, old)).to_mask(), mask[taken])
+    assert np.array_equal(runs.resized((old, new)).to_mask(), mask[:, taken])
+    assert np.array_equal(runs.resized((new, new)).to_mask(), mask[np.ix_(taken, taken)])
+
+
+def test_a_part_that_begins_and_ends_where_runs_do() -> None:
+    mask = np.zeros((4, 6), dtype=bool)
+    mask[:, 1:3] = mask[:, 5] = True  # whole columns: each run begins at the head of one
+    runs = RunLengths.from_mask(mask)
+    for x0 in range(6):
+        for x1 in range(x0 + 1, 7):
+            assert np.array_equal(runs.cropped((x0, 1, x1, 4)), mask[1:4, x0:x1])
+
+
+def test_what_is_just_the_threshold_is_outside() -> None:
+    logits = np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)
+    assert RunLengths.from_logits(logits, (2, 2)).to_mask().tolist() == [[True, False], [False, True]]
+    assert RunLengths.from_logits(logits + 0.5, (2, 2), threshold=0.5).area == 2
+
+
+def test_nothing_lies_outside_what_it_is_kept_within() -> None:
+    logits = np.ones((5, 5), np.float32)
+    mask = RunLengths.from_logits(logits, (40, 60), box=(2, 3, 50, 35), within=(10.4, 5.6, 30.5, 20.5)).to_mask()
+    expected = np.zeros((40, 60), dtype=bool)
+    expected[6:20, 10:30] = True  # pixels whose middles lie from 10.4 to 30.5 and from 5.6 to 20.5
+    assert np.array_equal(mask, expected)
+
+
 @settings(max_examples=150)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 70), st.integers(1, 70), st.integers(0, 999))
 def test_logits_become_the_mask_that_torch_would_enlarge(h: int, w: int, height: int, width: int, seed: int) -> None:

@@ -3,6 +3,7 @@
 import base64
 import io
 import threading
+from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from vision_agent import (
     UnknownImageError,
     UrlRefusedError,
 )
+from vision_agent.images import store as store_module
 
 SIZE = 32 * 24 * 3
 
@@ -226,3 +228,89 @@ def test_threads_keep_the_books_right() -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(8)))
     assert store.nbytes == len(store) * SIZE <= 5 * SIZE
+
+
+@pytest.mark.parametrize(
+    "userinfo", ["user:hunter2", "hunter2", "user:hun@hunter2", "user:hunter2/x", "user:hunter2?x"]
+)
+@pytest.mark.parametrize("scheme", ["https:", "http:", "ftp:", "HTTPS:", ""])
+def test_credentials_are_in_no_message(
+    root: Path, scheme: str, userinfo: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    for allowed in (False, True):
+        store = ImageStore(roots=[root], limits=ImageLimits(allow_urls=allowed))
+        with pytest.raises(InputError) as refused:
+            store.open(f"{scheme}//{userinfo}@localhost/a.png?key=hunter2#hunter2")
+        error: BaseException | None = refused.value
+        while error is not None:
+            assert "hunter2" not in str(error)
+            error = error.__cause__
+    assert "hunter2" not in caplog.text
+
+
+def test_credentials_of_an_address_do_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stored image tells where it came from, also once it was dropped."""
+    monkeypatch.setattr(store_module, "load_image", lambda source, **_: image(2) if isinstance(source, str) else source)
+    store = ImageStore(limits=ImageLimits(allow_urls=True), max_bytes=SIZE)
+    stored = store.open("https://user:hunter2@images.test/a.png?key=hunter2")
+    assert stored.origin == "the address https://images.test/a.png" and "hunter2" not in repr(stored)
+    store.add(image(1))
+    with pytest.raises(UnknownImageError, match=r"it was the address https://images\.test/a\.png: make") as dropped:
+        store.get(stored.id)
+    assert "hunter2" not in str(dropped.value)
+
+
+_LOCK = threading.Lock
+
+
+class Watched:
+    """A lock that notes whether it is held."""
+
+    def __init__(self) -> None:
+        self.lock, self.held = _LOCK(), False
+
+    def __enter__(self) -> None:
+        self.lock.acquire()
+        self.held = True
+
+    def __exit__(self, *_: object) -> None:
+        self.held = False
+        self.lock.release()
+
+
+def test_everything_shared_is_touched_under_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the threads' luck: every use of the images and the count of bytes happens while the lock is held."""
+    watched: list[Watched] = []
+
+    def lock() -> Watched:
+        watched.append(Watched())
+        return watched[-1]
+
+    class Items(OrderedDict):  # type: ignore[type-arg]
+        touched = 0
+
+        def __getitem__(self, key: object) -> object:
+            assert watched[0].held
+            Items.touched += 1
+            return super().__getitem__(key)
+
+        def __setitem__(self, key: object, value: object) -> None:
+            assert watched[0].held
+            Items.touched += 1
+            super().__setitem__(key, value)
+
+        def __len__(self) -> int:
+            assert watched[0].held
+            Items.touched += 1
+            return super().__len__()
+
+    monkeypatch.setattr(store_module.threading, "Lock", lock)
+    store = ImageStore(max_bytes=2 * SIZE)
+    monkeypatch.undo()
+    store._items = Items()
+    for level in (1, 2, 3):
+        assert store.get(store.add(image(level))).image.getpixel((0, 0)) == (level, 0, 0)
+    assert len(store) == 2 and len(store.ids) == 2 and store.nbytes == 2 * SIZE
+    store.clear()
+    assert len(watched) == 1 and Items.touched > 8

@@ -61,7 +61,7 @@ def test_placeholders_and_images_must_agree_in_number() -> None:
     turns = [("a tag <image>", "an <image>"), ("<image>\nwhat?", None)]
     with pytest.raises(InputError, match=r"1 images.*2 <image>"):
         BACKBONE.prompt(turns, [4])
-    prompt = BACKBONE.prompt(turns, [4], plain=1)
+    prompt = BACKBONE.prompt(turns, [4], places=[0])
     assert (
         prompt.ids.count(CONTEXT) == 4 and "a tag <image><|im_end|>\n<|im_start|>assistant\nan <image>" in prompt.text
     )
@@ -76,7 +76,7 @@ def test_a_template_that_loses_what_was_said_is_refused() -> None:
 
 
 def test_native_templates_render_rounds() -> None:
-    rendered = render_native(BACKBONE.tokenizer)([("one", "two"), ("three", None)])
+    rendered = render_native(BACKBONE.tokenizer, "tiny")([("one", "two"), ("three", None)])
     assert [rendered.index(word) for word in ("one", "two", "three")] == sorted(
         rendered.index(word) for word in ("one", "two", "three")
     )

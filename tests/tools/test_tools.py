@@ -180,8 +180,11 @@ def test_anything_fits(content: dict[str, Any]) -> None:
     cut = fit(content)
     assert len(to_text(cut).encode()) <= MAX_BYTES
     assert "Cut to" in str(cut.get("note")) or "more]" in to_text(cut) or "too long" in str(cut.get("note"))
-    if "offset" in content and len(content["items"]) > 1:
-        assert cut["next_offset"] == content["offset"] + len(cut["items"])
+
+
+def test_what_is_cut_off_a_list_goes_on_where_it_was_cut() -> None:
+    cut = fit({"items": ["a line of text " * 9] * 3000, "offset": 40})
+    assert 1 < len(cut["items"]) < 3000 and cut["next_offset"] == 40 + len(cut["items"])
 
 
 def test_what_is_small_stays() -> None:

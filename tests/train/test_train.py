@@ -45,8 +45,11 @@ def zipped(path: Path, files: dict[str, bytes]) -> None:
 
 @pytest.fixture(scope="session")
 def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of archives in the real format, with drawn images."""
-    folder = tmp_path_factory.mktemp("archives")
+    return write_archives(tmp_path_factory.mktemp("archives"))
+
+
+def write_archives(folder: Path) -> Path:
+    """Fill a folder with archives in the real format, with drawn images."""
     rng = np.random.default_rng(0)
     categories = [{"id": 1, "name": "ball"}, {"id": 2, "name": "box"}, {"id": 3, "name": "car"}]
     for name in ("coco_train_448", "animals_256"):

@@ -7,6 +7,7 @@ a grammar, so their JSON is always valid, whatever the checkpoint was trained fo
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
@@ -148,7 +149,7 @@ class ChatVision(BaseChatModel):
         if tools:
             schema = _call_schema(tools, kwargs.get("tool_choice"))
         options = self._options(stop, bool(schema), kwargs)
-        form = AnswerForm.of(schema, None, self.agent.backbone, options)
+        form = replace(AnswerForm.of(schema, None, self.agent.backbone, options), protocol=True)
         store = self.store if self.store is not None else ImageStore(limits=self.agent.image_limits)
         preface = _preface(tools) if tools else ""
         return conversation_of(messages, store, preface, form.constraint), options, form
@@ -278,6 +279,7 @@ def _message(answer: "Answer", with_tools: bool) -> AIMessage:
         "model_provider": "vision_agent",
         "finish_reason": answer.finish_reason,
         "confidence": answer.confidence,
+        "warnings": list(answer.warnings),
     }
     said: dict[str, Any] = json.loads(answer.text) if with_tools else {"answer": answer.text}
     if "answer" in said:

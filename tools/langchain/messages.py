@@ -73,7 +73,12 @@ def conversation_of(
             )
         rounds.asked.append(text)
     question = "\n".join(rounds.asked) or _GO_ON
-    earlier = Conversation(tuple(rounds.turns), tuple(rounds.images[: rounds.earlier]), (None,) * rounds.earlier)
+    earlier = Conversation(
+        tuple(rounds.turns),
+        tuple(rounds.images[: rounds.earlier]),
+        (None,) * rounds.earlier,
+        places=(None,) * len(rounds.turns),
+    )
     return Conversation.build(question, rounds.images[rounds.earlier :], after=earlier, constraint=constraint)
 
 

@@ -5,7 +5,7 @@ language model unless one is named: then the engine may be "model".
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -68,7 +68,7 @@ class OcrJob:
 
     engine: str = _READER
     pages: str | None = None
-    password: str | None = None
+    password: str | None = field(default=None, repr=False)
     text_layer: TextLayer = "auto"
     model: str | None = None
     device: str = "auto"
@@ -137,7 +137,7 @@ class ExtractJob:
     schema: type[BaseModel] | str
     engine: Engine = "auto"
     pages: str | None = None
-    password: str | None = None
+    password: str | None = field(default=None, repr=False)
     date_order: DateOrder | None = None
     decimal_mark: DecimalMark | None = None
     model: str | None = None

@@ -4,7 +4,6 @@ Parameters are counted on a model without storage (torch's meta device). Of the 
 which also shows a truncated or missing one.
 """
 
-import json
 import math
 from pathlib import Path
 from typing import Any, Literal
@@ -13,13 +12,19 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import InternVLForConditionalGeneration
+from transformers import AutoTokenizer, InternVLForConditionalGeneration
 from transformers.utils.hub import cached_file
 
 from vision_agent.errors import CheckpointError, first_line, last_line
-from vision_agent.model.checkpoint import DEFAULT_CHECKPOINT, model_config, tiling_settings
+from vision_agent.model.checkpoint import DEFAULT_CHECKPOINT, model_config
+from vision_agent.model.checkpoint_files import check_sizes, read_object, tensor_names, weight_map
+from vision_agent.model.hub import check_source
+from vision_agent.model.image_settings import image_settings, tiling_settings
 from vision_agent.model.original.configuration import is_original, native_config, read_settings
 from vision_agent.model.original.sa2va import is_sa2va, sa2va_settings
+from vision_agent.model.original.tokenizers import load_tokenizer
+from vision_agent.model.prompt import IMAGE_CONTEXT
+from vision_agent.model.quiet import quiet
 from vision_agent.plugins.route import RouteSpec
 from vision_agent.routing.adapter import AdapterInfo
 
@@ -164,9 +169,11 @@ def describe(
             model: Any = InternVLForConditionalGeneration(config)
     except Exception as error:  # transformers raises many kinds for settings that contradict each other
         raise CheckpointError(f"config.json of {source!r} makes no sense: {last_line(error)}") from error
-    stored = _stored_formats(folder, source)
-    if local and stored is None:
-        raise CheckpointError(f"the folder {source!r} has no weights: neither {_SINGLE} nor {_INDEX}")
+    stored = _stored_tensors(folder, source)
+    if local:
+        if stored is None:
+            raise CheckpointError(f"the folder {source!r} has no weights: neither {_SINGLE} nor {_INDEX}")
+        _check_loadable(folder, content, kind, model, {name: shape for name, (_, shape) in stored.items()}, source)
     text = config.text_config
     card = folder / "CARD.md"
     return ModelDescription(
@@ -179,7 +186,7 @@ def describe(
         tiles=tiling,
         context=int(text.max_position_embeddings),
         cache_mib=_cache_bytes(text) * 1000 / _MIB,
-        stored=stored,
+        stored=_formats(stored),
         disk_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         routes=_routes(folder),
         licence=_licence(folder),
@@ -200,13 +207,15 @@ def _cached_folder(source: str, cache_dir: str | Path | None, local_files_only: 
         )
         return found
 
+    local_files_only = check_source(source, cache_dir, local_files_only)
     try:
         config = find("config.json", required=False, local_files_only=True)
         config = config or find("config.json", required=True, local_files_only=local_files_only)
         folder = Path(str(config)).parent
-        if not (folder / "preprocessor_config.json").is_file():
-            # Original folders have none.
-            find("preprocessor_config.json", required=False, local_files_only=local_files_only)
+        for name in ("processor_config.json", "preprocessor_config.json"):
+            # Original folders lack them.
+            if not (folder / name).is_file():
+                find(name, required=False, local_files_only=local_files_only)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"the checkpoint {source!r} is neither a folder nor a hub name that can be reached: {first_line(error)}"
@@ -225,14 +234,17 @@ def _configuration(
             f"the checkpoint {source!r} is a {content.get('model_type')!r} model; "
             "expected 'internvl' (native) or 'internvl_chat' (original)"
         )
+    check_sizes(content)
     config: Any
     try:
         if kind == "original":
             config, settings = native_config(content), (sa2va_settings if sa2va else read_settings)(content)
             size, most, thumbnail = settings.tile_size, settings.max_tiles, settings.thumbnail
         else:
-            config = model_config(content)
-            tiling = tiling_settings(_read_json(folder, "preprocessor_config.json", source), config)
+            single = folder / _SINGLE
+            index = None if single.is_file() else _optional_json(folder, _INDEX, source)
+            config = model_config(content, tensor_names(single if single.is_file() else None, index, source))
+            tiling = tiling_settings(image_settings(source, lambda name: _optional_json(folder, name, source)), config)
             size, most, thumbnail = tiling.size, tiling.max_tiles, tiling.thumbnail
         cells = int(config.vision_config.image_size[0]) // int(config.vision_config.patch_size[0])
         tokens = int(cells * config.downsample_ratio) ** 2
@@ -274,13 +286,10 @@ def _cache_bytes(text: Any) -> int:
     return int(2 * 2 * text.num_hidden_layers * heads * head)
 
 
-def _stored_formats(folder: Path, source: str) -> tuple[str, ...] | None:
-    """Number formats in the weight files, most frequent first; None if no weights are here."""
+def _stored_tensors(folder: Path, source: str) -> dict[str, tuple[str, tuple[int, ...]]] | None:
+    """Number format and shape of each tensor in the weight files; None if no weights are here."""
     if (folder / _INDEX).is_file():
-        index = _read_json(folder, _INDEX, source).get("weight_map")
-        if not isinstance(index, dict) or not index:
-            raise CheckpointError(f"{_INDEX} of {source!r} is damaged: it names no weights")
-        names = sorted(set(index.values()))
+        names = sorted(set(weight_map(_read_json(folder, _INDEX, source), source).values()))
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise CheckpointError(f"the checkpoint {source!r} lacks {len(missing)} of its files: {missing[0]}")
@@ -288,16 +297,75 @@ def _stored_formats(folder: Path, source: str) -> tuple[str, ...] | None:
         names = [_SINGLE]
     else:
         return None
-    elements: dict[str, int] = {}
+    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
     for name in names:
         try:
             with safe_open(folder / name, "pt") as file:  # checks the header against the file's size
                 for key in file.keys():
                     tensor = file.get_slice(key)
-                    elements[tensor.get_dtype()] = elements.get(tensor.get_dtype(), 0) + math.prod(tensor.get_shape())
+                    tensors[key] = tensor.get_dtype(), tuple(tensor.get_shape())
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{name} of {source!r} is damaged or cut short: {first_line(error)}") from error
-    return tuple(sorted(elements, key=lambda kind: -elements[kind]))
+    return tensors
+
+
+def _formats(tensors: dict[str, tuple[str, tuple[int, ...]]] | None) -> tuple[str, ...] | None:
+    """Number formats, that of most values first."""
+    if tensors is None:
+        return None
+    values: dict[str, int] = {}
+    for kind, shape in tensors.values():
+        values[kind] = values.get(kind, 0) + math.prod(shape)
+    return tuple(sorted(values, key=lambda kind: -values[kind]))
+
+
+def _check_loadable(
+    folder: Path,
+    content: dict[str, Any],
+    kind: Literal["native", "original"],
+    model: Any,
+    shapes: dict[str, tuple[int, ...]],
+    source: str,
+) -> None:
+    """Refuse what loading would refuse, by names and shapes of tensors and by the tokenizer.
+
+    Experts of a mixture are stored one by one and joined while loading; those models' tensors are not compared.
+    """
+    if kind == "original":
+        if not is_sa2va(content):
+            load_tokenizer(folder)
+        return
+    try:
+        with quiet():
+            tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # transformers raises many kinds for damaged files
+        raise CheckpointError(f"the checkpoint {source!r} could not be loaded: {first_line(error)}") from error
+    context = tokenizer.convert_tokens_to_ids(IMAGE_CONTEXT)
+    if context is None or context != model.config.image_token_id:
+        raise CheckpointError(
+            f"{source!r}: the tokenizer gives {IMAGE_CONTEXT!r} the id {context!r}, "
+            f"but the model expects {model.config.image_token_id!r}"
+        )
+    if getattr(model.config.text_config, "num_experts", None):
+        return
+    found = {_todays_name(name): shape for name, shape in shapes.items()}
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        wanted.pop("lm_head.weight", None)
+        found.pop("lm_head.weight", None)
+    wrong = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+    if wrong:
+        shown = ", ".join(wrong[:5])
+        raise CheckpointError(f"the weights in {source!r} do not fit their config.json: {shown} ...")
+
+
+def _todays_name(name: str) -> str:
+    """A tensor's name as transformers has it now; the first native folders had others."""
+    if name.startswith("language_model.lm_head."):
+        return name.removeprefix("language_model.")
+    if name.startswith("language_model.model."):
+        return "model.language_model." + name.removeprefix("language_model.model.")
+    return f"model.{name}" if name.startswith(("vision_tower.", "multi_modal_projector.")) else name
 
 
 def _routes(folder: Path) -> tuple[RouteSpec, ...]:
@@ -327,15 +395,14 @@ def _licence(folder: Path) -> str | None:
 def _read_json(folder: Path, name: str, source: str) -> dict[str, Any]:
     if not folder.is_dir():
         raise CheckpointError(f"the checkpoint {source!r} is a file; expected a folder or a hub name")
-    try:
-        content = json.loads((folder / name).read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"the checkpoint {source!r} has no {name}") from error
-    except ValueError as error:
-        raise CheckpointError(f"{name} of {source!r} is damaged: {first_line(error)}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{name} of {source!r} is damaged: it is no JSON object")
+    content = _optional_json(folder, name, source)
+    if content is None:
+        raise CheckpointError(f"the checkpoint {source!r} has no {name}")
     return content
+
+
+def _optional_json(folder: Path, name: str, source: str) -> dict[str, Any] | None:
+    return read_object(folder / name, source) if (folder / name).exists() else None
 
 
 def _short(number: int) -> str:

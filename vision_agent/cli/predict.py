@@ -33,11 +33,14 @@ def register(app: typer.Typer) -> None:
 
 
 def detect(
-    phrase: Annotated[str, typer.Argument(help='What to find. Separate several phrases by "; ".')],
+    phrase: Annotated[str, typer.Argument(help="What to find. A semicolon separates phrases.")],
     image: ImageArgument,
     as_json: JsonOption = False,
     save: Annotated[Path | None, typer.Option("--save", help="Write the image with its boxes to this file.")] = None,
     threshold: Annotated[float | None, typer.Option("--threshold", help="Least score, 0 to 1.")] = None,
+    unknown: Annotated[
+        bool, typer.Option("--unknown", help="Look for phrases of words that the model was never taught, too.")
+    ] = False,
     model: ModelOption = None,
     adapter: AdapterOption = None,
     device: DeviceOption = "auto",
@@ -45,14 +48,11 @@ def detect(
     allow_urls: UrlOption = False,
 ) -> None:
     """Find objects by phrase."""
-    phrases = [part.strip() for part in phrase.split(";") if part.strip()] or [phrase]
-    check_phrases(phrases, image)
+    phrases = check_phrases(phrase, image)
     check_threshold(threshold)
     check_output("save", save)
     loaded = load_image(image, limits=limits(allow_urls))
-    found = agent(model, adapter, device, dtype).detect(
-        phrases if len(phrases) > 1 else phrases[0], loaded, threshold=threshold
-    )
+    found = agent(model, adapter, device, dtype).detect(phrases, loaded, threshold=threshold, only_known=not unknown)
     if save is not None:
         found.draw(loaded).save(save)
     if as_json:
@@ -61,6 +61,8 @@ def detect(
     for item in found:
         x0, y0, x1, y1 = item.box.xyxy
         print(f"{item.label}\t{item.score:.2f}\t{x0:.0f},{y0:.0f},{x1:.0f},{y1:.0f}")
+    if found.unknown_words:
+        print(f"the model does not know {', '.join(map(repr, found.unknown_words))}", file=sys.stderr)
     if not found:
         print(f"nothing found for {', '.join(map(repr, phrases))}", file=sys.stderr)
 

@@ -1,4 +1,4 @@
-"""Commands that make and measure models: `train`, `calibrate` and `evaluate`."""
+"""Commands that make and measure models: `train`, `calibrate`, `known-words` and `evaluate`."""
 
 import json
 from dataclasses import asdict
@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from vision_agent.cli.options import DataOption, DeviceOption, RunOption, agent, check_output
+from vision_agent.errors import InputError, bad_argument
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `vision-agent`."""
-    for command in (train, calibrate, evaluate):
+    for command in (train, calibrate, known_words, evaluate):
         app.command()(command)
 
 
@@ -49,6 +50,34 @@ def calibrate(
         print(f"{name}\t{least}")
 
 
+def known_words(
+    model: Annotated[Path, typer.Argument(help="A checkpoint folder with a [DET] adapter.")],
+    data: DataOption,
+    taught: Annotated[bool, typer.Option("--taught", help="Only words of the training; try no others.")] = False,
+    limit: Annotated[int | None, typer.Option("--limit", help="At most this many photos.")] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Write the words that a model's [DET] and [SEG] routes know; print how often nonsense still gets a box."""
+    from vision_agent.data.dataset import ImageSources
+    from vision_agent.evaluate.taught_words import NONSENSE, share_with_boxes, tried_words, with_words
+    from vision_agent.evaluate.taught_words import taught_words as words_of_training
+    from vision_agent.routing.adapter import write_words
+
+    if limit is not None and limit < 1:
+        raise InputError(bad_argument("limit", "at least 1", limit))
+    words, measured = words_of_training(data), agent(str(model), None, device, "auto")
+    if not taught:
+        words = with_words(words, tried_words(measured, data, words, limit))
+    for name in sorted({"det", "seg"} & set(measured.routes)):
+        write_words(model / "adapters" / name, words)
+    images = ImageSources(data, "test", cutouts="val")
+    photos = [images.photos.scene(record, colours=False) for record in images.photo_records[: limit or 50]]
+    share = share_with_boxes(agent(str(model), None, device, "auto"), photos, NONSENSE)
+    print(
+        f"names\t{len(words.names)}\nnonsense with a box\t{share:.3f} of {len(photos)} photos x {len(NONSENSE)} words"
+    )
+
+
 def evaluate(
     model: Annotated[str, typer.Argument(help="'default', or a checkpoint folder.")],
     data: DataOption,
@@ -58,7 +87,8 @@ def evaluate(
         str,
         typer.Option(
             "--suite",
-            help="all, photos, scenes, colours, generated, routing, answers, captions, masks, drawing or documents.",
+            help="all, photos, scenes, colours, generated, routing, answers, choices, captions, masks, drawing or "
+            "documents.",
         ),
     ] = "all",
     out: Annotated[Path | None, typer.Option("--out", help="Write the figures as JSON to this file.")] = None,

@@ -1,6 +1,6 @@
 """How documents are read: the settings of `VisionAgent.ocr`, as one object."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, TypedDict
 
 from vision_agent.documents.page_choice import ChosenPages, PageChoice
@@ -41,7 +41,7 @@ class OcrOptions:
     """
 
     pages: PageChoice = None
-    password: str | None = None
+    password: str | None = field(default=None, repr=False)
     engine: str | PageReader = "rapidocr"
     workers: int = 1
     text_layer: TextLayer = "auto"

@@ -18,6 +18,7 @@ from vision_agent.documents.source import Documents, PageImage, documents_in, pa
 from vision_agent.documents.table_detection import with_tables
 from vision_agent.errors import InputError, bad_argument
 from vision_agent.images.loading import ImageLimits
+from vision_agent.plugins.cancellation import CANCELLED, raise_if_cancelled
 from vision_agent.plugins.registry import load_reader
 
 _DEFAULT = OcrOptions()
@@ -75,7 +76,10 @@ class DocumentReader:
                 ):
                     yield number, image
 
+        cancelled = CANCELLED.get()  # here, as the threads that read pages have contexts of their own
+
         def work(item: tuple[int, PageImage]) -> tuple[int, Page]:
+            raise_if_cancelled(cancelled)
             return item[0], read_page(item[1], reader)
 
         workers = options.workers

@@ -46,10 +46,13 @@ def question(target: PhraseTarget, number: int, scene: Scene, found: Detections,
 
 
 def each(agent: VisionAgent, asked: list[str], scene: Scene) -> list[Detections]:
-    """Return one result a phrase, down to low scores. Phrases do not influence each other, so all are asked at once."""
+    """Return one result a phrase, down to low scores. Phrases do not influence each other, so all are asked at once.
+
+    Words that the model was not taught are asked as well: what it makes of them is measured, too.
+    """
     if not asked:
         return []
-    found = agent.detect(list(dict.fromkeys(asked)), scene.image, threshold=LOW)
+    found = agent.detect(list(dict.fromkeys(asked)), scene.image, threshold=LOW, only_known=False)
     return [found.filter(label=phrase) for phrase in asked]
 
 

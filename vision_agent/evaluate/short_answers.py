@@ -82,6 +82,38 @@ def presence_figures(agent: VisionAgent, photos: Sequence[Scene]) -> Iterator[Fi
     yield Figure(name='... F1 of "yes" at equal shares', value=2 * hits / (1 + hits + false), count=count, of=of)
 
 
+def choice_figures(agent: VisionAgent, data: Path, split: str, limit: int | None = None) -> Iterable[Figure]:
+    """Yield how often yes and no are right in words, under `choices`, and under a schema; and how sure they are.
+
+    As many questions about what is there as about what is not, on the photos of a split.
+    """
+    images = ImageSources(data, split, cutouts="val")
+    photos = [images.photos.scene(record, colours=False) for record in images.photo_records[:limit]]
+    absent = AbsentNames(photos)
+    said: dict[str, list[tuple[bool, float]]] = {"in words": [], "with choices": [], "with a schema": []}
+    for number, scene in enumerate(tqdm(photos, desc="choices")):
+        rng = np.random.default_rng((31, number))
+        there = sorted(set(scene.names))
+        rng.shuffle(there)
+        there = there[:2]
+        for name, holds in [
+            *((name, True) for name in there),
+            *((n, False) for n in absent.of(scene, "random", len(there), rng)),
+        ]:
+            question = f"is there {with_article(name)} in the picture?"
+            words = agent.ask(question, scene.image, max_new_tokens=_ANSWER_TOKENS)
+            chosen = agent.ask(question, scene.image, choices=["yes", "no"])
+            filled = agent.ask(question, scene.image, schema={"type": "boolean"})
+            said["in words"].append((yes_or_no(words.text) == holds, words.confidence))
+            said["with choices"].append(((chosen.value == "yes") == holds, chosen.confidence))
+            said["with a schema"].append((filled.value == holds, filled.confidence))
+    for form, answers in said.items():
+        right, sure = [hit for hit, _ in answers], [confidence for _, confidence in answers]
+        of = f"questions on {len(photos)} COCO photos"
+        yield Figure(name=f"yes/no {form}, share right", value=_mean(right), count=len(right), of=of)
+        yield Figure(name="... mean confidence", value=_mean(sure), count=len(right), of=of)
+
+
 def count_figures(agent: VisionAgent, photos: Sequence[Scene]) -> Iterator[Figure]:
     """Yield how often the number of up to five objects is exactly right.
 

@@ -25,7 +25,7 @@ from vision_agent.evaluate.generation import generation_figures
 from vision_agent.evaluate.masks import mask_figures
 from vision_agent.evaluate.reliability import calibration_error, right_boxes
 from vision_agent.evaluate.routing import routing_figures
-from vision_agent.evaluate.short_answers import answer_figures
+from vision_agent.evaluate.short_answers import answer_figures, choice_figures
 from vision_agent.evaluate.words import PlacedText, receipts, word_figures
 from vision_agent.geometry.frames import box_iou
 from vision_agent.results.detections import Detections
@@ -200,6 +200,7 @@ SUITES = {
     "generated": _generated,
     "routing": routing_figures,
     "answers": answer_figures,
+    "choices": choice_figures,
     "captions": caption_figures,
     "masks": mask_figures,
     "drawing": _drawn,

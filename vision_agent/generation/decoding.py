@@ -7,6 +7,7 @@ transformers' own.
 Shape suffixes: B rows, L tokens, P cached tokens, C hidden size, V vocabulary.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,13 +25,15 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from vision_agent.errors import InputError, bad_argument
+from vision_agent.errors import AnswerError, InputError, bad_argument
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.generation.prefix_cache import LEAST_SHARED, PrefixCache, common_beginning
+from vision_agent.generation.stopping import RepetitionWatcher, StopWatcher
 from vision_agent.model.backbone import Backbone
+from vision_agent.plugins.cancellation import until_cancelled
 from vision_agent.plugins.constraint import Constraint
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "repetition"]
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,10 @@ class GenerationOutput:
 
     Attributes:
         answers: for each row its answer's token ids, the end token included where the model wrote one.
-        logprobs: of each of these tokens (natural logarithm), before temperature and sampling filters.
+        logprobs: of each of these tokens (natural logarithm), before its grammar, temperature and sampling filters.
+        forced: whether its grammar left nothing else to write; such a token says nothing about how sure the model is.
         finish_reasons: why each row ended.
+        warnings: of each row's grammar.
         cache: keys and values of prompts and answers.
         mask_BP: True at the cached tokens that are real, all answer tokens included.
         prompt_tokens: for each row.
@@ -65,12 +70,29 @@ class GenerationOutput:
 
     answers: list[list[int]]
     logprobs: list[list[float]]
+    forced: list[list[bool]]
     finish_reasons: list[FinishReason]
+    warnings: list[tuple[str, ...]]
     cache: DynamicCache
     mask_BP: Tensor
     prompt_tokens: tuple[int, ...]
     reused_tokens: int = 0
     new_BL: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.long))
+
+    def probability(self, row: int, index: int) -> float:
+        """Return how probable a token was, 0-1; 1 for one that the grammar forced."""
+        return 1.0 if self.forced[row][index] else min(1.0, math.exp(self.logprobs[row][index]))
+
+    def confidence(self, row: int) -> float:
+        """Return the geometric mean of the probabilities of a row's tokens, those that were forced left out.
+
+        0 where a phrase was repeated until that ended the answer: each repetition makes the next more probable,
+        so their probabilities mean nothing.
+        """
+        if self.finish_reasons[row] == "repetition":
+            return 0.0
+        free = [p for p, forced in zip(self.logprobs[row], self.forced[row], strict=True) if not forced]
+        return min(1.0, math.exp(sum(free) / max(1, len(free))))
 
     @torch.inference_mode()
     def fill_cache(self, backbone: Backbone) -> None:
@@ -100,9 +122,13 @@ def generate(
     constraints: Sequence[Constraint | None] | None = None,
     prefixes: PrefixCache | None = None,
 ) -> GenerationOutput:
-    """Answer a batch of prompts. See `generate_steps` for the arguments."""
+    """Answer a batch of prompts. See `generate_steps` for the arguments.
+
+    Raises:
+        CancelledError: nobody waits for the answers any longer; asked after every token.
+    """
     steps = generate_steps(backbone, prompts, options, forbidden=forbidden, constraints=constraints, prefixes=prefixes)
-    (output,) = deque(steps, maxlen=1)
+    (output,) = deque(until_cancelled(steps), maxlen=1)
     return output
 
 
@@ -129,6 +155,7 @@ def generate_steps(
 
     Raises:
         InputError: a prompt that does not fit the model's context, or a grammar with beam search.
+        AnswerError: the model's scores are NaN or infinite.
     """
     options = options or GenerationOptions()
     inputs = [prompt if isinstance(prompt, PromptInputs) else PromptInputs(tuple(prompt)) for prompt in prompts]
@@ -161,7 +188,9 @@ def _decode(
     output = GenerationOutput(
         answers=[[] for _ in rows],
         logprobs=[[] for _ in rows],
+        forced=[[] for _ in rows],
         finish_reasons=["length" for _ in rows],
+        warnings=[() for _ in rows],
         cache=cache,
         mask_BP=torch.cat([mask_BL.new_ones(len(rows), known), mask_BL], dim=1).bool(),
         prompt_tokens=tuple(len(prompt.ids) for prompt in inputs),
@@ -173,20 +202,22 @@ def _decode(
     generators = [_generator(backbone, options) for _ in rows] if options.do_sample else []
     banned = torch.tensor(sorted(forbidden), dtype=torch.long, device=backbone.device)
     ends = torch.tensor(backbone.end_ids, device=backbone.device)
-    watcher = StopWatcher(backbone, options.stop)
+    watcher, repetition = StopWatcher(backbone, options.stop), RepetitionWatcher(options.max_repeats)
     is_open = [True for _ in rows]
     feed_BL, tokens_TC = ids_BL, _images(rest)
     for _ in range(options.max_new_tokens):
         with torch.inference_mode():
             scores_BV = _forward(backbone, feed_BL, output.mask_BP, cache, tokens_TC)
+            finite_B = scores_BV.isfinite().all(dim=-1)
             scores_BV[:, banned] = -torch.inf
+            logprobs_BV = scores_BV.log_softmax(dim=-1)
             for row, state in enumerate(states):
                 if state is not None and is_open[row]:
                     scores_BV[row] = state.mask(scores_BV[row])
-            logprobs_BV = scores_BV.log_softmax(dim=-1)
             filtered_BV = filters(cast(torch.LongTensor, output.new_BL), scores_BV) if filters else scores_BV
             if generators:
-                pairs = zip(filtered_BV.softmax(dim=-1), generators, strict=True)
+                chances_BV = filtered_BV.softmax(dim=-1).nan_to_num(1.0)  # drawing fails on NaN; it is refused below
+                pairs = zip(chances_BV, generators, strict=True)
                 next_B = torch.cat([torch.multinomial(chances_V, 1, generator=own) for chances_V, own in pairs])
             else:
                 next_B = filtered_BV.argmax(dim=-1)
@@ -195,17 +226,26 @@ def _decode(
             next_B = torch.where(open_B, next_B, ends[0])
             output.new_BL = torch.cat([output.new_BL, next_B[:, None]], dim=1)
             output.mask_BP = torch.cat([output.mask_BP, open_B[:, None]], dim=1)
-            ended = torch.isin(next_B, ends).tolist()
-        chosen = list(zip(next_B.tolist(), chosen_B.tolist(), ended, strict=True))
+            # All that the host has to know goes in one transfer: every other would be one more wait for each token.
+            # Token ids are exact in float32, up to 2^24.
+            told_4B = torch.stack([next_B.float(), chosen_B, torch.isin(next_B, ends).float(), finite_B.float()])
+            told = told_4B.T.tolist()
         for row in [row for row in rows if is_open[row]]:
-            token, logprob, end = chosen[row]
+            token, logprob, end, finite = int(told[row][0]), told[row][1], bool(told[row][2]), bool(told[row][3])
+            if not finite:
+                raise overflow_error(backbone, output.answers[row])
             output.answers[row].append(token)
             output.logprobs[row].append(logprob)
             state = states[row]
+            output.forced[row].append(state is not None and state.forces(token))
             if state is not None:
                 state.accept(token)
+                output.warnings[row] = state.warnings
             if end or watcher.stops(output.answers[row]):
                 output.finish_reasons[row] = "stop"
+                is_open[row] = False
+            elif repetition.stops(output.answers[row]) and (state is None or state.complete):
+                output.finish_reasons[row] = "repetition"
                 is_open[row] = False
         yield output
         if not any(is_open):
@@ -215,32 +255,15 @@ def _decode(
         prefixes.keep([*marks[0], *output.answers[0]], cache)
 
 
-class StopWatcher:
-    """Watches answers for the texts at which they end.
-
-    Args:
-        stop: the texts.
-    """
-
-    def __init__(self, backbone: Backbone, stop: Sequence[str]) -> None:
-        self._backbone = backbone
-        self._stop = tuple(stop)
-        longest = max((len(text.encode()) for text in self._stop), default=0)
-        # A token holds at least one byte, so this many tokens hold any stop text that the last one completes.
-        self._window = longest + 8
-
-    def stops(self, answer: Sequence[int]) -> bool:
-        """Return whether the answer's last token completed a stop text."""
-        if not self._stop:
-            return False
-        text = self._backbone.decode_text(answer[-self._window :])
-        return any(stop in text for stop in self._stop)
-
-
-def cut_at_stop(text: str, stop: Sequence[str]) -> str:
-    """Return the text before the first of the stop texts."""
-    places = [place for place in (text.find(item) for item in stop) if place >= 0]
-    return text[: min(places)] if places else text
+def overflow_error(backbone: Backbone, answer: Sequence[int] = ()) -> AnswerError:
+    """Return the error for a model whose scores are NaN or infinite; `answer` is what it wrote before."""
+    precision = str(backbone.dtype).removeprefix("torch.")
+    if backbone.dtype == torch.float16:
+        remedy = 'its numbers overflow: load it with `dtype="bfloat16"` or `dtype="float32"`'
+    else:
+        remedy = 'its weights are damaged, or of another architecture: load it again, or with `dtype="float32"`'
+    text = backbone.decode_text(answer) if answer else ""
+    return AnswerError(f"{backbone.name!r} gives scores that are NaN or infinite in {precision}; {remedy}", text)
 
 
 def _forward(
@@ -263,8 +286,7 @@ def _forward(
         past_key_values=cache,
         use_cache=True,
     )
-    scores_BV: Tensor = backbone.model.lm_head(output.last_hidden_state[:, -1]).float()
-    return scores_BV
+    return backbone.token_scores(output.last_hidden_state[:, -1])
 
 
 def _search(
@@ -304,12 +326,17 @@ def _search(
             use_cache=True,
         ).last_hidden_state
         count = new_BL.shape[1]
-        scores_BLV = backbone.model.lm_head(hidden_BLC[:, -count - 1 : -1]).float().log_softmax(dim=-1)
-        chosen_BL = scores_BLV.gather(2, new_BL[..., None])[..., 0]
+        scores_BLV = backbone.token_scores(hidden_BLC[:, -count - 1 : -1])
+        if not bool(scores_BLV.isfinite().all()):
+            raise overflow_error(backbone, answers[0])
+        scores_BLV[..., sorted(forbidden)] = -torch.inf
+        chosen_BL = scores_BLV.log_softmax(dim=-1).gather(2, new_BL[..., None])[..., 0]
     return GenerationOutput(
         answers=list(answers),
         logprobs=[row[: len(answer)] for row, answer in zip(chosen_BL.tolist(), answers, strict=True)],
+        forced=[[False] * len(answer) for answer in answers],
         finish_reasons=list(reasons),
+        warnings=[() for _ in answers],
         cache=cache,
         mask_BP=full_mask_BL,
         prompt_tokens=tuple(len(prompt.ids) for prompt in inputs),

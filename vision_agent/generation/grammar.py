@@ -25,6 +25,7 @@ from torch import Tensor
 
 from vision_agent.errors import ArgumentTypeError, CheckpointError, InputError, MissingExtraError, bad_argument
 from vision_agent.generation.json_schema import PreparedSchema, prepare_schema
+from vision_agent.generation.runaway import RunawayWatch
 from vision_agent.generation.vocabulary import Vocabulary, vocabulary_of
 from vision_agent.plugins.constraint import Constraint, ConstraintState
 
@@ -56,6 +57,9 @@ def keep_only(scores_V: Tensor, ids: Iterable[int]) -> Tensor:
 def choice_constraint(tokenizer: Any, choices: Sequence[str], end_ids: Sequence[int]) -> Constraint:
     """Return a grammar of answers that are exactly one of the choices, however tokens write it.
 
+    A space may stand before it: in many tokenizers a word begins with one, and a model that was taught `" no"` has
+    next to no opinion on `"no"`.
+
     Raises:
         ArgumentTypeError: `choices` is no sequence of strings.
         InputError: no choices, a blank one, or one that is there twice.
@@ -78,7 +82,14 @@ class _Choices(Constraint):
         self.vocabulary = vocabulary
         self.end_ids = end_ids
         # Each choice with the places in it from which tokens can write the rest.
-        self.texts = {text: _open_places(vocabulary, text) for text in texts}
+        spaced = [*texts, *(b" " + text for text in texts if not text.startswith(b" "))]
+        self.texts: dict[bytes, frozenset[int]] = {}
+        for text in dict.fromkeys(spaced):
+            places = _open_places(vocabulary, text)
+            if 0 in places:
+                self.texts[text] = places
+            elif text in texts:
+                raise CheckpointError(f"the tokenizer has no tokens to write {text.decode()!r} with")
 
     def start(self) -> "_ChoiceState":
         return _ChoiceState(self)
@@ -89,8 +100,6 @@ def _open_places(vocabulary: Vocabulary, text: bytes) -> frozenset[int]:
     for place in reversed(range(len(text))):
         if any(place + len(vocabulary.pieces[token]) in places for token in vocabulary.starts(text[place:])):
             places.add(place)
-    if 0 not in places:
-        raise CheckpointError(f"the tokenizer has no tokens to write {text.decode()!r} with")
     return frozenset(places)
 
 
@@ -116,6 +125,16 @@ class _ChoiceState(ConstraintState):
         if self.complete:
             allowed.update(self._choices.end_ids)
         return keep_only(scores_V, allowed)
+
+    def forces(self, token: int) -> bool:
+        possible = [text for text in self._choices.texts if text.startswith(self._written)]
+        if token in self._choices.end_ids:
+            return len(possible) == 1
+        rest = [text[len(self._written) :] for text in possible]
+        piece = self._choices.vocabulary.pieces[token]
+        if not self._written:  # a space before the choice is no choice
+            rest, piece = [text.lstrip() for text in rest], piece.lstrip()
+        return all(text.startswith(piece) for text in rest)
 
     def accept(self, token: int) -> None:
         if token not in self._choices.end_ids:
@@ -205,11 +224,13 @@ class _GrammarTokens:
         tokenizer: llguidance's view of it.
         begun_V: how many values each token may begin, counted by the marks before them.
         quotes_V: whether a token has a quote.
+        closes_V: for what runs on, whether a token closes it: by the token's first byte.
     """
 
     tokenizer: "LLTokenizer"
     begun_V: npt.NDArray[np.int64]
     quotes_V: npt.NDArray[np.bool_]
+    closes_V: dict[str, npt.NDArray[np.bool_]]
 
 
 _GRAMMAR_TOKENS: "WeakKeyDictionary[Vocabulary, dict[tuple[int, ...], _GrammarTokens]]" = WeakKeyDictionary()
@@ -222,10 +243,16 @@ def _grammar_tokens(vocabulary: Vocabulary, end_ids: tuple[int, ...]) -> _Gramma
     if end_ids not in made:
         table: Any = _TokenTable(vocabulary, end_ids)
         pieces = [*vocabulary.pieces, *[b""] * (len(table.tokens) - len(vocabulary.pieces))]
+        first_V = np.array([piece[0] if piece else 0 for piece in pieces], dtype=np.uint8)
         made[end_ids] = _GrammarTokens(
             LLTokenizer(table, eos_token=list(end_ids)),
             np.array([sum(piece.count(mark) for mark in (b"{", b"[", b",", b'"')) for piece in pieces]),
             np.array([b'"' in piece for piece in pieces]),
+            {
+                "text": first_V == ord('"'),
+                "list": first_V == ord("]"),
+                "number": ~np.isin(first_V, np.frombuffer(b"0123456789.eE+-", dtype=np.uint8)),
+            },
         )
     return made[end_ids]
 
@@ -348,6 +375,13 @@ class _JsonState(ConstraintState):
         self._sure = True
         self._needed = len(grammar.shortest)
         self._tried: dict[int, list[int]] = {}
+        self._runaway = RunawayWatch()
+        self._warnings: dict[str, None] = {}
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was cut: numbers, texts and lists that repeated themselves, and what the token limit ended."""
+        return tuple(self._warnings)
 
     @property
     def complete(self) -> bool:
@@ -358,7 +392,7 @@ class _JsonState(ConstraintState):
         settings = self._grammar.settings
         if self._ended or self._matcher.is_stopped():
             return keep_only(scores_V, settings.end_ids)
-        allowed = self._grammar.allowed(self._matcher)[: len(scores_V)]
+        allowed = self._closing(scores_V, self._grammar.allowed(self._matcher)[: len(scores_V)])
         if settings.most is not None:
             allowed = self._in_time(scores_V, allowed, settings.most - self._written)
         if self.complete:
@@ -366,6 +400,11 @@ class _JsonState(ConstraintState):
         mask_V = torch.zeros(len(scores_V), dtype=torch.bool)
         mask_V[: len(allowed)] = torch.from_numpy(allowed)
         return scores_V.masked_fill(~mask_V.to(scores_V.device), -torch.inf)
+
+    def forces(self, token: int) -> bool:
+        if token in self._grammar.settings.end_ids:
+            return bool(self._ended or self._matcher.is_stopped())
+        return bool(self._matcher.compute_ff_bytes().startswith(self._grammar.vocabulary.pieces[token]))
 
     def accept(self, token: int) -> None:
         self._written += 1
@@ -383,9 +422,23 @@ class _JsonState(ConstraintState):
             self._sure = False
         self._tried = {}
         self._place = self._place.after(self._grammar.vocabulary.pieces[token])
+        self._runaway.push(self._grammar.vocabulary.pieces[token])
 
     def _know(self, ending: list[int]) -> None:
         self._ending, self._needed, self._sure = ending, len(ending), True
+
+    def _closing(self, scores_V: Tensor, allowed: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """bool (V,): of those allowed, where something runs on and may close, those that close it."""
+        runaway = self._runaway.runaway
+        if runaway is None:
+            return allowed
+        closing = allowed & self._grammar.settings.tokens.closes_V[runaway][: len(allowed)]
+        if not closing.any() and not self._matcher.is_accepting():
+            return allowed
+        candidates = torch.from_numpy(np.flatnonzero(allowed))
+        if len(candidates) and not closing[int(candidates[scores_V.detach().to("cpu")[candidates].argmax()])]:
+            self._warnings[f"a {runaway} was cut because it repeated itself: ...{self._runaway.tail}"] = None
+        return closing
 
     def _in_time(self, scores_V: Tensor, allowed: npt.NDArray[np.bool_], left: int) -> npt.NDArray[np.bool_]:
         """bool (V,): those allowed after which the answer can still end; `left` counts the next one and the end token.
@@ -417,6 +470,8 @@ class _JsonState(ConstraintState):
         if self._ending:
             # The grammar takes it, even if llguidance would have written the same text in other tokens.
             fits[self._ending[0]] = True
+        if not fits[best[0]]:
+            self._warnings["`max_new_tokens` ended the answer: its last values are cut short"] = None
         return fits
 
     def _ending_after(self, token: int, room: int) -> list[int] | None:

@@ -23,11 +23,14 @@ class AnswerForm:
         schema: what its JSON follows.
         choices: by their texts as the model writes them.
         constraint: the grammar.
+        protocol: what is written is read by a program, such as a call of a tool. It is written whatever the model was
+            taught, with a warning where that is not this.
     """
 
     schema: type[BaseModel] | dict[str, Any] | None = None
     choices: Mapping[str, str] = field(default_factory=dict)
     constraint: Constraint | None = None
+    protocol: bool = False
 
     @classmethod
     def of(
@@ -56,6 +59,14 @@ class AnswerForm:
             return cls(schema=schema, constraint=grammar)
         return cls()
 
+    def parsed(self, content: JsonValue, text: str) -> BaseModel | JsonValue:
+        """Return a value that was made of words as the schema's; `text` is what the model wrote.
+
+        Raises:
+            AnswerError: it breaks a rule of the schema.
+        """
+        return self._validated(_JSON.dump_json(content).decode(), text)
+
     def value(self, text: str, reason: str) -> BaseModel | JsonValue:
         """Return what the text says: an instance of the schema, the choice, or None for free text.
 
@@ -73,15 +84,19 @@ class AnswerForm:
             if text not in self.choices:
                 raise AnswerError(f"a `stop` text cut the answer to {text[:80]!r}, which is none of the choices", text)
             return self.choices[text]
+        return self._validated(text, text)
+
+    def _validated(self, json: str, text: str) -> BaseModel | JsonValue:
         try:
-            if isinstance(self.schema, dict):
-                return _JSON.validate_json(text)
-            return self.schema.model_validate_json(text)
+            if self.schema is None or isinstance(self.schema, dict):
+                return _JSON.validate_json(json)
+            return self.schema.model_validate_json(json)
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             where = ".".join(map(str, first["loc"]))
             raise AnswerError(
-                f"the answer follows the schema's grammar but not its rules: `{where}`: {first['msg']}", text
+                f"the answer {text[:80]!r} has the form of the schema but breaks its rules: `{where}`: {first['msg']}",
+                text,
             ) from error
 
 

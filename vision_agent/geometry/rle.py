@@ -146,6 +146,11 @@ class RunLengths:
             return left, 0, right + 1, height
         return left, int((starts % height).min()), right + 1, int(((ends - 1) % height).max()) + 1
 
+    def holds(self, pixels: npt.ArrayLike) -> Bools:
+        """Return bools (k,): whether each pixel (k, 2), whole x and y inside the image, is inside the mask."""
+        x, y = np.asarray(pixels, dtype=np.int64).reshape(-1, 2).T
+        return np.asarray(np.searchsorted(self.edges, x * self.size[0] + y, side="right") % 2 == 1)
+
     def to_mask(self) -> Bools:
         """Return the mask as bools (H, W)."""
         height, width = self.size

@@ -12,7 +12,6 @@ import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -47,6 +46,8 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+_AUTHORITY = re.compile(r"(?:[^:\[\]]*|\[[^\[\]]*\])(?::[0-9]*)?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 
@@ -83,12 +84,26 @@ _SYSTEM = _Network()
 
 def shown(url: str) -> str:
     """Shorten an address for an error message: no user, password, query or fragment, which may hold secrets."""
-    try:
-        parts = urlsplit(url)
-        text = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-    except ValueError:
-        return "an address that cannot be parsed"
+    text = without_secrets(url)
     return repr(text if len(text) <= 120 else text[:100] + "...")
+
+
+def without_secrets(url: str) -> str:
+    """Return an address without user, password, query and fragment; its scheme alone where they cannot be told apart.
+
+    A password may hold what ends a host (`/`, `?`, `@`), so parsers see parts of it as the host or the path.
+    """
+    scheme, _, rest = url.partition(":")
+    if not _SCHEME.fullmatch(scheme):
+        return "..."
+    bare, *more = re.split(r"[?#]", rest.lstrip("/"), maxsplit=1)
+    authority = bare.partition("/")[0]
+    if "@" in authority:
+        unclear = any("@" in part for part in more)
+        bare = bare.rpartition("@")[2]
+    else:
+        unclear = _AUTHORITY.fullmatch(authority) is None
+    return f"{scheme}://..." if unclear else f"{scheme}://{bare}"
 
 
 def fetch(
@@ -154,8 +169,8 @@ def _parse(url: str, name: str) -> httpx.URL:
     try:
         target = httpx.URL(url)
         host = target.raw_host.decode("ascii").removesuffix(".")
-    except (httpx.InvalidURL, ValueError) as error:
-        raise refuse(f"which cannot be parsed ({_cause(error)})") from error
+    except (httpx.InvalidURL, ValueError):
+        raise refuse("which cannot be parsed") from None  # the parser's words quote parts of it, such as a password
     if target.scheme != "https":
         raise refuse("which is not https")
     # The last label decides: no public name ends in a number, and `127.1`, `0x7f.1` and `2130706433` are IPv4.

@@ -25,6 +25,7 @@ from vision_agent.errors import (
     UrlRefusedError,
     bad_argument,
 )
+from vision_agent.images.fetch import without_secrets
 from vision_agent.images.loading import ImageLimits, ImageSource, load_image
 
 _ID = re.compile(r"img_[0-9a-f]{6,64}")
@@ -198,7 +199,7 @@ class ImageStore:
             image = load_image(reference, limits=self._data_limits(), name=name)
             return self._keep(image, "a data: address")
         if _SCHEME.match(reference):
-            return self._keep(self._fetched(reference, name), f"the address {_without_secrets(reference)}")
+            return self._keep(self._fetched(reference, name), f"the address {_short(without_secrets(reference))}")
         path = self.path(reference, name=name)
         return self._keep(load_image(path, limits=self.limits, name=name), f"the file {self._shown(path)!r}")
 
@@ -236,7 +237,7 @@ class ImageStore:
         """The guarded download; all that is not https is refused before it looks at anything."""
         if not address.lower().startswith("https://"):
             allowed = "an image id, a path" + (" or an https:// address" if self.limits.allow_urls else "")
-            raise UrlRefusedError(bad_argument(name, allowed, _short(_without_secrets(address))))
+            raise UrlRefusedError(bad_argument(name, allowed, _short(without_secrets(address))))
         return load_image(address, limits=self.limits, name=name)
 
     def _data_limits(self) -> ImageLimits:
@@ -294,10 +295,6 @@ class ImageStore:
 
 
 def _short(text: str) -> str:
+    if re.match(r"//[^@]*@", text):  # an address without its scheme, which is refused as a path
+        return "//..."
     return text if len(text) <= 80 else text[:60] + "..."
-
-
-def _without_secrets(address: str) -> str:
-    """An address without what may hold a secret: user, query and fragment."""
-    bare = re.split(r"[?#]", address, maxsplit=1)[0]
-    return _short(re.sub(r"//[^/@]*@", "//", bare))

@@ -4,7 +4,6 @@ The answers of a batch are decoded together: all routing tokens of all rows in o
 token as soon as the model has gone on past it, so a result comes one token after its route opened.
 """
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,16 +13,23 @@ from PIL import Image
 from pydantic import BaseModel
 from torch import Tensor
 
-from vision_agent.generation.decoding import GenerationOutput, cut_at_stop
+from vision_agent.errors import AnswerError
+from vision_agent.generation.decoding import GenerationOutput
+from vision_agent.generation.grammar import choice_constraint
 from vision_agent.generation.options import GenerationOptions
+from vision_agent.generation.stopping import cut_at_stop
 from vision_agent.generation.structured import AnswerForm
+from vision_agent.inference.abilities import Abilities
 from vision_agent.inference.conversation import Conversation
 from vision_agent.inference.decode import RouteStates, decode
 from vision_agent.inference.engine import InferenceEngine
+from vision_agent.inference.evidence import Evidence
 from vision_agent.inference.evidence_loop import EvidenceLoop
 from vision_agent.inference.image_cache import CachedImage
 from vision_agent.inference.image_refs import named_images
 from vision_agent.inference.streaming import AnswerReader, OpenedRoute
+from vision_agent.inference.word_forms import WordForm, spoken
+from vision_agent.inference.word_reading import WordReader
 from vision_agent.model.prompt import PLACEHOLDER
 from vision_agent.results.answers import Answer, RoutedText
 from vision_agent.results.events import AnswerDone, AnswerEvent, ResultReady, RouteOpened, TextDelta
@@ -34,6 +40,7 @@ from vision_agent.validation import check_options
 
 _WORDS_ALONE = RouteChoice()
 _FREE = AnswerForm()
+_UNSEEN = "the answer rests on nothing that was found in the image"
 _PLACEHOLDERS = re.compile(rf"(?:Image-\d+: )?{PLACEHOLDER}\n?")  # they name every image, so they name none
 
 
@@ -54,8 +61,8 @@ class _Subject:
     @classmethod
     def of(cls, conversation: Conversation, images: Sequence[CachedImage]) -> "_Subject":
         """Take the images of the last round as the default; without any, those of the rounds before."""
-        request = _PLACEHOLDERS.sub("", conversation.turns[-1][0])
-        return cls(request, images, range(conversation.earlier_images, len(images)) or range(len(images)))
+        last = range(conversation.earlier_images, len(images)) or range(len(images))
+        return cls(_request(conversation), images, last)
 
 
 class AnswerPipeline:
@@ -64,10 +71,22 @@ class AnswerPipeline:
     Args:
         routes: the loaded routes by name; routes that are loaded later count too.
         evidence_loop: answers from evidence, for a model that was taught to ask for it.
+        word_reader: answers questions about writing, for a model that cannot read.
+
+    Raises:
+        CheckpointError: the checkpoint's `answers` are not those of `Abilities`.
     """
 
-    def __init__(self, engine: InferenceEngine, routes: Mapping[str, Route], evidence_loop: EvidenceLoop) -> None:
+    def __init__(
+        self,
+        engine: InferenceEngine,
+        routes: Mapping[str, Route],
+        evidence_loop: EvidenceLoop,
+        word_reader: WordReader,
+    ) -> None:
         self._engine = engine
+        self._word_reader = word_reader
+        self._abilities = Abilities.of(engine.backbone.model, engine.backbone.name)
         self._evidence_loop = evidence_loop
         self._backbone = engine.backbone
         self._routes = routes
@@ -102,7 +121,7 @@ class AnswerPipeline:
             image: one or several, upright RGB.
         """
         options = check_options(options, max_new_tokens)
-        form = AnswerForm.of(schema, None, self._backbone, options)
+        form = replace(AnswerForm.of(schema, None, self._backbone, options), protocol=True)
         images = [image] if isinstance(image, Image.Image) else image or []
         conversation = Conversation.build(question, images, constraint=form.constraint)
         return self.answers([conversation], options, form=form)[0]
@@ -119,32 +138,101 @@ class AnswerPipeline:
         Args:
             choice: the routes that answers may take; none by default.
             form: turns their texts into values.
+
+        Raises:
+            AnswerError: an answer that does not give the form's value, also because the model cannot answer this.
         """
-        if choice == _WORDS_ALONE and any(map(self._evidence_loop.applies_to, conversations)):
-            return [
-                self._from_evidence(conversation, options, form)
-                if self._evidence_loop.applies_to(conversation)
-                else self._generated([conversation], options, choice, form)[0]
-                for conversation in conversations
-            ]
+        if choice == _WORDS_ALONE and any(map(self._is_special, conversations)):
+            return [self._in_words(conversation, options, form) for conversation in conversations]
         return self._generated(conversations, options, choice, form)
+
+    def _is_special(self, conversation: Conversation) -> bool:
+        """Whether an answer in words takes more than generating it."""
+        return self._abilities != Abilities() or self._evidence_loop.applies_to(conversation)
+
+    def _in_words(self, conversation: Conversation, options: GenerationOptions, form: AnswerForm) -> Answer:
+        """One answer in words: refused, read, from evidence, or generated."""
+        looks = self._evidence_loop.applies_to(conversation)
+        schema = form.schema is not None and not (looks and WordForm.of(form.schema) is not None)
+        refused = self._abilities.refuses(self.model, len(conversation.images), schema=schema)
+        if refused is not None and form.protocol:
+            answer = self._generated([conversation], options, _WORDS_ALONE, form)[0]
+            return answer.model_copy(update={"warnings": (*answer.warnings, refused)})
+        if refused is not None:
+            return self._refused(refused, form)
+        request = _request(conversation)
+        reads = not self._abilities.reading and form.constraint is None and not form.protocol
+        if reads and self._word_reader.applies_to(conversation, request):
+            return self._word_reader.answer(conversation, request)
+        if form.constraint is None and not form.protocol:
+            refused = self._abilities.refuses_to_say(self.model, request, len(conversation.images), looked=True)
+            if refused is not None:
+                return self._refused(refused)
+        if looks:
+            return self._from_evidence(conversation, options, form)
+        return self._generated([conversation], options, _WORDS_ALONE, form)[0]
+
+    def _refused(self, reason: str, form: AnswerForm = _FREE, prompt_tokens: int = 0, written: int = 0) -> Answer:
+        """The answer of a model that cannot answer. Raises AnswerError where a value was asked for."""
+        if form.constraint is not None:
+            raise AnswerError(reason, "")
+        return Answer(
+            text=reason,
+            finish_reason="refused",
+            prompt_tokens=prompt_tokens,
+            completion_tokens=written,
+            confidence=0.0,
+            model=self.model,
+            refused=reason,
+        )
 
     def _from_evidence(self, conversation: Conversation, options: GenerationOptions, form: AnswerForm) -> Answer:
         """An answer in words that rests on what was found; `evidence` has the boxes."""
-        grounded = self._evidence_loop.answer(conversation, options)
+        words = WordForm.of(form.schema) if form.schema is not None else None
+        choices = spoken(form.choices) if form.choices else dict.fromkeys(words.words if words else (), "")
+        grammar = None
+        if choices:
+            grammar = choice_constraint(self._backbone.tokenizer, list(choices), self._backbone.end_ids)
+        elif words is None:
+            grammar = form.constraint
+        grounded = self._evidence_loop.answer(conversation, options, grammar)
         turns, text = grounded.turns, cut_at_stop(grounded.words, options.stop).strip()
-        logprobs = [each for turn in turns for each in turn.logprobs[0]]
         reason = turns[-1].finish_reasons[0]
+        read, written = turns[0].prompt_tokens[0], sum(len(turn.answers[0]) for turn in turns)
+        looked = _is_about(grounded.evidence, _request(conversation))
+        if not looked and form.constraint is None and not form.protocol:
+            refused = self._abilities.refuses_to_say(self.model, _request(conversation), 1)
+            if refused is not None:
+                return self._refused(refused, form, read, written)
+        value: Any
+        if words is not None:
+            value = form.parsed(words.value(self._said(choices, text, reason) if choices else text), text)
+        elif form.choices:
+            value = form.choices[choices[self._said(choices, text, reason)]]
+        else:
+            value = form.value(text, reason)
+        warnings = [*turns[-1].warnings[0], *([_UNSEEN] if form.constraint is not None and not looked else [])]
+        unknown = dict.fromkeys(word for found in grounded.detections for word in found.unknown_words)
+        if unknown:
+            warnings.append(f"the model was never taught these words: {', '.join(unknown)}")
         return Answer(
             text=text,
             finish_reason=reason,
-            prompt_tokens=turns[0].prompt_tokens[0],
-            completion_tokens=len(logprobs),
-            confidence=_confidence(logprobs),
+            prompt_tokens=read,
+            completion_tokens=written,
+            confidence=grounded.confidence,
             model=self.model,
-            value=form.value(text, reason),
+            value=value,
             evidence=grounded.detections,
+            warnings=tuple(warnings),
         )
+
+    @staticmethod
+    def _said(choices: Mapping[str, str], text: str, reason: str) -> str:
+        """The choice that was written. Raises AnswerError where it was cut."""
+        if text not in choices or (reason != "stop" and any(o != text and o.startswith(text) for o in choices)):
+            raise AnswerError(f"the answer did not end within `max_new_tokens`; it began with {text[:80]!r}", text)
+        return text
 
     def _generated(
         self,
@@ -168,14 +256,14 @@ class AnswerPipeline:
             states = self._states(output, places)
             routed: list[list[RoutedText]] = [[] for _ in readers]
             for (row, opened), states_NC in zip(places, states, strict=True):
-                probability = math.exp(output.logprobs[row][opened.index])
+                probability = output.probability(row, opened.index)
                 subject = _Subject.of(conversations[row], images[row])
                 routed[row] += self._results(opened, states_NC, probability, subject)
         return [
             self._from_evidence(conversations[row], options, form)
             if self._evidence_loop.is_asked_for(output.answers[row])
             and self._evidence_loop.applies_to(conversations[row])
-            else self._answer(output, row, reader.text, options, form, routed[row])
+            else self._answer(output, row, reader.text, conversations[row], form, routed[row])
             for row, reader in enumerate(readers)
         ]
 
@@ -190,7 +278,7 @@ class AnswerPipeline:
 
         An answer from evidence is short and comes in one piece.
         """
-        if self._evidence_loop.applies_to(conversation):
+        if self._is_special(conversation):
             (answer,) = self.answers([conversation], options, choice, form)
             yield from _events_of(answer)
             return
@@ -215,7 +303,7 @@ class AnswerPipeline:
             yield from self._ready(output, waiting, subject, routed)
         for rest in reader.finish():
             yield TextDelta(text=rest)
-        yield AnswerDone(answer=self._answer(output, 0, reader.text, options, form, routed))
+        yield AnswerDone(answer=self._answer(output, 0, reader.text, conversation, form, routed))
 
     def _constrained(self, conversation: Conversation, choice: RouteChoice, options: GenerationOptions) -> Conversation:
         rule = choice.constraint(self._routes, self._backbone.end_ids, options.max_new_tokens)
@@ -234,7 +322,7 @@ class AnswerPipeline:
             new = [
                 item
                 for opened, states_NC in zip(waiting, states, strict=True)
-                for item in self._results(opened, states_NC, math.exp(output.logprobs[0][opened.index]), subject)
+                for item in self._results(opened, states_NC, output.probability(0, opened.index), subject)
             ]
         routed += new
         yield from (ResultReady(routed=item) for item in new)
@@ -258,9 +346,7 @@ class AnswerPipeline:
         numbers: Sequence[int | None] = (
             named_images(opened.about, count) or named_images(subject.request, count) or subject.default or [None]
         )
-        read = RouteStates(
-            states_NC[None].float(), (opened.phrase or route.spec.name,), scores=(min(1.0, probability),)
-        )
+        read = RouteStates(states_NC[None].float(), (opened.phrase or route.spec.name,), scores=(probability,))
         return [
             RoutedText(
                 token=opened.spec.token,
@@ -283,27 +369,49 @@ class AnswerPipeline:
         output: GenerationOutput,
         row: int,
         text: str,
-        options: GenerationOptions,
+        conversation: Conversation,
         form: AnswerForm,
         routed: Sequence[RoutedText],
     ) -> Answer:
-        logprobs = output.logprobs[row]
         reason = output.finish_reasons[row]
+        read, written = output.prompt_tokens[row], len(output.answers[row])
+        # A request for evidence that nobody can give, such as about several images, is no result of a route.
+        free = form.constraint is None and not form.protocol
+        if free and (not routed or self._evidence_loop.is_asked_for(output.answers[row])):
+            images = len(conversation.images)
+            refused = self._abilities.refuses(self.model, images)
+            refused = refused or self._abilities.refuses_to_say(self.model, _request(conversation), images)
+            if refused is not None:
+                return self._refused(refused, form, read, written)
         return Answer(
             text=text,
             finish_reason=reason,
-            prompt_tokens=output.prompt_tokens[row],
-            completion_tokens=len(output.answers[row]),
-            confidence=_confidence(logprobs),
+            prompt_tokens=read,
+            completion_tokens=written,
+            confidence=output.confidence(row),
             model=self.model,
             value=form.value(text, reason),
             routes=tuple(routed),
+            warnings=output.warnings[row],
         )
 
 
-def _confidence(logprobs: Sequence[float]) -> float:
-    """The geometric mean of the tokens' probabilities."""
-    return min(1.0, math.exp(sum(logprobs) / max(1, len(logprobs))))
+def _is_about(looks: Sequence[Evidence], request: str) -> bool:
+    """Whether the model looked for what the request names, or found what it looked for.
+
+    Asked what it was not taught, it looks for words of its own making, finds nothing, and says so.
+    """
+    asked = request.lower()
+    for look in looks:
+        words = re.findall(r"\w+", look.phrase.lower())
+        if look.count or look.maybe or 2 * sum(word[:4] in asked for word in words) > len(words):
+            return True
+    return False
+
+
+def _request(conversation: Conversation) -> str:
+    """What was asked last, without the places of its images."""
+    return _PLACEHOLDERS.sub("", conversation.turns[-1][0]).strip()
 
 
 def _events_of(answer: Answer) -> Iterator[AnswerEvent]:

@@ -11,6 +11,7 @@ from vision_agent.images.video import VideoSource, sample_frames
 from vision_agent.inference.answering import AnswerPipeline
 from vision_agent.inference.conversation import Conversation, load_images
 from vision_agent.inference.settings import ChatSettings, Images
+from vision_agent.model.prompt import PLACEHOLDER
 from vision_agent.results.answers import Answer
 from vision_agent.results.events import AnswerDone, AnswerEvent
 from vision_agent.routing.policy import RouteChoice
@@ -52,6 +53,7 @@ class Chat:
         video: VideoSource | None = None,
         segments: int = 8,
         bounds: tuple[float, float] | None = None,
+        placed: bool = False,
         max_tiles: int | Sequence[int] | None = None,
         routes: Sequence[str] = (),
         options: GenerationOptions | None = None,
@@ -60,8 +62,9 @@ class Chat:
         """Ask the next question of the conversation.
 
         Args:
-            question: may place new images with `<image>`; otherwise they stand before it, numbered where the
-                conversation has several.
+            question: stands after its new images, numbered where the conversation has several. A typed `<image>` is
+                text: people write it.
+            placed: the question places its new images itself, with one `<image>` for each.
             images: images that are new in this round.
             video: a video that is new in this round: path, bytes, file object, or a list of frames. `segments` frames
                 are taken, evenly, between `bounds` (start, end) in seconds; each is one tile.
@@ -90,7 +93,12 @@ class Chat:
                 raise InputError(bad_argument("max_tiles", expected, max_tiles))
             new = list(sample_frames(video, segments=segments, bounds=bounds, limits=self._limits).images)
         so_far = replace(self._last, turns=tuple(self.history))
-        conversation = Conversation.build(question, new, after=so_far, max_tiles=max_tiles, frames=video is not None)
+        if placed and question.count(PLACEHOLDER) != len(new):
+            expected = f"text with one {PLACEHOLDER} for each of its {len(new)} images, because of `placed`"
+            raise InputError(bad_argument("question", expected, question))
+        conversation = Conversation.build(
+            question, new, after=so_far, max_tiles=max_tiles, frames=video is not None, placed=placed
+        )
         if stream:
             return self._stream(conversation, settings, choice)
         return self._added(conversation, self._pipeline.answers([conversation], settings, choice)[0])

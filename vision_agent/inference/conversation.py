@@ -28,7 +28,8 @@ class Conversation:
         images: upright RGB, in the order of the placeholders.
         max_tiles: most tiles of each image, None for the checkpoint's bound.
         combine: all images of a question share one placeholder.
-        plain: how many of the first rounds came before any image; an `<image>` in them is plain text.
+        places: how many of a round's `<image>`, counted from its beginning, stand for images; None for all of them.
+            What follows is text that somebody typed.
         constraint: the grammar of the answer.
         earlier_images: how many of the images came in rounds before the last.
     """
@@ -37,7 +38,7 @@ class Conversation:
     images: tuple[Image.Image, ...] = ()
     max_tiles: tuple[int | None, ...] = ()
     combine: bool = False
-    plain: int = 0
+    places: tuple[int | None, ...] = ()
     constraint: Constraint | None = None
     earlier_images: int = 0
 
@@ -51,18 +52,20 @@ class Conversation:
         max_tiles: object = None,
         combine: bool = False,
         frames: bool = False,
+        placed: bool = True,
         constraint: Constraint | None = None,
     ) -> "Conversation":
         """Put a question and its images together, after the rounds before it.
 
         Args:
             question: may place its images with `<image>`; otherwise they stand before it, numbered where the
-                conversation has several.
+                conversation has several. Without images, a typed `<image>` is plain text.
             images: upright RGB, those of this question alone.
             after: the conversation so far, each of its rounds answered; None for the first round.
             max_tiles: most tiles of an image of this question; one number, or one for each.
             combine: all images of the question share one placeholder.
             frames: the images are frames of a video: named `Frame1: <image>` and so on, one tile each.
+            placed: an `<image>` in the question stands for an image; otherwise it is text, and the images stand before.
             constraint: the grammar of the answer.
 
         Raises:
@@ -71,15 +74,20 @@ class Conversation:
         before = after or cls()
         if frames:
             max_tiles = 1
-            if PLACEHOLDER not in question:
+            if not placed or PLACEHOLDER not in question:
                 question = frame_prompt(len(images)) + question
         first = len(before.images) + 1
+        # Rounds that the caller added to a history have no images.
+        earlier = (*before.places, *[0] * len(before.turns))[: len(before.turns)]
+        own = None if images and placed else min(len(images), 1) if combine else len(images)
+        typed = "" if placed or frames else question
+        shown = with_placeholders(question if not typed else "", len(images), combine=combine, first=first) + typed
         return cls(
-            turns=(*before.turns, (with_placeholders(question, len(images), combine=combine, first=first), None)),
+            turns=(*before.turns, (shown, None)),
             images=(*before.images, *images),
             max_tiles=(*before.max_tiles, *check_tiles(max_tiles, len(images))),
             combine=combine,
-            plain=before.plain if before.images else len(before.turns),
+            places=(*earlier, own),
             constraint=constraint,
             earlier_images=len(before.images),
         )

@@ -8,7 +8,7 @@ Shape suffixes: K routing tokens, N states of each, C hidden size.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -16,9 +16,11 @@ from PIL import Image
 from torch import Tensor
 
 from vision_agent.errors import RouteError
+from vision_agent.generation.decoding import overflow_error
 from vision_agent.geometry.frames import TileGrid
 from vision_agent.inference.engine import InferenceEngine
 from vision_agent.inference.image_cache import CachedImage
+from vision_agent.plugins.cancellation import raise_if_cancelled
 from vision_agent.plugins.decoder import DecodeRequest
 from vision_agent.routing.adapter import Route
 from vision_agent.routing.states import read_forced
@@ -57,22 +59,64 @@ def forced_states(
     images: Sequence[Image.Image] = (),
     max_tiles: int | None = None,
 ) -> RouteStates:
-    """Read a route forced for each phrase, about the same images, in one forward pass and without generation."""
+    """Read a route forced for each phrase, about the same images, without generation.
+
+    The prompt with its images is read once: its keys and values are kept in the engine's prefix cache.
+
+    Raises:
+        CancelledError: nobody waits for the result any longer.
+    """
     backbone = engine.backbone
     with engine.lock, torch.inference_mode():
-        cached = [engine.encode_image(image, max_tiles) for image in images]
+        raise_if_cancelled()  # the caller may have gone while another thread had the model
+        cached = []
+        for image in images:
+            cached.append(engine.encode_image(image, max_tiles))
+            raise_if_cancelled()
         tokens = [each.encoded.tokens_TC for each in cached]
         tokens_TC = torch.cat(tokens) if tokens else torch.empty(0, backbone.hidden_size)
-        states_KNC = read_forced(backbone, route, tokens_TC, list(map(len, tokens)), phrases).float()
+        marks = [mark for each in cached for mark in each.token_marks]
+        counts = list(map(len, tokens))
+        states_KNC = read_forced(backbone, route, tokens_TC, counts, phrases, marks, engine.prefixes).float()
     return RouteStates(states_KNC, tuple(phrases), cached)
 
 
-def decode(engine: InferenceEngine, route: Route, read: RouteStates, request: DecodeRequest | None = None) -> Any:
-    """Return what the route's decoder makes of states; `request` is `read`'s own if None."""
+def decode(
+    engine: InferenceEngine,
+    route: Route,
+    read: RouteStates,
+    request: DecodeRequest | None = None,
+    *,
+    only_known: bool = True,
+) -> Any:
+    """Return what the route's decoder makes of states.
+
+    Args:
+        request: `read`'s own if None.
+        only_known: nothing is looked for by a phrase that the route was not taught a word of (see `KnownWords`).
+
+    Raises:
+        AnswerError: the states are NaN or infinite.
+        CancelledError: nobody waits for the result any longer.
+    """
     request = request or read.request(engine.backbone.name)
     with engine.lock, torch.inference_mode():
+        if not bool(read.states_KNC.isfinite().all()):  # NaN compares as false: there would be no box, silently
+            raise overflow_error(engine.backbone)
+        raise_if_cancelled()
         made = prepared(read.images[0], route) if read.images else None
-        return route.decoder.decode(read.states_KNC, made, request)
+        if route.words is None:
+            return route.decoder.decode(read.states_KNC, made, request)
+        rows = [row for row, phrase in enumerate(read.phrases) if not only_known or route.words.finds(phrase)]
+        found = route.decoder.decode(read.states_KNC[rows], made, _of_rows(request, rows))
+    unknown = tuple(dict.fromkeys(word for phrase in read.phrases for word in route.words.unknown(phrase)))
+    return found.model_copy(update={"phrases": request.phrases, "unknown_words": unknown})
+
+
+def _of_rows(request: DecodeRequest, rows: Sequence[int]) -> DecodeRequest:
+    """The request about some of its phrases."""
+    scores = None if request.scores is None else tuple(request.scores[row] for row in rows)
+    return replace(request, phrases=tuple(request.phrases[row] for row in rows), scores=scores)
 
 
 def prepared(image: CachedImage, route: Route) -> Any:

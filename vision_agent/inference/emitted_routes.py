@@ -6,7 +6,6 @@ is no dog. All phrases are asked in one batch and all their tokens are read in o
 Shape suffixes: K routing tokens, N states of each, C hidden size.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -65,7 +64,7 @@ def read_emitted_route(
     return RouteStates(
         states_KNC=torch.stack(states).float() if states else empty,
         phrases=tuple(phrases[item.row] for item in emitted),
-        scores=tuple(min(1.0, math.exp(output.logprobs[item.row][item.index])) for item in emitted),
+        scores=tuple(output.probability(item.row, item.index) for item in emitted),
         images=cached[0],
     )
 

@@ -10,14 +10,15 @@ from collections.abc import Iterator, Sequence
 import torch
 from PIL import Image
 
-from vision_agent.generation.decoding import GenerationOutput, PromptInputs, check_context, cut_at_stop, generate_steps
+from vision_agent.generation.decoding import GenerationOutput, PromptInputs, check_context, generate_steps
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.generation.prefix_cache import PrefixCache
-from vision_agent.inference.cancellation import CANCELLED, raise_if_cancelled, until_cancelled
+from vision_agent.generation.stopping import cut_at_stop
 from vision_agent.inference.conversation import Conversation
 from vision_agent.inference.image_cache import CachedImage, ImageCache
 from vision_agent.model.backbone import Backbone
 from vision_agent.model.prompt import Prompt
+from vision_agent.plugins.cancellation import CANCELLED, raise_if_cancelled, until_cancelled
 
 _PREFIX_TOKENS = 16384  # keys and values of at most this many tokens are cached, or of one context
 
@@ -121,7 +122,7 @@ class InferenceEngine:
 
     def _prompt(self, conversation: Conversation, counts: Sequence[int]) -> Prompt:
         filled = [sum(counts)] if conversation.combine and counts else counts
-        return self.backbone.prompt(conversation.turns, filled, conversation.plain)
+        return self.backbone.prompt(conversation.turns, filled, conversation.places)
 
     def _image_tokens(self, conversation: Conversation) -> list[int]:
         pairs = zip(conversation.images, conversation.max_tiles, strict=True)

@@ -34,6 +34,8 @@ from vision_agent.inference.evidence import (
 )
 from vision_agent.inference.predictor import Predictor
 from vision_agent.model.backbone import Backbone
+from vision_agent.plugins.cancellation import raise_if_cancelled
+from vision_agent.plugins.constraint import Constraint
 from vision_agent.plugins.decoder import PromptedDecoder
 from vision_agent.results.box import Box
 from vision_agent.results.detections import Detections
@@ -41,6 +43,7 @@ from vision_agent.routing.adapter import Route
 
 MAX_EVIDENCE_REQUESTS = 4
 _REQUESTS = re.compile(rf"look(?: (?P<relation>{'|'.join(RELATIONS)}))?:")
+_DENIES = re.compile(r"\W*(?:no|none|not|nothing|zero|0|false|n|i can't)\b", re.IGNORECASE)
 _ROUTE = "det"
 _MASKS = "seg"
 
@@ -59,12 +62,14 @@ class GroundedAnswer:
         evidence: on each phrase, in order.
         turns: what the model generated; the evidence is in none of them.
         detections: the boxes behind the evidence, in order.
+        confidence: the probability of the words, and of the evidence, 0-1.
     """
 
     words: str
     evidence: tuple[Evidence, ...]
     turns: tuple[GenerationOutput, ...]
     detections: tuple[Detections, ...] = ()
+    confidence: float = 0.0
 
 
 class EvidenceLoop:
@@ -82,10 +87,10 @@ class EvidenceLoop:
         self._predictor = predictor
 
     def applies_to(self, conversation: Conversation) -> bool:
-        """Return whether the model asks for evidence, about one image and without a grammar."""
+        """Return whether the model asks for evidence, about one image."""
         route = self._routes.get(_ROUTE)
         taught = route is not None and route.spec.looks
-        return taught and len(conversation.images) == 1 and conversation.constraint is None
+        return taught and len(conversation.images) == 1
 
     def is_asked_for(self, ids: list[int]) -> bool:
         """Return whether an answer's tokens ask for evidence: `phrase[DET] look:`."""
@@ -95,8 +100,13 @@ class EvidenceLoop:
         after = ids[ids.index(route.token_id) + 1 :]
         return self._backbone.decode_text(after).strip().startswith(EVIDENCE_REQUESTS)
 
-    def answer(self, conversation: Conversation, options: GenerationOptions) -> GroundedAnswer:
+    def answer(
+        self, conversation: Conversation, options: GenerationOptions, constraint: Constraint | None = None
+    ) -> GroundedAnswer:
         """Return words, and the boxes that they rest on.
+
+        Args:
+            constraint: the grammar of the words. Evidence is asked for without it: a grammar has no room for that.
 
         Raises:
             InputError: a prompt that does not fit the model's context.
@@ -106,19 +116,37 @@ class EvidenceLoop:
         least = counted_from(route) or 0.0
         presence, maybe = (route.decoder.settings.get(name) for name in ("presence", "maybe"))
         detections: list[Detections] = []
+        best: list[float] = []
 
         def find(phrase: str, threshold: float) -> Detections:
             found = self._predictor.detect((phrase,), image, threshold)
+            # That nothing is called by a word that was never taught tells nothing.
+            nothing = 0.5 if found.unknown_words else threshold
+            best.append(max((each.score for each in found), default=nothing))
             detections.append(found.filter(min_score=least) or found[:1])
             return found
 
         with self._engine.lock, torch.inference_mode():
+            raise_if_cancelled()  # the caller may have gone while another thread had the model
             inputs = self._engine.prompt_inputs(conversation, options)
             others = [each.token_id for name, each in self._routes.items() if name != _ROUTE]
             next_turn = turns_of(self._backbone, inputs, options, others, self._engine.prefixes)
             gather = EvidenceFinder(find, self._colour_namer(image), least, presence, maybe)
-            answer = answer_with_evidence(next_turn, gather, self._backbone, route.token_id)
-        return replace(answer, detections=tuple(detections))
+            last_turn = None
+            if constraint is not None:
+                last_turn = turns_of(
+                    self._backbone,
+                    inputs,
+                    options,
+                    [*others, route.token_id],
+                    self._engine.prefixes,
+                    constraint=constraint,
+                )
+            answer = answer_with_evidence(next_turn, gather, self._backbone, route.token_id, last_turn=last_turn)
+        sure = min(turn.confidence(0) for turn in answer.turns)
+        for evidence, score in zip(answer.evidence, best, strict=True):
+            sure *= _certainty(evidence, score, answer.words)
+        return replace(answer, detections=tuple(detections), confidence=sure)
 
     def _colour_namer(self, image: Image.Image) -> NameColour:
         """Names the colour of most of an object's pixels: those of its mask, where a `[SEG]` route takes boxes."""
@@ -201,6 +229,7 @@ def answer_with_evidence(
     token_id: int,
     *,
     say: bool = True,
+    last_turn: Callable[[tuple[int, ...]], GenerationOutput] | None = None,
 ) -> GroundedAnswer:
     """Let the model ask for evidence, at most `MAX_EVIDENCE_REQUESTS` times, and then answer.
 
@@ -210,6 +239,7 @@ def answer_with_evidence(
         gather: returns the evidence on a phrase and a relation, such as an `EvidenceFinder`.
         token_id: of `[DET]`.
         say: also gather evidence where the model ends with a bare `[DET]`, so that there are words in any case.
+        last_turn: writes the words instead of `next_turn`, such as under a grammar.
     """
     start: tuple[int, ...] = ()
     evidence: list[Evidence] = []
@@ -219,6 +249,10 @@ def answer_with_evidence(
         turns.append(turn)
         ids = [token for token in turn.answers[0] if token not in backbone.end_ids]
         asked = _asked(backbone, ids, token_id, say)
+        if (asked is None or len(evidence) == MAX_EVIDENCE_REQUESTS) and last_turn is not None:
+            turns[-1] = last_turn(start)
+            ids = [token for token in turns[-1].answers[0] if token not in backbone.end_ids]
+            return GroundedAnswer(backbone.decode_text(ids).strip(), tuple(evidence), tuple(turns))
         if asked is None or len(evidence) == MAX_EVIDENCE_REQUESTS:
             words = ids[len(ids) - ids[::-1].index(token_id) :] if token_id in ids else ids
             text = _REQUESTS.sub("", backbone.decode_text(words)).strip()
@@ -235,20 +269,33 @@ def turns_of(
     options: GenerationOptions,
     forbidden: Sequence[int],
     prefixes: PrefixCache | None = None,
+    *,
+    constraint: Constraint | None = None,
 ) -> Callable[[tuple[int, ...]], GenerationOutput]:
     """Return what `answer_with_evidence` takes as `next_turn`, for one prompt.
 
     Args:
         forbidden: token ids that must not be generated: those of all routes but `[DET]`.
         prefixes: caches keys and values, so that each turn feeds only what is new.
+        constraint: the grammar of the turn; under one, evidence is not asked for.
     """
-    until_request = options.model_copy(update={"stop": (*options.stop, *EVIDENCE_REQUESTS)})
+    requests = EVIDENCE_REQUESTS if constraint is None else ()
+    until_request = options.model_copy(update={"stop": (*options.stop, *requests)})
 
     def next_turn(start: tuple[int, ...]) -> GenerationOutput:
         longer = replace(inputs, ids=(*inputs.ids, *start))
-        return generate(backbone, [longer], until_request, forbidden=forbidden, prefixes=prefixes)
+        return generate(
+            backbone, [longer], until_request, forbidden=forbidden, constraints=[constraint], prefixes=prefixes
+        )
 
     return next_turn
+
+
+def _certainty(evidence: Evidence, score: float, words: str) -> float:
+    """How probable it is, 0-1, that the evidence is right: that the clearest object is there, or that none is."""
+    if evidence.count or (evidence.maybe and not _DENIES.match(words)):
+        return score
+    return 1.0 - score
 
 
 def _asked(backbone: Backbone, ids: Sequence[int], token_id: int, say: bool) -> tuple[str, str | None, int] | None:

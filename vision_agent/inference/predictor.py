@@ -20,6 +20,7 @@ from vision_agent.inference.decode import checked, counted_from, decode, forced_
 from vision_agent.inference.emitted_routes import read_emitted_route
 from vision_agent.inference.engine import InferenceEngine
 from vision_agent.model.devices import input_device
+from vision_agent.plugins.cancellation import raise_if_cancelled
 from vision_agent.plugins.decoder import DecodeRequest, PromptedDecoder, WrittenAnswer
 from vision_agent.plugins.registry import load_segmenter, load_text_decoder
 from vision_agent.plugins.segmenter import Segmenter
@@ -49,40 +50,52 @@ class Predictor:
         """Return the loaded route of that name. Raises RouteError where there is none."""
         return find_route(self._routes, name, self._backbone.name)
 
-    def run_route(self, route: Route, phrases: tuple[str, ...], image: Image.Image, threshold: float | None) -> Any:
+    def run_route(
+        self,
+        route: Route,
+        phrases: tuple[str, ...],
+        image: Image.Image,
+        threshold: float | None,
+        only_known: bool = True,
+    ) -> Any:
         """Return what a route's decoder gives for phrases on an image.
 
         The routing token is forced, or, where the model was trained to write it, asked for in the decoder's words.
+        `only_known`: see `decode`.
         """
         if route.decoder.request(phrases[0]) is None:
             read = forced_states(self._engine, route, phrases, [image])
         else:
             read = read_emitted_route(self._engine, self._routes, route, phrases, [image])
-        found = decode(self._engine, route, read, read.request(self._backbone.name, threshold))
+        found = decode(self._engine, route, read, read.request(self._backbone.name, threshold), only_known=only_known)
         # Phrases that the model wrote no token for were asked for all the same.
         return found.model_copy(update={"phrases": phrases}) if hasattr(found, "phrases") else found
 
-    def detect(self, phrases: tuple[str, ...], image: Image.Image, threshold: float | None) -> Detections:
+    def detect(
+        self, phrases: tuple[str, ...], image: Image.Image, threshold: float | None, only_known: bool = True
+    ) -> Detections:
         """Return boxes, by the `[DET]` route where there is one."""
         if "det" not in self._routes:
             return self._ground(phrases, image, threshold)
         route = self._routes["det"]
-        return checked(route, self.run_route(route, phrases, image, threshold), Detections)
+        return checked(route, self.run_route(route, phrases, image, threshold, only_known), Detections)
 
-    def count(self, phrase: str, image: Image.Image, threshold: float | None) -> Count:
+    def count(self, phrase: str, image: Image.Image, threshold: float | None, only_known: bool = True) -> Count:
         """Return boxes and their number: by default of those that the `[DET]` route counts.
 
         Where `detect` finds something and no box reaches the score that is counted, the best one is counted.
         """
-        evidence = self.detect((phrase,), image, threshold)
+        evidence = self.detect((phrase,), image, threshold, only_known)
         if threshold is None and "det" in self._routes:
             evidence = evidence.filter(min_score=counted_from(self._routes["det"]) or 0.0) or evidence[:1]
         return Count(count=len(evidence), phrase=phrase, evidence=evidence)
 
-    def segment(self, phrases: tuple[str, ...], image: Image.Image, threshold: float | None) -> Segmentation:
+    def segment(
+        self, phrases: tuple[str, ...], image: Image.Image, threshold: float | None, only_known: bool = True
+    ) -> Segmentation:
         """Return masks, by the `[SEG]` route. Raises RouteError where there is none."""
         route = self.route("seg")
-        return checked(route, self.run_route(route, phrases, image, threshold), Segmentation)
+        return checked(route, self.run_route(route, phrases, image, threshold, only_known), Segmentation)
 
     def segment_prompts(
         self,
@@ -106,7 +119,9 @@ class Predictor:
         if points is None and point_labels is not None:
             raise InputError(bad_argument("point_labels", "left out where there are no `points`", point_labels))
         with self._engine.lock, torch.inference_mode():
+            raise_if_cancelled()
             cached = self._engine.encode_image(image)
+            raise_if_cancelled()
             request = DecodeRequest((), cached.encoded.grid, self._backbone.name)
             if points is not None:
                 found = decoder.decode_points(points, prepared(cached, route), request, point_labels)
@@ -121,14 +136,17 @@ class Predictor:
         image: Image.Image,
         threshold: float | None,
         limits: ImageLimits,
+        only_known: bool = True,
     ) -> Segmentation:
         """Return masks by a segmenter, one for each box that `detect` finds."""
         segmenter = self.segmenter(segmenter)
-        found = self.detect(phrases, image, threshold)
+        found = self.detect(phrases, image, threshold, only_known)
+        raise_if_cancelled()
         found = found[box_area(box_clip(found.xyxy, found.image_size)) > 0]
         if not found:
-            return Segmentation.empty(image.size, self._backbone.name, phrases, decoder=segmenter.name)
-        return segmenter.segment(
+            empty = Segmentation.empty(image.size, self._backbone.name, phrases, decoder=segmenter.name)
+            return empty.model_copy(update={"unknown_words": found.unknown_words})
+        segmented = segmenter.segment(
             image,
             boxes=[each.box.xyxy for each in found],
             labels=found.labels,
@@ -137,12 +155,15 @@ class Predictor:
             model=self._backbone.name,
             limits=limits,
         )
+        return segmented.model_copy(update={"unknown_words": found.unknown_words})
 
-    def point(self, phrases: tuple[str, ...], image: Image.Image, threshold: float | None) -> Points:
+    def point(
+        self, phrases: tuple[str, ...], image: Image.Image, threshold: float | None, only_known: bool = True
+    ) -> Points:
         """Return a point inside each object: in its mask where there is a `[SEG]` route, else in its box."""
         if "seg" in self._routes:
-            return Points.from_segmentation(self.segment(phrases, image, threshold))
-        return Points.from_detections(self.detect(phrases, image, threshold))
+            return Points.from_segmentation(self.segment(phrases, image, threshold, only_known))
+        return Points.from_detections(self.detect(phrases, image, threshold, only_known))
 
     def segmenter(self, segmenter: Segmenter | str | Path) -> Segmenter:
         """Return a segmenter; one that is named by path is loaded once."""

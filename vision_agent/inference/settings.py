@@ -31,6 +31,7 @@ class ChatSettings(TypedDict, total=False):
     video: VideoSource | None
     segments: int
     bounds: tuple[float, float] | None
+    placed: bool
     max_tiles: int | Sequence[int] | None
     routes: Sequence[str]
     options: GenerationOptions | None

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from vision_agent.generation.decoding import cut_at_stop
+from vision_agent.generation.stopping import cut_at_stop
 from vision_agent.inference.engine import InferenceEngine
 from vision_agent.plugins.route import RouteSpec
 

@@ -141,7 +141,7 @@ class Backbone:
                 f"{name!r}: the tokenizer gives {IMAGE_CONTEXT!r} the id {context!r}, "
                 f"but the model expects {model.config.image_token_id!r}"
             )
-        self.prompts = PromptWriter(tokenizer, render or render_native(tokenizer), name)
+        self.prompts = PromptWriter(tokenizer, render or render_native(tokenizer, name), name)
 
     @property
     def device(self) -> torch.device:
@@ -210,7 +210,7 @@ class Backbone:
         if self._transposed:
             side = math.isqrt(tokens_NTC.shape[1])
             tokens_NTC = tokens_NTC.reshape(len(tokens_NTC), side, side, -1).transpose(1, 2).flatten(1, 2)
-        return tokens_NTC, maps
+        return tokens_NTC.to(self.device), tuple(each.to(self.device) for each in maps)
 
     @torch.inference_mode()
     def encode_image(self, image: Image.Image, max_tiles: int | None = None) -> EncodedImage:
@@ -230,7 +230,7 @@ class Backbone:
         self,
         question: str,
         images: ImageSource | Sequence[ImageSource] | None = None,
-        history: Sequence[tuple[str, str]] = (),
+        history: Sequence[tuple[str, str]] | None = None,
         max_tiles: int | Sequence[int] | None = None,
         combine: bool = False,
     ) -> EncodedPrompt:
@@ -255,7 +255,9 @@ class Backbone:
         if not history:
             question = with_placeholders(question, len(loaded), combine=combine)
         counts = [grid.tile_count * self.tokens_per_tile for grid in grids]
-        prompt = self.prompts.write([*history, (question, None)], [sum(counts)] if combine and counts else counts)
+        prompt = self.prompts.write(
+            [*(history or ()), (question, None)], [sum(counts)] if combine and counts else counts
+        )
         tiles = [self.tiles(image, grid) for image, grid in zip(loaded, grids, strict=True)]
         return EncodedPrompt(
             prompt=prompt.text,
@@ -271,8 +273,7 @@ class Backbone:
         hidden_BLC = self.model.model.language_model(
             inputs_embeds=self.embed(ids_BL, self._image_tokens(pixel_values))
         ).last_hidden_state
-        logits_LV: Tensor = self.model.lm_head(hidden_BLC)[0].float()
-        return logits_LV
+        return self.token_scores(hidden_BLC)[0]
 
     @torch.inference_mode()
     def generate_ids(
@@ -309,9 +310,9 @@ class Backbone:
         """
         return self.prompts.parts(image_tokens)
 
-    def prompt(self, turns: Sequence[Turn], image_tokens: Sequence[int], plain: int = 0) -> Prompt:
+    def prompt(self, turns: Sequence[Turn], image_tokens: Sequence[int], places: Sequence[int | None] = ()) -> Prompt:
         """Write a conversation ready for its next answer; see `PromptWriter.write`."""
-        return self.prompts.write(turns, image_tokens, plain)
+        return self.prompts.write(turns, image_tokens, places)
 
     def prompt_ids(self, request: str, image_tokens: Sequence[int]) -> list[int]:
         """Return the ids of a whole first turn, its images before the text, ready for the answer."""
@@ -320,7 +321,7 @@ class Backbone:
 
     def embed(self, ids_BL: Tensor, tokens_TC: Tensor | None = None) -> Tensor:
         """Embed token ids (negative ones give a zero row) as (B, L, C), with image tokens put at their placeholders."""
-        embeds_BLC: Tensor = self.model.get_input_embeddings()(ids_BL.clamp(min=0))
+        embeds_BLC: Tensor = self.model.get_input_embeddings()(ids_BL.clamp(min=0)).to(self.device)
         embeds_BLC = embeds_BLC * (ids_BL >= 0).unsqueeze(-1)
         if tokens_TC is None:
             return embeds_BLC
@@ -328,6 +329,11 @@ class Backbone:
         if int(places.sum()) != len(tokens_TC):
             raise CheckpointError(f"{int(places.sum())} image places in the prompt for {len(tokens_TC)} tokens")
         return embeds_BLC.masked_scatter(places.unsqueeze(-1), tokens_TC.to(embeds_BLC.device, embeds_BLC.dtype))
+
+    def token_scores(self, hidden_BLC: Tensor) -> Tensor:
+        """Return the scores of the next token (..., V), float32, after hidden states (..., C)."""
+        scores_BLV: Tensor = self.model.lm_head(hidden_BLC).to(self.device).float()
+        return scores_BLV
 
     def decode_text(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)

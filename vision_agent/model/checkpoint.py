@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -22,15 +23,23 @@ from transformers.utils.hub import cached_file
 from vision_agent.errors import CheckpointError, ConfigError, first_line, last_line
 from vision_agent.model.backbone import Backbone, TilingSettings
 from vision_agent.model.chat_templates import OFFICIAL_TEMPLATES
-from vision_agent.model.devices import choose_dtype
+from vision_agent.model.checkpoint_files import check_readable, check_sizes, read_object, tensor_names
+from vision_agent.model.device_map import fitted_map
+from vision_agent.model.devices import choose_dtype, published_dtype
+from vision_agent.model.hub import check_source
+from vision_agent.model.image_settings import image_settings, tiling_settings
 from vision_agent.model.load_options import LoadOptions, LoadSettings, check_load_options, finish, load_arguments
 from vision_agent.model.original import is_original, load_original, native_config, use_official_epsilon
 from vision_agent.model.original.sa2va import is_sa2va, load_sa2va, own_route
+from vision_agent.model.quiet import quiet
 from vision_agent.model.tower import LiteTowerConfig, register_tower
 
 register_tower()
 
 DEFAULT_CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "default"
+# Today's name and that of the first native folders.
+_OUTPUT_TABLES = frozenset({"lm_head.weight", "language_model.lm_head.weight"})
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
@@ -56,19 +65,26 @@ def load_backbone(
     """
     source, options = str(name_or_path), LoadOptions.of(**settings)
     device = check_load_options(options)
+    local_files_only = check_source(source, cache_dir, local_files_only)
     files = _CheckpointFiles(source, {"cache_dir": cache_dir, "local_files_only": local_files_only})
     content = files.json("config.json")
     original = is_original(content) or is_sa2va(content)
     if not original:
         _refuse_others(source, content)
+    check_sizes(content)
+    names = frozenset() if original else files.tensor_names()
     try:
-        config = native_config(content) if original else model_config(content)
-        parameters = _parameter_count(config)
+        config = native_config(content) if original else model_config(content, names)
+        with torch.device("meta"):
+            empty: Any = InternVLForConditionalGeneration(config)
+        parameters = sum(parameter.numel() for parameter in empty.parameters())
     except CheckpointError:
         raise
     except Exception as error:  # transformers raises many kinds for settings that contradict each other
         raise CheckpointError(f"config.json of {source!r} makes no sense: {last_line(error)}") from error
-    dtype = choose_dtype(device, options.dtype, parameters=parameters)
+    if isinstance(options.device_map, dict) and not original:
+        options = options.model_copy(update={"device_map": fitted_map(options.device_map, empty)})
+    dtype = choose_dtype(device, options.dtype, parameters=parameters, published=published_dtype(content))
     load = _load_original if original else _load_native
     return load(files, content, config, options, device, dtype)
 
@@ -88,19 +104,23 @@ def _load_native(
     dtype: torch.dtype,
 ) -> Backbone:
     source = files.source
+    tiling = tiling_settings(image_settings(source, files.optional_json), config)
+    template = files.chat_template()
+    files.check()
     try:
-        loaded: Any = InternVLForConditionalGeneration.from_pretrained(
-            source, config=config, output_loading_info=True, **load_arguments(options, device, dtype), **files.hub
-        )
-        model, report = loaded
-        tokenizer = AutoTokenizer.from_pretrained(source, **files.hub)
+        with quiet():
+            loaded: Any = InternVLForConditionalGeneration.from_pretrained(
+                source, config=config, output_loading_info=True, **load_arguments(options, device, dtype), **files.hub
+            )
+            model, report = loaded
+            tokenizer = AutoTokenizer.from_pretrained(source, **files.hub)
     except Exception as error:  # transformers raises many kinds for a damaged folder
         raise CheckpointError(f"the checkpoint {source!r} could not be loaded: {first_line(error)}") from error
     wrong = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])
     if wrong or report["mismatched_keys"]:
         shown = ", ".join([*wrong, *(str(key) for key in report["mismatched_keys"])][:5])
         raise CheckpointError(f"the weights in {source!r} do not fit their config.json: {shown} ...")
-    tiling = tiling_settings(files.json("preprocessor_config.json"), config)
+    tokenizer.chat_template = template or tokenizer.chat_template
     if "vision_agent" in content:
         use_official_epsilon(model)
     finish(model, options, device)
@@ -195,16 +215,38 @@ class _CheckpointFiles:
         return Path(found) if found else None
 
     def json(self, name: str) -> dict[str, Any]:
+        content = self.optional_json(name)
+        if content is None:
+            raise CheckpointError(f"the checkpoint {self.source!r} has no {name}")
+        return content
+
+    def optional_json(self, name: str) -> dict[str, Any] | None:
         path = self.path(name)
         if path is None:
-            raise CheckpointError(f"the checkpoint {self.source!r} has no {name}")
-        try:
-            content = json.loads(path.read_text("utf-8"))
-        except ValueError as error:
-            raise CheckpointError(f"{name} of {self.source!r} is damaged: {first_line(error)}") from error
-        if not isinstance(content, dict):
-            raise CheckpointError(f"{name} of {self.source!r} is damaged: expected an object, got {content!r:.80}")
-        return content
+            return None
+        return read_object(path, self.source)
+
+    def tensor_names(self) -> frozenset[str]:
+        """Names of the tensors in the weight files; none where there are only `.bin` files."""
+        single = self.path(_SINGLE)
+        return tensor_names(single, None if single else self.optional_json(_INDEX), self.source)
+
+    def check(self) -> None:
+        """Refuse a folder in which transformers would read files without end."""
+        folder = Path(self.source)
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if path.suffix in (".json", ".jinja", ".txt", ".model"):
+                check_readable(path, self.source)
+
+    def chat_template(self) -> str | None:
+        """The template that a processor would use, where it is not the tokenizer's own."""
+        for name in ("processor_config.json", "chat_template.json"):
+            template = (self.optional_json(name) or {}).get("chat_template")
+            if isinstance(template, dict):
+                template = template.get("default")
+            if template is not None:
+                return str(template)
+        return None
 
     def folder(self) -> Path:
         """The folder with all files of the checkpoint, downloaded if need be."""
@@ -220,8 +262,7 @@ class _CheckpointFiles:
 
     def fingerprint(self) -> str:
         """Identifies the weights without reading all of them: see `weights_fingerprint`."""
-        single = self.path("model.safetensors")
-        first = single or self.path("model.safetensors.index.json")
+        first = self.path(_SINGLE) or self.path(_INDEX)
         return weights_fingerprint(first) if first else ""
 
 
@@ -235,32 +276,24 @@ def weights_fingerprint(path: Path) -> str:
     return hashlib.sha256(str(size).encode() + head + tail).hexdigest()[:32]
 
 
-def tiling_settings(content: dict[str, Any], config: Any) -> TilingSettings:
-    """Return what a `preprocessor_config.json` says about tiles; `config` is that of the model."""
-    size = content.get("size", {})
-    side = size.get("height", config.vision_config.image_size[0]) if isinstance(size, dict) else int(size)
-    return TilingSettings(
-        size=int(side),
-        mean=tuple(content.get("image_mean", (0.485, 0.456, 0.406))),
-        std=tuple(content.get("image_std", (0.229, 0.224, 0.225))),
-        min_tiles=int(content.get("min_patches", 1)),
-        max_tiles=int(content.get("max_patches", 12)) if content.get("crop_to_patches", True) else 1,
-        thumbnail=bool((getattr(config, "vision_agent", None) or {}).get("thumbnail", True)),
-    )
+def model_config(content: dict[str, Any], names: Collection[str] = ()) -> InternVLConfig:
+    """Return the model's configuration from a `config.json`; a tower other than InternViT keeps its own class.
 
+    Published folders have two tables of words and do not say so, for which transformers assumes one.
 
-def model_config(content: dict[str, Any]) -> InternVLConfig:
-    """Return the model's configuration from a `config.json`; a tower other than InternViT keeps its own class."""
+    Args:
+        names: of the tensors in the weight files, which tell; without any, the language model's settings do.
+    """
     vision = content.get("vision_config", {})
     if vision.get("model_type") == LiteTowerConfig.model_type:
         content = {**content, "vision_config": LiteTowerConfig.from_dict(vision)}
-    return InternVLConfig.from_dict(content)
-
-
-def _parameter_count(config: InternVLConfig) -> int:
-    """Parameters of the model, counted without memory."""
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in InternVLForConditionalGeneration(config).parameters())
+    config: Any = InternVLConfig.from_dict(content)
+    if not _OUTPUT_TABLES.isdisjoint(names):
+        config.tie_word_embeddings = False
+    elif not names and "tie_word_embeddings" not in content:
+        config.tie_word_embeddings = bool(config.text_config.tie_word_embeddings)
+    checked: InternVLConfig = config
+    return checked
 
 
 def save_backbone(backbone: Backbone, folder: Path, dtype: torch.dtype = torch.float16) -> None:

@@ -1,6 +1,8 @@
 """Which device to run on, and in which number format."""
 
 import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -22,29 +24,40 @@ DTYPE_NAMES = tuple(_DTYPES)
 _FASTER = 1.3  # bf16 products are worth having from this many times fp32's speed
 
 
-def choose_device(device: str | torch.device) -> torch.device:
-    """Choose the device: `"auto"` is CUDA, else MPS, else CPU; anything else must be a torch device that exists here.
+def choose_device(device: str | int | torch.device, *, name: str = "device") -> torch.device:
+    """Choose the device: `"auto"` is this machine's accelerator, else the CPU; anything else must exist here.
+
+    Args:
+        device: a number counts accelerators.
+        name: of the argument, for errors.
 
     Raises:
-        ConfigError: no such device.
+        ConfigError: no such device, or one that holds no values.
     """
     if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise ConfigError(bad_argument("device", "'auto' or a torch device present here", device)) from error
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        raise ConfigError(bad_argument(name, "'auto' or a torch device present here", device)) from error
+    if chosen.type == "meta":
+        raise ConfigError(bad_argument(name, "a device that holds values", device))
     return chosen
 
 
-def choose_dtype(device: torch.device, dtype: str | torch.dtype, *, parameters: int) -> torch.dtype:
-    """Choose the number format: `"auto"` is the one that the device computes fast.
+def choose_dtype(
+    device: torch.device, dtype: str | torch.dtype, *, parameters: int, published: torch.dtype | None = None
+) -> torch.dtype:
+    """Choose the number format: `"auto"` is the fastest one in which the weights are known to work.
 
-    bf16 on a GPU that has it and fp16 on an older one; on a CPU bf16 only if it has matrix units for it (AMX; emulated
-    bf16 is two hundred times slower than fp32) and the model is large enough to need them.
+    InternVL's models were trained and published in bf16, whose numbers reach as far as those of fp32. Those of fp16
+    end at 65504, which activations of some exceed: it is taken only for weights that were published in it. An
+    accelerator without bf16 computes all others in fp32. On a CPU bf16 is taken only if it has matrix units for it
+    (AMX; emulated bf16 is two hundred times slower than fp32) and the model is large enough to need them.
+
+    Args:
+        published: the format that the checkpoint names, if any.
 
     Raises:
         ConfigError: an unknown dtype.
@@ -55,12 +68,40 @@ def choose_dtype(device: torch.device, dtype: str | torch.dtype, *, parameters: 
         if dtype not in _DTYPES:
             raise ConfigError(bad_argument("dtype", f"'auto' or one of {DTYPE_NAMES}", dtype))
         return _DTYPES[str(dtype)]
+    if device.type == "cpu" and parameters < _SMALL_MODEL_PARAMETERS:
+        return torch.float32
+    if has_fast_bf16(device):
+        return torch.bfloat16
+    return torch.float16 if device.type != "cpu" and published == torch.float16 else torch.float32
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Return whether a device multiplies matrices of bf16 itself; emulation does not count."""
+    if device.type == "cpu":
+        return bool(torch.cpu._is_amx_tile_supported())
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "mps":
-        return torch.float16
-    fast = torch.cpu._is_amx_tile_supported() and parameters >= _SMALL_MODEL_PARAMETERS
-    return torch.bfloat16 if fast else torch.float32
+        return bool(torch.backends.mps.is_macos_or_newer(14, 0))
+    supported = getattr(getattr(torch, device.type, None), "is_bf16_supported", None)
+    return bool(supported is not None and supported())
+
+
+def published_dtype(content: Mapping[str, Any]) -> torch.dtype | None:
+    """Return the number format that a `config.json` names for its weights, by its newer or older key."""
+    for settings in (content, content.get("text_config"), content.get("llm_config")):
+        named = (settings.get("dtype") or settings.get("torch_dtype")) if isinstance(settings, Mapping) else None
+        if named is not None:
+            return _DTYPES.get(str(named).removeprefix("torch."))
+    return None
+
+
+def computing_in(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """Return a context in which networks of fp32 multiply in `dtype`; it does nothing for fp32.
+
+    Not every accelerator has autocasting, so it is asked for only where it is needed.
+    """
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
 
 
 def input_device(model: Any) -> torch.device:
@@ -79,9 +120,9 @@ def bfloat16_pays(device: torch.device) -> bool:
     A CPU is timed once: some of those that have instructions for it have no matrix units, and some without either
     emulate it slowly.
     """
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and _product_seconds(torch.bfloat16) * _FASTER < _product_seconds(torch.float32)
+    if device.type != "cpu":
+        return has_fast_bf16(device)
+    return _product_seconds(torch.bfloat16) * _FASTER < _product_seconds(torch.float32)
 
 
 def _product_seconds(dtype: torch.dtype, side: int = 384, tries: int = 5) -> float:

@@ -20,14 +20,13 @@ from pydantic import BaseModel, ConfigDict, StrictBool, ValidationError, field_v
 
 from vision_agent.errors import ConfigError, bad_argument, require_extra, require_package
 from vision_agent.model.compile import check_compiler, compile_steps
+from vision_agent.model.device_map import DeviceMap, check_memory, main_device
 from vision_agent.model.devices import DTYPE_NAMES, choose_device
 from vision_agent.model.int8 import quantize_linears
 from vision_agent.model.lora import apply_lora, check_lora_folder
 
 # What bitsandbytes must leave alone, by module names of `InternVLForConditionalGeneration`.
 UNQUANTIZED = ("model.vision_tower", "model.multi_modal_projector", "lm_head")
-
-DeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"] | dict[str, int | str]
 
 _EXPECTED = {
     "device": "'auto' or a torch device such as 'cpu', 'cuda:1' or 'mps'",
@@ -60,16 +59,18 @@ class LoadOptions(BaseModel):
     """How weights are loaded.
 
     Attributes:
-        device: `"auto"` (CUDA, then MPS, then CPU) or any torch device.
-        dtype: `"auto"` takes what the device computes fast (see `devices.choose_dtype`). fp16 works on a CPU, where it
-            saves memory and no time.
+        device: `"auto"` (the machine's accelerator, else the CPU) or any torch device.
+        dtype: `"auto"` takes the fastest format in which the weights are known to work (see `devices.choose_dtype`).
+            fp16 works on a CPU, where it saves memory and no time.
         attn_implementation: `"sdpa"`, `"eager"`, or `"flash_attention_2"` on CUDA.
         quantization: weights of the language model's linear layers as `"int8"` or, on CUDA, `"4bit"`.
         compile: `torch.compile` the steps that write an answer's tokens. The first answers take a minute or more
             longer, one time for each kind of batch.
-        device_map: spread the model over devices: a plan's name, or a dict of module names to devices.
+        device_map: spread the model over devices: a plan's name, or a dict of module names to devices. Token tables
+            that are one tensor lie together, where the input table is. Loading an adapter takes the tables off the
+            disk for good, for it changes them.
         offload_folder: with `device_map`, where weights that fit on no device wait on disk.
-        max_memory: with `device_map`, the most to use of each device.
+        max_memory: with `device_map`, the most to use of each device: by the number of an accelerator, "cpu", "disk".
         lora: PEFT LoRA folders, added to the language model together.
     """
 
@@ -113,6 +114,14 @@ class LoadOptions(BaseModel):
             raise ValueError(_EXPECTED["dtype"])
         return value
 
+    @field_validator("device_map", "max_memory", mode="before")
+    @classmethod
+    def _numbers(cls, value: object) -> object:
+        pairs = value.items() if isinstance(value, Mapping) else ()
+        if any(isinstance(each, bool) for pair in pairs for each in pair):
+            raise ValueError("True and False are no devices and no sizes")
+        return value
+
     @field_validator("lora", mode="before")
     @classmethod
     def _folders(cls, value: object) -> object:
@@ -134,10 +143,10 @@ def check_load_options(options: LoadOptions) -> torch.device:
         raise ConfigError(
             f"`device_map` chooses the devices itself, but got `device`={options.device!r} as well; leave one out"
         )
-    device = choose_device(options.device)
+    _check_device_map(options)
+    device = choose_device(options.device) if options.device_map is None else main_device(options.device_map)
     _check_attention(options, device)
     _check_quantization(options, device)
-    _check_device_map(options)
     for folder in options.lora:
         check_lora_folder(folder)
     if options.lora:
@@ -193,6 +202,9 @@ def finish(model: Any, options: LoadOptions, device: torch.device) -> None:
         quantize_linears(model.model.language_model)
     if not rounded and options.device_map is None:
         model.to(device)
+    elif isinstance(options.device_map, dict) and hasattr(model, "_hf_hook"):
+        # accelerate takes any of the map's devices, by the order of a set.
+        model._hf_hook.execution_device = device
     if options.compile:
         compile_steps(model.model.language_model)
 
@@ -243,9 +255,8 @@ def _check_device_map(options: LoadOptions) -> None:
         raise ConfigError(bad_argument("offload_folder", "a folder", str(options.offload_folder)))
     if options.lora and options.offload_folder is not None:
         raise ConfigError("`lora` cannot be merged into weights on disk; leave `lora` or `offload_folder` out")
-    if isinstance(options.device_map, dict):
-        for place in options.device_map.values():
-            if place == "disk" and options.offload_folder is None:
-                raise ConfigError("`device_map` puts weights on disk; say where with `offload_folder`")
-            if place != "disk":
-                choose_device(f"cuda:{place}" if isinstance(place, int) else place)
+    if options.max_memory is not None:
+        check_memory(options.max_memory)
+    on_disk = isinstance(options.device_map, dict) and "disk" in options.device_map.values()
+    if on_disk and options.offload_folder is None:
+        raise ConfigError("`device_map` puts weights on disk; say where with `offload_folder`")

@@ -5,11 +5,15 @@ right. What a user types is text, never a control token: a `<|im_end|>` in a que
 """
 
 import re
-from collections.abc import Callable, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
-from vision_agent.errors import CheckpointError, InputError, bad_argument
+from vision_agent.errors import CheckpointError, InputError, bad_argument, first_line
 
 IMAGE_START, IMAGE_END, IMAGE_CONTEXT = "<img>", "</img>", "<IMG_CONTEXT>"
 PLACEHOLDER = "<image>"
@@ -17,6 +21,8 @@ PLACEHOLDER = "<image>"
 _MARKUP = frozenset({"<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"})
 # Private-use characters stand for what users wrote while a template is rendered; no template changes them.
 _MARK = "\ue000"
+# Of a chat template, far above what any needs.
+_MOST_SECONDS, _MOST_CHARACTERS = 5.0, 100_000
 _MARKED = re.compile(f"{_MARK}(\\d+){_MARK}")
 
 Turn = tuple[str, str | None]
@@ -78,19 +84,20 @@ class PromptWriter:
         # is read as a piece of its own.
         self._by_pieces = _adds_prefix_space(tokenizer)
 
-    def write(self, turns: Sequence[Turn], image_tokens: Sequence[int], plain: int = 0) -> Prompt:
+    def write(self, turns: Sequence[Turn], image_tokens: Sequence[int], places: Sequence[int | None] = ()) -> Prompt:
         """Write the prompt of a conversation.
 
         Args:
             turns: rounds of (question, answer); the last answer is None. An `<image>` in an answer is plain text.
             image_tokens: how many tokens fill each placeholder, from left to right. Without any, a typed
                 `<image>` is plain text.
-            plain: how many of the first rounds came before any image; a typed `<image>` in them is plain text.
+            places: for each round, how many of its `<image>` stand for images; those after them are plain text.
+                None, or no number for a round: all of them.
 
         Raises:
             InputError: placeholders and images differ in number.
         """
-        pieces = self._pieces(turns, plain if image_tokens else len(turns))
+        pieces = self._pieces(turns, places if image_tokens else [0] * len(turns))
         found = sum(piece == IMAGE_CONTEXT and filled for piece, filled in pieces)
         if found != len(image_tokens):
             raise InputError(
@@ -112,19 +119,20 @@ class PromptWriter:
         if not found or before.count(PLACEHOLDER) != len(image_tokens):
             raise CheckpointError(f"the chat template of {self._name!r} drops the user's text or an image")
         before = before.replace(PLACEHOLDER, IMAGE_START + IMAGE_CONTEXT + IMAGE_END)
-        before_ids, after_ids = (self._tokenized(text, add_special_tokens=False) for text in (before, after))
-        return self._expanded(before_ids, image_tokens), after_ids
+        before_ids = self._tokenized(before, add_special_tokens=self._adds_bos(before))
+        return self._expanded(before_ids, image_tokens), self._tokenized(after, add_special_tokens=False)
 
     def text_ids(self, text: str) -> list[int]:
         """Return the token ids of plain text. Special tokens that a user types stay text."""
         return self._tokenized(text, add_special_tokens=False, split_special_tokens=True)
 
-    def _pieces(self, turns: Sequence[Turn], plain: int) -> list[tuple[str, bool]]:
+    def _pieces(self, turns: Sequence[Turn], places: Sequence[int | None]) -> list[tuple[str, bool]]:
         """(text, is a template's): template text, user text, and one `IMAGE_CONTEXT` for every placeholder."""
         written: list[list[str]] = []  # texts, cut at their placeholders
         marked: list[Turn] = []
         for index, (question, answer) in enumerate(turns):
-            said = [[question] if index < plain else question.split(PLACEHOLDER)]
+            count = places[index] if index < len(places) else None
+            said = [question.split(PLACEHOLDER, -1 if count is None else count)]
             said += [] if answer is None else [[answer]]
             marks = [f"{_MARK}{len(written) + number}{_MARK}" for number in range(len(said))]
             marked.append((marks[0], marks[1] if answer is not None else None))
@@ -153,14 +161,19 @@ class PromptWriter:
         harmless = not any(self._special.search(piece) for piece, template in pieces if not template)
         if harmless and not self._by_pieces:
             # Words may join across the edge of template and text: only the whole gives the tokens of training.
-            return self._tokenized("".join(whole))
+            return self._tokenized("".join(whole), add_special_tokens=self._adds_bos(whole[0]))
         ids: list[int] = []
         for index, (text, (_, template)) in enumerate(zip(whole, pieces, strict=True)):
             if template:
-                ids += self._tokenized(text, add_special_tokens=index == 0)
+                ids += self._tokenized(text, add_special_tokens=index == 0 and self._adds_bos(text))
             else:
                 ids += self.text_ids(text)
         return ids
+
+    def _adds_bos(self, opening: str) -> bool:
+        """Whether the tokenizer may put its first token; some templates write it themselves."""
+        bos: str | None = self._tokenizer.bos_token
+        return not (bos and opening.startswith(bos))
 
     def _tokenized(self, text: str, **options: bool) -> list[int]:
         # The context is checked by its true length; transformers would warn of the one in the tokenizer's files.
@@ -176,19 +189,67 @@ class PromptWriter:
         return expanded
 
 
-def render_native(tokenizer: Any) -> Render:
-    """Return the chat template in a native checkpoint's tokenizer files."""
+def render_native(tokenizer: Any, name: str) -> Render:
+    """Return the chat template in a native checkpoint's files as a function.
 
-    def render(turns: Sequence[Turn]) -> str:
+    A template that knows no lists of parts, as those of language models, gets plain strings.
+
+    Args:
+        name: of the checkpoint, for errors.
+
+    Raises:
+        CheckpointError: there is no template; later, one that fails.
+    """
+    if tokenizer.chat_template is None:
+        raise CheckpointError(f"the checkpoint {name!r} has no chat template: expected a file chat_template.jinja")
+
+    def message(role: str, text: str, parts: bool) -> dict[str, Any]:
+        return {"role": role, "content": [{"type": "text", "text": text}] if parts else text}
+
+    def written(turns: Sequence[Turn], parts: bool) -> str:
         messages = []
         for question, answer in turns:
-            messages.append({"role": "user", "content": [{"type": "text", "text": question}]})
+            messages.append(message("user", question, parts))
             if answer is not None:
-                messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
-        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+                messages.append(message("assistant", answer, parts))
+        try:
+            with _deadline():
+                text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # jinja and the template's own code raise many kinds
+            raise CheckpointError(f"the chat template of {name!r} fails: {first_line(error)}") from error
+        said = sum(len(question) + len(answer or "") for question, answer in turns)
+        if len(text) > _MOST_CHARACTERS + 10 * said:
+            raise CheckpointError(f"the chat template of {name!r} writes {len(text)} characters around {said}")
         return text
 
-    return render
+    try:
+        probe = written([(_MARK, None)], parts=True)
+        parts = "'type'" not in probe and _MARK in probe
+    except CheckpointError:
+        parts = False
+    return lambda turns: written(turns, parts)
+
+
+@contextmanager
+def _deadline() -> Iterator[None]:
+    """Stop a template that loops without end; beside a debugger or a coverage tool, which use the same hook, never."""
+    if sys.gettrace() is not None:
+        yield
+        return
+    end = time.monotonic() + _MOST_SECONDS
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        if frame.f_code.co_filename != "<template>":  # jinja's name for what it made of a template
+            return None
+        if time.monotonic() > end:
+            raise TimeoutError(f"it takes more than {_MOST_SECONDS:g} s")
+        return trace
+
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(None)
 
 
 def _adds_prefix_space(tokenizer: Any) -> bool:

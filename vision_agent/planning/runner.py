@@ -119,9 +119,10 @@ class RequestRunner:
 
 def _as_result(answer: Answer) -> AgentResult:
     """A routed answer as the result of a run."""
-    fields: Mapping[str, Any] = {name: getattr(answer, name) for name in Answer.model_fields if name != "kind"}
+    own = ("kind", "refused")
+    fields: Mapping[str, Any] = {name: getattr(answer, name) for name in Answer.model_fields if name not in own}
     blind = [routed.token for routed in answer.routes if routed.image is None and routed.result is None]
-    refused = f"{blind[0]} needs an image, and there is none" if blind else None
+    refused = f"{blind[0]} needs an image, and there is none" if blind else answer.refused
     return AgentResult(**fields, done=refused is None, refused=refused)
 
 

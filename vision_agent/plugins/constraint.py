@@ -23,6 +23,18 @@ class ConstraintState(ABC):
     def complete(self) -> bool:
         """Whether the answer may end here."""
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the grammar made of the answer against the model's will, in sentences: a number that was cut."""
+        return ()
+
+    def forces(self, token: int) -> bool:
+        """Return whether nothing else than what `token` writes could come next, however tokens cut it.
+
+        What a grammar forces says nothing about how sure the model is. Asked before `accept`.
+        """
+        return False
+
     @abstractmethod
     def accept(self, token: int) -> None:
         """Continue with `token`, which the mask allowed. Called for every generated token, an end token included."""

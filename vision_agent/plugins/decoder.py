@@ -167,7 +167,7 @@ class WrittenAnswer:
     Attributes:
         text: decoded, without the end token.
         token_ids: the tokens of `text`.
-        logprobs: of each of them, under the constraint (natural logarithm).
+        logprobs: of each of them, before the constraint (natural logarithm).
     """
 
     text: str

@@ -72,14 +72,20 @@ class Answer(BaseModel):
 
     Attributes:
         text: the answer.
-        finish_reason: "stop" where the model ended it, "length" where a token limit did.
+        finish_reason: "stop" where the model ended it, "length" where a token limit did, "repetition" where it said the
+            same again and again, "refused" where it was not asked because it cannot answer.
         prompt_tokens, completion_tokens: tokens read and written.
-        confidence: geometric mean of the probabilities of the tokens written, 0-1.
+        confidence: geometric mean of the probabilities of the tokens written, 0-1: the model's own, before any grammar;
+            tokens that a grammar forces do not count. An answer from evidence is no surer than the evidence: the score
+            of the clearest box, or what is left to one where nothing was found. 0 for repetitions and refusals.
         value: for a `schema` its validated instance, for `choices` the choice, otherwise None.
         model: the model that answered.
         routes: the routing tokens in the answer, in their order.
         evidence: what was looked for in the image before the answer in words was given, in order: the phrase is in each
             one's `phrases`. A model that was not taught to look first looks at nothing.
+        warnings: what is to be known of it, in sentences: a number that was cut, a choice that rests on nothing seen.
+        refused: why the model was not asked, and what to use instead, which is the text too; None where it was. Under
+            `schema` and `choices`, where there is no value to give, it is an `AnswerError`.
         kind: "answer", or the kind of a subclass; tells results apart in JSON.
     """
 
@@ -87,7 +93,7 @@ class Answer(BaseModel):
 
     kind: Literal["answer", "agent_result", "document_answer"] = "answer"
     text: str
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "repetition", "refused"]
     prompt_tokens: NonNegativeInt
     completion_tokens: NonNegativeInt
     confidence: float = Field(ge=0, le=1)
@@ -95,6 +101,8 @@ class Answer(BaseModel):
     value: Any = None
     routes: tuple[RoutedText, ...] = ()
     evidence: tuple[Detections, ...] = ()
+    warnings: tuple[str, ...] = ()
+    refused: str | None = None
 
     def __str__(self) -> str:
         return self.text

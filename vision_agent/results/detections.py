@@ -41,6 +41,8 @@ class Detections(FoundObjects[Detection]):
         model: the model that found them.
         phrases: what was asked for; their order gives the class ids of the exports.
         decoder: name of the decoder that made them, such as "box" or "grounding"; "" where none did.
+        unknown_words: words of the phrases that the model was never taught, where it says which it knows. A phrase of
+            such words alone finds nothing.
         kind: always "detections"; tells results apart in JSON.
     """
 
@@ -52,6 +54,7 @@ class Detections(FoundObjects[Detection]):
     model: str
     phrases: tuple[str, ...] = ()
     decoder: str = ""
+    unknown_words: tuple[str, ...] = ()
 
     @classmethod
     def from_arrays(

@@ -45,6 +45,7 @@ class Points(ResultSequence[Point]):
         image_size: (width, height) of the upright original image, pixels.
         model: the model that found them.
         decoder: name of the decoder that made them.
+        unknown_words: as of `Detections`.
         kind: always "points"; tells results apart in JSON.
     """
 
@@ -55,6 +56,7 @@ class Points(ResultSequence[Point]):
     image_size: tuple[PositiveInt, PositiveInt]
     model: str
     decoder: str = ""
+    unknown_words: tuple[str, ...] = ()
 
     @classmethod
     def from_detections(cls, found: Detections) -> "Points":
@@ -62,7 +64,7 @@ class Points(ResultSequence[Point]):
         points = (
             Point(label=each.label, score=each.score, x=each.box.center[0], y=each.box.center[1]) for each in found
         )
-        return cls(points=tuple(points), image_size=found.image_size, model=found.model, decoder=found.decoder)
+        return cls._of(tuple(points), found)
 
     @classmethod
     def from_segmentation(cls, found: Segmentation) -> "Points":
@@ -76,7 +78,17 @@ class Points(ResultSequence[Point]):
                 column, row = inscribed_centre(runs.cropped(runs.box))
                 x, y = left + column, top + row
             points.append(Point(label=each.label, score=each.score, x=x, y=y))
-        return cls(points=tuple(points), image_size=found.image_size, model=found.model, decoder=found.decoder)
+        return cls._of(tuple(points), found)
+
+    @classmethod
+    def _of(cls, points: tuple[Point, ...], found: Detections | Segmentation) -> "Points":
+        return cls(
+            points=points,
+            image_size=found.image_size,
+            model=found.model,
+            decoder=found.decoder,
+            unknown_words=found.unknown_words,
+        )
 
     @property
     def xy(self) -> npt.NDArray[np.float32]:
@@ -107,6 +119,11 @@ class Count(BaseModel):
 
     def __int__(self) -> int:
         return self.count
+
+    @property
+    def unknown_words(self) -> tuple[str, ...]:
+        """Words of the phrase that the model was never taught; see `Detections`."""
+        return self.evidence.unknown_words
 
     @property
     def points(self) -> Points:

@@ -126,6 +126,8 @@ class Segment(BaseModel):
         box: where it is: the box it was segmented by, otherwise the tightest one around the mask.
         mask: which pixels are its own, in the upright original image.
         mask_score: what the decoder expects the mask's IoU with the truth to be, 0..1; None where it does not say.
+        prompt: the number, from 0, of the object whose points it was segmented by, since an object may have no mask
+            that agrees with its points; None for others.
     """
 
     model_config = FROZEN
@@ -135,6 +137,7 @@ class Segment(BaseModel):
     box: Box
     mask: Mask
     mask_score: Annotated[float, Field(ge=0, le=1)] | None = None
+    prompt: Annotated[int, Field(ge=0)] | None = None
 
 
 class Segmentation(FoundObjects[Segment]):
@@ -148,6 +151,7 @@ class Segmentation(FoundObjects[Segment]):
         model: the model that found them.
         phrases: what was asked for; their order gives the class ids of the exports.
         decoder: name of the decoder that made the masks, such as "sam".
+        unknown_words: as of `Detections`.
         kind: always "segmentation"; tells results apart in JSON.
 
     Raises:
@@ -162,6 +166,7 @@ class Segmentation(FoundObjects[Segment]):
     model: str
     phrases: tuple[str, ...] = ()
     decoder: str = ""
+    unknown_words: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _masks_fit_the_image(self) -> Self:
@@ -184,6 +189,7 @@ class Segmentation(FoundObjects[Segment]):
         model: str,
         xyxy: npt.ArrayLike | None = None,
         mask_scores: Sequence[float] | None = None,
+        prompts: Sequence[int] | None = None,
         phrases: Sequence[str] = (),
         decoder: str = "",
     ) -> Self:
@@ -193,6 +199,7 @@ class Segmentation(FoundObjects[Segment]):
             image_size: (width, height) of the image.
             xyxy: boxes (n, 4); None for the tightest around each mask (0, 0, 0, 0 for an empty one).
             mask_scores: n expected IoUs, 0..1.
+            prompts: n numbers, see `Segment.prompt`.
 
         Raises:
             InputError: lengths or shapes that do not match, or values as `Detections.from_arrays` refuses them.
@@ -207,14 +214,17 @@ class Segmentation(FoundObjects[Segment]):
             raise InputError(bad_argument("masks", f"{len(found)} masks, one for each box", f"{len(kept)} masks"))
         if mask_scores is not None and len(mask_scores) != len(found):
             raise InputError(bad_argument("mask_scores", f"{len(found)} numbers, one for each mask", mask_scores))
+        if prompts is not None and len(prompts) != len(found):
+            raise InputError(bad_argument("prompts", f"{len(found)} numbers, one for each mask", prompts))
         for number, mask in enumerate(kept):
             if mask.size != image_size[::-1]:
                 expected = f"of the image's (height, width), {image_size[::-1]}"
                 raise InputError(bad_argument(f"masks[{number}]", expected, mask.size))
         expected_iou = mask_scores if mask_scores is not None else [None] * len(found)
+        numbers = prompts if prompts is not None else [None] * len(found)
         segments = tuple(
-            Segment(label=each.label, score=each.score, box=each.box, mask=mask, mask_score=iou)
-            for each, mask, iou in zip(found, kept, expected_iou, strict=True)
+            Segment(label=each.label, score=each.score, box=each.box, mask=mask, mask_score=iou, prompt=number)
+            for each, mask, iou, number in zip(found, kept, expected_iou, numbers, strict=True)
         )
         return cls(segments=segments, image_size=image_size, model=model, phrases=tuple(phrases), decoder=decoder)
 
@@ -229,6 +239,7 @@ class Segmentation(FoundObjects[Segment]):
             model=self.model,
             phrases=self.phrases,
             decoder=self.decoder,
+            unknown_words=self.unknown_words,
         )
 
     @property

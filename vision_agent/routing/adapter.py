@@ -1,6 +1,6 @@
 """Adapters: a route with its token rows, queries and decoder, saved as one folder beside or apart from a base model.
 
-adapter.json          the RouteSpec, the decoder's settings, the base model's fingerprint
+adapter.json          the RouteSpec, the decoder's settings, the base model's fingerprint, the words it knows
 adapter.safetensors   token.input, token.output (when untied), queries.weight, decoder.*
 """
 
@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from vision_agent.errors import AdapterMismatchError, CheckpointError, RouteError
 from vision_agent.model.backbone import Backbone
+from vision_agent.model.device_map import make_resident
 from vision_agent.plugins.decoder import Decoder
 from vision_agent.plugins.registry import load_decoder
 from vision_agent.plugins.route import RouteSpec
+from vision_agent.routing.known_words import KnownWords
 from vision_agent.routing.layout import QueryBank
 
 if TYPE_CHECKING:
@@ -29,14 +31,20 @@ _FORMAT = 1
 
 
 class Route(nn.Module):
-    """A route in a loaded model: its spec, the id of its token, its query bank and its decoder."""
+    """A route in a loaded model: its spec, the id of its token, its query bank, its decoder, the words it knows.
 
-    def __init__(self, spec: RouteSpec, token_id: int, queries: QueryBank, decoder: Decoder) -> None:
+    `words` is None where every phrase is looked for.
+    """
+
+    def __init__(
+        self, spec: RouteSpec, token_id: int, queries: QueryBank, decoder: Decoder, words: KnownWords | None = None
+    ) -> None:
         super().__init__()
         self.spec = spec
         self.token_id = token_id
         self.queries = queries
         self.decoder = decoder
+        self.words = words
 
 
 class AdapterInfo(BaseModel):
@@ -50,6 +58,7 @@ class AdapterInfo(BaseModel):
     hidden_size: int
     base_name: str
     base_fingerprint: str
+    words: KnownWords | None = None
 
 
 def add_token(backbone: Backbone, token: str) -> int:
@@ -59,6 +68,8 @@ def add_token(backbone: Backbone, token: str) -> int:
         RouteError: the text is an ordinary word of the vocabulary.
     """
     tokenizer, model = backbone.tokenizer, backbone.model
+    # Before the tokenizer grows: rows that wait on disk could neither be added nor written.
+    make_resident(model)
     known = tokenizer.get_vocab().get(token)
     if known is not None:
         if known not in tokenizer.added_tokens_decoder:
@@ -104,7 +115,7 @@ def build_own_route(own: "OwnRoute", backbone: Backbone) -> Route:
 
 
 def save_adapter(folder: str | Path, route: Route, backbone: Backbone, dtype: torch.dtype = torch.float16) -> None:
-    """Write a route as a folder. Files appear whole or not at all."""
+    """Write a route as a folder. Files appear whole or not at all, and never beside those of an older route."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tables = _token_tables(backbone)
@@ -118,6 +129,7 @@ def save_adapter(folder: str | Path, route: Route, backbone: Backbone, dtype: to
         hidden_size=backbone.hidden_size,
         base_name=backbone.name,
         base_fingerprint=backbone.fingerprint,
+        words=route.words,
     )
     stored = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
     _write_tensors(folder, stored)
@@ -156,6 +168,12 @@ def rebase_adapter(
     _write_info(folder, info.model_copy(update={**changed, "decoder_settings": info.decoder_settings | settings}))
 
 
+def write_words(folder: str | Path, words: KnownWords | None) -> None:
+    """Write the words that a saved adapter's route knows; None for one that looks for every phrase."""
+    folder = Path(folder)
+    _write_info(folder, _read_info(folder).model_copy(update={"words": words}))
+
+
 def load_adapter(folder: str | Path, backbone: Backbone) -> Route:
     """Load a route onto a backbone; other routes stay as they are.
 
@@ -186,7 +204,7 @@ def load_adapter(folder: str | Path, backbone: Backbone) -> Route:
                 raise CheckpointError(f"the adapter {str(folder)!r} lacks the tensor {name!r}")
             weight[token_id] = tensors[name].to(weight)
     # Decoders stay in fp32: they are small, and coordinates suffer in half precision.
-    route = Route(info.route, token_id, queries.to(backbone.dtype), decoder.float())
+    route = Route(info.route, token_id, queries.to(backbone.dtype), decoder.float(), info.words)
     return route.eval().requires_grad_(False).to(backbone.device)
 
 
@@ -206,6 +224,8 @@ def _read_info(folder: Path) -> AdapterInfo:
 def _write_tensors(folder: Path, tensors: dict[str, Tensor]) -> None:
     partial = folder / "adapter.safetensors.partial"
     save_file(tensors, partial)
+    # Over an older adapter: new weights beside old settings would load, and be wrong.
+    (folder / "adapter.json").unlink(missing_ok=True)
     os.replace(partial, folder / "adapter.safetensors")
 
 

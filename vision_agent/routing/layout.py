@@ -42,7 +42,7 @@ class QueryBank(nn.Module):
     def initialise(self, token_rows: Tensor, generator: torch.Generator | None = None) -> None:
         """Start at the mean of the model's token rows (V, C) plus noise of 0.02, the scale of trained rows."""
         noise = torch.randn(self.weight.shape, generator=generator) * 0.02
-        self.weight.copy_(token_rows.float().mean(dim=0) + noise.to(self.weight.device))
+        self.weight.copy_(token_rows.float().mean(dim=0).to(self.weight.device) + noise.to(self.weight.device))
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class RouteChoice:
 
         Args:
             loaded: the routes that there are.
-            routes: None for all of them.
+            routes: None for all of them, or, with a first route, for that one alone.
 
         Raises:
             RouteError: a name that is not loaded, or a first route that is not among those allowed.
@@ -57,7 +57,8 @@ class RouteChoice:
         if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < (first is not None)):
             least = 0 if first is None else 1
             raise InputError(bad_argument("max_routes", f"a whole number from {least}", most))
-        allowed = tuple(loaded) if routes is None else tuple(routes)
+        free = loaded if first is None else (first,)
+        allowed = tuple(free if routes is None else routes)
         for name in (*allowed, *([] if first is None else [first])):
             find_route(loaded, name, model)
         if first is not None and first not in allowed:
@@ -152,6 +153,9 @@ class RouteRuleState(ConstraintState):
         if rule.most is not None and self._routes >= rule.most:
             return _without(scores_V, rule.tokens)
         return scores_V
+
+    def forces(self, token: int) -> bool:
+        return self._ended or (token == self._rule.first and not self._routes)
 
     @property
     def complete(self) -> bool:

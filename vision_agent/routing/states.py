@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from vision_agent.errors import RouteError
+from vision_agent.generation.prefix_cache import PrefixCache
 from vision_agent.model.attention import full_masks
 from vision_agent.model.backbone import Backbone
 from vision_agent.routing.adapter import Route
@@ -63,7 +64,7 @@ def hidden_states(backbone: Backbone, layout: Layout, embeds_BLC: Tensor, cache:
             use_cache=cache is not None,
         )
     hidden_BLC: Tensor = output.last_hidden_state
-    return hidden_BLC
+    return hidden_BLC.to(backbone.device)
 
 
 def forced_segments(backbone: Backbone, route: Route, phrases: Sequence[str], parent: int) -> list[Segment]:
@@ -120,17 +121,58 @@ def phrase_states(
 
 @torch.inference_mode()
 def read_forced(
-    backbone: Backbone, route: Route, tokens_TC: Tensor, image_tokens: Sequence[int], phrases: Sequence[str]
+    backbone: Backbone,
+    route: Route,
+    tokens_TC: Tensor,
+    image_tokens: Sequence[int],
+    phrases: Sequence[str],
+    image_marks: Sequence[int] = (),
+    prefixes: PrefixCache | None = None,
 ) -> Tensor:
-    """Return the states (K, N, C) of a route forced for each phrase on one prompt's images, in one forward pass."""
-    prompt = Segment(tokens=tuple(backbone.prompt_ids(FORCED_REQUEST, image_tokens)))
-    segments = [prompt, *forced_segments(backbone, route, phrases, parent=0)]
-    layout = arrange([segments]).to(backbone.device)
+    """Return the states (K, N, C) of a route forced for each phrase on one prompt's images.
+
+    The prompt, but for its last token, is read first and kept; the phrases then continue it in one forward pass.
+
+    Args:
+        tokens_TC: of all images.
+        image_tokens: how many each image has.
+        image_marks: what names each image token, as `PrefixCache` has it.
+        prefixes: where the prompt's keys and values are kept; None to read all in one pass.
+    """
+    ids = tuple(backbone.prompt_ids(FORCED_REQUEST, image_tokens))
+    cache, known = None, 0
+    if prefixes is not None:
+        cache, known = _prompt_read(backbone, ids, tokens_TC, image_marks, prefixes)
+        tokens_TC = tokens_TC[:0]
+    segments = [Segment(tokens=ids[known:]), *forced_segments(backbone, route, phrases, parent=0)]
+    layout = arrange([segments], torch.ones(1, known, dtype=torch.bool)).to(backbone.device)
     embeds_BLC = embed_layout(backbone, {route.spec.name: route}, layout, [segments], tokens_TC)
-    hidden_BLC = hidden_states(backbone, layout, embeds_BLC)
+    hidden_BLC = hidden_states(backbone, layout, embeds_BLC, cache)
     spans = layout.spans[0][1:]
     read = spans[1::2] if route.spec.read == "queries" else spans
     return torch.stack([hidden_BLC[0, state_columns(route.spec, span)] for span in read])
+
+
+def _prompt_read(
+    backbone: Backbone,
+    ids: Sequence[int],
+    tokens_TC: Tensor,
+    image_marks: Sequence[int],
+    prefixes: PrefixCache,
+) -> tuple[DynamicCache, int]:
+    """A cache of all of a prompt but its last token, and how many those are; what is not kept yet is read and kept."""
+    image_id = backbone.model.config.image_token_id
+    image = iter(image_marks)
+    marks = [next(image) if token == image_id else token for token in ids]
+    cache, known = prefixes.take(marks, backbone.model.config.text_config)
+    rest = tuple(ids[known:-1])
+    if rest:
+        segments = [Segment(tokens=rest)]
+        layout = arrange([segments], torch.ones(1, known, dtype=torch.bool)).to(backbone.device)
+        fed_TC = tokens_TC[sum(token == image_id for token in ids[:known]) :]
+        hidden_states(backbone, layout, embed_layout(backbone, {}, layout, [segments], fed_TC), cache)
+        prefixes.keep(marks[:-1], cache)
+    return cache, len(ids) - 1
 
 
 @torch.inference_mode()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import DynamicCache
 
-from vision_agent.errors import ConfigError, InputError, bad_argument
+from vision_agent.errors import ConfigError, InputError, RouteError, bad_argument
 from vision_agent.model.backbone import Backbone
 from vision_agent.plugins.decoder import Decoder, DenseFeatures
 from vision_agent.plugins.registry import load_decoder
@@ -28,7 +28,7 @@ from vision_agent.plugins.route import RouteSpec
 from vision_agent.routing.adapter import Route, new_route, save_adapter
 from vision_agent.routing.layout import NO_TOKEN, Segment, arrange, state_columns
 from vision_agent.routing.states import FORCED_REQUEST, embed_layout, forced_segments, hidden_states
-from vision_agent.train.loop import Stage, TrainingLoop, claim_folder, one_thread, seed_of, warm_up_cosine
+from vision_agent.train.loop import Stage, TrainingLoop, claim_folder, on_device, one_thread, seed_of, warm_up_cosine
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ def train_adapter(
     """Train a new route for a model, whose own weights are frozen. Call it again to resume a run that was stopped.
 
     Args:
-        backbone: the model, `agent.backbone`. Its vocabulary gets the route's token.
+        backbone: the model, `agent.backbone`. Its vocabulary gets the route's token, which it must not have already:
+            a running model would change. A run that is resumed may find its own token.
         spec: the token, the decoder's name and the number of queries.
         draw: sample `number`, from 0. The same number must give the same sample, so that a resumed run is the same run.
         out: the adapter's folder; beside its files, `recipe.json`, `state.pt` and `log.jsonl` of the run.
@@ -97,11 +98,15 @@ def train_adapter(
     Raises:
         ConfigError: `out` holds a run with other settings or on another model; a decoder that needs more than features.
         UnknownDecoderError: the decoder is not installed.
-        RouteError: the token is an ordinary word.
+        RouteError: the vocabulary has the token already.
         InputError: a sample without a phrase.
         FloatingPointError: a loss that is not finite.
     """
     folder, settings = Path(out), settings or AdapterTraining()
+    if spec.token in backbone.tokenizer.get_vocab() and not (folder / "recipe.json").is_file():
+        raise RouteError(
+            f"{backbone.name!r} has the token {spec.token!r} already, and training would change it: take another token"
+        )
     with torch.random.fork_rng():  # a library does not change its caller's random numbers
         run = _Run(backbone, spec, settings, decoder_settings)
         claim_folder(folder, run.recipe)
@@ -233,7 +238,7 @@ class _Run:
             )
             rows = [row for row, number in enumerate(numbers) for _ in samples[number].phrases]
             states_KNC = torch.cat([states[number] for number in numbers])
-            targets = [samples[number].target for number in numbers]
+            targets = [on_device(samples[number].target, states_KNC.device) for number in numbers]
             loss = self.decoder.loss(states_KNC, rows, self.decoder.prepare(features), targets)
             losses.append(loss * len(numbers) / len(samples))
         return torch.stack(losses).sum()

@@ -20,7 +20,7 @@ from vision_agent.model.backbone import Backbone
 from vision_agent.plugins.decoder import DenseFeatures
 from vision_agent.routing.adapter import Route
 from vision_agent.routing.states import phrase_states
-from vision_agent.train.loop import mixed_precision
+from vision_agent.train.loop import mixed_precision, on_device
 
 # Parts of the box decoder that turn states into phrase vectors: `[SEG]` reads states with its own copies of them.
 FROZEN = ("phrase_head", "phrase_bias")
@@ -91,7 +91,8 @@ class BoxDistillation:
             rows = [row for row, phrases in enumerate(batch.phrases) for _ in phrases]
             with torch.autocast(device.type, enabled=False):
                 states_KNC = self._phrases().states(asked, step)
-            losses: dict[str, Tensor] = decoder.losses(states_KNC, rows, prepared, batch.targets)
+            targets = on_device(batch.targets, device)
+            losses: dict[str, Tensor] = decoder.losses(states_KNC, rows, prepared, targets)
             moved = (tokens_NTC[:held].float() - kept_NTC).square().mean() / kept_NTC.var().clamp(min=1e-6)
             return {**losses, "held": _HELD_WEIGHT * moved}
 

@@ -10,7 +10,8 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from vision_agent.errors import ConfigError
-from vision_agent.model.devices import bfloat16_pays
+from vision_agent.model.devices import bfloat16_pays, computing_in
 
 OnStep = Callable[[str, int, float], None]  # told the stage, the step from 0 and its loss
 
@@ -145,7 +146,8 @@ class TrainingLoop:
             place = f"step {step} of stage {stage.name!r}"
             total = descend(stage.optimiser, stage.parameters, losses, rate, stage.clip, place)
             self._follow(live, stage.ema, step)
-            values = {name: round(float(loss.detach()), 4) for name, loss in losses.items()}
+            parts = torch.stack([loss.detach() for loss in losses.values()]).tolist()
+            values = {name: round(loss, 4) for name, loss in zip(losses, parts, strict=True)}
             bar.set_postfix(values, refresh=False)
             self.log({"stage": stage.name, "step": step, **values})
             if time.monotonic() - saved > self._save_minutes * 60:
@@ -255,9 +257,20 @@ def seed_of(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def mixed_precision(device: torch.device) -> torch.autocast:
+def mixed_precision(device: torch.device) -> AbstractContextManager[Any]:
     """Compute in bfloat16 where the device multiplies its matrices faster than those of fp32."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16_pays(device))
+    return computing_in(device, torch.bfloat16 if bfloat16_pays(device) else torch.float32)
+
+
+def on_device(value: Any, device: torch.device) -> Any:
+    """Return a training target with its tensors on a device: those in dataclasses, mappings and sequences too."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{each.name: on_device(getattr(value, each.name), device) for each in fields(value)})
+    if isinstance(value, dict):
+        return {name: on_device(each, device) for name, each in value.items()}
+    return type(value)(on_device(each, device) for each in value) if type(value) in (list, tuple) else value
 
 
 def one_thread(worker: int) -> None:

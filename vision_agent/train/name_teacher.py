@@ -12,12 +12,15 @@ from torch import Tensor, nn
 class NameTeacher(nn.Module):
     """Predicts a name's CLIP vector (512) from its query states; used in training only."""
 
+    _vectors: Tensor
+
     def __init__(self, hidden_size: int, names: Sequence[str], vectors: NDArray[np.float32]) -> None:
         super().__init__()
         self.head = nn.Linear(hidden_size, vectors.shape[1])
         # CLIP's text vectors share a large mean; what tells names apart is the rest.
         centred = vectors - vectors.mean(axis=0)
-        self._vectors = F.normalize(torch.from_numpy(centred), dim=-1)
+        # Goes to the device with the head, and is no part of what is saved.
+        self.register_buffer("_vectors", F.normalize(torch.from_numpy(centred), dim=-1), persistent=False)
         self._rows = {name: row for row, name in enumerate(names)}
 
     def forward(self, states_KNC: Tensor, phrases: Sequence[str]) -> Tensor:

@@ -1,5 +1,6 @@
 """A new small model: tokenizer, InternVL configuration, pretrained tower. And how it is written as a checkpoint."""
 
+import json
 from collections.abc import Iterable
 
 import torch
@@ -14,6 +15,7 @@ from transformers import (
 
 from vision_agent.errors import MissingExtraError
 from vision_agent.model.backbone import Backbone, TilingSettings
+from vision_agent.model.checkpoint import DEFAULT_CHECKPOINT
 from vision_agent.model.prompt import IMAGE_CONTEXT, IMAGE_END, IMAGE_START
 from vision_agent.model.tower import LiteTower, LiteTowerConfig, folded_efficientnet_state
 from vision_agent.train.config import ModelSection
@@ -81,7 +83,10 @@ def new_backbone(tokenizer: PreTrainedTokenizerFast, settings: ModelSection) -> 
     config._attn_implementation = "sdpa"
     model = InternVLForConditionalGeneration(config)
     model.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        do_sample=False,
+        answers=json.loads((DEFAULT_CHECKPOINT / "generation_config.json").read_text("utf-8"))["answers"],
     )
     _load_imagenet(model.model.vision_tower)
     tiling = TilingSettings(

@@ -42,6 +42,7 @@ from vision_agent.train.loop import (
     cosine,
     draw_curve,
     mixed_precision,
+    on_device,
     one_thread,
     seed_of,
     warm_up_cosine,
@@ -154,18 +155,18 @@ class _Run:
             embeds_BLC = embed_layout(backbone, {route.spec.name: route}, layout, batch.rows, tokens_TC)
             hidden_BLC = hidden_states(backbone, layout, embeds_BLC)
             places = batch.label_places.to(self.device)
-            logits = backbone.model.lm_head(hidden_BLC[places[:, 0], places[:, 1]])
+            logits = backbone.token_scores(hidden_BLC[places[:, 0], places[:, 1]])
             kept = None
             if self.distillation is not None:
                 kept = self.distillation.loss(route, hidden_BLC, layout, batch, tokens_TC)
-        losses = {"text": F.cross_entropy(logits.float(), batch.labels.to(self.device))}
+        losses = {"text": F.cross_entropy(logits, batch.labels.to(self.device))}
         if kept is not None:
             return {**losses, "keep": _KEEP_WEIGHT * kept}
         reads = batch.read_places.to(self.device)
         states_KNC = hidden_BLC[reads[..., 0], reads[..., 1]].float()
         losses["names"] = 0.5 * teacher(states_KNC, batch.read_phrases)
         if prepared is not None:
-            boxes = route.decoder.loss(states_KNC, batch.read_rows, prepared, batch.targets)
+            boxes = route.decoder.loss(states_KNC, batch.read_rows, prepared, on_device(batch.targets, self.device))
             losses["boxes"] = route.spec.loss_weight * boxes
         return losses
 

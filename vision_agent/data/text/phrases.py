@@ -26,8 +26,9 @@ _AROUND = frozenset(
     "a an the all each every any that this some my both please here there now it them thanks me us in on at of for and "
     "is are photo picture image scene see can".split()
 )
+# What stands between two objects, and what they look like.
 # Changes to an image: {0}, {1} objects, {2} a colour, {3} an object with its article.
-_RELATIONS, _LOOKS, _SCENES, _ONSETS, _NUCLEI, _CODAS, CHANGES = (
+RELATIONS, LOOKS, _SCENES, _ONSETS, _NUCLEI, _CODAS, CHANGES = (
     tuple[str, ...](_TEXTS[name]) for name in ("relations", "looks", "scenes", "onsets", "nuclei", "codas", "changes")
 )
 
@@ -66,7 +67,7 @@ class Phrases:
             return one(self.captions, rng)
         drawn = self._counted(rng)
         if kind < 0.55:
-            return f"{drawn} {one(_RELATIONS, rng)} {self._counted(rng)}"
+            return f"{drawn} {one(RELATIONS, rng)} {self._counted(rng)}"
         if kind < 0.65:
             return f"{drawn} and {self._counted(rng)}"
         return f"{drawn} {one(_SCENES, rng)}" if kind < 0.75 else drawn
@@ -81,17 +82,17 @@ class Phrases:
     def _counted(self, rng: np.random.Generator) -> str:
         name = one(self.names, rng) if rng.random() < 0.8 else _invented(rng)
         kind = rng.random()
-        looks = f"{one(COLOURS, rng)} " if kind < 0.45 else f"{one(_LOOKS, rng)} " if kind < 0.6 else ""
+        looks = f"{one(COLOURS, rng)} " if kind < 0.45 else f"{one(LOOKS, rng)} " if kind < 0.6 else ""
         if rng.random() < 0.3:
             return f"{COUNT_WORDS[rng.integers(2, 6)]} {looks}{plural(name)}"
         return f"the {looks}{name}" if rng.random() < 0.1 else with_article(looks + name)
 
     def _looking(self, rng: np.random.Generator) -> str:
-        looks = [one((*_LOOKS, *COLOURS), rng) for _ in range(rng.integers(1, 3))]
+        looks = [one((*LOOKS, *COLOURS), rng) for _ in range(rng.integers(1, 3))]
         return " ".join([*looks, one(self.names, rng)])
 
     def _related(self, rng: np.random.Generator) -> str:
-        return f"{self.name(rng)} {one(_RELATIONS, rng)} the {one(self.names, rng)}"
+        return f"{self.name(rng)} {one(RELATIONS, rng)} the {one(self.names, rng)}"
 
     def _told(self, rng: np.random.Generator) -> str:
         """A piece of a caption."""

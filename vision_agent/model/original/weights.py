@@ -70,7 +70,8 @@ def _position_grid(positions_1LE: Tensor, config: InternVLConfig) -> Sequence[Te
         return [positions_1LE]
     grid = positions_1LE[:, 1:].float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
     resized = interpolate(grid, size=(wanted, wanted), mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
-    return [torch.cat([positions_1LE[:, :1], resized.to(positions_1LE.dtype)], dim=1)]
+    # In fp32, as they were resized: the model rounds them to its own number format.
+    return [torch.cat([positions_1LE[:, :1].float(), resized], dim=1)]
 
 
 _TOWER, _PROJECTOR, _LANGUAGE = "model.vision_tower", "model.multi_modal_projector", "model.language_model"

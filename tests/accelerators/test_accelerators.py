@@ -1,0 +1,33 @@
+"""Verbs and training on one and on two pretended accelerators give what the CPU gives."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROGRAM = Path(__file__).with_name("scenarios.py")
+# How many there are, so that none is left out unseen.
+SCENARIOS = {("default", "one"): 22, ("default", "two"): 22, ("tiny", "one"): 8, ("tiny", "two"): 8}
+SCENARIOS |= {("training", "one"): 4, ("training", "two"): 2}
+
+
+@pytest.mark.parametrize(("group", "places"), list(SCENARIOS))
+def test_results_equal_those_of_the_cpu(group: str, places: str, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    # The device changes torch for good, so it has a process of its own.
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), group, places, "--json", str(report)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    outcomes: list[dict[str, Any]] = json.loads(report.read_text("utf-8"))
+    assert len(outcomes) == SCENARIOS[group, places]
+    assert {each["name"]: each["differences"] for each in outcomes if each["differences"]} == {}
+    # What runs on a device has to be waited for: no waits at all would mean that it ran on the CPU.
+    assert all(each["waits"] > 0 for each in outcomes)

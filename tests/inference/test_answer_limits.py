@@ -1,0 +1,284 @@
+"""What an answer must not hide: numbers that overflow, repetitions, and questions that a model cannot answer."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from pydantic import BaseModel
+
+from vision_agent import (
+    AnswerDone,
+    AnswerError,
+    CheckpointError,
+    DocumentAnswer,
+    GenerationOptions,
+    InputError,
+    TextDelta,
+    VisionAgent,
+)
+from vision_agent.inference.abilities import Abilities
+
+GREY = Image.new("RGB", (64, 48), "grey")
+PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
+
+
+@pytest.fixture
+def tiny(checkpoint: Path) -> VisionAgent:
+    return VisionAgent.from_pretrained(checkpoint)
+
+
+def break_scores(agent: VisionAgent, value: float) -> list[int]:
+    """One score of every step becomes `value`; the list counts the steps."""
+    steps: list[int] = []
+    head = agent.backbone.model.lm_head.forward
+
+    def broken(hidden: torch.Tensor) -> torch.Tensor:
+        steps.append(1)
+        scores = head(hidden).clone()
+        scores[..., 7] = value
+        return scores
+
+    agent.backbone.model.lm_head.forward = broken
+    return steps
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("how", ["text", "drawn", "choices", "schema", "batch", "stream", "detect", "beams"])
+def test_scores_that_are_no_numbers_are_an_error_at_the_first_step(tiny: VisionAgent, value: float, how: str) -> None:
+    steps = break_scores(tiny, value)
+    with pytest.raises(AnswerError, match=r"NaN or infinite in float32; .*dtype"):
+        match how:
+            case "text":
+                tiny.ask("what?", GREY)
+            case "drawn":
+                tiny.ask("what?", GREY, options=GenerationOptions(do_sample=True, top_k=5, top_p=0.9, seed=1))
+            case "choices":
+                tiny.ask("what?", GREY, choices=["yes", "no"])
+            case "schema":
+                pytest.importorskip("llguidance")
+                tiny.ask("what?", GREY, schema={"type": "integer"})
+            case "batch":
+                tiny.ask(["what?", "who?"], GREY)
+            case "stream":
+                list(tiny.ask("what?", GREY, stream=True))
+            case "detect":
+                tiny.detect("dog", GREY)
+            case "beams":
+                tiny.ask("what?", GREY, options=GenerationOptions(num_beams=2, max_new_tokens=3))
+    # A batch reads the beginning that its rows share on its own, before the first step.
+    assert len(steps) == (2 if how == "batch" else 1) or how == "beams"
+
+
+def test_an_overflow_in_half_precision_names_the_remedy(tiny: VisionAgent) -> None:
+    tiny.backbone.model.half()
+    with torch.no_grad():
+        tiny.backbone.model.lm_head.weight.fill_(60000.0)
+    with pytest.raises(AnswerError, match=r"float16; its numbers overflow: load it with `dtype=\"bfloat16\"`"):
+        tiny.ask("what is it?")
+
+
+def test_states_that_are_no_numbers_give_no_boxes_but_an_error(agent: VisionAgent) -> None:
+    route = agent.routes["det"]
+    kept = route.queries.weight.detach().clone()
+    try:
+        with torch.no_grad():
+            route.queries.weight.fill_(math.nan)
+        with pytest.raises(AnswerError, match="NaN or infinite"):
+            agent.detect("dog", GREY)
+    finally:
+        with torch.no_grad():
+            route.queries.weight.copy_(kept)
+
+
+def test_each_token_costs_the_host_one_transfer(tiny: VisionAgent, monkeypatch: pytest.MonkeyPatch) -> None:
+    transfers: list[int] = []
+    tolist = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda self: transfers.append(1) or tolist(self))
+    answer = tiny.ask("what is it?", GREY, max_new_tokens=12)
+    assert answer.completion_tokens == len(transfers)
+
+
+def test_a_phrase_that_goes_round_in_circles_ends_the_answer(tiny: VisionAgent) -> None:
+    head = tiny.backbone.model.lm_head.forward
+    step = 0
+
+    def turning(hidden: torch.Tensor) -> torch.Tensor:
+        nonlocal step
+        scores = head(hidden).clone()
+        scores[..., 40 + step % 3] += 1000.0
+        step += 1
+        return scores
+
+    tiny.backbone.model.lm_head.forward = turning
+    answer = tiny.ask("what is it?", GREY, max_new_tokens=200)
+    assert (answer.finish_reason, answer.confidence) == ("repetition", 0.0)
+    assert answer.completion_tokens == 24
+    step = 0
+    streamed = list(tiny.ask("what is it?", GREY, max_new_tokens=200, stream=True))
+    assert isinstance(streamed[-1], AnswerDone) and streamed[-1].answer == answer
+    step = 0
+    free = tiny.ask("what is it?", GREY, options=GenerationOptions(max_new_tokens=100, max_repeats=None))
+    assert (free.finish_reason, free.completion_tokens) == ("length", 100)
+    step = 0
+    longer = tiny.ask("what is it?", GREY, options=GenerationOptions(max_new_tokens=100, max_repeats=20))
+    assert (longer.finish_reason, longer.completion_tokens) == ("repetition", 63)
+
+
+def test_the_confidence_of_a_choice_is_the_models_own(tiny: VisionAgent) -> None:
+    """A random model has no opinion on two words among hundreds: not certainty, as after the grammar's mask."""
+    answer = tiny.ask("is there a bus?", GREY, choices=["yes", "no"])
+    encoded = tiny.backbone.encode("is there a bus?", GREY)
+    with torch.inference_mode():
+        read = tiny.backbone.model(input_ids=encoded.input_ids[None], pixel_values=encoded.pixel_values)
+        scores_V = read.logits[0, -1]
+    size = len(tiny.backbone.tokenizer)
+    assert answer.confidence < 50 / size
+    assert answer.confidence >= float(scores_V.softmax(-1).min())
+    assert tiny.ask("is there a bus?", GREY, choices=["yes"]).confidence == 1.0, "nothing was left open"
+
+
+# --- the default: evidence first ------------------------------------------------------------------------------------
+
+ASKED = ("dog", "car", "person", "bus", "cat", "chair")
+
+
+@pytest.mark.parametrize("photo", sorted(PHOTOS.glob("*.jpg"))[:5], ids=lambda path: path.stem)
+def test_yes_and_no_are_the_same_with_choices_as_without(agent: VisionAgent, photo: Path) -> None:
+    for name in ASKED[:4]:
+        question = f"is there a {name} in the picture?"
+        plain, chosen = agent.ask(question, photo), agent.ask(question, photo, choices=["Yes", "No"])
+        assert plain.text.startswith(chosen.text) and chosen.value == chosen.text.capitalize()
+        assert chosen.evidence == plain.evidence and len(chosen.evidence) == 1
+        assert chosen.confidence == pytest.approx(plain.confidence, abs=0.05)
+        best = max((each.score for each in chosen.evidence[0]), default=0.0)
+        assert chosen.confidence <= (max(best, 0.01) if chosen.value == "Yes" else 1 - best) + 1e-6
+
+
+def test_every_form_of_a_short_answer_rests_on_the_evidence(agent: VisionAgent) -> None:
+    pytest.importorskip("llguidance")
+    photo = PHOTOS / "000000142472.jpg"
+
+    class There(BaseModel):
+        there: bool
+
+    class Number(BaseModel):
+        number: int
+
+    seen = agent.ask("is there a bus?", photo)
+    assert seen.text.startswith("yes")
+    assert agent.ask("is there a bus?", photo, schema=There).value == There(there=True)
+    assert agent.ask("is there a bus?", photo, schema={"type": "boolean"}).value is True
+    assert agent.ask("is there a bus?", photo, schema={"enum": ["no", "yes"]}).value == "yes"
+    assert agent.ask("is there a bus?", photo, choices=["true", "false"]).value == "true"
+    assert agent.ask("is there an elephant?", photo, schema=There).value == There(there=False)
+    number = agent.count("cars", photo).count
+    words = agent.ask("how many cars are there?", photo)
+    asked = agent.ask("how many cars are there?", photo, schema=Number)
+    assert asked.value == Number(number=number) and asked.text == words.text
+    assert agent.ask("how many cars are there?", photo, choices=["1", "2", str(number)]).value == str(number)
+    events = list(agent.ask("is there a bus?", photo, choices=["yes", "no"], stream=True))
+    assert isinstance(events[-1], AnswerDone) and events[-1].answer.value == "yes"
+    assert [each.value for each in agent.ask(["is there a bus?"] * 2, photo, choices=["yes", "no"])] == ["yes"] * 2
+
+
+def test_a_choice_that_rests_on_nothing_seen_says_so(agent: VisionAgent) -> None:
+    answer = agent.ask("what is the weather like?", PHOTOS / "000000142472.jpg", choices=["sunny", "rainy"])
+    assert answer.evidence or (answer.confidence < 0.3 and "nothing" in answer.warnings[0])
+
+
+# --- the default: what it cannot do ---------------------------------------------------------------------------------
+
+
+def test_what_the_default_cannot_do_is_refused_with_what_to_use(agent: VisionAgent) -> None:
+    photos = [PHOTOS / "000000142472.jpg", PHOTOS / "000000139872.jpg"]
+    several = agent.ask("what differs?", photos)
+    assert (several.finish_reason, several.confidence, several.completion_tokens) == ("refused", 0.0, 0)
+    assert several.refused == several.text and "several images" in several.text and "from_pretrained" in several.text
+    for question, image in (
+        ("what differs?", photos[0]),
+        ("tell me a joke", None),
+        ("what is the capital of france?", None),
+        ("write a poem about the sea", photos[0]),
+        ("why is the sky blue?", photos[0]),
+        ("how do i bake bread?", photos[0]),
+    ):
+        answer = agent.ask(question, image)
+        assert answer.finish_reason == "refused" and answer.refused is not None, (question, answer.text)
+        events = list(agent.ask(question, image, stream=True))
+        assert "".join(event.text for event in events if isinstance(event, TextDelta)) == answer.text
+    batch = agent.ask(["is there a bus?", "compare them"], [photos[0], photos])
+    assert batch[0].refused is None and batch[1].refused is not None
+    result = agent.run("compare them", photos, planner="off")
+    assert result.routes or (not result.done and result.refused)
+
+    class Free(BaseModel):
+        title: str
+        tags: list[str]
+
+    pytest.importorskip("llguidance")
+    with pytest.raises(AnswerError, match="schemas of one value"):
+        agent.ask("what is it?", photos[0], schema=Free)
+
+
+def test_what_the_default_can_do_is_not_refused(agent: VisionAgent) -> None:
+    photo = PHOTOS / "000000142472.jpg"
+    for question in ("describe the picture", "what is happening here?", "what do you see?", "is there a car?"):
+        assert agent.ask(question, photo).refused is None, question
+    assert agent.caption(photo).refused is None and agent.ask("hello").refused is None
+
+
+def test_abilities_are_data_of_the_checkpoint(tiny: VisionAgent, checkpoint: Path) -> None:
+    assert Abilities.of(tiny.backbone.model, "tiny") == Abilities()
+    import json
+
+    path = checkpoint / "generation_config.json"
+    settings = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**settings, "answers": {"several_images": False}}))
+    limited = VisionAgent.from_pretrained(checkpoint)
+    assert limited.ask("compare", [GREY, GREY], max_new_tokens=3).refused is not None
+    assert limited.ask("compare", GREY, max_new_tokens=3).refused is None
+    path.write_text(json.dumps({**settings, "answers": {"several": False}}))
+    with pytest.raises(CheckpointError, match=r"answers.several.*generation_config"):
+        VisionAgent.from_pretrained(checkpoint)
+
+
+def test_writing_is_read_by_the_reader_and_untrusted(agent: VisionAgent) -> None:
+    pytest.importorskip("rapidocr")
+    from PIL import ImageDraw, ImageFont
+
+    image = Image.new("RGB", (640, 240), "white")
+    drawn = ImageDraw.Draw(image)
+    drawn.text((40, 30), "MARKET HALL", fill="black", font=ImageFont.load_default(60))
+    drawn.text((40, 140), "PLATE KX 4821", fill="black", font=ImageFont.load_default(60))
+    said = agent.ask("what does the sign say?", image)
+    assert isinstance(said, DocumentAnswer) and said.untrusted and said.found
+    assert "MARKET HALL" in said.text.upper()
+    number = agent.ask("what number is on the plate?", image)
+    assert "4821" in number.text and "MARKET" not in number.text.upper()
+    assert number.confidence < said.confidence + 1e-9 or number.evidence
+    blank = agent.ask("read the licence plate", GREY)
+    assert isinstance(blank, DocumentAnswer) and not blank.found and blank.confidence == 0.0
+
+
+# --- options --------------------------------------------------------------------------------------------------------
+
+
+def test_one_stop_text_is_a_stop_text() -> None:
+    assert GenerationOptions(stop="abc").stop == ("abc",)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"stop": 3}, r"`stop`.*3"),
+        ({"stop": ("a", 3)}, r"`stop\.1`.*string.*3"),
+        ({"max_new_tokens": 0}, r"`max_new_tokens`.*greater than or equal to 1, but got 0"),
+        ({"tempreature": 1.0}, r"`tempreature` must be left out.*temperature"),
+        ({"temperature": 0.5}, "do_sample"),
+    ],
+)
+def test_wrong_options_are_this_packages_error(settings: dict[str, object], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        GenerationOptions(**settings)  # type: ignore[arg-type]

@@ -1,0 +1,107 @@
+"""The words that a route knows: nonsense finds nothing, what was taught does, and results name what is unknown."""
+
+from pathlib import Path
+
+import pytest
+from conftest import PHOTOS
+
+from vision_agent import ArgumentTypeError, VisionAgent
+from vision_agent.evaluate.taught_words import NONSENSE, area_under_curve
+from vision_agent.routing.adapter import write_words
+from vision_agent.routing.known_words import KnownWords
+
+WORDS = KnownWords(
+    names=("dog", "fire hydrant", "skateboard", "t-shirt", "knife", "bus", "wine glass", "scissors", "person"),
+    modifiers=("the", "a", "red", "left", "of", "on"),
+)
+
+
+@pytest.mark.parametrize(
+    ("phrase", "unknown", "finds"),
+    [
+        ("dog", (), True),
+        ("The DOGS", (), True),
+        ("fire hydrants", (), True),
+        ("fire-hydrant", (), True),
+        ("firehydrant", (), True),
+        ("Skate_Board", (), True),
+        ("tshirts", (), True),
+        ("T shirt", (), True),
+        ("knives", (), True),
+        ("buses", (), True),
+        ("wine glasses", (), True),
+        ("scissor", (), True),
+        ("people", (), True),
+        ("the dog's frobnitz", ("frobnitz",), True),
+        ("asdfgh", ("asdfgh",), False),
+        ("red asdfgh", ("asdfgh",), False),
+        ("a asdfgh on the asdfgh", ("asdfgh",), False),
+        ("hydrant", ("hydrant",), False),
+        ("fire", ("fire",), False),
+        ("red", (), True),
+        ("7", (), True),
+        ("???", ("???",), False),
+        ("собака", ("собака",), False),
+        ("gloss", ("gloss",), False),
+    ],
+)
+def test_one_rule_for_words(phrase: str, unknown: tuple[str, ...], finds: bool) -> None:
+    assert WORDS.unknown(phrase) == unknown and WORDS.finds(phrase) is finds
+
+
+def test_nonsense_gets_no_box_on_any_photo(agent: VisionAgent) -> None:
+    for photo in PHOTOS.glob("*.jpg"):
+        found = agent.detect(NONSENSE, photo)
+        assert not found and found.phrases == NONSENSE
+        assert found.unknown_words == (*NONSENSE[:-1], *NONSENSE[-1].split())
+
+
+def test_every_verb_says_what_it_does_not_know(agent: VisionAgent, photo: Path) -> None:
+    for verb in (agent.detect, agent.segment, agent.point):
+        mixed = verb(["red asdfgh", "dog", "hello"], photo)
+        assert {each.label for each in mixed} == {"dog"} and mixed.unknown_words == ("asdfgh", "hello")
+        assert not len(verb("asdfgh", photo)) and not verb("dog", photo).unknown_words
+    count = agent.count("asdfgh", photo)
+    assert count.count == 0 and count.unknown_words == ("asdfgh",)
+    assert not len(agent.run_route("det", "asdfgh", photo))  # type: ignore[arg-type]
+    routed = agent.run("find the asdfgh", photo).routes
+    assert routed and not len(routed[0].result) and routed[0].result.unknown_words == ("asdfgh",)  # type: ignore[arg-type, union-attr]
+
+
+def test_the_caller_may_look_for_it_all_the_same(agent: VisionAgent, photo: Path) -> None:
+    asked = {"threshold": 0.01, "only_known": False}
+    found = agent.detect("asdfgh", photo, **asked)  # type: ignore[call-overload]
+    assert len(found) > 0 and found.unknown_words == ("asdfgh",)
+    assert len(agent.segment("asdfgh", photo, threshold=0.01, only_known=False)) == len(found)
+    with pytest.raises(ArgumentTypeError, match="only_known"):
+        agent.detect("asdfgh", photo, only_known="no")  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("name", ["frisbee", "zebra", "fire hydrant", "person", "hair drier", "wine glass", "cow"])
+def test_what_was_taught_is_known(agent: VisionAgent, name: str) -> None:
+    words = agent.routes["det"].words
+    assert words is not None and words == agent.routes["seg"].words
+    assert words.finds(name) and not words.unknown(f"a small red {name} left of the big tree")
+
+
+def test_an_adapter_without_words_looks_for_every_phrase(agent: VisionAgent, photo: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from vision_agent.model.checkpoint import DEFAULT_CHECKPOINT
+
+    shutil.copytree(DEFAULT_CHECKPOINT / "adapters" / "det", tmp_path / "det")
+    write_words(tmp_path / "det", None)
+    other = VisionAgent()
+    other.load_adapter(tmp_path / "det")
+    found = other.detect("asdfgh", photo, threshold=0.01)
+    assert len(found) > 0 and found.unknown_words == ()
+    write_words(tmp_path / "det", KnownWords(names=("asdfgh",)))
+    other.load_adapter(tmp_path / "det")
+    assert other.detect("asdfgh", photo, threshold=0.01).scores.tolist() == found.scores.tolist()
+    assert other.detect("dog", photo).unknown_words == ("dog",)
+
+
+def test_the_area_under_the_curve() -> None:
+    import numpy as np
+
+    assert area_under_curve(np.array([0.9, 0.2, 0.2, 0.1]), np.array([True, True, False, False])) == 0.875
