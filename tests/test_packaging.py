@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vision_agent import Detections
+from vision_agent import Detections, __version__
 
 ROOT = Path(__file__).parents[1]
 CHECKPOINT = ROOT / "vision_agent" / "checkpoints" / "default"
@@ -62,9 +62,9 @@ def test_contents(wheel: Path) -> None:
         names = set(archive.namelist())
     assert {"vision_agent/py.typed", "vision_agent/decoders/box.py", "vision_agent/tools/__init__.py"} <= names
     tops = {name.split("/")[0] for name in names}
-    assert tops == {"vision_agent", "internvl_vision_agent-0.1.0.dist-info"}
+    assert tops == {"vision_agent", f"internvl_vision_agent-{__version__}.dist-info"}
     assert not [name for name in names if "test" in Path(name).name or "/tests/" in name or name.endswith(".pyc")]
-    info = "internvl_vision_agent-0.1.0.dist-info"
+    info = f"internvl_vision_agent-{__version__}.dist-info"
     assert {f"{info}/licenses/LICENSE", f"{info}/licenses/NOTICE", f"{info}/entry_points.txt"} <= names
 
 

@@ -161,8 +161,9 @@ def weights(backbone: Backbone, without: int | None = None) -> dict[str, torch.T
 
 def test_the_model_rests_and_the_adapter_learns(installed: None, tmp_path: Path) -> None:
     backbone = tiny_backbone()
-    token = new_route(backbone, HERE).token_id  # so that the tables have their final size
-    before, row = weights(backbone, token), backbone.embed(torch.tensor([[token]]))
+    untrained = tiny_backbone()  # the same model with the same token, as training finds it
+    token = new_route(untrained, HERE).token_id
+    before, row = weights(untrained, token), untrained.embed(torch.tensor([[token]]))
     steps: list[int] = []
     torch.manual_seed(7)
     folder = train_adapter(

@@ -22,7 +22,8 @@ from PIL import Image
 
 from vision_agent.errors import ImageError, ImageTooLargeError, UrlRefusedError
 from vision_agent.images import fetch as _fetch
-from vision_agent.images.fetch import _Network, fetch, is_public, shown, without_secrets
+from vision_agent.images.addresses import shown, without_secrets
+from vision_agent.images.fetch import _Network, fetch, is_public
 from vision_agent.images.loading import ImageLimits, load_image
 
 HOST = "pictures.test"

@@ -98,7 +98,8 @@ def test_json_round_trip_is_exact(detections):
 
 def test_dumps_copies_and_schema_are_pydantics_own():
     detections = some()
-    assert list(detections.model_dump()) == ["kind", "detections", "image_size", "model", "phrases", "decoder"]
+    fields = ["kind", "detections", "image_size", "model", "phrases", "decoder", "unknown_words"]
+    assert list(detections.model_dump()) == fields
     with pytest.warns(DeprecationWarning):
         assert detections.dict() == detections.model_dump()
     for other in (pickle.loads(pickle.dumps(detections)), copy.deepcopy(detections), copy.copy(detections)):

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import httpx
 
 from vision_agent.errors import ImageError, ImageTooLargeError, UrlRefusedError
+from vision_agent.images.addresses import shown
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -46,8 +47,6 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
-_AUTHORITY = re.compile(r"(?:[^:\[\]]*|\[[^\[\]]*\])(?::[0-9]*)?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 
@@ -80,30 +79,6 @@ class _Network:
 
 
 _SYSTEM = _Network()
-
-
-def shown(url: str) -> str:
-    """Shorten an address for an error message: no user, password, query or fragment, which may hold secrets."""
-    text = without_secrets(url)
-    return repr(text if len(text) <= 120 else text[:100] + "...")
-
-
-def without_secrets(url: str) -> str:
-    """Return an address without user, password, query and fragment; its scheme alone where they cannot be told apart.
-
-    A password may hold what ends a host (`/`, `?`, `@`), so parsers see parts of it as the host or the path.
-    """
-    scheme, _, rest = url.partition(":")
-    if not _SCHEME.fullmatch(scheme):
-        return "..."
-    bare, *more = re.split(r"[?#]", rest.lstrip("/"), maxsplit=1)
-    authority = bare.partition("/")[0]
-    if "@" in authority:
-        unclear = any("@" in part for part in more)
-        bare = bare.rpartition("@")[2]
-    else:
-        unclear = _AUTHORITY.fullmatch(authority) is None
-    return f"{scheme}://..." if unclear else f"{scheme}://{bare}"
 
 
 def fetch(

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from vision_agent.errors import ArgumentTypeError, InputError, UrlRefusedError, bad_argument
+from vision_agent.images.addresses import shown
 from vision_agent.images.image_files import decode_file
 from vision_agent.images.limits import FORMATS, CheckedSource, ImageLimits, cause
 from vision_agent.images.pixels import rgb_from_array, rgb_from_pil, rgb_from_tensor
@@ -125,7 +126,7 @@ def _from_text(text: str, limits: ImageLimits, name: str) -> Image.Image:
 
 
 def _from_url(url: str, limits: ImageLimits, name: str) -> Image.Image:
-    from vision_agent.images.fetch import fetch, shown  # httpx is slow to import and rarely needed
+    from vision_agent.images.fetch import fetch  # httpx is slow to import and rarely needed
 
     this = CheckedSource(name, shown(url), limits)
     if not limits.allow_urls:

@@ -25,7 +25,7 @@ from vision_agent.errors import (
     UrlRefusedError,
     bad_argument,
 )
-from vision_agent.images.fetch import without_secrets
+from vision_agent.images.addresses import without_secrets
 from vision_agent.images.loading import ImageLimits, ImageSource, load_image
 
 _ID = re.compile(r"img_[0-9a-f]{6,64}")
