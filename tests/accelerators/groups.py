@@ -30,6 +30,7 @@ from vision_agent.model.original import sa2va_sam2
 from vision_agent.plugins.decoder import BoxTargets
 from vision_agent.plugins.route import RouteSpec
 from vision_agent.routing.adapter import new_route, save_adapter
+from vision_agent.train import loop
 from vision_agent.train.adapter_training import AdapterSample, AdapterTraining, train_adapter
 from vision_agent.train.trainer import train
 
@@ -162,6 +163,8 @@ def training(two: bool, folder: Path) -> list[Scenario]:
     torch's autograd knows a single device of a backend in Python, so the language model is on one and the tower on
     the other.
     """
+    # A CPU may train in bf16, by its own measure; what is compared is computed in fp32 on both.
+    loop.bfloat16_pays = lambda device: False
     (folder / "archives").mkdir()
     (folder / "shapes").mkdir()
     archives = test_train.write_archives(folder / "archives")
