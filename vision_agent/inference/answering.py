@@ -150,6 +150,12 @@ class AnswerPipeline:
         """Whether an answer in words takes more than generating it."""
         return self._abilities != Abilities() or self._evidence_loop.applies_to(conversation)
 
+    def _is_plain_talk(self, conversation: Conversation) -> bool:
+        """Whether there is no image to look at, and nothing that the model refuses."""
+        asked = len(conversation.images)
+        said = self._abilities.refuses_to_say(self.model, _request(conversation), asked)
+        return asked == 0 and said is None and self._abilities.refuses(self.model, asked) is None
+
     def _in_words(self, conversation: Conversation, options: GenerationOptions, form: AnswerForm) -> Answer:
         """One answer in words: refused, read, from evidence, or generated."""
         looks = self._evidence_loop.applies_to(conversation)
@@ -278,7 +284,7 @@ class AnswerPipeline:
 
         An answer from evidence is short and comes in one piece.
         """
-        if self._is_special(conversation):
+        if self._is_special(conversation) and not self._is_plain_talk(conversation):
             (answer,) = self.answers([conversation], options, choice, form)
             yield from _events_of(answer)
             return
