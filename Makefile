@@ -17,8 +17,10 @@ demo: $(VENV)/.demo-installed
 	$(BIN)/python examples/tour.py demo.png
 	@echo "The image is demo.png."
 
+# Two processes of one thread each: one process of two threads mostly waits. A file stays in one process, with what its
+# tests share.
 test: lint types
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # Plants faults of one line and runs the tests that should notice; `make mutants ONLY="box mask"` for some of them.
 mutants: $(VENV)/.test-installed
