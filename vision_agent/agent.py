@@ -27,6 +27,7 @@ from vision_agent.inference.conversation import Conversation, build_batch, load_
 from vision_agent.inference.engine import InferenceEngine
 from vision_agent.inference.evidence_loop import EvidenceLoop
 from vision_agent.inference.image_generation import ImageGenerator, MaskSource, read_mask, tie_networks
+from vision_agent.inference.object_caption import ObjectCaptioner
 from vision_agent.inference.predictor import Predictor
 from vision_agent.inference.settings import AskSettings, GenerateSettings, Images
 from vision_agent.inference.tracking import segment_clip
@@ -144,6 +145,7 @@ class VisionAgent:
             self._routes,
             EvidenceLoop(self._engine, self._routes, self._predictor),
             WordReader(self._routes, self._predictor, self.model),
+            ObjectCaptioner(self._routes, self._predictor, self.model),
         )
         self._image_generator = ImageGenerator(self._engine, self._routes)
         self._session: ImageStore | None = None

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vision_agent.data.sources import Cutout, Cutouts, ImageArchive
-from vision_agent.data.text.phrases import NUMBERS, plural
+from vision_agent.data.text.phrases import NUMBERS
 from vision_agent.inference.colors import COLOURS
+from vision_agent.inference.nouns import plural
 
 from .samples import Pixels, Sample, SceneObject
 

@@ -15,12 +15,12 @@ from typer.testing import CliRunner
 from vision_agent import VisionAgent
 from vision_agent.cli.main import command_line
 from vision_agent.data.recolor import colour_of
-from vision_agent.data.text.phrases import plural
 from vision_agent.decoders.image.mapper_training import EDIT, GENERATE, DrawingTraining, train_drawing
 from vision_agent.decoders.image.scenes import GeneratorScenes, painted, vocabulary
 from vision_agent.decoders.image.training import GeneratorConfig, load_generator, read_generator_config, train_generator
 from vision_agent.errors import CheckpointError, ConfigError, InputError
 from vision_agent.inference.colors import COLOURS
+from vision_agent.inference.nouns import plural
 from vision_agent.model.checkpoint import load_backbone, save_backbone
 
 

@@ -12,7 +12,6 @@ from PIL import Image
 
 from vision_agent import Answer, VisionAgent
 from vision_agent.data.scene import Scene
-from vision_agent.data.text.phrases import plural
 from vision_agent.evaluate.captions import scored
 from vision_agent.evaluate.routing import free_route
 from vision_agent.evaluate.short_answers import (
@@ -26,6 +25,7 @@ from vision_agent.evaluate.short_answers import (
     yes_or_no,
 )
 from vision_agent.images.loading import load_image
+from vision_agent.inference.nouns import plural
 
 KNOWN = frozenset({"dog", "cat", "bus", "car", "kite", "person"})
 

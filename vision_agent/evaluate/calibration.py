@@ -20,12 +20,12 @@ from tqdm import tqdm
 from vision_agent.agent import VisionAgent
 from vision_agent.data.dataset import ImageSources
 from vision_agent.data.scene import Scene
-from vision_agent.data.text.phrases import plural
 from vision_agent.errors import ConfigError, bad_argument
 from vision_agent.evaluate.asking import ABSENT_A_PHOTO, LOW, ask, asked_of, each, f1, question
 from vision_agent.evaluate.average_precision import Question, average_precision
 from vision_agent.evaluate.reliability import log_loss, right_boxes
 from vision_agent.evaluate.short_answers import ABSENT_STYLES, ASKED_A_PHOTO, AbsentNames
+from vision_agent.inference.nouns import plural
 from vision_agent.plugins.decoder import Decoder
 from vision_agent.results.detections import Detections
 

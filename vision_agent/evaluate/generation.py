@@ -15,9 +15,10 @@ from PIL import Image, ImageDraw
 
 from vision_agent.agent import VisionAgent
 from vision_agent.data.recolor import colour_of
-from vision_agent.data.text.phrases import NUMBERS, plural, with_article
+from vision_agent.data.text.phrases import NUMBERS
 from vision_agent.evaluate.figures import Figure
 from vision_agent.inference.colors import COLOURS
+from vision_agent.inference.nouns import plural, with_article
 from vision_agent.results.box import Box
 from vision_agent.results.detections import Detection
 from vision_agent.results.generated import GeneratedImage

@@ -19,11 +19,11 @@ from tqdm import tqdm
 from vision_agent.agent import VisionAgent
 from vision_agent.data.dataset import ImageSources
 from vision_agent.data.scene import Scene
-from vision_agent.data.text.phrases import plural, with_article
 from vision_agent.data.text.question_templates import RELATION_WORDS
 from vision_agent.evaluate.figures import Figure
 from vision_agent.inference.colors import COLOURS
 from vision_agent.inference.evidence import COUNT_WORDS, Comparison, Observation
+from vision_agent.inference.nouns import plural, with_article
 from vision_agent.results.box import Box
 
 ASKED_A_PHOTO = 3  # objects there, and objects not there of each kind, a photo

@@ -6,14 +6,51 @@ beyond is refused at once, with what to use instead. A checkpoint that says noth
 
 import re
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from vision_agent.errors import CheckpointError
 
+
+def _checked(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+    return pattern
+
+
+def _fits(request: str, patterns: Sequence[str]) -> bool:
+    return any(re.search(pattern, request, re.IGNORECASE) for pattern in patterns)
+
+
+Pattern = Annotated[str, AfterValidator(_checked)]
+
 _LARGER = "load a larger InternVL with `VisionAgent.from_pretrained(...)`"
 _FOUND = "`detect`, `count`, `point` and `segment` find objects"
+
+
+class CaptionAbility(BaseModel):
+    """How a checkpoint describes an image by the objects in it (see `object_caption`).
+
+    Attributes:
+        asked: regular expressions of the requests for a description. Case is ignored.
+        names: of the objects that it knows well: these are looked for.
+        least: a name is told of where the surest of its objects has this score, 0-1.
+        more: further objects of such a name are counted from this score on, 0-1.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    asked: tuple[Pattern, ...] = Field(min_length=1)
+    names: tuple[str, ...] = Field(min_length=1)
+    least: float = Field(ge=0, le=1)
+    more: float = Field(ge=0, le=1)
+
+    def are_asked_for(self, request: str) -> bool:
+        """Return whether the request is for a description."""
+        return _fits(request, self.asked)
 
 
 class Abilities(BaseModel):
@@ -26,6 +63,7 @@ class Abilities(BaseModel):
         without_looking: regular expressions of the requests that it answers though it looks for nothing in the image:
             such as to describe it. Case is ignored. None for every request.
         beyond: regular expressions of requests that it was not taught, whatever it would look for.
+        captions: how it describes an image by the objects in it; None for in its own words.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,18 +71,9 @@ class Abilities(BaseModel):
     several_images: bool = True
     schemas: bool = True
     reading: bool = True
-    without_looking: tuple[str, ...] | None = None
-    beyond: tuple[str, ...] = ()
-
-    @field_validator("without_looking", "beyond")
-    @classmethod
-    def _compile(cls, patterns: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        for pattern in patterns or ():
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
-        return patterns
+    without_looking: tuple[Pattern, ...] | None = None
+    beyond: tuple[Pattern, ...] = ()
+    captions: CaptionAbility | None = None
 
     @classmethod
     def of(cls, model: Any, name: str) -> Self:
@@ -75,8 +104,8 @@ class Abilities(BaseModel):
         Args:
             looked: the model looked for something, or may still do so.
         """
-        taught = self.without_looking is None or looked or self._fits(request, self.without_looking)
-        if taught and not self._fits(request, self.beyond):
+        taught = self.without_looking is None or looked or _fits(request, self.without_looking)
+        if taught and not _fits(request, self.beyond):
             return None
         if not images:
             return f"{model!r} answers about an image, and there is none: give one, or {_LARGER}"
@@ -84,7 +113,3 @@ class Abilities(BaseModel):
             f"{model!r} was not taught to answer this: it says whether objects are there, how many, where and of what "
             f"colour, and describes images; {_FOUND}, `ocr` reads, or {_LARGER}"
         )
-
-    @staticmethod
-    def _fits(request: str, patterns: Sequence[str]) -> bool:
-        return any(re.search(pattern, request, re.IGNORECASE) for pattern in patterns)

@@ -27,6 +27,7 @@ from vision_agent.inference.evidence import Evidence
 from vision_agent.inference.evidence_loop import EvidenceLoop
 from vision_agent.inference.image_cache import CachedImage
 from vision_agent.inference.image_refs import named_images
+from vision_agent.inference.object_caption import ObjectCaptioner
 from vision_agent.inference.streaming import AnswerReader, OpenedRoute
 from vision_agent.inference.word_forms import WordForm, spoken
 from vision_agent.inference.word_reading import WordReader
@@ -72,6 +73,7 @@ class AnswerPipeline:
         routes: the loaded routes by name; routes that are loaded later count too.
         evidence_loop: answers from evidence, for a model that was taught to ask for it.
         word_reader: answers questions about writing, for a model that cannot read.
+        captioner: describes images by the objects in them, for a model whose own words would invent some.
 
     Raises:
         CheckpointError: the checkpoint's `answers` are not those of `Abilities`.
@@ -83,10 +85,12 @@ class AnswerPipeline:
         routes: Mapping[str, Route],
         evidence_loop: EvidenceLoop,
         word_reader: WordReader,
+        captioner: ObjectCaptioner,
     ) -> None:
         self._engine = engine
         self._word_reader = word_reader
         self._abilities = Abilities.of(engine.backbone.model, engine.backbone.name)
+        self._captioner = captioner
         self._evidence_loop = evidence_loop
         self._backbone = engine.backbone
         self._routes = routes
@@ -174,6 +178,9 @@ class AnswerPipeline:
             refused = self._abilities.refuses_to_say(self.model, request, len(conversation.images), looked=True)
             if refused is not None:
                 return self._refused(refused)
+            captions = self._abilities.captions
+            if captions is not None and len(conversation.images) == 1 and captions.are_asked_for(request):
+                return self._captioner.answer(captions, request, conversation.images[0])
         if looks:
             return self._from_evidence(conversation, options, form)
         return self._generated([conversation], options, _WORDS_ALONE, form)[0]

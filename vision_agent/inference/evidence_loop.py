@@ -9,16 +9,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from vision_agent.generation.decoding import GenerationOutput, PromptInputs, generate
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.generation.prefix_cache import PrefixCache
-from vision_agent.geometry.frames import box_clip
-from vision_agent.inference.colors import COLOURS, colour_shares
+from vision_agent.inference.colors import COLOURS
 from vision_agent.inference.conversation import Conversation
 from vision_agent.inference.decode import counted_from
 from vision_agent.inference.engine import InferenceEngine
@@ -32,11 +29,11 @@ from vision_agent.inference.evidence import (
     evidence_request,
     place_of,
 )
+from vision_agent.inference.object_colors import object_colours
 from vision_agent.inference.predictor import Predictor
 from vision_agent.model.backbone import Backbone
 from vision_agent.plugins.cancellation import raise_if_cancelled
 from vision_agent.plugins.constraint import Constraint
-from vision_agent.plugins.decoder import PromptedDecoder
 from vision_agent.results.box import Box
 from vision_agent.results.detections import Detections
 from vision_agent.routing.adapter import Route
@@ -45,7 +42,6 @@ MAX_EVIDENCE_REQUESTS = 4
 _REQUESTS = re.compile(rf"look(?: (?P<relation>{'|'.join(RELATIONS)}))?:")
 _DENIES = re.compile(r"\W*(?:no|none|not|nothing|zero|0|false|n|i can't)\b", re.IGNORECASE)
 _ROUTE = "det"
-_MASKS = "seg"
 
 # Finds a phrase, down to a score, in the image that is asked about.
 Find = Callable[[str, float], Detections]
@@ -149,30 +145,7 @@ class EvidenceLoop:
         return replace(answer, detections=tuple(detections), confidence=sure)
 
     def _colour_namer(self, image: Image.Image) -> NameColour:
-        """Names the colour of most of an object's pixels: those of its mask, where a `[SEG]` route takes boxes."""
-        pixels_HWC = np.asarray(image)
-
-        def name(box: Box) -> str | None:
-            inside = np.round(box_clip(np.array(box.xyxy), image.size)).astype(int)
-            x0, y0, x1, y1 = inside.tolist()
-            if x0 >= x1 or y0 >= y1:
-                return None
-            mask_HW = self._mask(image, inside)[y0:y1, x0:x1]
-            return next(iter(colour_shares(pixels_HWC[y0:y1, x0:x1][mask_HW])), None)
-
-        return name
-
-    def _mask(self, image: Image.Image, box: NDArray[np.int_]) -> NDArray[np.bool_]:
-        """Bools (H, W) of the object in a box; without a route for masks, of the middle of the box."""
-        masks = self._routes.get(_MASKS)
-        if masks is not None and isinstance(masks.decoder, PromptedDecoder):
-            (found,) = self._predictor.segment_prompts(image, [box.tolist()], None, None)
-            return found.mask.to_array()
-        middle_HW = np.zeros((image.height, image.width), dtype=bool)
-        x0, y0, x1, y1 = box.tolist()
-        margin_x, margin_y = (x1 - x0) // 5, (y1 - y0) // 5
-        middle_HW[y0 + margin_y : y1 - margin_y, x0 + margin_x : x1 - margin_x] = True
-        return middle_HW
+        return lambda box: next(iter(object_colours(self._routes, self._predictor, image, box)), None)
 
 
 class EvidenceFinder:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vision_agent.data.scene import Scene
 from vision_agent.data.text.dialogue import Exchange, Part, PhraseTarget
-from vision_agent.data.text.phrases import Phrases, plural, with_article
+from vision_agent.data.text.phrases import Phrases
 from vision_agent.data.text.question_templates import QUESTIONS, RELATION_WORDS, WHICH_WORDS
 from vision_agent.data.text.sentence_templates import one
 from vision_agent.inference.colors import COLOURS
@@ -32,6 +32,7 @@ from vision_agent.inference.evidence import (
     evidence_request,
     place_of,
 )
+from vision_agent.inference.nouns import plural, with_article
 from vision_agent.results.box import Box
 
 CANNOT_TELL = "i can't tell"

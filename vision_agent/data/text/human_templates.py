@@ -10,10 +10,11 @@ from functools import cache
 import numpy as np
 
 from vision_agent.data.text.dialogue import Exchange
-from vision_agent.data.text.phrases import Phrases, plural, with_article
+from vision_agent.data.text.phrases import Phrases
 from vision_agent.data.text.request_templates import READ_PHRASE
 from vision_agent.data.text.sentence_templates import one, read_texts
 from vision_agent.inference.colors import COLOURS
+from vision_agent.inference.nouns import plural, with_article
 
 _SLOT = re.compile(r"\{(\w+)\}")
 

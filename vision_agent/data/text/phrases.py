@@ -1,4 +1,4 @@
-"""What requests are about: kinds of objects, synonyms, plurals, and phrases that can only be copied.
+"""What requests are about: kinds of objects, synonyms, and phrases that can only be copied.
 
 A small model soon knows the usual names by heart, and then writes a name that it knows where it should copy one that it
 does not. So most phrases of the text stage are random: captions cut anywhere, words thrown together, invented words.
@@ -14,12 +14,12 @@ import numpy as np
 from vision_agent.data.text.sentence_templates import Words, one, read_texts
 from vision_agent.inference.colors import COLOURS
 from vision_agent.inference.evidence import COUNT_WORDS
+from vision_agent.inference.nouns import plural, with_article
 
 _TEXTS = read_texts("phrases.json")
 # Kinds: what all of their members may be called.
 KINDS: dict[str, Words] = {kind: tuple(members) for kind, members in _TEXTS["kinds"].items()}
 SYNONYMS: dict[str, Words] = {name: tuple(others) for name, others in _TEXTS["synonyms"].items()}
-_IRREGULAR: dict[str, str] = _TEXTS["irregular_plurals"]
 NUMBERS = ("one", "two", "three", "four")
 # Words that a request may have around a phrase: a phrase that begins or ends with one could be cut in two ways.
 _AROUND = frozenset(
@@ -132,22 +132,6 @@ def _trimmed(phrase: str) -> str:
     while words and words[-1] in _AROUND:
         words = words[:-1]
     return " ".join([*words[:1], *(after for before, after in pairwise(words) if after != before)])
-
-
-def with_article(name: str) -> str:
-    """Return the name with its article: `"a dog"`, `"an apple"`."""
-    return f"{'an' if name[:1] in set('aeiou') else 'a'} {name}"
-
-
-def plural(name: str) -> str:
-    """Return the English plural of an object's name, good enough for phrases."""
-    if name in _IRREGULAR:
-        return _IRREGULAR[name]
-    if name.endswith(("s", "x", "ch", "sh")):
-        return name + "es"
-    if name.endswith("y") and name[-2:-1] not in "aeiou":
-        return name[:-1] + "ies"
-    return name + "s"
 
 
 def callable_as(name: str) -> tuple[str, ...]:
