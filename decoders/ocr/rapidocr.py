@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -25,10 +24,13 @@ from .lookalikes import plain_characters
 from .word_spacing import Glyphs, ink_columns, split
 
 try:
+    import cv2
     import onnxruntime
     import rapidocr
 except ImportError as error:
-    raise MissingExtraError('reading needs RapidOCR: pip install "internvl-vision-agent[ocr]"') from error
+    raise MissingExtraError(
+        'reading needs RapidOCR, onnxruntime and OpenCV: pip install "internvl-vision-agent[ocr]"'
+    ) from error
 
 Pixels = npt.NDArray[np.uint8]
 Corners = npt.NDArray[np.float64]

@@ -2,14 +2,14 @@
 
 import datetime
 import re
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from pydantic import BaseModel, Field, create_model
 
-from vision_agent.errors import InputError, bad_argument
+from vision_agent.errors import InputError, bad_argument, missing_extra
+from vision_agent.extract.result import Extraction
 from vision_agent.images.store import ImageStore
 from vision_agent.plugins.tool import Tool, ToolAgent, ToolOutput
 
@@ -27,18 +27,20 @@ _DOCUMENTS = frozenset({".pdf", ".tif", ".tiff"})  # files that may have several
 _TYPES: dict[str, Any] = {"text": str, "number": float, "integer": int, "date": datetime.date}
 
 
-def _opened(store: ImageStore, reference: str) -> tuple[str, Image.Image | Path]:
-    """What a document is called in the result, and the document: an image of the session or a file."""
+def _opened(store: ImageStore, reference: str) -> tuple[str, Image.Image | bytes, str]:
+    """What a document is called in the result, the document (an image of the session, or bytes), and its file."""
     if Path(reference.strip()[:4096]).suffix.lower() in _DOCUMENTS and ":" not in reference:
-        path = store.path(reference.strip())
-        return reference.strip(), path
+        path, data = store.read(reference.strip())
+        return reference.strip(), data, str(path)
     image = store.open(reference, name="document")
-    return image.id, image.image
+    return image.id, image.image, ""
 
 
 def _ocr(agent: ToolAgent, store: ImageStore, args: OcrArguments) -> ToolOutput:
-    name, document = _opened(store, args.document)
+    name, document, file = _opened(store, args.document)
     read = agent.ocr(document)
+    pages = tuple(page.model_copy(update={"file": file}) for page in read.pages)
+    read = read.model_copy(update={"file": file, "pages": pages})
     lines = [(page.number, line) for page in read.pages for line in page.lines]
     shown = lines[args.offset : args.offset + args.limit]
     note = None
@@ -61,7 +63,7 @@ def _ocr(agent: ToolAgent, store: ImageStore, args: OcrArguments) -> ToolOutput:
 
 
 def _extract(agent: ToolAgent, store: ImageStore, args: ExtractArguments) -> ToolOutput:
-    name, document = _opened(store, args.document)
+    name, document, _ = _opened(store, args.document)
     keys = _keys(args.fields)
     result = agent.extract(document, _model(keys))
     values = result.value.model_dump(mode="json")
@@ -82,7 +84,9 @@ def _extract(agent: ToolAgent, store: ImageStore, args: ExtractArguments) -> Too
                 source=evidence.text,
             )
         )
-    return ToolOutput(ExtractResult(document=name, items=items), result)
+    # The class of the value was made for this call: no other process, and no checkpoint, could make it again.
+    plain = Extraction(value=result.value.model_dump(), fields=result.fields, engine=result.engine)
+    return ToolOutput(ExtractResult(document=name, items=items), plain)
 
 
 def _keys(fields: list[str]) -> dict[str, tuple[str, Any]]:
@@ -113,7 +117,7 @@ def _model(keys: dict[str, tuple[str, Any]]) -> type[BaseModel]:
 
 def _reads(agent: ToolAgent) -> bool:
     """Whether the reader of the extra `ocr` is installed. It is not imported: that takes a while."""
-    return find_spec("rapidocr") is not None
+    return missing_extra("ocr") is None
 
 
 OCR = Tool(
@@ -124,6 +128,7 @@ OCR = Tool(
     result=OcrResult,
     run=_ocr,
     available=_reads,
+    extra="ocr",
 )
 EXTRACT = Tool(
     name="extract",
@@ -134,4 +139,5 @@ EXTRACT = Tool(
     result=ExtractResult,
     run=_extract,
     available=_reads,
+    extra="ocr",
 )

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vision_agent.cli.options import DataOption, DeviceOption, RunOption, agent, check_output
-from vision_agent.errors import InputError, bad_argument
+from vision_agent.errors import InputError, bad_argument, require_extra
 
 
 def register(app: typer.Typer) -> None:
@@ -95,6 +95,8 @@ def evaluate(
     device: DeviceOption = "auto",
 ) -> None:
     """Measure a model on held-out images; print a Markdown table."""
+    # The suites import it when they are imported.
+    require_extra("sacrebleu", "train", "comparing captions is")
     from vision_agent.evaluate.suite import check_evaluation, evaluate_agent
 
     check_output("out", out)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from vision_agent.data.sources import CocoPhotos
+from vision_agent.errors import require_extra
 from vision_agent.evaluate.asking import ABSENT_A_PHOTO, ask
 from vision_agent.evaluate.average_precision import Question
 from vision_agent.evaluate.command import read_command
@@ -68,6 +69,7 @@ def calibration_error(scores: NDArray[np.float64], right: NDArray[np.bool_]) -> 
 
 def draw_reliability(scores: NDArray[np.float64], right: NDArray[np.bool_], path: Path) -> None:
     """Draw `bins`: dots on the diagonal are calibrated scores; their area grows with the number of boxes."""
+    require_extra("matplotlib", "train", "plots are")
     import matplotlib
 
     matplotlib.use("Agg")

@@ -18,6 +18,7 @@ from vision_agent.planning.plan import Plan, PlannedStep
 from vision_agent.planning.result import AgentResult, AgentStep
 from vision_agent.planning.summary import comparison_line, count_lines, found_lines, place, places, quoted
 from vision_agent.planning.tool_calls import SessionTools, StoppedError, ToolCalls
+from vision_agent.plugins.registry import lacking
 from vision_agent.results.answers import Answer
 
 # The tools that a step may call.
@@ -284,6 +285,8 @@ class PlanExecutor:
             needed += ["crop"] if step.of is not None and step.action in ("crop", "read", "describe", "ask") else []
             needed += ["count"] if step.measure == "count" else []
             for tool in needed:
+                if tool not in self._toolkit.tools and (lacks := lacking(tool)):
+                    return f"{step.clause!r} needs `{tool}`, but {lacks}"
                 if tool not in self._toolkit.tools:
                     known = ", ".join(self._toolkit.tools)
                     return f"{step.clause!r} needs `{tool}`, which {self._model!r} cannot do; it can do: {known}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
-from vision_agent.errors import InputError, MissingExtraError, UnknownDecoderError, bad_argument
+from vision_agent.errors import InputError, MissingExtraError, UnknownDecoderError, bad_argument, missing_extra
 from vision_agent.plugins.tool import Tool
 
 if TYPE_CHECKING:
@@ -196,6 +196,12 @@ def load_tools() -> dict[str, Tool]:
         if found.setdefault(tool.name, tool) is not tool:
             _warn(f"tool {tool.name!r} of {_distribution(entry)} is skipped: another tool has its name")
     return found
+
+
+def lacking(name: object) -> str | None:
+    """Return what a registered tool needs that is not installed, with the install line; None where that is nothing."""
+    tool = load_tools().get(name) if isinstance(name, str) else None
+    return None if tool is None or tool.extra is None else missing_extra(tool.extra)
 
 
 def load_toolkit(name: str) -> Any:

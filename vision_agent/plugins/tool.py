@@ -68,9 +68,9 @@ class ToolAgent(Protocol):
 
     # An `OcrResult` and an `Extraction`: documents are above plug-ins, so they cannot be named here.
 
-    def ocr(self, source: Image.Image | Path) -> Any: ...
+    def ocr(self, source: Image.Image | Path | bytes) -> Any: ...
 
-    def extract(self, document: Image.Image | Path, schema: type[BaseModel]) -> Any: ...
+    def extract(self, document: Image.Image | Path | bytes, schema: type[BaseModel]) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,8 @@ class Tool:
             `next_offset`, so that it can be cut to size.
         run: does the work with the agent, the session's images and the checked arguments.
         available: whether an agent can do it; a tool that cannot work is never offered.
+        extra: the extra of this distribution that it needs, such as "ocr". Whoever asks for a tool that is not offered
+            for want of it is told how to install it.
         read_only: it makes nothing but new images in the session, and the same call may be made again.
     """
 
@@ -114,6 +116,7 @@ class Tool:
     run: Callable[[ToolAgent, ImageStore, Any], ToolOutput]
     available: Callable[[ToolAgent], bool] = field(default=_always)
     read_only: bool = True
+    extra: str | None = None
 
 
 class ToolResult(BaseModel):

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from vision_agent.errors import ConfigError
+from vision_agent.errors import ConfigError, require_extra
 from vision_agent.model.devices import bfloat16_pays, computing_in
 
 OnStep = Callable[[str, int, float], None]  # told the stage, the step from 0 and its loss
@@ -280,6 +280,7 @@ def one_thread(worker: int) -> None:
 
 def draw_curve(folder: Path) -> None:
     """Write `curve.png`: every loss of a run over its steps, smoothed, one plot a stage."""
+    require_extra("matplotlib", "train", "plots are")
     import matplotlib
 
     matplotlib.use("Agg")
