@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from vision_agent.errors import CheckpointError
-from vision_agent.model.checkpoint import weights_fingerprint
+from vision_agent.model.fingerprint import file_fingerprint
 from vision_agent.model.original.sa2va import is_sa2va
 
 from .files import read_json
@@ -35,4 +35,4 @@ def load_network(source: Path) -> Network:
 def fingerprint(source: Path) -> str:
     """Return a string that identifies a checkpoint's weights; "" where it has none."""
     files = [source] if source.is_file() else [source / name for name in _WEIGHTS]
-    return next((weights_fingerprint(file) for file in files if file.is_file()), "")
+    return next((file_fingerprint(file) for file in files if file.is_file()), "")

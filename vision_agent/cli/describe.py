@@ -18,6 +18,7 @@ from transformers.utils.hub import cached_file
 from vision_agent.errors import CheckpointError, first_line, last_line
 from vision_agent.model.checkpoint import DEFAULT_CHECKPOINT, model_config
 from vision_agent.model.checkpoint_files import check_sizes, read_object, tensor_names, weight_map
+from vision_agent.model.fingerprint import todays_name
 from vision_agent.model.hub import check_source
 from vision_agent.model.image_settings import image_settings, tiling_settings
 from vision_agent.model.original.configuration import is_original, native_config, read_settings
@@ -348,7 +349,7 @@ def _check_loadable(
         )
     if getattr(model.config.text_config, "num_experts", None):
         return
-    found = {_todays_name(name): shape for name, shape in shapes.items()}
+    found = {todays_name(name): shape for name, shape in shapes.items()}
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     if model.config.tie_word_embeddings:
         wanted.pop("lm_head.weight", None)
@@ -357,15 +358,6 @@ def _check_loadable(
     if wrong:
         shown = ", ".join(wrong[:5])
         raise CheckpointError(f"the weights in {source!r} do not fit their config.json: {shown} ...")
-
-
-def _todays_name(name: str) -> str:
-    """A tensor's name as transformers has it now; the first native folders had others."""
-    if name.startswith("language_model.lm_head."):
-        return name.removeprefix("language_model.")
-    if name.startswith("language_model.model."):
-        return "model.language_model." + name.removeprefix("language_model.model.")
-    return f"model.{name}" if name.startswith(("vision_tower.", "multi_modal_projector.")) else name
 
 
 def _routes(folder: Path) -> tuple[RouteSpec, ...]:

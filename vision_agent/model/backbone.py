@@ -101,7 +101,8 @@ class Backbone:
         tokenizer: its tokenizer.
         tiling: how images are cut.
         name: folder name or hub name, for results.
-        fingerprint: identifies the weights; adapters remember the one they were trained on.
+        fingerprint: identifies the weights, whatever their format; adapters remember the one they were trained on.
+        former_fingerprint: of the weights' only file, which adapters saved before version 0.2 remember; "" with LoRA.
         end_ids: token ids that end an answer.
         own_routes: routes that came with the weights, to be built by `adapter.build_own_route`.
     """
@@ -114,6 +115,7 @@ class Backbone:
         name: str,
         fingerprint: str = "",
         *,
+        former_fingerprint: str = "",
         render: Render | None = None,
         end_ids: Sequence[int] | None = None,
         transposed: bool = False,
@@ -132,6 +134,7 @@ class Backbone:
         self.tiling = tiling
         self.name = name
         self.fingerprint = fingerprint
+        self.former_fingerprint = former_fingerprint
         self.end_ids = sorted(end_ids) if end_ids is not None else _end_ids(model, tokenizer)
         self.own_routes = tuple(own_routes)
         self._transposed = transposed

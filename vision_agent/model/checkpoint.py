@@ -3,7 +3,6 @@
 A checkpoint's own code is never run.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -26,6 +25,7 @@ from vision_agent.model.chat_templates import OFFICIAL_TEMPLATES
 from vision_agent.model.checkpoint_files import check_readable, check_sizes, read_object, tensor_names
 from vision_agent.model.device_map import fitted_map
 from vision_agent.model.devices import choose_dtype, published_dtype
+from vision_agent.model.fingerprint import file_fingerprint, native_fingerprint, with_lora
 from vision_agent.model.hub import check_source
 from vision_agent.model.image_settings import image_settings, tiling_settings
 from vision_agent.model.load_options import LoadOptions, LoadSettings, check_load_options, finish, load_arguments
@@ -125,7 +125,13 @@ def _load_native(
         use_official_epsilon(model)
     finish(model, options, device)
     return Backbone(
-        model, tokenizer, tiling, name=Path(source).name, fingerprint=files.fingerprint(), **_extras(content)
+        model,
+        tokenizer,
+        tiling,
+        name=Path(source).name,
+        fingerprint=with_lora(native_fingerprint(files.weights_folder()), options.lora),
+        former_fingerprint="" if options.lora else files.former_fingerprint(),
+        **_extras(content),
     )
 
 
@@ -158,7 +164,8 @@ def _load_original(
             thumbnail=loaded.thumbnail,
         ),
         name=folder.name if Path(files.source).is_dir() else Path(files.source).name,
-        fingerprint=files.fingerprint(),
+        fingerprint=with_lora(loaded.fingerprint, options.lora),
+        former_fingerprint="" if options.lora else files.former_fingerprint(),
         render=loaded.template.render,
         end_ids=loaded.end_ids,
         transposed=loaded.ps_version == "v1",
@@ -260,20 +267,15 @@ class _CheckpointFiles:
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{self.source!r} could not be downloaded: {first_line(error)}") from error
 
-    def fingerprint(self) -> str:
-        """Identifies the weights without reading all of them: see `weights_fingerprint`."""
-        first = self.path(_SINGLE) or self.path(_INDEX)
-        return weights_fingerprint(first) if first else ""
+    def weights_folder(self) -> Path:
+        """The folder that the weights of a loaded checkpoint were read from."""
+        found = self.path("config.json")
+        return Path(self.source) if found is None else found.parent
 
-
-def weights_fingerprint(path: Path) -> str:
-    """Return a SHA-256 over a weight file's size and its first and last 64 KiB, 32 hexadecimal digits."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(65536)
-        file.seek(max(0, size - 65536))
-        tail = file.read()
-    return hashlib.sha256(str(size).encode() + head + tail).hexdigest()[:32]
+    def former_fingerprint(self) -> str:
+        """Of the only weight file; "" where there are several."""
+        single = self.path(_SINGLE)
+        return file_fingerprint(single) if single else ""
 
 
 def model_config(content: dict[str, Any], names: Collection[str] = ()) -> InternVLConfig:
@@ -324,6 +326,7 @@ def save_backbone(backbone: Backbone, folder: Path, dtype: torch.dtype = torch.f
         "image_std": list(tiling.std),
     }
     (partial / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n", "utf-8")
-    backbone.fingerprint = weights_fingerprint(partial / "model.safetensors")
+    backbone.fingerprint = native_fingerprint(partial)
+    backbone.former_fingerprint = file_fingerprint(partial / "model.safetensors")
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)

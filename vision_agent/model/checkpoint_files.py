@@ -75,20 +75,18 @@ def tensor_names(single: Path | None, index: Mapping[str, Any] | None, source: s
     return frozenset() if index is None else frozenset(weight_map(index, source))
 
 
-def weight_map(index: Mapping[str, Any], source: str) -> dict[str, str]:
-    """Return which file holds each tensor, by the content of an index.
+def weight_map(index: Mapping[str, Any], source: str, name: str = "model.safetensors.index.json") -> dict[str, str]:
+    """Return which file holds each tensor, by the content of an index; `name` is the index's own, for errors.
 
     Raises:
         CheckpointError: no such table, or a file that is not beside the index: a path would lead out of the folder.
     """
     places = index.get("weight_map")
     if not isinstance(places, dict) or not places:
-        raise CheckpointError(f"model.safetensors.index.json of {source!r} is damaged: it names no weights")
-    for name in places.values():
-        if not isinstance(name, str) or Path(name).name != name:
-            raise CheckpointError(
-                f"model.safetensors.index.json of {source!r} names the file {name!r}; expected one beside it"
-            )
+        raise CheckpointError(f"{name} of {source!r} is damaged: it names no weights")
+    for file in places.values():
+        if not isinstance(file, str) or Path(file).name != file:
+            raise CheckpointError(f"{name} of {source!r} names the file {file!r}; expected one beside it")
     return places
 
 

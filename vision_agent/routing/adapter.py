@@ -188,10 +188,10 @@ def load_adapter(folder: str | Path, backbone: Backbone) -> Route:
         tensors = load_file(folder / "adapter.safetensors")
     except SafetensorError as error:
         raise _damaged(folder, error) from error
-    if info.hidden_size != backbone.hidden_size or info.base_fingerprint != backbone.fingerprint:
+    if info.hidden_size != backbone.hidden_size or not _trained_on(backbone, info.base_fingerprint):
         raise AdapterMismatchError(
             f"the adapter {str(folder)!r} was trained on {info.base_name!r} ({info.base_fingerprint!r}), "
-            f"not on {backbone.name!r} ({backbone.fingerprint!r})"
+            f"not on {backbone.name!r} ({backbone.fingerprint!r}); its weights, and those of `lora`, must be the same"
         )
     queries = QueryBank(info.route.num_queries, info.hidden_size)
     decoder = _build_decoder(folder, info)
@@ -206,6 +206,11 @@ def load_adapter(folder: str | Path, backbone: Backbone) -> Route:
     # Decoders stay in fp32: they are small, and coordinates suffer in half precision.
     route = Route(info.route, token_id, queries.to(backbone.dtype), decoder.float(), info.words)
     return route.eval().requires_grad_(False).to(backbone.device)
+
+
+def _trained_on(backbone: Backbone, fingerprint: str) -> bool:
+    """Whether a fingerprint is this model's; adapters saved before version 0.2 have that of its weight file."""
+    return fingerprint == backbone.fingerprint or (fingerprint != "" and fingerprint == backbone.former_fingerprint)
 
 
 def _read_info(folder: Path) -> AdapterInfo:

@@ -9,7 +9,7 @@ from vision_agent.errors import CheckpointError
 from vision_agent.model.original.configuration import is_original
 from vision_agent.model.original.loading import OriginalCheckpoint, load_original, read_content
 from vision_agent.model.original.tokenizers import IMAGE_TOKENS
-from vision_agent.model.original.weights import stored_dtype
+from vision_agent.model.weight_files import stored_dtype
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -29,11 +29,13 @@ class OriginalCheckpoint(OriginalSettings):
         tokenizer: gives the official ids of a whole prompt.
         end_ids: ids that end an answer. Officially that is the template's stop token and no other; the language
             model's own end token does not stop.
+        fingerprint: of the weights: see `vision_agent.model.fingerprint`.
     """
 
     model: Any
     tokenizer: PreTrainedTokenizerFast
     end_ids: list[int]
+    fingerprint: str
 
 
 def read_content(folder: Path) -> dict[str, Any]:
@@ -89,8 +91,10 @@ def load_original(
         raise CheckpointError(f"the tokenizer in {str(folder)!r} has no {stop!r}, which ends answers in its template")
     tokenizer.chat_template = settings.template.chat_template()
     model = empty_model(config, dtype=dtype, attn_implementation=attn_implementation)
-    load_weights(model, folder, architecture, beside)
+    fingerprint = load_weights(model, folder, architecture, beside)
     model.generation_config = GenerationConfig(
         eos_token_id=vocabulary[stop], pad_token_id=tokenizer.pad_token_id, do_sample=False
     )
-    return OriginalCheckpoint(**vars(settings), model=model, tokenizer=tokenizer, end_ids=[vocabulary[stop]])
+    return OriginalCheckpoint(
+        **vars(settings), model=model, tokenizer=tokenizer, end_ids=[vocabulary[stop]], fingerprint=fingerprint
+    )

@@ -20,7 +20,8 @@ from vision_agent.errors import CheckpointError
 from vision_agent.model.chat_templates import ConversationTemplate
 from vision_agent.model.original.configuration import OriginalSettings, read_settings
 from vision_agent.model.original.loading import OriginalCheckpoint, load_original
-from vision_agent.model.original.weights import Rule, open_weights
+from vision_agent.model.original.weights import Rule
+from vision_agent.model.weight_files import open_weights
 from vision_agent.plugins.route import RouteSpec
 
 ROUTE = RouteSpec(token="[SEG]", decoder="sam", num_queries=0, read="self")

@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import Sam2VideoConfig, Sam2VideoModel
 from transformers.initialization import no_init_weights
 
-from vision_agent.model.original.weights import Rule, WeightFile, load_by_rules, open_weights
+from vision_agent.model.original.weights import Rule, load_by_rules
+from vision_agent.model.weight_files import WeightFile, open_weights
 
 PREFIX = r"grounding_encoder\.sam2_model\."
 _POINT = "prompt_encoder.point_embed.weight"

@@ -7,22 +7,21 @@ converted one at a time: memory holds the model and one tensor.
 Shape suffixes: D head size, E width of the vision tower, H hidden size, G query heads per key head, K key heads.
 """
 
-import json
 import re
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.functional import interpolate
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 from transformers.initialization import no_init_weights
 
 from vision_agent.errors import CheckpointError
+from vision_agent.model.fingerprint import WeightSample
+from vision_agent.model.weight_files import WeightFile, listed_names, open_weights
 
 _Split = Callable[[Tensor, Any], Sequence[Tensor]]
 
@@ -166,7 +165,7 @@ def use_official_epsilon(model: Any) -> None:
             block.attention.k_norm.variance_epsilon = vision.layer_norm_eps
 
 
-def load_weights(model: Any, folder: Path, architecture: str, beside: Sequence[Rule] = ()) -> None:
+def load_weights(model: Any, folder: Path, architecture: str, beside: Sequence[Rule] = ()) -> str:
     """Fill a native model from the weight files of an original folder.
 
     Args:
@@ -175,32 +174,42 @@ def load_weights(model: Any, folder: Path, architecture: str, beside: Sequence[R
         architecture: the language model's class name, a key of `LANGUAGE_RULES`.
         beside: rules of tensors that other models read.
 
+    Returns:
+        the fingerprint of the weights.
+
     Raises:
         CheckpointError: a file that is missing or damaged; an index that disagrees with its files; a tensor that is
             missing, unexpected or of another shape. The message names the file or lists the tensors.
     """
     rules = (*VISION_RULES, *LANGUAGE_RULES[architecture], *beside)
-    load_by_rules(dict(model.state_dict()), open_weights(folder), rules, model.config)
+    return load_by_rules(dict(model.state_dict()), open_weights(folder), rules, model.config).digest()
 
 
 def load_by_rules(
-    targets: dict[str, Tensor], files: Sequence["WeightFile"], rules: Sequence[Rule], config: Any
-) -> None:
+    targets: dict[str, Tensor], files: Sequence[WeightFile], rules: Sequence[Rule], config: Any
+) -> WeightSample:
     """Copy the tensors of weight files to where rules put them. All of `targets` are filled, once.
 
     Args:
         targets: native names, and the tensors that are written to.
         config: what the rules' `split` takes.
 
+    Returns:
+        a sample of what was copied.
+
     Raises:
         CheckpointError: see `load_weights`.
     """
+    sample = WeightSample()
     plan = _plan([key for file in files for key in file.keys()], rules, set(targets))
     for file in files:
         for key in file.keys():
             rule, names = plan[key]
             if names:
-                _fill(targets, names, file.tensor(key), rule, config, f"{key} in {file.path.name}")
+                pieces = _fill(targets, names, file.tensor(key), rule, config, f"{key} in {file.path.name}")
+                for name, piece in zip(names, pieces, strict=True):
+                    sample.add(name, piece)
+    return sample
 
 
 def _plan(keys: Sequence[str], rules: Sequence[Rule], wanted: set[str]) -> dict[str, tuple[Rule, tuple[str, ...]]]:
@@ -216,15 +225,15 @@ def _plan(keys: Sequence[str], rules: Sequence[Rule], wanted: set[str]) -> dict[
             plan[key] = found
             missing -= set(found[1])
     if missing or unexpected:
-        said = [f"missing: {_listed(missing)}"] if missing else []
-        said += [f"unexpected: {_listed(unexpected)}"] if unexpected else []
+        said = [f"missing: {listed_names(missing)}"] if missing else []
+        said += [f"unexpected: {listed_names(unexpected)}"] if unexpected else []
         raise CheckpointError(f"the weights do not fit config.json; {'; '.join(said)}")
     return plan
 
 
 def _fill(
     targets: dict[str, Tensor], names: tuple[str, ...], tensor: Tensor, rule: Rule, config: Any, where: str
-) -> None:
+) -> Sequence[Tensor]:
     try:
         pieces = rule.split(tensor, config) if rule.split else [tensor]
     except RuntimeError as error:
@@ -237,111 +246,4 @@ def _fill(
                 f"but config.json says {tuple(target.shape)}"
             )
         target.data.copy_(piece)
-
-
-def _listed(names: Sequence[str] | set[str]) -> str:
-    """All names, or the first ones of very many."""
-    ordered = sorted(names)
-    return ", ".join(ordered[:40]) + (f" and {len(ordered) - 40} more" if len(ordered) > 40 else "")
-
-
-# Files ---------------------------------------------------------------------------------------------------------------
-
-
-class WeightFile(Protocol):
-    """A file of named tensors."""
-
-    path: Path
-
-    def keys(self) -> list[str]: ...
-
-    def tensor(self, key: str) -> Tensor: ...
-
-
-class _SafetensorsFile:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self._file: Any = safe_open(path, framework="pt")
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path.name} is truncated or damaged: {error}") from error
-
-    def keys(self) -> list[str]:
-        return list(self._file.keys())
-
-    def tensor(self, key: str) -> Tensor:
-        try:
-            tensor: Tensor = self._file.get_tensor(key)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{key} in {self.path.name} cannot be read: {error}") from error
-        return tensor
-
-
-class _TorchFile:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            # Files of the old torch format cannot be mapped; they are read whole.
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-        except Exception as error:  # torch raises many kinds for a damaged file
-            raise CheckpointError(f"{path.name} is truncated or damaged: {error}") from error
-        if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-            raise CheckpointError(f"{path.name} holds no named tensors")
-        self._state: dict[str, Tensor] = state
-
-    def keys(self) -> list[str]:
-        return list(self._state)
-
-    def tensor(self, key: str) -> Tensor:
-        return self._state[key]
-
-
-def _open_file(path: Path) -> WeightFile:
-    return _SafetensorsFile(path) if path.suffix == ".safetensors" else _TorchFile(path)
-
-
-def open_weights(folder: Path) -> list[WeightFile]:
-    """Open the weight files of a folder, each tensor in exactly one of them.
-
-    Raises:
-        CheckpointError: see `load_weights`.
-    """
-    for single in ("model.safetensors", "pytorch_model.bin"):
-        if (folder / single).is_file():
-            return [_open_file(folder / single)]
-        if (folder / f"{single}.index.json").is_file():
-            return _open_shards(folder, f"{single}.index.json")
-    raise CheckpointError(f"the folder {str(folder)!r} has no weights: expected model.safetensors or its index")
-
-
-def _open_shards(folder: Path, index: str) -> list[WeightFile]:
-    try:
-        places: dict[str, str] = json.loads((folder / index).read_text("utf-8"))["weight_map"]
-        names = sorted(set(places.values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is damaged: {error!r}") from error
-    files: list[WeightFile] = []
-    for name in names:
-        # An index names files beside it; a path would lead out of the folder.
-        if Path(name).name != name or not (folder / name).is_file():
-            raise CheckpointError(f"{index} names the file {name!r}, which is missing")
-        file = _open_file(folder / name)
-        held, listed = set(file.keys()), {key for key, place in places.items() if place == name}
-        if listed - held:
-            raise CheckpointError(f"{index} says that {name} holds {_listed(listed - held)}, but it does not")
-        if held - listed:
-            raise CheckpointError(f"{name} holds {_listed(held - listed)}, which {index} does not say")
-        files.append(file)
-    return files
-
-
-def stored_dtype(folder: Path) -> torch.dtype:
-    """Return the number format of a folder's weights, by its first tensor.
-
-    Raises:
-        CheckpointError: see `load_weights`.
-    """
-    for file in open_weights(folder):
-        for key in file.keys():
-            return file.tensor(key).dtype
-    raise CheckpointError(f"the weight files in {str(folder)!r} are empty")
+    return pieces
