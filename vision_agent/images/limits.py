@@ -25,6 +25,8 @@ class ImageLimits:
         allow_urls: whether https:// addresses are downloaded. `data:` addresses always work.
         url_timeout: seconds for a whole download.
         max_redirects: redirects to follow at most.
+        page_timeout: seconds to open a PDF and to draw a page of it, for a small file. Large ones get as much again for
+            each 400 kB, up to ten times; a whole file gets that, and as much again for each 40 kB.
 
     Raises:
         InputError: a value that makes no sense.
@@ -39,13 +41,15 @@ class ImageLimits:
     allow_urls: bool = False
     url_timeout: float = 10.0
     max_redirects: int = 3
+    page_timeout: float = 4.0
 
     def __post_init__(self) -> None:
         for field, least in (("max_pixels", 1), ("max_side", 1), ("min_side", 1), ("max_bytes", 1)):
             self._check_whole(field, least)
         self._check_whole("max_redirects", 0)
         self._check_number("max_aspect", "a number of at least 1", lambda value: value >= 1)
-        self._check_number("url_timeout", "a number of seconds above 0", lambda value: value > 0)
+        for field in ("url_timeout", "page_timeout"):
+            self._check_number(field, "a number of seconds above 0", lambda value: value > 0)
         if not isinstance(self.allow_urls, bool):
             raise InputError(bad_argument("limits.allow_urls", "True or False", self.allow_urls))
         known = isinstance(self.formats, tuple) and all(kind in FORMATS for kind in self.formats)
