@@ -3,12 +3,9 @@
 Frameworks are thin layers over this: what is refused, and how it is said, is the same for all of them.
 """
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-from pydantic import ValidationError
 
 from vision_agent.aio import in_thread
 from vision_agent.errors import ArgumentTypeError, InputError, ToolError, VisionAgentError, bad_argument
@@ -16,6 +13,7 @@ from vision_agent.images.store import ImageStore
 from vision_agent.plugins.registry import load_tools
 from vision_agent.plugins.tool import Tool, ToolAgent, ToolResult
 
+from .arguments import read_arguments
 from .definitions import definition
 from .sizing import MAX_BYTES, fit, to_text
 from .tracing import call_span, without_bytes
@@ -81,7 +79,7 @@ class Toolkit:
         tool = self._tools.get(name) if isinstance(name, str) else None
         if tool is None:
             raise ToolError(f"there is no tool {without_bytes(str(name))[:80]!r}; there are: {', '.join(self._tools)}")
-        checked = self._checked(tool, arguments)
+        checked = read_arguments(tool, arguments)
         began = time.perf_counter()
         with call_span(tool.name, self.agent.model) as span:
             try:
@@ -104,37 +102,6 @@ class Toolkit:
     async def acall(self, name: str, arguments: Mapping[str, Any] | str | None = None) -> ToolResult:
         """Run `call` in a thread. When cancelled, the model is free again after the token that it is writing."""
         return await in_thread(lambda: self.call(name, arguments))
-
-    def _checked(self, tool: Tool, arguments: Mapping[str, Any] | str | None) -> Any:
-        if isinstance(arguments, str):
-            try:
-                arguments = json.loads(arguments or "{}")
-            except ValueError as error:
-                raise ToolError(f"{tool.name}: the arguments must be one JSON object, but {error}") from error
-        if arguments is not None and not isinstance(arguments, Mapping):
-            raise ToolError(f"{tool.name}: the arguments must be an object, but got {type(arguments).__name__}")
-        try:
-            return tool.arguments.model_validate(dict(arguments or {}))
-        except ValidationError as error:
-            raise ToolError(explain(tool, error)) from error
-
-
-def explain(tool: Tool, error: ValidationError) -> str:
-    """Explain what is wrong with a call's arguments, to the language model that made it."""
-    wrong = []
-    for each in error.errors(include_url=False)[:5]:
-        where = ".".join(map(str, each["loc"])) or "the arguments"
-        if each["type"] == "extra_forbidden":
-            wrong.append(f"`{where}` is no argument of this tool")
-        elif each["type"] == "missing":
-            wrong.append(f"`{where}` is missing")
-        else:
-            got = without_bytes(repr(each["input"]))
-            wrong.append(f"`{where}`: {each['msg']}, but got {got if len(got) <= 80 else got[:60] + '...'}")
-    known = ", ".join(
-        f"{name} (required)" if field.is_required() else name for name, field in tool.arguments.model_fields.items()
-    )
-    return f"{tool.name}: {'; '.join(wrong)}. Its arguments are: {known}"
 
 
 def _chosen(agent: ToolAgent, names: Sequence[str | Tool] | None) -> dict[str, Tool]:

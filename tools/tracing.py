@@ -16,6 +16,8 @@ try:
 except ImportError:  # the extra "tracing" is not installed: nothing is recorded
     trace = None  # type: ignore[assignment]
 
+_DEEPEST = 5  # lists and objects within each other that are shown
+_LARGEST_BITS = 256
 _DATA = re.compile(r"data:[^\s\"']{64,}", re.IGNORECASE)
 
 
@@ -24,13 +26,20 @@ def image_facts(stored: StoredImage) -> dict[str, Any]:
     return {"id": stored.id, "width": stored.size[0], "height": stored.size[1], "sha256": stored.sha256}
 
 
-def without_bytes(value: Any) -> Any:
-    """Return arguments as they may be recorded: images in `data:` addresses become their length."""
+def without_bytes(value: Any, deep: int = 0) -> Any:
+    """Return arguments as they may be recorded: images in `data:` addresses become their length.
+
+    What was not checked yet may come here: what is nested without end, or a number too long to be written, is cut.
+    """
     if isinstance(value, str):
         return _DATA.sub(lambda found: f"data: address of {len(found[0])} characters", value)
+    if isinstance(value, int) and value.bit_length() > _LARGEST_BITS:
+        return f"a number of {value.bit_length()} bits"
+    if isinstance(value, Mapping | list | tuple) and deep > _DEEPEST:
+        return "..."
     if isinstance(value, Mapping):
-        return {key: without_bytes(part) for key, part in value.items()}
-    return [without_bytes(part) for part in value] if isinstance(value, list | tuple) else value
+        return {key: without_bytes(part, deep + 1) for key, part in value.items()}
+    return [without_bytes(part, deep + 1) for part in value] if isinstance(value, list | tuple) else value
 
 
 class CallSpan:

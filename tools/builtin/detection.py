@@ -56,7 +56,7 @@ def _detect(agent: ToolAgent, store: ImageStore, args: DetectArguments) -> ToolO
         image=image.id,
         image_size=image.size,
         total=len(found),
-        counts={phrase: labels.count(phrase) for phrase in args.phrases},
+        counts={phrase: labels.count(phrase) for phrase in found.phrases},  # each that was asked for, once
         offset=args.offset,
         next_offset=next_offset(args.offset, args.limit, len(found)),
         note=page_note(args.offset, len(found)),

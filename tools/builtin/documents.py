@@ -85,7 +85,9 @@ def _extract(agent: ToolAgent, store: ImageStore, args: ExtractArguments) -> Too
             )
         )
     # The class of the value was made for this call: no other process, and no checkpoint, could make it again.
-    plain = Extraction(value=result.value.model_dump(), fields=result.fields, engine=result.engine)
+    plain: Extraction[dict[str, Any]] = Extraction(
+        value=result.value.model_dump(), fields=result.fields, engine=result.engine
+    )
     return ToolOutput(ExtractResult(document=name, items=items), plain)
 
 

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from PIL import Image
-from pydantic import ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import ConfigDict, Field, PrivateAttr
 
 from vision_agent.errors import MissingExtraError, ToolError
 from vision_agent.images.store import ImageStore
 from vision_agent.plugins.tool import Tool, ToolAgent, ToolResult
 
-from ..toolkit import Toolkit, explain
+from ..arguments import read_arguments
+from ..toolkit import Toolkit
 from ..tracing import image_facts, without_bytes
 
 try:
@@ -55,7 +56,6 @@ class VisionTool(BaseTool):
 
     def __init__(self, toolkit: Toolkit, tool: Tool, **settings: Any) -> None:
         """Wrap `tool`, to be run by `toolkit`; `settings` are fields of `BaseTool`."""
-        settings.setdefault("handle_validation_error", lambda error: _explained(tool, error))
         super().__init__(
             **{"name": tool.name, "description": tool.description, "args_schema": tool.arguments, **settings}
         )
@@ -83,6 +83,15 @@ class VisionTool(BaseTool):
         if run_manager is not None and (facts := self._facts(result)):
             await adispatch_custom_event(_EVENT, facts, config={"callbacks": run_manager.get_child()})
         return self._content(result), result.artifact
+
+    def _parse_input(self, tool_input: str | dict[str, Any], tool_call_id: str | None) -> str | dict[str, Any]:
+        """Check arguments as in every other framework; they are passed on as they came."""
+        named = self._named((tool_input,), {}) if isinstance(tool_input, str) else tool_input
+        try:
+            read_arguments(self._tool, named)
+        except ToolError as error:
+            raise ToolException(str(error)) from error
+        return tool_input if isinstance(tool_input, str) else dict(tool_input)
 
     def _named(self, words: Sequence[str], arguments: dict[str, Any]) -> dict[str, Any]:
         """LangChain passes a bare string, for tools of one argument, by position."""
@@ -150,10 +159,6 @@ class VisionToolkit(BaseToolkit):
         return [
             VisionTool(self.toolkit, tool, include_images=self.include_images) for tool in self.toolkit.tools.values()
         ]
-
-
-def _explained(tool: Tool, error: Any) -> str:
-    return explain(tool, error) if isinstance(error, ValidationError) else f"{tool.name}: {error}"
 
 
 def _image_block(image: Image.Image) -> Any:

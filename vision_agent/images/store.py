@@ -10,7 +10,7 @@ import hashlib
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -26,9 +26,17 @@ from vision_agent.errors import (
     bad_argument,
 )
 from vision_agent.images.addresses import without_secrets
+from vision_agent.images.confined_files import read_beneath
+from vision_agent.images.image_files import decode_file
+from vision_agent.images.limits import CheckedSource, cause
 from vision_agent.images.loading import ImageLimits, ImageSource, load_image
 
-_ID = re.compile(r"img_[0-9a-f]{6,64}")
+ADDRESS = "vision-agent://images/"
+"""What the address of a stored image begins with, where a protocol wants addresses; the id follows."""
+
+# As ids are written, and as models repeat them: in capitals, in quotes, or as the address of a resource.
+_ID = re.compile(rf"""["'`<]?(?:{ADDRESS})?(img_[0-9a-f]{{6,64}})["'`>]?""", re.IGNORECASE)
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{64,}={0,2}")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _REMEMBERED = 1000  # dropped images whose origin an error can still name
 _LISTED = 10  # ids or file names that an error offers
@@ -68,10 +76,12 @@ class ImageStore:
     says where it came from. An id is made of the image's content: the same image has the same id.
 
     Args:
-        roots: folders whose images and documents may be read by path. None are readable without it.
+        roots: folders whose images and documents may be read by path. None are readable without it. Links that lead
+            out of them are refused; a hard link is the file itself, wherever else it has a name, and is read.
         limits: what images are accepted; also whether https addresses are fetched.
         max_bytes: of all images held, uncompressed.
         max_data_bytes: of the image in a `data:` address.
+        max_document_bytes: of a PDF or another document.
 
     Raises:
         InputError: a root that is no folder, or a bound below 1.
@@ -89,19 +99,19 @@ class ImageStore:
         limits: ImageLimits | None = None,
         max_bytes: int = 256 * 2**20,
         max_data_bytes: int = 10 * 2**20,
+        max_document_bytes: int = 512 * 2**20,
     ) -> None:
-        if isinstance(roots, str | PathLike):
-            raise InputError(bad_argument("roots", "a list of folders", roots))
-        for root in roots:
-            if not Path(root).is_dir():
-                raise InputError(bad_argument("roots", "folders that exist", str(root)))
-        for name, bound in (("max_bytes", max_bytes), ("max_data_bytes", max_data_bytes)):
+        self.roots = _folders(roots)
+        bounds = {"max_bytes": max_bytes, "max_data_bytes": max_data_bytes, "max_document_bytes": max_document_bytes}
+        for name, bound in bounds.items():
             if isinstance(bound, bool) or not isinstance(bound, int) or bound < 1:
                 raise InputError(bad_argument(name, "a whole number of at least 1", bound))
-        self.roots = tuple(Path(root).resolve() for root in roots)
+        if limits is not None and not isinstance(limits, ImageLimits):
+            raise InputError(bad_argument("limits", "an ImageLimits", limits))
         self.limits = limits or ImageLimits()
         self.max_bytes = max_bytes
         self.max_data_bytes = max_data_bytes
+        self.max_document_bytes = max_document_bytes
         self._items: OrderedDict[str, StoredImage] = OrderedDict()
         self._dropped: OrderedDict[str, str] = OrderedDict()
         self._bytes = 0
@@ -190,8 +200,8 @@ class ImageStore:
         if not isinstance(reference, str) or not reference.strip():
             raise InputError(bad_argument(name, "an image id such as 'img_3f9a2c', or a path", reference))
         reference = reference.strip()
-        if _ID.fullmatch(reference):
-            return self.get(reference, name=name)
+        if said := _ID.fullmatch(reference):
+            return self.get(said[1].lower(), name=name)
         if reference[:5].lower() == "data:":
             # Four characters carry three bytes at best, percent-encoding three for one: this never refuses too much.
             if len(reference) > 4 * self.max_data_bytes + 1024:
@@ -201,15 +211,38 @@ class ImageStore:
         if _SCHEME.match(reference):
             return self._keep(self._fetched(reference, name), f"the address {_short(without_secrets(reference))}")
         path = self.path(reference, name=name)
-        return self._keep(load_image(path, limits=self.limits, name=name), f"the file {self._shown(path)!r}")
+        this = CheckedSource(name, f"the file {self._shown(path)!r}", self.limits)
+        try:
+            data = self._read(path, name, self.limits.max_bytes)
+        except OverflowError as error:
+            this.check_bytes(int(str(error)))
+            raise
+        return self._keep(decode_file(data, this), f"the file {self._shown(path)!r}")
+
+    def read(self, reference: str, *, name: str = "document") -> tuple[Path, bytes]:
+        """Read the file that a language model refers to, and return its path and its bytes.
+
+        Raises:
+            PathRefusedError: it is not under one of `roots`, or is a link by now.
+            InputError: there is no such file under them, it cannot be read, or has more than `max_document_bytes`.
+        """
+        path = self.path(reference, name=name)
+        try:
+            return path, self._read(path, name, self.max_document_bytes)
+        except OverflowError as error:
+            expected = f"a file of at most {self.max_document_bytes} bytes"
+            raise InputError(bad_argument(name, expected, f"{self._shown(path)} with {error}")) from error
 
     def path(self, reference: str, *, name: str = "document") -> Path:
-        """Return the file that a language model refers to, without any symbolic links.
+        """Return the file that a language model refers to, without any symbolic links. `read` also reads it safely.
 
         Raises:
             PathRefusedError: it is not under one of `roots`; whether it exists is not told.
             InputError: there is no such file under them.
         """
+        if len(reference) > 256 and _BASE64.fullmatch(reference[:4096]):
+            expected = "an image id, a path, or a data: address such as 'data:image/png;base64,...'"
+            raise InputError(bad_argument(name, expected, f"{len(reference)} characters of base64 without that start"))
         if not self.roots:
             raise PathRefusedError(
                 f"`{name}` must be an image id, but got {_short(reference)!r}: this session may not read files by path"
@@ -232,6 +265,20 @@ class ImageStore:
         )
 
     # --- inside
+
+    def _read(self, path: Path, name: str, most: int) -> bytes:
+        """The file's bytes. Raises OverflowError, with their number, where there are too many."""
+        root = next(root for root in self.roots if path.is_relative_to(root))
+        shown = self._shown(path)
+        try:
+            return read_beneath(root, path, most)
+        except FileNotFoundError as error:
+            raise InputError(bad_argument(name, "a file that exists", shown)) from error
+        except PermissionError as error:
+            raise InputError(f"`{name}` must be a file that this process may read, but got {shown!r}") from error
+        except OSError as error:
+            expected = "a file that is no link and does not change while it is read"
+            raise PathRefusedError(f"{bad_argument(name, expected, shown)}: {cause(error)}") from error
 
     def _fetched(self, address: str, name: str) -> Image.Image:
         """The guarded download; all that is not https is refused before it looks at anything."""
@@ -289,9 +336,35 @@ class ImageStore:
         return path.relative_to(root).as_posix()
 
     def _file_names(self) -> str:
-        names = sorted(entry.name for root in self.roots for entry in root.iterdir() if entry.is_file())
+        names: list[str] = []
+        gone: list[str] = []
+        for root in self.roots:
+            try:
+                names += [entry.name for entry in root.iterdir() if entry.is_file()]
+            except OSError:
+                gone.append(root.name)
+        if gone and not names:
+            return f"no files, as {', '.join(map(repr, gone))} cannot be read any more"
+        names.sort()
         more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
         return ", ".join(map(repr, names[:_LISTED])) + more if names else "no files"
+
+
+def _folders(roots: object) -> tuple[Path, ...]:
+    """The folders, without links. Raises InputError for anything but a list of folders that exist."""
+    if isinstance(roots, str | PathLike) or not isinstance(roots, Iterable):
+        raise InputError(bad_argument("roots", "a list of folders", roots))
+    found = []
+    for root in roots:
+        try:
+            folder = Path(root).resolve()
+            is_folder = folder.is_dir()
+        except (TypeError, ValueError, OSError, RuntimeError) as error:
+            raise InputError(bad_argument("roots", "folders that exist", root)) from error
+        if not is_folder:
+            raise InputError(bad_argument("roots", "folders that exist", str(root)))
+        found.append(folder)
+    return tuple(found)
 
 
 def _short(text: str) -> str:
