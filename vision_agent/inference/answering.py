@@ -178,9 +178,9 @@ class AnswerPipeline:
             refused = self._abilities.refuses_to_say(self.model, request, len(conversation.images), looked=True)
             if refused is not None:
                 return self._refused(refused)
-            captions = self._abilities.captions
-            if captions is not None and len(conversation.images) == 1 and captions.are_asked_for(request):
-                return self._captioner.answer(captions, request, conversation.images[0])
+            described = self._described(conversation)
+            if described is not None:
+                return described
         if looks:
             return self._from_evidence(conversation, options, form)
         return self._generated([conversation], options, _WORDS_ALONE, form)[0]
@@ -198,6 +198,13 @@ class AnswerPipeline:
             model=self.model,
             refused=reason,
         )
+
+    def _described(self, conversation: Conversation) -> Answer | None:
+        """A caption of what was found, where one is asked for of a model that makes them so."""
+        captions, request = self._abilities.captions, _request(conversation)
+        if captions is None or len(conversation.images) != 1 or not captions.are_asked_for(request):
+            return None
+        return self._captioner.answer(captions, request, conversation.images[0])
 
     def _from_evidence(self, conversation: Conversation, options: GenerationOptions, form: AnswerForm) -> Answer:
         """An answer in words that rests on what was found; `evidence` has the boxes."""
@@ -390,6 +397,9 @@ class AnswerPipeline:
         read, written = output.prompt_tokens[row], len(output.answers[row])
         # A request for evidence that nobody can give, such as about several images, is no result of a route.
         free = form.constraint is None and not form.protocol
+        described = self._described(conversation) if free and not routed else None
+        if described is not None:
+            return described
         if free and (not routed or self._evidence_loop.is_asked_for(output.answers[row])):
             images = len(conversation.images)
             refused = self._abilities.refuses(self.model, images)

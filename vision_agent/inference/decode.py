@@ -56,7 +56,7 @@ def forced_states(
     engine: InferenceEngine,
     route: Route,
     phrases: Sequence[str],
-    images: Sequence[Image.Image] = (),
+    images: Sequence[Image.Image | CachedImage] = (),
     max_tiles: int | None = None,
 ) -> RouteStates:
     """Read a route forced for each phrase, about the same images, without generation.
@@ -71,7 +71,7 @@ def forced_states(
         raise_if_cancelled()  # the caller may have gone while another thread had the model
         cached = []
         for image in images:
-            cached.append(engine.encode_image(image, max_tiles))
+            cached.append(image if isinstance(image, CachedImage) else engine.encode_image(image, max_tiles))
             raise_if_cancelled()
         tokens = [each.encoded.tokens_TC for each in cached]
         tokens_TC = torch.cat(tokens) if tokens else torch.empty(0, backbone.hidden_size)

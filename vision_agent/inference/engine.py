@@ -48,6 +48,11 @@ class InferenceEngine:
         """Return an image's entry in the cache; the image is encoded if there is none."""
         return self.images.get(image, self.backbone.encode_image, max_tiles)
 
+    def encode_images(self, images: Sequence[Image.Image], max_tiles: int | None = None) -> list[CachedImage]:
+        """Return the entries of several images in the cache; those that are new go through the tower together."""
+        with self.lock, torch.inference_mode():
+            return self.images.get_all(images, self.backbone.encode_images, max_tiles)
+
     def answer_room(self, conversation: Conversation) -> int:
         """Return how many tokens the model's context leaves for the answer."""
         counts = self._image_tokens(conversation)
@@ -111,14 +116,27 @@ class InferenceEngine:
             check_context(self.backbone, len(prompt.ids), sum(counts), options)
             prompts.append(prompt)
         inputs, images = [], []
-        for conversation, prompt in zip(conversations, prompts, strict=True):
-            pairs = zip(conversation.images, conversation.max_tiles, strict=True)
-            cached = [self.encode_image(image, most) for image, most in pairs]
+        for conversation, prompt, cached in zip(conversations, prompts, self._encoded(conversations), strict=True):
             tokens_TC = torch.cat([each.encoded.tokens_TC for each in cached]) if cached else None
             marks = tuple(mark for each in cached for mark in each.token_marks)
             inputs.append(PromptInputs(prompt.ids, tokens_TC, marks))
             images.append(cached)
         return inputs, images
+
+    def _encoded(self, conversations: Sequence[Conversation]) -> list[list[CachedImage]]:
+        """The images of each conversation; those that are cut alike are encoded together."""
+        found: dict[tuple[int, int], CachedImage] = {}
+        places: dict[int | None, list[tuple[int, int]]] = {}
+        for row, conversation in enumerate(conversations):
+            for number, most in enumerate(conversation.max_tiles):
+                places.setdefault(most, []).append((row, number))
+        for most, some in places.items():
+            images = [conversations[row].images[number] for row, number in some]
+            found |= zip(some, self.encode_images(images, most), strict=True)
+        return [
+            [found[row, number] for number in range(len(conversation.images))]
+            for row, conversation in enumerate(conversations)
+        ]
 
     def _prompt(self, conversation: Conversation, counts: Sequence[int]) -> Prompt:
         filled = [sum(counts)] if conversation.combine and counts else counts

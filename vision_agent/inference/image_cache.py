@@ -3,7 +3,7 @@
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from PIL import Image
@@ -56,24 +56,46 @@ class ImageCache:
         max_tiles: int | None = None,
     ) -> CachedImage:
         """Return the image's entry for this bound on its tiles; `encode(image, max_tiles)` runs if there is none."""
-        key = f"{image.size}{max_tiles}{hashlib.sha256(image.tobytes()).hexdigest()}"
+        return self.get_all([image], lambda images, most: [encode(image, most) for image in images], max_tiles)[0]
+
+    def get_all(
+        self,
+        images: Sequence[Image.Image],
+        encode: Callable[[Sequence[Image.Image], int | None], Sequence[EncodedImage]],
+        max_tiles: int | None = None,
+    ) -> list[CachedImage]:
+        """Return the entries of several images; `encode` runs once for those that there is none of."""
+        keys = [_key(image, max_tiles) for image in images]
+        found: dict[str, CachedImage] = {}
         with self._lock:
-            if key in self._items:
-                self._items.move_to_end(key)
-                return self._items[key]
-        entry = CachedImage(encode(image, max_tiles), key, image)
+            for key in keys:
+                if key in self._items:
+                    self._items.move_to_end(key)
+                    found[key] = self._items[key]
+        missing = {key: image for key, image in zip(keys, images, strict=True) if key not in found}
+        if missing:
+            encoded = encode(list(missing.values()), max_tiles)
+            for (key, image), each in zip(missing.items(), encoded, strict=True):
+                found[key] = CachedImage(each, key, image)
+                self._keep(found[key])
+        return [found[key] for key in keys]
+
+    def _keep(self, entry: CachedImage) -> None:
         size = entry.nbytes
         with self._lock:
-            if key not in self._items and size <= self._max_bytes:
-                self._items[key] = entry
+            if entry.key not in self._items and size <= self._max_bytes:
+                self._items[entry.key] = entry
                 self._bytes += size
                 while self._bytes > self._max_bytes:
                     _, oldest = self._items.popitem(last=False)
                     self._bytes -= oldest.nbytes
-        return entry
 
     def clear(self) -> None:
         """Forget all images."""
         with self._lock:
             self._items.clear()
             self._bytes = 0
+
+
+def _key(image: Image.Image, max_tiles: int | None) -> str:
+    return f"{image.size}{max_tiles}{hashlib.sha256(image.tobytes()).hexdigest()}"

@@ -26,6 +26,7 @@ from vision_agent.routing.adapter import Route
 _SAME_PLACE = 0.6  # boxes of two names that overlap so much are one object: the surer name counts
 _MOST_COUNTED = 5  # of more, the count is not to be relied on
 _MOST_IN_SHORT = 4
+_MOST_PLACES = 2
 _OWN_COLOUR = 0.5  # least share of an object's pixels for their colour to be told
 _COLOURLESS = frozenset({"person"})  # whose clothes have colours of their own
 _SHORT = re.compile(r"\b(?:short|brief(?:ly)?|one sentence|captions?|title)\b", re.IGNORECASE)
@@ -40,7 +41,7 @@ class _Kind:
     name: str
     found: tuple[Detection, ...]
     colour: str | None
-    place: str
+    places: tuple[str, ...]
 
     @property
     def is_plural(self) -> bool:
@@ -57,10 +58,10 @@ class _Kind:
         return name if _is_pair(self.name) else with_article(name)
 
     def placed(self) -> str:
-        """Return `"the dog is on the left"`; of several, the clearest."""
-        if len(self.found) > 1:
-            return f"the clearest {self.name} is {_where(self.place)}"
-        return f"the {self.name} {'are' if self.is_plural else 'is'} {_where(self.place)}"
+        """Return `"the dog is on the left"`, `"the cups are at the top and in the middle"`."""
+        name = plural(self.name) if len(self.found) > 1 else self.name
+        where = "in many places" if len(self.places) > _MOST_PLACES else listed(list(map(_where, self.places)))
+        return f"the {name} {'are' if self.is_plural else 'is'} {where}"
 
 
 class ObjectCaptioner:
@@ -110,7 +111,8 @@ class ObjectCaptioner:
         for name, found in by_name.items():
             best = max(found, key=lambda each: each.score)
             colour = self._colour(image, best.box) if coloured and len(found) == 1 and name not in _COLOURLESS else None
-            kinds.append(_Kind(name, tuple(found), colour, place_of(best.box, image.size)))
+            places = dict.fromkeys(place_of(each.box, image.size) for each in found)
+            kinds.append(_Kind(name, tuple(found), colour, tuple(places)))
         return sorted(kinds, key=lambda kind: -sum(each.box.area * each.score for each in kind.found))
 
     def _colour(self, image: Image.Image, box: Box) -> str | None:

@@ -3,7 +3,7 @@
 A forced route needs no generation: the phrase and the routing token are given, and their states are read.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ from vision_agent.inference.conversation import Conversation
 from vision_agent.inference.decode import checked, counted_from, decode, forced_states, prepared
 from vision_agent.inference.emitted_routes import read_emitted_route
 from vision_agent.inference.engine import InferenceEngine
+from vision_agent.inference.find_options import FindOptions
+from vision_agent.inference.image_cache import CachedImage
+from vision_agent.inference.tiled_search import SURE_IN_A_TILE, FoundT, search
 from vision_agent.model.devices import input_device
 from vision_agent.plugins.cancellation import raise_if_cancelled
 from vision_agent.plugins.decoder import DecodeRequest, PromptedDecoder, WrittenAnswer
@@ -31,6 +34,7 @@ from vision_agent.routing.adapter import Route
 from vision_agent.routing.policy import find_route
 
 _GROUNDING_TOKENS = 512  # most tokens of a grounded answer: some thirty boxes
+_GROUNDED_AT_ONCE = 8  # answers that are written as one batch
 
 
 class Predictor:
@@ -54,11 +58,11 @@ class Predictor:
         self,
         route: Route,
         phrases: tuple[str, ...],
-        image: Image.Image,
+        image: Image.Image | CachedImage,
         threshold: float | None,
         only_known: bool = True,
     ) -> Any:
-        """Return what a route's decoder gives for phrases on an image.
+        """Return what a route's decoder gives for phrases on an image, which is not looked at in tiles.
 
         The routing token is forced, or, where the model was trained to write it, asked for in the decoder's words.
         `only_known`: see `decode`.
@@ -66,7 +70,8 @@ class Predictor:
         if route.decoder.request(phrases[0]) is None:
             read = forced_states(self._engine, route, phrases, [image])
         else:
-            read = read_emitted_route(self._engine, self._routes, route, phrases, [image])
+            shown = image.image if isinstance(image, CachedImage) else image
+            read = read_emitted_route(self._engine, self._routes, route, phrases, [shown])
         found = decode(self._engine, route, read, read.request(self._backbone.name, threshold), only_known=only_known)
         # Phrases that the model wrote no token for were asked for all the same.
         return found.model_copy(update={"phrases": phrases}) if hasattr(found, "phrases") else found
@@ -74,28 +79,43 @@ class Predictor:
     def detect(
         self, phrases: tuple[str, ...], image: Image.Image, threshold: float | None, only_known: bool = True
     ) -> Detections:
-        """Return boxes, by the `[DET]` route where there is one."""
-        if "det" not in self._routes:
-            return self._ground(phrases, image, threshold)
-        route = self._routes["det"]
-        return checked(route, self.run_route(route, phrases, image, threshold, only_known), Detections)
+        """Return boxes, for parts of the package that look for evidence: what only a tile shows has to be sure."""
+        options = FindOptions(threshold, only_known, tile_threshold=SURE_IN_A_TILE)
+        return self.detect_each(phrases, [image], options)[0]
 
-    def count(self, phrase: str, image: Image.Image, threshold: float | None, only_known: bool = True) -> Count:
-        """Return boxes and their number: by default of those that the `[DET]` route counts.
+    def detect_each(
+        self, phrases: tuple[str, ...], images: Sequence[Image.Image], options: FindOptions
+    ) -> list[Detections]:
+        """Return boxes in each image, by the `[DET]` route where there is one."""
+        if "det" not in self._routes:
+            return search(
+                images, options, self._backbone, lambda views: self._ground(phrases, views, options.threshold)
+            )
+        return self._each(self._routes["det"], phrases, images, options, Detections)
+
+    def count_each(self, phrase: str, images: Sequence[Image.Image], options: FindOptions) -> list[Count]:
+        """Return boxes in each image and their number: by default of those that the `[DET]` route counts.
 
         Where `detect` finds something and no box reaches the score that is counted, the best one is counted.
         """
-        evidence = self.detect((phrase,), image, threshold, only_known)
-        if threshold is None and "det" in self._routes:
-            evidence = evidence.filter(min_score=counted_from(self._routes["det"]) or 0.0) or evidence[:1]
-        return Count(count=len(evidence), phrase=phrase, evidence=evidence)
+        counts = []
+        for evidence in self.detect_each((phrase,), images, options):
+            if options.threshold is None and "det" in self._routes:
+                evidence = evidence.filter(min_score=counted_from(self._routes["det"]) or 0.0) or evidence[:1]
+            counts.append(Count(count=len(evidence), phrase=phrase, evidence=evidence))
+        return counts
 
-    def segment(
-        self, phrases: tuple[str, ...], image: Image.Image, threshold: float | None, only_known: bool = True
-    ) -> Segmentation:
-        """Return masks, by the `[SEG]` route. Raises RouteError where there is none."""
-        route = self.route("seg")
-        return checked(route, self.run_route(route, phrases, image, threshold, only_known), Segmentation)
+    def segment_each(
+        self, phrases: tuple[str, ...], images: Sequence[Image.Image], options: FindOptions
+    ) -> list[Segmentation]:
+        """Return masks in each image, by the `[SEG]` route. Raises RouteError where there is none."""
+        return self._each(self.route("seg"), phrases, images, options, Segmentation)
+
+    def point_each(self, phrases: tuple[str, ...], images: Sequence[Image.Image], options: FindOptions) -> list[Points]:
+        """Return a point inside each object: in its mask where there is a `[SEG]` route, else in its box."""
+        if "seg" in self._routes:
+            return [Points.from_segmentation(found) for found in self.segment_each(phrases, images, options)]
+        return [Points.from_detections(found) for found in self.detect_each(phrases, images, options)]
 
     def segment_prompts(
         self,
@@ -134,18 +154,17 @@ class Predictor:
         segmenter: Segmenter | str | Path,
         phrases: tuple[str, ...],
         image: Image.Image,
-        threshold: float | None,
+        options: FindOptions,
         limits: ImageLimits,
-        only_known: bool = True,
     ) -> Segmentation:
         """Return masks by a segmenter, one for each box that `detect` finds."""
         segmenter = self.segmenter(segmenter)
-        found = self.detect(phrases, image, threshold, only_known)
+        (found,) = self.detect_each(phrases, [image], options)
         raise_if_cancelled()
         found = found[box_area(box_clip(found.xyxy, found.image_size)) > 0]
         if not found:
             empty = Segmentation.empty(image.size, self._backbone.name, phrases, decoder=segmenter.name)
-            return empty.model_copy(update={"unknown_words": found.unknown_words})
+            return empty.model_copy(update={"unknown_words": found.unknown_words, "tiles": found.tiles})
         segmented = segmenter.segment(
             image,
             boxes=[each.box.xyxy for each in found],
@@ -155,15 +174,7 @@ class Predictor:
             model=self._backbone.name,
             limits=limits,
         )
-        return segmented.model_copy(update={"unknown_words": found.unknown_words})
-
-    def point(
-        self, phrases: tuple[str, ...], image: Image.Image, threshold: float | None, only_known: bool = True
-    ) -> Points:
-        """Return a point inside each object: in its mask where there is a `[SEG]` route, else in its box."""
-        if "seg" in self._routes:
-            return Points.from_segmentation(self.segment(phrases, image, threshold, only_known))
-        return Points.from_detections(self.detect(phrases, image, threshold, only_known))
+        return segmented.model_copy(update={"unknown_words": found.unknown_words, "tiles": found.tiles})
 
     def segmenter(self, segmenter: Segmenter | str | Path) -> Segmenter:
         """Return a segmenter; one that is named by path is loaded once."""
@@ -177,11 +188,38 @@ class Predictor:
                 )
         return self._segmenters[key]
 
-    def _ground(self, phrases: tuple[str, ...], image: Image.Image, threshold: float | None) -> Detections:
-        """Return boxes by the model's own grounding text, for checkpoints without a `[DET]` route."""
+    def _each(
+        self,
+        route: Route,
+        phrases: tuple[str, ...],
+        images: Sequence[Image.Image],
+        options: FindOptions,
+        expected: type[FoundT],
+    ) -> list[FoundT]:
+        """What a route's decoder finds in each image and in its tiles."""
+
+        def find(views: list[Image.Image]) -> list[FoundT]:
+            return [
+                checked(route, self.run_route(route, phrases, view, options.threshold, options.only_known), expected)
+                for view in self._engine.encode_images(views)
+            ]
+
+        return search(images, options, self._backbone, find)
+
+    def _ground(
+        self, phrases: tuple[str, ...], images: Sequence[Image.Image], threshold: float | None
+    ) -> list[Detections]:
+        """Return boxes by the model's own grounding text, for checkpoints without a `[DET]` route.
+
+        All phrases of some images are asked as one batch.
+        """
+        some = max(1, _GROUNDED_AT_ONCE // len(phrases))
+        if len(images) > some:
+            return self._ground(phrases, images[:some], threshold) + self._ground(phrases, images[some:], threshold)
         decoder = load_text_decoder("grounding")(self._backbone)
         conversations = [
             Conversation.build(decoder.request(phrase), [image], constraint=decoder.constraint(phrase))
+            for image in images
             for phrase in phrases
         ]
         # A list of boxes that is cut off still holds the boxes before the cut.
@@ -194,7 +232,8 @@ class Predictor:
             said = [(token, p) for token, p in zip(ids, logprobs, strict=True) if token not in self._backbone.end_ids]
             tokens, probabilities = zip(*said, strict=True) if said else ((), ())
             answers.append(WrittenAnswer(self._backbone.decode_text(tokens), tuple(tokens), tuple(probabilities)))
-        found: Detections = decoder.decode(
-            answers, DecodeRequest(phrases, cached[0][0].encoded.grid, self._backbone.name, threshold)
-        )
+        found: list[Detections] = []
+        for first in range(0, len(answers), len(phrases)):
+            request = DecodeRequest(phrases, cached[first][0].encoded.grid, self._backbone.name, threshold)
+            found.append(decoder.decode(answers[first : first + len(phrases)], request))
         return found
