@@ -28,6 +28,7 @@ from torch.nn import functional as F
 FAMILIES = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
     "internlm2": "InternLM2ForCausalLM",
     "llama": "LlamaForCausalLM",
     "yi": "LlamaForCausalLM",
@@ -36,6 +37,7 @@ FAMILIES = {
 TEMPLATES = {
     "qwen2": "internvl2_5",
     "qwen3": "internvl2_5",
+    "qwen3_moe": "internvl2_5",
     "internlm2": "internlm2-chat",
     "llama": "internlm2-chat",
     "yi": "Hermes-2",
@@ -76,8 +78,11 @@ def tiny_config(family: str, vision: str = "300m", vocabulary: int = 600, **chan
     }
     if family == "internlm2":
         language |= {"bias": False, "model_type": "internlm2", "auto_map": {"AutoConfig": "configuration_internlm2.X"}}
-    if family == "qwen3":
+    if family.startswith("qwen3"):
         language |= {"head_dim": 16}
+    if family == "qwen3_moe":
+        language |= {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "norm_topk_prob": True}
+        language |= {"decoder_sparse_step": 1, "mlp_only_layers": []}
     if family == "phi3":
         language |= {
             "max_position_embeddings": 256,
@@ -204,18 +209,34 @@ def _language_state(content: Config, noise: Callable[..., Tensor], norm: Any, li
         state |= norm(f"{layer}.input_layernorm", hidden, False)
         state |= norm(f"{layer}.post_attention_layernorm", hidden, False)
         state |= linear(f"{layer}.self_attn.o_proj", hidden, q_rows, False)
-        state |= linear(f"{layer}.mlp.down_proj", hidden, inner, False)
+        if not _is_mixture(text, index):
+            state |= linear(f"{layer}.mlp.down_proj", hidden, inner, False)
         if kind == "Phi3":
             state |= linear(f"{layer}.self_attn.qkv_proj", q_rows + 2 * kv_rows, hidden, False)
             state |= linear(f"{layer}.mlp.gate_up_proj", 2 * inner, hidden, False)
             continue
         for name, rows in (("q", q_rows), ("k", kv_rows), ("v", kv_rows)):
             state |= linear(f"{layer}.self_attn.{name}_proj", rows, hidden, kind == "Qwen2")
-        if kind == "Qwen3":
+        if kind.startswith("Qwen3"):
             state |= norm(f"{layer}.self_attn.q_norm", dim, False) | norm(f"{layer}.self_attn.k_norm", dim, False)
+        if _is_mixture(text, index):
+            state |= linear(f"{layer}.mlp.gate", text["num_experts"], hidden, False)
+            small = text["moe_intermediate_size"]
+            for expert in range(text["num_experts"]):
+                for name in ("gate_proj", "up_proj"):
+                    state |= linear(f"{layer}.mlp.experts.{expert}.{name}", small, hidden, False)
+                state |= linear(f"{layer}.mlp.experts.{expert}.down_proj", hidden, small, False)
+            continue
         state |= linear(f"{layer}.mlp.gate_proj", inner, hidden, False)
         state |= linear(f"{layer}.mlp.up_proj", inner, hidden, False)
     return state
+
+
+def _is_mixture(text: Config, layer: int) -> bool:
+    """Whether a layer has experts: every so many, and not those that are named."""
+    if "num_experts" not in text or layer in text["mlp_only_layers"]:
+        return False
+    return bool((layer + 1) % text["decoder_sparse_step"] == 0)
 
 
 def write_original(folder: Path, content: Config, state: State, shards: int = 1, torch_files: bool = False) -> None:
@@ -378,7 +399,7 @@ def _language(state: State, text: Config, x: Tensor) -> Tensor:
                 torch.stack(linear(normed, f"{layer}.self_attn.{name}_proj").chunk(count, dim=-1))
                 for name, count in (("q", heads), ("k", kv_heads), ("v", kv_heads))
             )
-        if kind == "Qwen3":
+        if kind.startswith("Qwen3"):
             q = _rms(q, get[f"{layer}.self_attn.q_norm.weight"], eps)
             k = _rms(k, get[f"{layer}.self_attn.k_norm.weight"], eps)
         q, k = _rotate(q, cosines, sines), _rotate(k, cosines, sines)
@@ -387,6 +408,9 @@ def _language(state: State, text: Config, x: Tensor) -> Tensor:
         seen = (weights @ v).transpose(0, 1).flatten(1)
         x = x + linear(seen, f"{layer}.attention.wo" if inlm else f"{layer}.self_attn.o_proj")
         normed = _rms(x, get[f"{layer}.{'ffn_norm' if inlm else 'post_attention_layernorm'}.weight"], eps)
+        if _is_mixture(text, index):
+            x = x + _experts(get, text, normed, f"{layer}.mlp")
+            continue
         if inlm:
             gate, up = linear(normed, f"{layer}.feed_forward.w1"), linear(normed, f"{layer}.feed_forward.w3")
         elif kind == "Phi3":
@@ -395,6 +419,19 @@ def _language(state: State, text: Config, x: Tensor) -> Tensor:
             gate, up = linear(normed, f"{layer}.mlp.gate_proj"), linear(normed, f"{layer}.mlp.up_proj")
         x = x + linear(F.silu(gate) * up, f"{layer}.feed_forward.w2" if inlm else f"{layer}.mlp.down_proj")
     return linear(_rms(x, get["model.norm.weight"], eps), "output" if inlm else "lm_head")
+
+
+def _experts(get: State, text: Config, x_LH: Tensor, name: str) -> Tensor:
+    """Token by token: the best experts by the gate's softmax, added up by their share among the chosen."""
+    output = torch.zeros_like(x_LH)
+    for place, x in enumerate(x_LH):
+        shares = (get[f"{name}.gate.weight"] @ x).softmax(-1)
+        chosen = sorted(range(len(shares)), key=lambda expert: -float(shares[expert]))[: text["num_experts_per_tok"]]
+        total = sum(float(shares[expert]) for expert in chosen) if text["norm_topk_prob"] else 1.0
+        for expert in chosen:
+            gate, up, down = (get[f"{name}.experts.{expert}.{part}_proj.weight"] for part in ("gate", "up", "down"))
+            output[place] += down @ (F.silu(gate @ x) * (up @ x)) * float(shares[expert]) / total
+    return output
 
 
 # Tokenizers ----------------------------------------------------------------------------------------------------------
@@ -438,7 +475,7 @@ def _token(content: str, special: bool = True, rstrip: bool = False) -> Config:
 def write_tokenizer(folder: Path, family: str, **changes: Any) -> int:
     """Write the tokenizer files of a family, tiny but of the real layout. Returns the number of ids."""
     folder.mkdir(parents=True, exist_ok=True)
-    if family in ("qwen2", "qwen3"):
+    if family.startswith("qwen"):
         settings = _write_qwen2(folder)
     else:
         size, spare = 560, 6 if family == "internlm2" else 0

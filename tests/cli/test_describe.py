@@ -94,11 +94,18 @@ def test_original_format_is_described_from_its_own_settings(tmp_path: Path) -> N
         "max_dynamic_patch": 12,
         "use_thumbnail": True,
         "ps_version": "v2",
-        "vision_config": {**vision, "patch_size": 14, "image_size": 56, "qkv_bias": True},
-        "llm_config": {**language, "architectures": ["InternLM2ForCausalLM"]},
+        "vision_config": {
+            **vision,
+            "patch_size": 14,
+            "image_size": 56,
+            "qkv_bias": True,
+            "qk_normalization": False,
+            "norm_type": "layer_norm",
+        },
+        "llm_config": {**language, "vocab_size": 640, "architectures": ["InternLM2ForCausalLM"], "bias": False},
     }
-    (tmp_path / "config.json").write_text(json.dumps(content))
-    save_file({"language_model.output.weight": torch.zeros(2, 2, dtype=torch.bfloat16)}, tmp_path / "model.safetensors")
+    state = {name: tensor.bfloat16() for name, tensor in official.tiny_state(content).items()}
+    official.write_original(tmp_path, content, state)
     official.write_tokenizer(tmp_path, "internlm2")
     found = describe(tmp_path)
     assert (found.format, found.language, found.context) == ("original", "llama", 8192)
@@ -106,7 +113,16 @@ def test_original_format_is_described_from_its_own_settings(tmp_path: Path) -> N
     assert "up to 12 tiles of 56 px and a thumbnail" in found.to_text()
     # Embedding and head are two tables in this format, whatever the sizes say.
     layer = 64 * (64 + 32 + 32 + 64) + 3 * 64 * 128 + 2 * 64
-    assert found.parameters.language == 2 * 360 * 64 + 3 * layer + 64
+    assert found.parameters.language == 2 * 640 * 64 + 3 * layer + 64
+    assert found.stored == ("BF16",)
+    state["mlp1.1.bias"] = state["mlp1.1.bias"][1:].clone()
+    official.write_original(tmp_path, content, state)
+    with pytest.raises(CheckpointError, match=r"mlp1\.1\.bias"):
+        describe(tmp_path)
+    del state["mlp1.1.bias"]
+    official.write_original(tmp_path, content, state)
+    with pytest.raises(CheckpointError, match=r"missing: model\.multi_modal_projector\.linear_1\.bias"):
+        describe(tmp_path)
 
 
 def shard(folder: Path) -> None:
@@ -125,7 +141,7 @@ def test_sharded_weights(checkpoint: Path) -> None:
     shard(checkpoint)
     assert describe(checkpoint).stored == ("F32",)
     (checkpoint / "model-2.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"lacks 1 of its files: model-2\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"names the file 'model-2\.safetensors', which is missing"):
         describe(checkpoint)
     (checkpoint / "model.safetensors.index.json").write_text("{}")
     with pytest.raises(CheckpointError, match="names no weights"):

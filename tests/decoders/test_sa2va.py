@@ -25,7 +25,7 @@ from vision_agent.decoders.sam.memory import track
 from vision_agent.decoders.sam.sa2va import Sa2vaNetwork
 from vision_agent.decoders.sam.transformers_network import TransformersNetwork
 from vision_agent.model.original import native_config, sa2va, sa2va_sam2
-from vision_agent.model.original.weights import LANGUAGE_RULES, VISION_RULES, empty_model, load_by_rules
+from vision_agent.model.original.weights import LANGUAGE_RULES, VISION_RULES, empty_original, load_by_rules
 from vision_agent.plugins.route import RouteSpec
 
 ANSWER = ["\n", "S", "[SEG]", ".", "<|im_end|>"]
@@ -96,7 +96,7 @@ def test_all_names_and_shapes_of_a_full_size_checkpoint_have_a_place(name: str) 
     hidden = content["llm_config"]["hidden_size"]
     shapes = layout.base_shapes(content) | layout.sam2_shapes(layout.LARGE) | layout.two_layers(hidden, 256)
     with torch.device("meta"):
-        model = empty_model(native_config(content), dtype=torch.float32, attn_implementation="eager")
+        model = empty_original(native_config(content), dtype=torch.float32, attn_implementation="eager")
     rules = (*VISION_RULES, *LANGUAGE_RULES[content["llm_config"]["architectures"][0]], *sa2va._BESIDE)
     load_by_rules(dict(model.state_dict()), [Meta(shapes)], rules, model.config)  # raises on any that is left over
     for wrong, message in (

@@ -23,6 +23,7 @@ ORIGINAL = (
     "InternVL3-1B",
     "InternVL3-2B",
     "InternVL3_5-8B",
+    "InternVL3_5-30B-A3B",
 )
 NATIVE = (
     "InternVL2_5-2B-MPO-hf",
@@ -81,7 +82,7 @@ def _shrink(language: Files, vision: Files) -> None:
 def _write_original(folder: Path, files: Files) -> None:
     content = files["config.json"]
     language = content["llm_config"]
-    family = {"Qwen2": "qwen2", "Qwen3": "qwen3", "InternLM2": "internlm2"}
+    family = {"Qwen2": "qwen2", "Qwen3": "qwen3", "Qwen3Moe": "qwen3", "InternLM2": "internlm2"}
     rows = official.write_tokenizer(folder, family[language["architectures"][0].removesuffix("ForCausalLM")])
     _shrink(language, content["vision_config"])
     language["vocab_size"] = rows

@@ -23,7 +23,7 @@ from vision_agent.images.video import frame_prompt
 from vision_agent.model import prompt
 from vision_agent.model.checkpoint import load_backbone
 from vision_agent.model.original import native_config
-from vision_agent.model.original.weights import empty_model, load_weights
+from vision_agent.model.original.weights import empty_original, load_weights
 
 # Width and height, and the tiles with the thumbnail. 448 px tiles, 1 to 12 of them.
 SIZES = {(1000, 700): 7, (448, 448): 1, (300, 1200): 5, (4000, 500): 9, (37, 23): 7, (1600, 1200): 13, (9, 999): 13}
@@ -491,7 +491,7 @@ def test_positions_are_resized_in_fp32(tmp_path: Path) -> None:
     positions = "vision_model.embeddings.position_embedding"
     state[positions] = state[positions].to(torch.bfloat16)
     official.write_original(tmp_path, content, state)
-    model = empty_model(native_config(content), dtype=torch.float32, attn_implementation="sdpa")
+    model = empty_original(native_config(content), dtype=torch.float32, attn_implementation="sdpa")
     load_weights(model, tmp_path, "Qwen2ForCausalLM")
     grid = state[positions].float()[:, 1:].mT.reshape(1, -1, 4, 4)
     expected = torch.nn.functional.interpolate(grid, size=(8, 8), mode="bicubic").flatten(2).mT

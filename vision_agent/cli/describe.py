@@ -4,45 +4,54 @@ Parameters are counted on a model without storage (torch's meta device). Of the 
 which also shows a truncated or missing one.
 """
 
-import math
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoTokenizer, InternVLForConditionalGeneration
+from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts
 from transformers.utils.hub import cached_file
 
 from vision_agent.errors import CheckpointError, first_line, last_line
 from vision_agent.model.checkpoint import DEFAULT_CHECKPOINT, model_config
-from vision_agent.model.checkpoint_files import check_sizes, read_object, tensor_names, weight_map
-from vision_agent.model.fingerprint import todays_name
+from vision_agent.model.checkpoint_files import check_sizes, read_object, tensor_names
+from vision_agent.model.empty_model import misfits
 from vision_agent.model.hub import check_source
 from vision_agent.model.image_settings import image_settings, tiling_settings
-from vision_agent.model.original.configuration import is_original, native_config, read_settings
+from vision_agent.model.load_options import is_mixture
+from vision_agent.model.original.configuration import is_original, language_architecture, native_config, read_settings
 from vision_agent.model.original.sa2va import is_sa2va, sa2va_settings
 from vision_agent.model.original.tokenizers import load_tokenizer
+from vision_agent.model.original.weights import check_original
 from vision_agent.model.prompt import IMAGE_CONTEXT
 from vision_agent.model.quiet import quiet
+from vision_agent.model.weight_files import WeightFile, open_weights
 from vision_agent.plugins.route import RouteSpec
 from vision_agent.routing.adapter import AdapterInfo
 
 _GIB, _MIB = 2**30, 2**20
 # NF4 has 4 bits a weight, an 8-bit scale for each 64 of them, and a 32-bit one for each 256 of those.
 _NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+_FORMATS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64", torch.int8: "I8"}
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 
 
 class Parameters(BaseModel):
-    """Numbers of parameters by part. `language` has the token tables; tied ones count once."""
+    """Numbers of parameters by part. `language` has the token tables; tied ones count once.
+
+    `active` are those that compute one token: of a mixture, the experts that are asked alone.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     vision: int
     projector: int
     language: int
+    active: int
 
     @property
     def total(self) -> int:
@@ -50,14 +59,18 @@ class Parameters(BaseModel):
 
 
 class Memory(BaseModel):
-    """GiB of the weights by format. `int8` and `int4` concern the language model's linear layers, all else is bf16."""
+    """GiB of the weights by format.
+
+    `int8` and `int4` concern the language model's linear layers, and `int8` its experts; all else is bf16. There is no
+    `int4` of a mixture of experts.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     fp32: float
     bf16: float
     int8: float
-    int4: float
+    int4: float | None
 
 
 class Tiles(BaseModel):
@@ -128,10 +141,11 @@ class ModelDescription(BaseModel):
             "parameters": (
                 f"{_short(count.total)} (vision {_short(count.vision)}, projector {_short(count.projector)}, "
                 f"language {_short(count.language)})"
+                + (f", {_short(count.active)} of them for each token" if count.active < count.total else "")
             ),
             "memory": (
                 f"fp32 {_bytes(memory.fp32)}, bf16 or fp16 {_bytes(memory.bf16)}, "
-                f"int8 {_bytes(memory.int8)}, 4bit {_bytes(memory.int4)}"
+                f"int8 {_bytes(memory.int8)}, " + ("no 4bit" if memory.int4 is None else f"4bit {_bytes(memory.int4)}")
             ),
             "context": f"{self.context} tokens; {self.cache_mib:.1f} MiB of cache for each 1000 (bf16)",
             "images": (
@@ -170,11 +184,9 @@ def describe(
             model: Any = InternVLForConditionalGeneration(config)
     except Exception as error:  # transformers raises many kinds for settings that contradict each other
         raise CheckpointError(f"config.json of {source!r} makes no sense: {last_line(error)}") from error
-    stored = _stored_tensors(folder, source)
+    files = open_weights(folder, exact=kind == "original") if local else []
     if local:
-        if stored is None:
-            raise CheckpointError(f"the folder {source!r} has no weights: neither {_SINGLE} nor {_INDEX}")
-        _check_loadable(folder, content, kind, model, {name: shape for name, (_, shape) in stored.items()}, source)
+        _check_loadable(folder, content, kind, model, files, source)
     text = config.text_config
     card = folder / "CARD.md"
     return ModelDescription(
@@ -187,7 +199,7 @@ def describe(
         tiles=tiling,
         context=int(text.max_position_embeddings),
         cache_mib=_cache_bytes(text) * 1000 / _MIB,
-        stored=_formats(stored),
+        stored=_formats(files),
         disk_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         routes=_routes(folder),
         licence=_licence(folder),
@@ -258,21 +270,32 @@ def _configuration(
 
 def _parameters(model: Any) -> Parameters:
     vision, projector = _count(model.model.vision_tower), _count(model.model.multi_modal_projector)
-    return Parameters(vision=vision, projector=projector, language=_count(model) - vision - projector)
+    text, total = model.config.text_config, _count(model)
+    idle = 0.0
+    if is_mixture(model.config):
+        experts = sum(_count(module) for module in model.modules() if isinstance(module, Qwen3MoeExperts))
+        idle = experts * (1 - text.num_experts_per_tok / text.num_experts)
+    return Parameters(
+        vision=vision, projector=projector, language=total - vision - projector, active=total - round(idle)
+    )
 
 
 def _memory(model: Any) -> Memory:
     """Weights only; what a run needs beside them depends on the images and the length of the conversation."""
     total = _count(model)
-    linears = [module for module in model.model.language_model.modules() if isinstance(module, nn.Linear)]
-    rounded = sum(linear.weight.numel() for linear in linears)
-    scales = sum(linear.out_features for linear in linears)
+    linears = [module.weight for module in model.model.language_model.modules() if isinstance(module, nn.Linear)]
+    mixture = is_mixture(model.config)
+    if mixture:
+        experts = [module for module in model.modules() if isinstance(module, Qwen3MoeExperts)]
+        linears += [each for module in experts for each in (module.gate_up_proj, module.down_proj)]
+    rounded = sum(weight.numel() for weight in linears)
+    scales = sum(weight.numel() // weight.shape[-1] for weight in linears)
     rest = 2 * (total - rounded)
     return Memory(
         fp32=4 * total / _GIB,
         bf16=2 * total / _GIB,
         int8=(rest + rounded + 2 * scales) / _GIB,
-        int4=(rest + _NF4_BYTES * rounded) / _GIB,
+        int4=None if mixture else (rest + _NF4_BYTES * rounded) / _GIB,
     )
 
 
@@ -287,37 +310,29 @@ def _cache_bytes(text: Any) -> int:
     return int(2 * 2 * text.num_hidden_layers * heads * head)
 
 
-def _stored_tensors(folder: Path, source: str) -> dict[str, tuple[str, tuple[int, ...]]] | None:
-    """Number format and shape of each tensor in the weight files; None if no weights are here."""
-    if (folder / _INDEX).is_file():
-        names = sorted(set(weight_map(_read_json(folder, _INDEX, source), source).values()))
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
-            raise CheckpointError(f"the checkpoint {source!r} lacks {len(missing)} of its files: {missing[0]}")
-    elif (folder / _SINGLE).is_file():
-        names = [_SINGLE]
-    else:
+def _formats(files: Sequence[WeightFile]) -> tuple[str, ...] | None:
+    """Number formats, that of most values first; None without files."""
+    if not files:
         return None
-    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
-    for name in names:
-        try:
-            with safe_open(folder / name, "pt") as file:  # checks the header against the file's size
-                for key in file.keys():
-                    tensor = file.get_slice(key)
-                    tensors[key] = tensor.get_dtype(), tuple(tensor.get_shape())
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{name} of {source!r} is damaged or cut short: {first_line(error)}") from error
-    return tensors
+    values: Counter[str] = Counter()
+    for file in files:
+        for key in file.keys():
+            tensor = file.tensor(key)  # lies in the file
+            values[_FORMATS.get(tensor.dtype, str(tensor.dtype).removeprefix("torch."))] += tensor.numel()
+    return tuple(name for name, _ in values.most_common())
 
 
-def _formats(tensors: dict[str, tuple[str, tuple[int, ...]]] | None) -> tuple[str, ...] | None:
-    """Number formats, that of most values first."""
-    if tensors is None:
-        return None
-    values: dict[str, int] = {}
-    for kind, shape in tensors.values():
-        values[kind] = values.get(kind, 0) + math.prod(shape)
-    return tuple(sorted(values, key=lambda kind: -values[kind]))
+class _Shapes:
+    """A weight file without its values."""
+
+    def __init__(self, file: WeightFile) -> None:
+        self.path, self._file = file.path, file
+
+    def keys(self) -> list[str]:
+        return self._file.keys()
+
+    def tensor(self, key: str) -> Tensor:
+        return self._file.tensor(key).to("meta")
 
 
 def _check_loadable(
@@ -325,16 +340,14 @@ def _check_loadable(
     content: dict[str, Any],
     kind: Literal["native", "original"],
     model: Any,
-    shapes: dict[str, tuple[int, ...]],
+    files: Sequence[WeightFile],
     source: str,
 ) -> None:
-    """Refuse what loading would refuse, by names and shapes of tensors and by the tokenizer.
-
-    Experts of a mixture are stored one by one and joined while loading; those models' tensors are not compared.
-    """
+    """Refuse what loading would refuse, by names and shapes of tensors and by the tokenizer."""
     if kind == "original":
         if not is_sa2va(content):
             load_tokenizer(folder)
+            check_original(model, [_Shapes(file) for file in files], language_architecture(content))
         return
     try:
         with quiet():
@@ -347,14 +360,7 @@ def _check_loadable(
             f"{source!r}: the tokenizer gives {IMAGE_CONTEXT!r} the id {context!r}, "
             f"but the model expects {model.config.image_token_id!r}"
         )
-    if getattr(model.config.text_config, "num_experts", None):
-        return
-    found = {todays_name(name): shape for name, shape in shapes.items()}
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    if model.config.tie_word_embeddings:
-        wanted.pop("lm_head.weight", None)
-        found.pop("lm_head.weight", None)
-    wrong = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+    wrong = misfits(model, files)
     if wrong:
         shown = ", ".join(wrong[:5])
         raise CheckpointError(f"the weights in {source!r} do not fit their config.json: {shown} ...")

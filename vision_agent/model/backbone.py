@@ -36,6 +36,8 @@ from vision_agent.plugins.decoder import DenseFeatures
 if TYPE_CHECKING:
     from vision_agent.model.original.sa2va import OwnRoute
 
+_TILES_AT_ONCE = 8  # of several images in one pass; an image of more tiles is encoded by itself
+
 
 @dataclass(frozen=True)
 class TilingSettings:
@@ -222,10 +224,31 @@ class Backbone:
         Args:
             max_tiles: most tiles, the thumbnail left out; None for the checkpoint's own bound.
         """
-        grid = self.grid_for(*image.size, max_tiles)
-        tokens_NTC, maps = self.see(self.tiles(image, grid))
-        stitched = tuple(_stitch(map_NCHW[: grid.piece_count], grid) for map_NCHW in maps)
-        return EncodedImage(tokens_NTC.flatten(0, 1), DenseFeatures(stitched), grid)
+        return self.encode_images([image], max_tiles)[0]
+
+    @torch.inference_mode()
+    def encode_images(self, images: Sequence[Image.Image], max_tiles: int | None = None) -> list[EncodedImage]:
+        """Encode several upright RGB images, their tiles together as far as a bound on memory allows."""
+        grids = [self.grid_for(*image.size, max_tiles) for image in images]
+        encoded: list[EncodedImage] = []
+        while len(encoded) < len(images):
+            first = len(encoded)
+            last, tiles = first + 1, grids[first].tile_count
+            while last < len(images) and tiles + grids[last].tile_count <= _TILES_AT_ONCE:
+                tiles += grids[last].tile_count
+                last += 1
+            cut = [self.tiles(image, grid) for image, grid in zip(images[first:last], grids[first:last], strict=True)]
+            tokens_NTC, maps = self.see(torch.cat(cut))
+            start = 0
+            for grid in grids[first:last]:
+                own = slice(start, start + grid.tile_count)
+                pieces = slice(start, start + grid.piece_count)
+                stitched = tuple(_stitch(map_NCHW[pieces], grid) for map_NCHW in maps)
+                # Copies: a part of the whole batch would keep all of it in memory.
+                tokens_TC = tokens_NTC[own].flatten(0, 1).clone()
+                encoded.append(EncodedImage(tokens_TC, DenseFeatures(tuple(map(torch.clone, stitched))), grid))
+                start = own.stop
+        return encoded
 
     # Text --------------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ A checkpoint's own code is never run.
 import json
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import (
     AutoTokenizer,
+    GenerationConfig,
     InternVLConfig,
     InternVLForConditionalGeneration,
 )
@@ -25,14 +26,26 @@ from vision_agent.model.chat_templates import OFFICIAL_TEMPLATES
 from vision_agent.model.checkpoint_files import check_readable, check_sizes, read_object, tensor_names
 from vision_agent.model.device_map import fitted_map
 from vision_agent.model.devices import choose_dtype, published_dtype
+from vision_agent.model.empty_model import empty_model, misfits
 from vision_agent.model.fingerprint import file_fingerprint, native_fingerprint, with_lora
 from vision_agent.model.hub import check_source
 from vision_agent.model.image_settings import image_settings, tiling_settings
-from vision_agent.model.load_options import LoadOptions, LoadSettings, check_load_options, finish, load_arguments
+from vision_agent.model.load_options import (
+    LoadOptions,
+    LoadSettings,
+    check_load_options,
+    check_mixture,
+    finish,
+    is_mixture,
+    load_arguments,
+    rounds_while_reading,
+)
 from vision_agent.model.original import is_original, load_original, native_config, use_official_epsilon
 from vision_agent.model.original.sa2va import is_sa2va, load_sa2va, own_route
+from vision_agent.model.original.weights import load_native
 from vision_agent.model.quiet import quiet
 from vision_agent.model.tower import LiteTowerConfig, register_tower
+from vision_agent.model.weight_files import open_weights
 
 register_tower()
 
@@ -82,6 +95,8 @@ def load_backbone(
         raise
     except Exception as error:  # transformers raises many kinds for settings that contradict each other
         raise CheckpointError(f"config.json of {source!r} makes no sense: {last_line(error)}") from error
+    if is_mixture(config):
+        check_mixture(options, device)
     if isinstance(options.device_map, dict) and not original:
         options = options.model_copy(update={"device_map": fitted_map(options.device_map, empty)})
     dtype = choose_dtype(device, options.dtype, parameters=parameters, published=published_dtype(content))
@@ -109,17 +124,16 @@ def _load_native(
     files.check()
     try:
         with quiet():
-            loaded: Any = InternVLForConditionalGeneration.from_pretrained(
-                source, config=config, output_loading_info=True, **load_arguments(options, device, dtype), **files.hub
-            )
-            model, report = loaded
             tokenizer = AutoTokenizer.from_pretrained(source, **files.hub)
+            if rounds_while_reading(options, device, mixture=is_mixture(config)):
+                model = _read_rounded(files, config, options, dtype)
+            else:
+                model = _read_native(source, config, load_arguments(options, device, dtype) | files.hub)
+    except CheckpointError:
+        raise
     except Exception as error:  # transformers raises many kinds for a damaged folder
+        _refuse_misfits(files, config)
         raise CheckpointError(f"the checkpoint {source!r} could not be loaded: {first_line(error)}") from error
-    wrong = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])
-    if wrong or report["mismatched_keys"]:
-        shown = ", ".join([*wrong, *(str(key) for key in report["mismatched_keys"])][:5])
-        raise CheckpointError(f"the weights in {source!r} do not fit their config.json: {shown} ...")
     tokenizer.chat_template = template or tokenizer.chat_template
     if "vision_agent" in content:
         use_official_epsilon(model)
@@ -135,6 +149,38 @@ def _load_native(
     )
 
 
+def _read_native(source: str, config: InternVLConfig, arguments: dict[str, Any]) -> Any:
+    loaded: Any = InternVLForConditionalGeneration.from_pretrained(
+        source, config=config, output_loading_info=True, **arguments
+    )
+    model, report = loaded
+    wrong = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])
+    _refuse(source, [*wrong, *map(str, report["mismatched_keys"])])
+    return model
+
+
+def _refuse_misfits(files: "_CheckpointFiles", config: InternVLConfig) -> None:
+    """Name the tensors for which transformers could not load a folder, where it is for them."""
+    with torch.device("meta"):
+        model = InternVLForConditionalGeneration(config)
+    _refuse(files.source, misfits(model, open_weights(files.weights_folder(), exact=False)))
+
+
+def _refuse(source: str, wrong: Sequence[str]) -> None:
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise CheckpointError(f"the weights in {source!r} do not fit their config.json: {', '.join(wrong[:5])}{more}")
+
+
+def _read_rounded(files: "_CheckpointFiles", config: InternVLConfig, options: LoadOptions, dtype: torch.dtype) -> Any:
+    """The model with int8 weights, which never has others."""
+    model = empty_model(config, dtype=dtype, attn_implementation=options.attn_implementation, int8=True)
+    load_native(model, open_weights(files.folder(), exact=False))
+    if files.path("generation_config.json"):
+        model.generation_config = GenerationConfig.from_pretrained(files.source, **files.hub)
+    return model
+
+
 def _load_original(
     files: "_CheckpointFiles",
     content: dict[str, Any],
@@ -143,15 +189,22 @@ def _load_original(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Backbone:
+    by_bitsandbytes = device.type == "cuda" and not is_mixture(config)
     for name, value in (("device_map", options.device_map), ("quantization", options.quantization)):
-        if value is not None and (name == "device_map" or device.type == "cuda"):
+        if value is not None and (name == "device_map" or by_bitsandbytes):
             raise ConfigError(
                 f"`{name}` works on native checkpoints only; write one with `vision-agent convert {files.source} NEW`"
             )
     folder = files.folder()
     sa2va = is_sa2va(content)
     loader = load_sa2va if sa2va else load_original
-    loaded = loader(folder, content, dtype=dtype, attn_implementation=options.attn_implementation)
+    loaded = loader(
+        folder,
+        content,
+        dtype=dtype,
+        attn_implementation=options.attn_implementation,
+        int8=rounds_while_reading(options, device, mixture=is_mixture(config)),
+    )
     finish(loaded.model, options, device)
     return Backbone(
         loaded.model,

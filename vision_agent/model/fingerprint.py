@@ -31,8 +31,8 @@ class WeightSample:
         self._parts: dict[str, bytes] = {}
 
     def add(self, name: str, tensor: Tensor) -> None:
-        """Take the sample of a tensor; `name` is its native one."""
-        if name == _RESIZED:
+        """Take the sample of a tensor; `name` is its native one. One without storage has none."""
+        if name == _RESIZED or tensor.is_meta:
             return
         flat = tensor.detach().reshape(-1)
         places = torch.linspace(0, len(flat) - 1, min(len(flat), _VALUES), dtype=torch.float64).round().long()

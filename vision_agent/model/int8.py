@@ -6,19 +6,47 @@ int8 tensors give the same logits, but on a CPU each call writes the whole weigh
 generation several times slower than fp32. Here the floats of a few rows at a time stay in the processor's cache, and
 bf16 takes torch's fused kernel for the steps; a long prompt takes about twice the time of plain bf16.
 
-Shape suffixes: R rows of activations, I input features, O output features.
+The router of a mixture of experts keeps its format: it is small, and decides which experts are asked.
+
+Shape suffixes: R rows of activations, I input features, O output features, E experts, H hidden size, K chosen experts.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts
 
 # Elements of a weight that are floats at a time: 1 MiB of fp32, which stays in a core's cache.
 _CHUNK_ELEMENTS = 2**18
 # torch's fused kernel is the fastest up to so many rows, and many times slower for a long prompt.
 _FUSED_ROWS = 8
+
+
+@dataclass(frozen=True)
+class RoundedRows:
+    """Where a float weight is written to as int8: (O, I) integers and (O,) scales, both changed in place."""
+
+    weight_OI: Tensor
+    scale_O: Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.weight_OI.shape
+
+    @torch.no_grad()
+    def copy_(self, float_OI: Tensor) -> None:
+        """Round a weight, some rows at a time, as it is in the format of the scales."""
+        rows = max(1, _CHUNK_ELEMENTS // max(1, float_OI.shape[1]))
+        for start in range(0, len(float_OI), rows):
+            part_RI = float_OI[start : start + rows].to(self.scale_O.dtype).float()
+            # A row of zeros would divide by zero.
+            scale_R = part_RI.abs().amax(dim=1).clamp(min=1e-12) / 127
+            self.weight_OI[start : start + rows] = (part_RI / scale_R.unsqueeze(1)).round_().clamp_(-127, 127)
+            self.scale_O[start : start + rows] = scale_R
 
 
 class Int8Linear(nn.Module):
@@ -35,15 +63,20 @@ class Int8Linear(nn.Module):
     bias: Tensor | None
 
     def __init__(self, linear: nn.Linear) -> None:
+        """Round a layer; of one without storage (on the device "meta") only the shapes are taken."""
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         weight_OI = linear.weight.detach()
-        # A row of zeros would divide by zero.
-        scale_O = weight_OI.float().abs().amax(dim=1).clamp(min=1e-12) / 127
-        rounded_OI = (weight_OI.float() / scale_O.unsqueeze(1)).round().clamp(-127, 127)
-        self.register_buffer("weight", rounded_OI.to(torch.int8))
-        self.register_buffer("scale", scale_O.to(weight_OI.dtype))
+        self.register_buffer("weight", torch.empty_like(weight_OI, dtype=torch.int8))
+        self.register_buffer("scale", weight_OI.new_empty(self.out_features))
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
+        if not weight_OI.is_meta:
+            self.rows.copy_(weight_OI)
+
+    @property
+    def rows(self) -> RoundedRows:
+        """Where the weight is written to."""
+        return RoundedRows(self.weight, self.scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply (..., I) to (..., O)."""
@@ -56,9 +89,52 @@ class Int8Linear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
 
+class Int8Experts(nn.Module):
+    """The experts of a mixture (Qwen3's) for inference, with int8 weights.
+
+    Attributes:
+        gate_up_proj: (E, 2 I, H) int8, of each expert the gate's rows and then the others'.
+        gate_up_scale: (E, 2 I).
+        down_proj: (E, H, I) int8.
+        down_scale: (E, H).
+    """
+
+    gate_up_proj: Tensor
+    gate_up_scale: Tensor
+    down_proj: Tensor
+    down_scale: Tensor
+
+    def __init__(self, experts: Any) -> None:
+        """Round experts; of those without storage only the shapes are taken."""
+        super().__init__()
+        self.act_fn = experts.act_fn
+        for name in ("gate_up", "down"):
+            weight_EOI = getattr(experts, f"{name}_proj").detach()
+            self.register_buffer(f"{name}_proj", torch.empty_like(weight_EOI, dtype=torch.int8))
+            self.register_buffer(f"{name}_scale", weight_EOI.new_empty(weight_EOI.shape[:2]))
+            if not weight_EOI.is_meta:
+                for expert, weight_OI in enumerate(weight_EOI):
+                    self.rows(name, expert).copy_(weight_OI)
+
+    def rows(self, name: str, expert: int) -> RoundedRows:
+        """Return where one expert's weight, "gate_up" or "down", is written to."""
+        return RoundedRows(getattr(self, f"{name}_proj")[expert], getattr(self, f"{name}_scale")[expert])
+
+    def forward(self, x_RH: Tensor, chosen_RK: Tensor, weights_RK: Tensor) -> Tensor:
+        """Return the sum of the chosen experts' outputs, by their weights."""
+        output_RH = torch.zeros_like(x_RH)
+        for expert in chosen_RK.unique().tolist():
+            rows, ranks = torch.where(chosen_RK == expert)
+            gate_up = _int8_matmul(x_RH[rows], self.gate_up_proj[expert], self.gate_up_scale[expert])
+            gate, up = gate_up.chunk(2, dim=-1)
+            said = _int8_matmul(self.act_fn(gate) * up, self.down_proj[expert], self.down_scale[expert])
+            output_RH.index_add_(0, rows, (said * weights_RK[rows, ranks, None]).to(output_RH.dtype))
+        return output_RH
+
+
 @torch.no_grad()
 def quantize_linears(module: nn.Module, keep: Iterable[str] = ()) -> int:
-    """Replace every `nn.Linear` below `module` by an `Int8Linear`, one after another, so that memory only falls.
+    """Replace linear layers and experts below `module` by int8 ones, one after another, so that memory only falls.
 
     Args:
         keep: last parts of names of layers that stay as they are.
@@ -67,15 +143,15 @@ def quantize_linears(module: nn.Module, keep: Iterable[str] = ()) -> int:
         how many were replaced.
     """
     kept = set(keep)
-    linears = [
+    found = [
         (parent, name, child)
         for parent in module.modules()
         for name, child in parent.named_children()
-        if isinstance(child, nn.Linear) and name not in kept
+        if isinstance(child, nn.Linear | Qwen3MoeExperts) and name not in kept
     ]
-    for parent, name, child in linears:
-        setattr(parent, name, Int8Linear(child))
-    return len(linears)
+    for parent, name, child in found:
+        setattr(parent, name, Int8Linear(child) if isinstance(child, nn.Linear) else Int8Experts(child))
+    return len(found)
 
 
 # An operation of its own, so that torch.compile calls it as one step and does not unroll its loop.

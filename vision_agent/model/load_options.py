@@ -8,7 +8,8 @@ the projector and the token tables are never quantised.
 Quantisation by device:
 
 * CUDA: bitsandbytes, int8 (LLM.int8, https://arxiv.org/abs/2208.07339) or 4-bit (NF4, https://arxiv.org/abs/2305.14314).
-* CPU and MPS: int8 weights by `vision_agent.model.int8`; there is no 4-bit.
+* CPU and MPS, and mixtures of experts everywhere: int8 weights by `vision_agent.model.int8`; there is no 4-bit. They
+  are rounded while they are read, so the memory is never that of the whole model.
 """
 
 from collections.abc import Mapping
@@ -156,6 +157,28 @@ def check_load_options(options: LoadOptions) -> torch.device:
     return device
 
 
+def check_mixture(options: LoadOptions, device: torch.device) -> None:
+    """See that a mixture of experts can be loaded as the options ask.
+
+    Raises:
+        ConfigError: bitsandbytes rounds no experts, which are nearly all of such a model.
+    """
+    if options.quantization == "4bit":
+        raise ConfigError("'4bit' reaches no experts, and this is a mixture of experts; use `quantization`='int8'")
+    if options.quantization is not None and options.device_map is not None:
+        raise ConfigError("`quantization` and `device_map` do not go together for mixtures of experts; leave one out")
+    if options.quantization is not None and options.lora:
+        raise ConfigError("`quantization` and `lora` do not go together for mixtures of experts; leave one out")
+
+
+def rounds_while_reading(options: LoadOptions, device: torch.device, *, mixture: bool = False) -> bool:
+    """Return whether int8 weights are made here, of one tensor of the files after another.
+
+    bitsandbytes does it on CUDA, but for mixtures of experts. LoRA is merged first, which takes the whole model.
+    """
+    return options.quantization == "int8" and not _by_bitsandbytes(options, device, mixture) and not options.lora
+
+
 def load_arguments(options: LoadOptions, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     """Return keyword arguments of `InternVLForConditionalGeneration.from_pretrained`."""
     arguments: dict[str, Any] = {"dtype": dtype, "attn_implementation": options.attn_implementation}
@@ -195,7 +218,7 @@ def finish(model: Any, options: LoadOptions, device: torch.device) -> None:
         CheckpointError: a LoRA adapter of another model.
     """
     model.eval().requires_grad_(False)
-    rounded = _by_bitsandbytes(options, device)
+    rounded = _by_bitsandbytes(options, device, is_mixture(model.config))
     if options.lora:
         apply_lora(model, options.lora, merge=not rounded)
     if options.quantization == "int8" and not rounded:
@@ -209,8 +232,13 @@ def finish(model: Any, options: LoadOptions, device: torch.device) -> None:
         compile_steps(model.model.language_model)
 
 
-def _by_bitsandbytes(options: LoadOptions, device: torch.device) -> bool:
-    return options.quantization is not None and device.type == "cuda"
+def is_mixture(config: Any) -> bool:
+    """Return whether a model's configuration is of a mixture of experts."""
+    return bool(getattr(config.text_config, "num_experts", None))
+
+
+def _by_bitsandbytes(options: LoadOptions, device: torch.device, mixture: bool = False) -> bool:
+    return options.quantization is not None and device.type == "cuda" and not mixture
 
 
 def _check_attention(options: LoadOptions, device: torch.device) -> None:

@@ -17,6 +17,7 @@ from vision_agent.model.chat_templates import OFFICIAL_TEMPLATES, ConversationTe
 LANGUAGE_MODELS = {
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
+    "Qwen3MoeForCausalLM": "qwen3_moe",
     "InternLM2ForCausalLM": "llama",
     "LlamaForCausalLM": "llama",
     "Phi3ForCausalLM": "phi3",
@@ -39,6 +40,15 @@ _LANGUAGE_FIELDS = (
     "mlp_bias",
     "attention_dropout",
     "initializer_range",
+)
+# Of mixtures of experts; the first three have no sensible default.
+_EXPERT_FIELDS = (
+    "num_experts",
+    "num_experts_per_tok",
+    "moe_intermediate_size",
+    "norm_topk_prob",
+    "decoder_sparse_step",
+    "mlp_only_layers",
 )
 _WINDOW_FIELDS = ("use_sliding_window", "sliding_window", "max_window_layers")
 _LANGUAGE_REQUIRED = _LANGUAGE_FIELDS[:5]
@@ -213,8 +223,11 @@ def _language_config(content: dict[str, Any]) -> dict[str, Any]:
     if architecture == "InternLM2ForCausalLM":
         fields["attention_bias"] = language.get("bias", True)
         fields.setdefault("max_position_embeddings", 2048)
-    elif architecture == "Qwen3ForCausalLM":
+    elif architecture.startswith("Qwen3"):
         fields.setdefault("head_dim", 128)
+    if architecture == "Qwen3MoeForCausalLM":
+        _require(language, _EXPERT_FIELDS[:3], "llm_config")
+        fields |= {name: language[name] for name in _EXPERT_FIELDS if language.get(name) is not None}
     if architecture != "Phi3ForCausalLM":
         fields.setdefault("rms_norm_eps", 1e-6)
     fields["rope_parameters"] = _rope(language)

@@ -9,6 +9,7 @@ from vision_agent.errors import CheckpointError
 from vision_agent.model.original.configuration import is_original
 from vision_agent.model.original.loading import OriginalCheckpoint, load_original, read_content
 from vision_agent.model.original.tokenizers import IMAGE_TOKENS
+from vision_agent.model.quiet import quiet
 from vision_agent.model.weight_files import stored_dtype
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -60,7 +61,8 @@ def native_extras(checkpoint: OriginalCheckpoint) -> dict[str, str | int | bool 
 def _write(checkpoint: OriginalCheckpoint, folder: Path) -> None:
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
     model.config.vision_agent = native_extras(checkpoint)
-    model.save_pretrained(folder, max_shard_size="5GB")
+    with quiet():
+        model.save_pretrained(folder, max_shard_size="5GB")
     tokenizer.save_pretrained(folder)
     processor = {
         "image_processor_type": "GotOcr2ImageProcessor",

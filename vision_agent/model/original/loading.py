@@ -17,7 +17,7 @@ from vision_agent.model.original.configuration import (
     read_settings,
 )
 from vision_agent.model.original.tokenizers import IMAGE_TOKENS, load_tokenizer
-from vision_agent.model.original.weights import Rule, empty_model, load_weights
+from vision_agent.model.original.weights import Rule, empty_original, load_weights
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ def load_original(
     *,
     dtype: torch.dtype,
     attn_implementation: str,
+    int8: bool = False,
     settings: OriginalSettings | None = None,
     beside: Sequence[Rule] = (),
 ) -> OriginalCheckpoint:
@@ -69,6 +70,7 @@ def load_original(
         content: the parsed `config.json`.
         dtype: of the model; tensors are converted to it one at a time.
         attn_implementation: as transformers takes it; what `config.json` says of it is not used.
+        int8: round the language model to int8 while it is read, tensor by tensor.
         settings: None for those that `config.json` says.
         beside: rules of tensors in the weight files that other models read.
 
@@ -90,7 +92,7 @@ def load_original(
     if stop not in vocabulary:
         raise CheckpointError(f"the tokenizer in {str(folder)!r} has no {stop!r}, which ends answers in its template")
     tokenizer.chat_template = settings.template.chat_template()
-    model = empty_model(config, dtype=dtype, attn_implementation=attn_implementation)
+    model = empty_original(config, dtype=dtype, attn_implementation=attn_implementation, int8=int8)
     fingerprint = load_weights(model, folder, architecture, beside)
     model.generation_config = GenerationConfig(
         eos_token_id=vocabulary[stop], pad_token_id=tokenizer.pad_token_id, do_sample=False

@@ -86,7 +86,7 @@ def is_sa2va(content: dict[str, Any]) -> bool:
 
 
 def load_sa2va(
-    folder: Path, content: dict[str, Any], *, dtype: torch.dtype, attn_implementation: str
+    folder: Path, content: dict[str, Any], *, dtype: torch.dtype, attn_implementation: str, int8: bool = False
 ) -> OriginalCheckpoint:
     """The base model of a Sa2VA folder; the arguments and errors are those of `load_original`."""
     loaded = load_original(
@@ -94,6 +94,7 @@ def load_sa2va(
         content,
         dtype=dtype,
         attn_implementation=attn_implementation,
+        int8=int8,
         settings=sa2va_settings(content),
         beside=_BESIDE,
     )

@@ -8,7 +8,7 @@ Shape suffixes: D head size, E width of the vision tower, H hidden size, G query
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
-from transformers import InternVLConfig, InternVLForConditionalGeneration
-from transformers.initialization import no_init_weights
+from transformers import InternVLConfig
 
 from vision_agent.errors import CheckpointError
+from vision_agent.model.empty_model import empty_model, fillable
 from vision_agent.model.fingerprint import WeightSample
+from vision_agent.model.int8 import RoundedRows
 from vision_agent.model.weight_files import WeightFile, listed_names, open_weights
 
 _Split = Callable[[Tensor, Any], Sequence[Tensor]]
@@ -103,7 +104,16 @@ VISION_RULES = (
 )
 
 # Frequencies of the rotary embedding, which some old files keep, follow from the configuration.
-_FREQUENCIES = Rule(r"language_model\..*\.rotary_emb\.inv_freq", ())
+_FREQUENCIES = Rule(r"(?:model\.)?language_model\..*\.rotary_emb\.inv_freq", ())
+
+# A native folder's own names, today's and those of the first ones.
+NATIVE_RULES = (
+    _FREQUENCIES,
+    Rule(r"language_model\.lm_head\.(.+)", (r"lm_head.\1",)),
+    Rule(r"language_model\.model\.(.+)", (_LANGUAGE + r".\1",)),
+    Rule(r"(vision_tower|multi_modal_projector)\.(.+)", (r"model.\1.\2",)),
+    Rule(r"(.+)", (r"\1",)),
+)
 
 # Qwen2, Qwen3, Llama, Yi and Phi-3 (whose fused tensors are fused natively too) only move.
 PLAIN_RULES = (
@@ -133,27 +143,21 @@ INTERNLM2_RULES = (
 LANGUAGE_RULES = {
     "Qwen2ForCausalLM": PLAIN_RULES,
     "Qwen3ForCausalLM": PLAIN_RULES,
+    "Qwen3MoeForCausalLM": PLAIN_RULES,
     "LlamaForCausalLM": PLAIN_RULES,
     "Phi3ForCausalLM": PLAIN_RULES,
     "InternLM2ForCausalLM": INTERNLM2_RULES,
 }
 
 
-def empty_model(config: InternVLConfig, *, dtype: torch.dtype, attn_implementation: str) -> Any:
-    """Make a native model whose weights are not set, in eval mode, with the official constants that no weight holds.
+def empty_original(config: InternVLConfig, *, dtype: torch.dtype, attn_implementation: str, int8: bool = False) -> Any:
+    """Make a native model whose weights are not set, with the official constants that no weight holds.
 
-    Raises:
-        CheckpointError: settings that contradict each other.
+    Arguments and errors are those of `empty_model`.
     """
-    try:
-        with no_init_weights():
-            model = InternVLForConditionalGeneration._from_config(
-                config, dtype=dtype, attn_implementation=attn_implementation
-            )
-    except (ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"config.json makes no sense: {error}") from error
+    model = empty_model(config, dtype=dtype, attn_implementation=attn_implementation, int8=int8)
     use_official_epsilon(model)
-    return model.eval().requires_grad_(False)
+    return model
 
 
 def use_official_epsilon(model: Any) -> None:
@@ -169,7 +173,7 @@ def load_weights(model: Any, folder: Path, architecture: str, beside: Sequence[R
     """Fill a native model from the weight files of an original folder.
 
     Args:
-        model: from `empty_model`.
+        model: from `empty_original`.
         folder: holds `model.safetensors`, `pytorch_model.bin` or the index of several such files.
         architecture: the language model's class name, a key of `LANGUAGE_RULES`.
         beside: rules of tensors that other models read.
@@ -182,16 +186,27 @@ def load_weights(model: Any, folder: Path, architecture: str, beside: Sequence[R
             missing, unexpected or of another shape. The message names the file or lists the tensors.
     """
     rules = (*VISION_RULES, *LANGUAGE_RULES[architecture], *beside)
-    return load_by_rules(dict(model.state_dict()), open_weights(folder), rules, model.config).digest()
+    return load_by_rules(fillable(model), open_weights(folder), rules, model.config).digest()
+
+
+def load_native(model: Any, files: Sequence[WeightFile]) -> None:
+    """Fill a model from `empty_model` with a native folder's tensors. Raises CheckpointError, as `load_weights`."""
+    load_by_rules(fillable(model), files, NATIVE_RULES, model.config)
+
+
+def check_original(model: Any, files: Sequence[WeightFile], architecture: str, beside: Sequence[Rule] = ()) -> None:
+    """Compare names and shapes with a model on the device "meta". Raises CheckpointError, as `load_weights`."""
+    rules = (*VISION_RULES, *LANGUAGE_RULES[architecture], *beside)
+    load_by_rules(fillable(model), files, rules, model.config)
 
 
 def load_by_rules(
-    targets: dict[str, Tensor], files: Sequence[WeightFile], rules: Sequence[Rule], config: Any
+    targets: Mapping[str, Tensor | RoundedRows], files: Sequence[WeightFile], rules: Sequence[Rule], config: Any
 ) -> WeightSample:
     """Copy the tensors of weight files to where rules put them. All of `targets` are filled, once.
 
     Args:
-        targets: native names, and the tensors that are written to.
+        targets: native names, and what is written to: see `fillable`.
         config: what the rules' `split` takes.
 
     Returns:
@@ -232,7 +247,12 @@ def _plan(keys: Sequence[str], rules: Sequence[Rule], wanted: set[str]) -> dict[
 
 
 def _fill(
-    targets: dict[str, Tensor], names: tuple[str, ...], tensor: Tensor, rule: Rule, config: Any, where: str
+    targets: Mapping[str, Tensor | RoundedRows],
+    names: tuple[str, ...],
+    tensor: Tensor,
+    rule: Rule,
+    config: Any,
+    where: str,
 ) -> Sequence[Tensor]:
     try:
         pieces = rule.split(tensor, config) if rule.split else [tensor]
@@ -245,5 +265,5 @@ def _fill(
                 f"{where} has the shape {tuple(tensor.shape)}: {tuple(piece.shape)} for {name}, "
                 f"but config.json says {tuple(target.shape)}"
             )
-        target.data.copy_(piece)
+        target.copy_(piece)
     return pieces
