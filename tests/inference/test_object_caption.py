@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from conftest import PHOTOS
 from PIL import Image
 
-from conftest import PHOTOS
-from vision_agent import VisionAgent
+from vision_agent import GenerationOptions, VisionAgent
 from vision_agent.evaluate.captions import named_objects
 
 COCO = ("person", "dog", "frisbee", "bear", "teddy bear", "hot dog", "mouse", "skis", "bus", "tv", "cell phone")
@@ -50,6 +50,16 @@ def test_asking_chatting_and_running_give_the_same_caption(agent: VisionAgent, p
     assert asked.text == agent.caption(photo).text
     assert agent.chat().ask(request_, photo).text == asked.text
     assert agent.run(request_, photo).text == asked.text
+
+
+def test_limits_of_options_hold(agent: VisionAgent, photo) -> None:
+    whole = agent.ask("describe this", photo)
+    for most in (1, 2, 5):
+        answer = agent.ask("describe this", photo, max_new_tokens=most)
+        assert (answer.finish_reason, answer.completion_tokens) == ("length", most)
+        assert whole.text.startswith(answer.text) and len(answer.text) < len(whole.text)
+    stopped = agent.ask("describe this", photo, options=GenerationOptions(stop=(" frisbee",)))
+    assert stopped.text == "A dog and a red" and stopped.finish_reason == "stop"
 
 
 def test_other_questions_are_no_captions(agent: VisionAgent, photo) -> None:

@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+from transformers import PreTrainedTokenizerBase
+
+from vision_agent.generation.options import GenerationOptions
 from vision_agent.model.backbone import Backbone
 
 _LONGEST_PHRASE = 48  # tokens of what may be repeated
@@ -34,6 +37,19 @@ def cut_at_stop(text: str, stop: Sequence[str]) -> str:
     """Return the text before the first of the stop texts."""
     places = [place for place in (text.find(item) for item in stop) if place >= 0]
     return text[: min(places)] if places else text
+
+
+def cut_at_limits(text: str, options: GenerationOptions, tokenizer: PreTrainedTokenizerBase) -> tuple[str, int, bool]:
+    """Return a text that no model generated as if one had: cut, its number of tokens, whether the token limit cut it.
+
+    Args:
+        tokenizer: a fast one, which knows the characters of each token.
+    """
+    text = cut_at_stop(text, options.stop)
+    ends = [end for _, end in tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]]
+    if len(ends) <= options.max_new_tokens:
+        return text, len(ends), False
+    return text[: ends[options.max_new_tokens - 1]], options.max_new_tokens, True
 
 
 class RepetitionWatcher:

@@ -17,7 +17,7 @@ from vision_agent.errors import AnswerError
 from vision_agent.generation.decoding import GenerationOutput
 from vision_agent.generation.grammar import choice_constraint
 from vision_agent.generation.options import GenerationOptions
-from vision_agent.generation.stopping import cut_at_stop
+from vision_agent.generation.stopping import cut_at_limits, cut_at_stop
 from vision_agent.generation.structured import AnswerForm
 from vision_agent.inference.abilities import Abilities
 from vision_agent.inference.conversation import Conversation
@@ -130,6 +130,17 @@ class AnswerPipeline:
         conversation = Conversation.build(question, images, constraint=form.constraint)
         return self.answers([conversation], options, form=form)[0]
 
+    def ask_each(
+        self,
+        question: str,
+        images: Sequence[Image.Image],
+        options: GenerationOptions,
+        form: AnswerForm = _FREE,
+        **shown: Any,
+    ) -> list[Answer]:
+        """Answer one question about each of some images, as one batch; `shown` is as for `Conversation.build`."""
+        return self.answers([Conversation.build(question, [image], **shown) for image in images], options, form=form)
+
     def answers(
         self,
         conversations: Sequence[Conversation],
@@ -178,7 +189,7 @@ class AnswerPipeline:
             refused = self._abilities.refuses_to_say(self.model, request, len(conversation.images), looked=True)
             if refused is not None:
                 return self._refused(refused)
-            described = self._described(conversation)
+            described = self._described(conversation, options)
             if described is not None:
                 return described
         if looks:
@@ -199,12 +210,16 @@ class AnswerPipeline:
             refused=reason,
         )
 
-    def _described(self, conversation: Conversation) -> Answer | None:
+    def _described(self, conversation: Conversation, options: GenerationOptions) -> Answer | None:
         """A caption of what was found, where one is asked for of a model that makes them so."""
         captions, request = self._abilities.captions, _request(conversation)
         if captions is None or len(conversation.images) != 1 or not captions.are_asked_for(request):
             return None
-        return self._captioner.answer(captions, request, conversation.images[0])
+        caption = self._captioner.answer(captions, request, conversation.images[0])
+        text, written, cut = cut_at_limits(caption.text, options, self._backbone.tokenizer)
+        return caption.model_copy(
+            update={"text": text, "completion_tokens": written, "finish_reason": "length" if cut else "stop"}
+        )
 
     def _from_evidence(self, conversation: Conversation, options: GenerationOptions, form: AnswerForm) -> Answer:
         """An answer in words that rests on what was found; `evidence` has the boxes."""
@@ -283,7 +298,7 @@ class AnswerPipeline:
             self._from_evidence(conversations[row], options, form)
             if self._evidence_loop.is_asked_for(output.answers[row])
             and self._evidence_loop.applies_to(conversations[row])
-            else self._answer(output, row, reader.text, conversations[row], form, routed[row])
+            else self._answer(output, row, reader.text, conversations[row], form, routed[row], options)
             for row, reader in enumerate(readers)
         ]
 
@@ -323,7 +338,7 @@ class AnswerPipeline:
             yield from self._ready(output, waiting, subject, routed)
         for rest in reader.finish():
             yield TextDelta(text=rest)
-        yield AnswerDone(answer=self._answer(output, 0, reader.text, conversation, form, routed))
+        yield AnswerDone(answer=self._answer(output, 0, reader.text, conversation, form, routed, options))
 
     def _constrained(self, conversation: Conversation, choice: RouteChoice, options: GenerationOptions) -> Conversation:
         rule = choice.constraint(self._routes, self._backbone.end_ids, options.max_new_tokens)
@@ -392,12 +407,13 @@ class AnswerPipeline:
         conversation: Conversation,
         form: AnswerForm,
         routed: Sequence[RoutedText],
+        options: GenerationOptions,
     ) -> Answer:
         reason = output.finish_reasons[row]
         read, written = output.prompt_tokens[row], len(output.answers[row])
         # A request for evidence that nobody can give, such as about several images, is no result of a route.
         free = form.constraint is None and not form.protocol
-        described = self._described(conversation) if free and not routed else None
+        described = self._described(conversation, options) if free and not routed else None
         if described is not None:
             return described
         if free and (not routed or self._evidence_loop.is_asked_for(output.answers[row])):
