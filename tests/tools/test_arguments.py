@@ -69,7 +69,7 @@ def test_a_list_of_texts_in_every_form(written: Any, meant: list[str]) -> None:
     assert read("draw", labels=written).labels == meant
     assert read("extract", fields=written).fields == meant
     whole = {**REQUIRED["detect"], "phrases": written}
-    assert read_arguments(TOOLS["detect"], json.dumps(whole)).phrases == meant  # type: ignore[attr-defined]
+    assert read_arguments(TOOLS["detect"], json.dumps(whole)).phrases == meant
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_numbers_and_choices_as_texts() -> None:
     read_one = read("detect", threshold=" 0.3 ", limit="7", offset=2.0)
     assert (read_one.threshold, read_one.limit, read_one.offset) == (0.3, 7, 2)
     caption = read_arguments(TOOLS["caption"], {"image": "a.jpg", "length": " SHORT"})
-    assert caption.length == "short"  # type: ignore[attr-defined]
+    assert caption.length == "short"
 
 
 @pytest.mark.parametrize(
