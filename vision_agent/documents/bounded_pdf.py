@@ -20,6 +20,7 @@ _BYTES_A_PAGE, _MOST_TIMES, _BYTES_A_FILE = 400_000, 10.0, 40_000
 
 _MEMORY = 1 << 29  # bytes that PDFium may take, and more for each pixel that an image may have
 _BYTES_A_PIXEL = 12
+_NO_MEMORY = "needs more memory than it may take"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class BoundedPdf:
         }
         size = len(self._data) if path is None else os.stat(path).st_size
         self._timeout = limits.page_timeout * min(_MOST_TIMES, 1 + size / _BYTES_A_PAGE)
-        self._left = limits.page_timeout * (_MOST_TIMES + size / _BYTES_A_FILE)
+        self._whole = self._left = limits.page_timeout * (_MOST_TIMES + size / _BYTES_A_FILE)
         self._pages = 0
         self._ask({"kind": "open"}, "opening it")
 
@@ -109,38 +110,44 @@ class BoundedPdf:
                 with POOL.lent(self) as renderer:
                     if renderer.document is not self and request["kind"] != "close":
                         renderer.document = None
-                        self._pages = self._answer(renderer, self._opening, self._data)[0]["pages"]
+                        self._pages = self._answer(renderer, self._opening, self._data, doing)[0]["pages"]
                         renderer.document = self
                     if request["kind"] == "page":
-                        return _page(renderer, self._answer(renderer, request, b"")[1])
+                        return _page(renderer, self._answer(renderer, request, b"", doing)[1])
                     if request["kind"] == "close":
-                        self._answer(renderer, request, b"")
+                        self._answer(renderer, request, b"", doing)
                         renderer.document = None
                     return None
             except RendererGoneError as gone:
                 if gone.timed_out or gone.code or last:  # else it ended for want of work, at this very moment
-                    raise DocumentError(self._reason(gone, doing)) from gone
+                    why = f"{_NO_MEMORY}, or breaks PDFium (exit code {gone.code})"
+                    why = self._too_long(min(self._timeout, self._left)) if gone.timed_out else why
+                    raise DocumentError(self._reason(doing, why)) from gone
         raise AssertionError("the second time is the last")
 
-    def _answer(self, renderer: Renderer, request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
+    def _answer(
+        self, renderer: Renderer, request: dict[str, Any], data: bytes, doing: str
+    ) -> tuple[dict[str, Any], bytes]:
+        if self._left <= 0:
+            raise DocumentError(self._reason(doing, f"with what was drawn before {self._too_long(self._whole)}"))
         answer, content = renderer.call(request, data, min(self._timeout, self._left))
-        self._left = max(self._left - answer["seconds"], 0.1)
+        self._left -= answer["seconds"]
         kind, why = answer.get("error"), answer.get("why")
         if kind == PasswordError.__name__:
             raise PasswordError(why)
         if kind == DocumentError.__name__:
             raise DocumentError(why)
+        if kind == MemoryError.__name__:
+            raise DocumentError(f"`{self._name}` must be a PDF that can be drawn, but it {_NO_MEMORY}")
         if kind is not None:
             raise DocumentError(f"`{self._name}` must be a complete PDF, but got one that is broken ({kind}: {why})")
         return answer, content
 
-    def _reason(self, gone: RendererGoneError, doing: str) -> str:
-        if gone.timed_out:
-            seconds = min(self._timeout, self._left)
-            why = f"takes longer than {seconds:.1f} seconds (by `limits.page_timeout` and the size of the file)"
-        else:
-            why = f"needs more memory than it may take, or breaks PDFium (exit code {gone.code})"
+    def _reason(self, doing: str, why: str) -> str:
         return f"`{self._name}` must be a PDF that can be drawn, but {doing} {why}"
+
+    def _too_long(self, seconds: float) -> str:
+        return f"takes longer than {seconds:.2g} seconds (by `limits.page_timeout` and the size of the file)"
 
 
 def _page(renderer: Renderer, content: bytes) -> PdfPage:

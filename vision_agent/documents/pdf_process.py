@@ -24,7 +24,7 @@ from vision_agent.errors import DocumentError, require_package
 
 _PROGRAM = Path(__file__).with_name("pdf_renderer.py")
 _START = 30.0  # seconds in which a process starts
-_WALL_TIMES = 5.0  # seconds on the clock for one of computing, on a machine with other work
+_WALL_TIMES = 4.0  # seconds on the clock for one of computing, on a machine with other work
 _LONGEST = 86400.0
 _OUT_OF_TIME = -getattr(signal, "SIGPROF", 0) or None  # the exit code of one that computed too long
 _MOST_WAITING = 4  # processes that are kept without work; a document that loses its own is opened again in another

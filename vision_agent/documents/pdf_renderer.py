@@ -13,6 +13,7 @@ An answer with `error` says what is wrong with the document instead.
 
 import contextlib
 import ctypes
+import errno
 import json
 import mmap
 import os
@@ -55,7 +56,8 @@ def main(folders: list[str], shared: int | None) -> None:
             try:
                 answer, content = server.answer(request, data)
             except Exception as error:  # a broken document may break anything; the next one is read as before
-                answer, content = {"error": type(error).__name__, "why": str(error)}, b""
+                kind = "MemoryError" if getattr(error, "errno", None) == errno.ENOMEM else type(error).__name__
+                answer, content = {"error": kind, "why": str(error)}, b""
             _end_after(0)
             _send(answers, answer | {"seconds": time.process_time() - begun}, content)
 
@@ -132,6 +134,7 @@ class _Server:
         return {}, b""
 
     def _open(self, request: dict[str, Any], data: bytes) -> "PdfFile":
+        _limit_memory(None)  # the one before may have had less
         content = data if request["path"] is None else _mapped(request["path"])
         _limit_memory(self._at_start + request["memory"] + 2 * len(content))
         limits, name = self._limits(**request["limits"]), request["name"]
@@ -171,12 +174,13 @@ def _address_space() -> int:
         return 1 << 30
 
 
-def _limit_memory(most: int) -> None:
+def _limit_memory(most: int | None) -> None:
     """Let what needs more memory than this fail, here, instead of taking it from everybody."""
     try:
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (hard if most is None else most, hard))
     except (ImportError, ValueError, OSError):  # a system without this limit: time and pixels are still bounded
         return
 

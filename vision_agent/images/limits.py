@@ -41,7 +41,7 @@ class ImageLimits:
     allow_urls: bool = False
     url_timeout: float = 10.0
     max_redirects: int = 3
-    page_timeout: float = 4.0
+    page_timeout: float = 3.0
 
     def __post_init__(self) -> None:
         for field, least in (("max_pixels", 1), ("max_side", 1), ("min_side", 1), ("max_bytes", 1)):

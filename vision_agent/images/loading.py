@@ -7,7 +7,6 @@ import base64
 import binascii
 import os
 import re
-import stat
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard
@@ -22,6 +21,7 @@ from vision_agent.images.addresses import shown
 from vision_agent.images.image_files import decode_file
 from vision_agent.images.limits import FORMATS, CheckedSource, ImageLimits, cause
 from vision_agent.images.pixels import rgb_from_array, rgb_from_pil, rgb_from_tensor
+from vision_agent.images.regular_files import NotRegularError, open_regular
 
 if TYPE_CHECKING:
     import torch
@@ -147,14 +147,11 @@ def _from_path(path: str, limits: ImageLimits, name: str) -> Image.Image:
     this = CheckedSource(name, shown, limits)
     expected = "the path of an image file"
     try:
-        info = os.stat(path)
-        if stat.S_ISDIR(info.st_mode):
-            raise this.error(expected, "which is a folder")
-        if not stat.S_ISREG(info.st_mode):  # a pipe or a device could block or never end
-            raise this.error(expected, "which is not a regular file")
-        this.check_bytes(info.st_size)
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
+            this.check_bytes(os.fstat(file.fileno()).st_size)
             data = _read(file.read, this)
+    except NotRegularError as error:
+        raise this.error(expected, f"which is {error}") from error
     except FileNotFoundError as error:
         raise this.error(expected, "which does not exist") from error
     except PermissionError as error:

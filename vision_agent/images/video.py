@@ -15,7 +15,6 @@ import io
 import math
 import os
 import re
-import stat
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,6 +35,7 @@ from vision_agent.errors import (
     bad_argument,
 )
 from vision_agent.images.loading import ImageLimits, ImageSource, load_image
+from vision_agent.images.regular_files import NotRegularError, open_regular
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -233,11 +233,9 @@ def _open_path(path: str, name: str) -> IO[bytes]:
     if re.match(r"[a-z][a-z0-9+.-]*://|data:", path, re.IGNORECASE):
         raise UrlRefusedError(bad_argument(name, "a path or the bytes of a video, which is not downloaded", path))
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe or a device could block or never end
-            raise InputError(bad_argument(name, "the path of a video file, and no folder or device", path))
-        return open(path, "rb")
-    except InputError:  # ours; it is a ValueError too
-        raise
+        return open_regular(path)
+    except NotRegularError as error:
+        raise InputError(bad_argument(name, "the path of a video file, and no folder or device", path)) from error
     except FileNotFoundError as error:
         raise InputError(bad_argument(name, "the path of a video file that exists", path)) from error
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
