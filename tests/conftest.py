@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import cli  # noqa: F401  # a fixture
 from transformers import GenerationConfig, InternVLConfig, InternVLForConditionalGeneration
 
 from vision_agent import VisionAgent

@@ -251,7 +251,7 @@ def test_workers_that_cannot_begin_end_the_run(tmp_path: Path, unit: str, error:
     files = texts(tmp_path / "in", 3)
     with pytest.raises(error, match=words):
         process(files, Measure(unit=unit), tmp_path / "out.jsonl", workers=2)
-    assert (tmp_path / "out.jsonl").read_bytes() == b""
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]  # the next try is not bound to these settings
 
 
 def test_bad_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,26 @@
-"""Process thousands of documents into one file of records, in worker processes. A stopped run can be resumed.
+"""Process thousands of documents or images into one file of records. A run that was stopped can be resumed.
 
-from vision_agent.batch import OcrJob, find_files, process
+from vision_agent.batch import ImageJob, OcrJob, find_files, find_images, process, process_images
+
+process_images(find_images(["photos"]), ImageJob("detect", "dog; frisbee"), "found.jsonl")
 
 if __name__ == "__main__":  # workers are new processes, which import the program
     process(find_files(["scans"]), OcrJob(), "out.jsonl", workers=2)
 """
 
-from vision_agent.batch.files import find_files
+from vision_agent.batch.files import find_files, find_images
+from vision_agent.batch.image_jobs import ImageJob
 from vision_agent.batch.jobs import ExtractJob, Job, OcrJob
-from vision_agent.batch.run import Summary, process
+from vision_agent.batch.run import Summary, process, process_images
 
-__all__ = ["ExtractJob", "Job", "OcrJob", "Summary", "find_files", "process"]
+__all__ = [
+    "ExtractJob",
+    "ImageJob",
+    "Job",
+    "OcrJob",
+    "Summary",
+    "find_files",
+    "find_images",
+    "process",
+    "process_images",
+]

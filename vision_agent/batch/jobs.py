@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, get_args
 from pydantic import BaseModel
 
 from vision_agent._distribution import DISTRIBUTION
-from vision_agent.batch.records import Record
+from vision_agent.batch.load_agent import load_agent
+from vision_agent.batch.records import Record, head_of
 from vision_agent.batch.schema import load_schema
 from vision_agent.documents.options import OcrOptions, TextLayer
 from vision_agent.documents.reader import DocumentReader
@@ -102,7 +103,7 @@ class OcrJob:
         return OcrOptions(pages=self.pages, password=self.password, engine=self.engine, text_layer=self.text_layer)
 
     def rows(self, record: Record) -> Iterable[Mapping[str, Any]]:
-        head = _head(record)
+        head = head_of(record)
         if record["error"] is not None:
             return [head]
         rows = []
@@ -203,17 +204,12 @@ class ExtractJob:
             for path, field in single.items()
             for name in ("confidence", "page", "box")
         }
-        return [_head(record) | record.get("value", {}) | evidence]
+        return [head_of(record) | record.get("value", {}) | evidence]
 
 
 def _found(extraction: Extraction[Any]) -> Record:
     dumped = extraction.model_dump(mode="json", include={"value", "fields", "engine"}, fallback=str)
     return {"value": dumped["value"], "fields": dumped["fields"], "engine": dumped["engine"]}
-
-
-def _head(record: Record) -> dict[str, Any]:
-    error = record["error"]
-    return {"file": record["file"], "error": error and f"{error['type']}: {error['message']}"}
 
 
 def _common(job: str, engine: str, pages: str | None, model: str | None) -> dict[str, Any]:
@@ -222,12 +218,6 @@ def _common(job: str, engine: str, pages: str | None, model: str | None) -> dict
 
 def _agent(model: str | None, device: str, threads: int) -> "VisionAgent":
     import torch
-    from transformers.utils import logging
 
-    from vision_agent.agent import VisionAgent
-    from vision_agent.model.checkpoint import DEFAULT_CHECKPOINT
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     torch.set_num_threads(threads)
-    return VisionAgent.from_pretrained(DEFAULT_CHECKPOINT if model is None else model, device=device)
+    return load_agent(model, device=device)

@@ -28,6 +28,17 @@ def as_line(record: Mapping[str, Any]) -> bytes:
     return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
+def head_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns that every row of a record begins with: its file, and what went wrong in one text."""
+    error = record["error"]
+    return {"file": record["file"], "error": error and f"{error['type']}: {error['message']}"}
+
+
+def failed(file: str, error: Exception) -> Record:
+    """Return the record of a file that failed."""
+    return {"file": file, "error": {"type": type(error).__name__, "message": str(error)}}
+
+
 class Records:
     """The records of one output, open for a run; a context manager.
 
@@ -43,7 +54,7 @@ class Records:
     def __init__(self, path: Path, out: Path, settings: Mapping[str, Any]) -> None:
         self.path = path
         self._out = out
-        _check_settings(path, out, settings)
+        self._began = _check_settings(path, out, settings)
         self._file = open(path, "ab", buffering=0)
         try:
             self._lock()
@@ -59,6 +70,10 @@ class Records:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+        if error is not None and self._began and not self.path.stat().st_size:
+            # Nothing came of it, such as a wrong name of a model: the next try is not bound to its settings.
+            self.path.unlink()
+            _settings_beside(self._out).unlink(missing_ok=True)
 
     def append(self, line: bytes) -> None:
         """Add a record, as `as_line` gives it."""
@@ -133,9 +148,13 @@ class replacing:
             self._part.unlink(missing_ok=True)
 
 
-def _check_settings(path: Path, out: Path, settings: Mapping[str, Any]) -> None:
-    """An output belongs to the settings that began it; a new one gets them written down."""
-    beside = out.with_name(f"{out.name}.settings.json")
+def _settings_beside(out: Path) -> Path:
+    return out.with_name(f"{out.name}.settings.json")
+
+
+def _check_settings(path: Path, out: Path, settings: Mapping[str, Any]) -> bool:
+    """An output belongs to the settings that began it; a new one gets them written down. Whether it is new."""
+    beside = _settings_beside(out)
     wanted = json.loads(json.dumps(settings))
     anew = f"name another file, or delete {out.name} and {beside.name} to begin anew"
     if beside.exists():
@@ -150,9 +169,10 @@ def _check_settings(path: Path, out: Path, settings: Mapping[str, Any]) -> None:
                 f"`out` must be an output of the same settings, but {str(out)!r} was made with another "
                 f"{' and '.join(changed) or 'command'}; {anew}"
             )
-        return
+        return False
     for file in {path, out}:
         if file.exists() and file.stat().st_size:
             raise InputError(f"`out` must be new or an output of this command, but got {str(file)!r}; {anew}")
     with replacing(beside) as part:
         part.write_text(json.dumps(wanted, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    return True

@@ -1,16 +1,25 @@
 """A run: files in, records out, and the form that the output's suffix asks for."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
+from PIL import Image
+
+from vision_agent.batch.image_batches import ask_in_batches
+from vision_agent.batch.image_jobs import ImageJob, record_of
 from vision_agent.batch.jobs import Job
-from vision_agent.batch.records import Records
+from vision_agent.batch.records import Record, Records, as_line, failed
 from vision_agent.batch.tables import SUFFIXES, check_suffix, write_table
 from vision_agent.batch.workers import WorkerPool
 from vision_agent.errors import ArgumentTypeError, InputError, bad_argument
+from vision_agent.images.loading import ImageLimits, load_image
+
+Done = Generator[tuple[str, bytes, bool], None, None]
+"""Files, each with its record as a line and whether it went well, as they are done."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +68,73 @@ def process(
         MissingExtraError: what the job or a Parquet file needs is not installed.
         VisionAgentError: workers cannot begin.
     """
-    if isinstance(files, str | os.PathLike):
-        raise ArgumentTypeError(bad_argument("files", "a list of paths", files))
     if isinstance(workers, bool) or not isinstance(workers, int) or not 1 <= workers <= 256:
         raise InputError(bad_argument("workers", "a whole number from 1 to 256", workers))
+
+    def done(wanted: Sequence[str], left: Sequence[str]) -> Done:
+        with WorkerPool(job, min(workers, max(1, len(left)))) as pool:
+            yield from pool.work(left)
+
+    return _run(files, job, out, done, retry, progress)
+
+
+def process_images(
+    files: Sequence[str],
+    job: ImageJob,
+    out: str | os.PathLike[str],
+    *,
+    retry: bool = False,
+    progress: bool = False,
+    limits: ImageLimits | None = None,
+) -> Summary:
+    """Ask the same about many images, in batches. Resumes as `process` does, and with the same outputs.
+
+    The model runs in this process, and takes several images at once; others are read meanwhile.
+
+    Args:
+        files: paths; see `find_images`.
+        job: what to ask.
+        out, retry, progress: as for `process`.
+        limits: what images are accepted.
+
+    Raises:
+        InputError: as for `process`.
+        CheckpointError, ConfigError, MissingExtraError, RouteError: the model cannot be loaded, or has no such verb.
+    """
+
+    def load(file: str) -> Image.Image:
+        return load_image(Path(file), limits=limits or ImageLimits())
+
+    def done(wanted: Sequence[str], left: Sequence[str]) -> Done:
+        for each in ask_in_batches(wanted, frozenset(left), load, job.start):
+            if each.result is None:
+                record = failed(each.file, each.error or RuntimeError("no result"))
+            else:
+                record = record_of(each.file, each.result)
+            yield each.file, as_line(record), each.result is not None
+
+    return _run(files, job, out, done, retry, progress)
+
+
+class _Recorded(Protocol):
+    """What a run needs of a job."""
+
+    def settings(self) -> dict[str, Any]: ...
+
+    def rows(self, record: Record) -> Iterable[Mapping[str, Any]]: ...
+
+
+def _run(
+    files: Sequence[str],
+    job: _Recorded,
+    out: str | os.PathLike[str],
+    done: Callable[[Sequence[str], Sequence[str]], Done],
+    retry: bool,
+    progress: bool,
+) -> Summary:
+    """Write the records that `done` gives; it is told all files, and those that have none yet."""
+    if isinstance(files, str | os.PathLike):
+        raise ArgumentTypeError(bad_argument("files", "a list of paths", files))
     target = check_output(out)
     wanted = list(dict.fromkeys(files))
     path = target if target.suffix.lower() == SUFFIXES[0] else target.with_name(f"{target.name}.records.jsonl")
@@ -70,16 +142,16 @@ def process(
         known = records.done()
         left = [file for file in wanted if file not in known or (retry and not known[file])]
         before = len(wanted) - len(left)
-        with _bar(progress, len(wanted), before) as step, WorkerPool(job, min(workers, max(1, len(left)))) as pool:
-            for file, line, well in pool.work(left):
+        with _bar(progress, len(wanted), before) as step, closing(done(wanted, left)) as results:
+            for file, line, well in results:
                 records.append(line)
                 known[file] = well
                 step()
         records.sort(wanted)
         if path != target:
             write_table(path, target, job.rows)
-    done = sum(known[file] for file in wanted)
-    return Summary(len(wanted), done, len(wanted) - done, before)
+    well_done = sum(known[file] for file in wanted)
+    return Summary(len(wanted), well_done, len(wanted) - well_done, before)
 
 
 def check_output(out: str | os.PathLike[str]) -> Path:

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from vision_agent import errors
 from vision_agent.batch.jobs import Job
-from vision_agent.batch.records import as_line
+from vision_agent.batch.records import as_line, failed
 from vision_agent.errors import MissingExtraError, VisionAgentError
 
 # New processes rather than forks: the threads of torch and onnxruntime do not live through a fork.
@@ -139,8 +139,7 @@ def _serve(pipe: Connection, job: Job, threads: int) -> None:
                 pipe.send(("failed", (type(error).__name__, str(error)), False))
                 return
             except Exception as error:  # a document may break anything; the others are still processed
-                reason = {"type": type(error).__name__, "message": str(error)}
-                record = {"file": file, "error": reason}
+                record = failed(file, error)
                 line = as_line(record)
             pipe.send(("done", line, record["error"] is None))
     except (EOFError, OSError):

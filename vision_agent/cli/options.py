@@ -11,29 +11,37 @@ from vision_agent.images.loading import ImageLimits
 if TYPE_CHECKING:
     from vision_agent.agent import VisionAgent
 
-ImageArgument = Annotated[str, typer.Argument(help="Path, data: URL, or https URL with --allow-urls.")]
+_IMAGES_HELP = "Paths, folders, patterns such as 'photos/*.jpg', - for stdin, https addresses with --allow-urls."
+_OUT_HELP = "Write records to this .jsonl, .csv or .parquet. Run the same command again to resume an unfinished one."
+
+ImagesArgument = Annotated[list[str], typer.Argument(help=_IMAGES_HELP)]
 ModelOption = Annotated[str | None, typer.Option("--model", help="Folder or hub name of an InternVL checkpoint.")]
 AdapterOption = Annotated[list[Path] | None, typer.Option("--adapter", help="Adapter folder; may be repeated.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16, float16.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]
-UrlOption = Annotated[bool, typer.Option("--allow-urls", help="Allow IMAGE to be an https address.")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON and nothing else; of several images a record a line.")
+]
+UrlOption = Annotated[bool, typer.Option("--allow-urls", help="Allow https addresses of images.")]
 DataOption = Annotated[Path, typer.Option("--data", help="Folder of the data archives.")]
 RunOption = Annotated[Path, typer.Option("--out", help="Folder of the run. Run the same command again to resume it.")]
+RecordsOption = Annotated[Path | None, typer.Option("--out", help=_OUT_HELP)]
+RetryOption = Annotated[bool, typer.Option("--retry", help="Process files that failed before again.")]
+ThresholdOption = Annotated[float | None, typer.Option("--threshold", help="Least score, 0 to 1.")]
+UnknownOption = Annotated[
+    bool, typer.Option("--unknown", help="Look for phrases of words that the model was never taught, too.")
+]
+DrawnOption = Annotated[
+    Path | None,
+    typer.Option("--save", help="Write the image with what was found to this file; of several images to this folder."),
+]
 
 
 def agent(model: str | None, adapters: list[Path] | None, device: str, dtype: str) -> "VisionAgent":
     """Load the agent that the options name: without a model the default one, quietly."""
-    from transformers.utils import logging
+    from vision_agent.batch.load_agent import load_agent
 
-    from vision_agent.agent import VisionAgent
-    from vision_agent.model.checkpoint import DEFAULT_CHECKPOINT
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    return VisionAgent.from_pretrained(
-        DEFAULT_CHECKPOINT if model is None else model, adapters=adapters or (), device=device, dtype=dtype
-    )
+    return load_agent(model, adapters or (), device, dtype)
 
 
 def limits(allow_urls: bool) -> ImageLimits:

@@ -1,76 +1,139 @@
-"""Commands that answer about one image: `detect`, `ask`, `run` and `caption`."""
+"""Commands that answer about images: `detect`, `segment`, `count`, `point`, `ask`, `caption` and `run`.
 
-import sys
+Images are opened before the model is loaded: a typo in a name should not cost the loading of a model.
+"""
+
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+from PIL import Image
 
+from vision_agent.batch import ImageJob
+from vision_agent.batch.image_batches import AnsweredImage
+from vision_agent.cli.exits import told
+from vision_agent.cli.image_answers import AnswerOutput, answer_images, one_by_one, print_answers
+from vision_agent.cli.image_arguments import GENERATED, ImageArguments, open_image
 from vision_agent.cli.options import (
     AdapterOption,
     DeviceOption,
+    DrawnOption,
     DtypeOption,
-    ImageArgument,
+    ImagesArgument,
     JsonOption,
     ModelOption,
+    RecordsOption,
+    RetryOption,
+    ThresholdOption,
+    UnknownOption,
     UrlOption,
     agent,
-    check_output,
     limits,
 )
-from vision_agent.images.loading import load_image
-from vision_agent.results.answers import Answer
-from vision_agent.validation import check_length, check_phrases, check_request, check_threshold
+from vision_agent.cli.saving import ImageOutput
+from vision_agent.planning.result import AgentResult
+from vision_agent.validation import check_length, check_phrase, check_phrases, check_request
+
+PhraseArgument = Annotated[str, typer.Argument(help="What to find. A semicolon separates phrases.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `vision-agent`."""
-    for command in (detect, ask, run, caption):
+    for command in (detect, segment, count, point, ask, caption, run):
         app.command()(command)
 
 
-# In each command the image is loaded before the model: a typo in its name should not cost the loading of a model.
-
-
 def detect(
-    phrase: Annotated[str, typer.Argument(help="What to find. A semicolon separates phrases.")],
-    image: ImageArgument,
+    phrase: PhraseArgument,
+    images: ImagesArgument,
     as_json: JsonOption = False,
-    save: Annotated[Path | None, typer.Option("--save", help="Write the image with its boxes to this file.")] = None,
-    threshold: Annotated[float | None, typer.Option("--threshold", help="Least score, 0 to 1.")] = None,
-    unknown: Annotated[
-        bool, typer.Option("--unknown", help="Look for phrases of words that the model was never taught, too.")
-    ] = False,
+    save: DrawnOption = None,
+    out: RecordsOption = None,
+    retry: RetryOption = False,
+    threshold: ThresholdOption = None,
+    unknown: UnknownOption = False,
     model: ModelOption = None,
     adapter: AdapterOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     allow_urls: UrlOption = False,
 ) -> None:
-    """Find objects by phrase."""
-    phrases = check_phrases(phrase, image)
-    check_threshold(threshold)
-    check_output("save", save)
-    loaded = load_image(image, limits=limits(allow_urls))
-    found = agent(model, adapter, device, dtype).detect(phrases, loaded, threshold=threshold, only_known=not unknown)
-    if save is not None:
-        found.draw(loaded).save(save)
-    if as_json:
-        print(found.model_dump_json())
-        return
-    for item in found:
-        x0, y0, x1, y1 = item.box.xyxy
-        print(f"{item.label}\t{item.score:.2f}\t{x0:.0f},{y0:.0f},{x1:.0f},{y1:.0f}")
-    if found.unknown_words:
-        print(f"the model does not know {', '.join(map(repr, found.unknown_words))}", file=sys.stderr)
-    if not found:
-        print(f"nothing found for {', '.join(map(repr, phrases))}", file=sys.stderr)
+    """Find objects by phrase: label, score and box (x0,y0,x1,y1 in pixels), one a line."""
+    check_phrases(phrase, images[0])
+    job = ImageJob("detect", phrase, threshold, not unknown, model, _paths(adapter), device, dtype)
+    answer_images(job, images, AnswerOutput(as_json, save, out, retry), limits(allow_urls))
+
+
+def segment(
+    phrase: PhraseArgument,
+    images: ImagesArgument,
+    as_json: JsonOption = False,
+    save: DrawnOption = None,
+    out: RecordsOption = None,
+    retry: RetryOption = False,
+    threshold: ThresholdOption = None,
+    unknown: UnknownOption = False,
+    model: ModelOption = None,
+    adapter: AdapterOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    allow_urls: UrlOption = False,
+) -> None:
+    """Find the exact shapes of objects: label, score, box and number of pixels, one a line; masks with --json."""
+    check_phrases(phrase, images[0])
+    job = ImageJob("segment", phrase, threshold, not unknown, model, _paths(adapter), device, dtype)
+    answer_images(job, images, AnswerOutput(as_json, save, out, retry), limits(allow_urls))
+
+
+def count(
+    phrase: Annotated[str, typer.Argument(help="What to count.")],
+    images: ImagesArgument,
+    as_json: JsonOption = False,
+    save: DrawnOption = None,
+    out: RecordsOption = None,
+    retry: RetryOption = False,
+    threshold: ThresholdOption = None,
+    unknown: UnknownOption = False,
+    model: ModelOption = None,
+    adapter: AdapterOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    allow_urls: UrlOption = False,
+) -> None:
+    """Count objects."""
+    check_phrase(phrase, images[0])
+    job = ImageJob("count", phrase, threshold, not unknown, model, _paths(adapter), device, dtype)
+    answer_images(job, images, AnswerOutput(as_json, save, out, retry), limits(allow_urls))
+
+
+def point(
+    phrase: PhraseArgument,
+    images: ImagesArgument,
+    as_json: JsonOption = False,
+    out: RecordsOption = None,
+    retry: RetryOption = False,
+    threshold: ThresholdOption = None,
+    unknown: UnknownOption = False,
+    model: ModelOption = None,
+    adapter: AdapterOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    allow_urls: UrlOption = False,
+) -> None:
+    """Point at objects: label, score and place (x,y in pixels), one a line."""
+    check_phrases(phrase, images[0])
+    job = ImageJob("point", phrase, threshold, not unknown, model, _paths(adapter), device, dtype)
+    answer_images(job, images, AnswerOutput(as_json, None, out, retry), limits(allow_urls))
 
 
 def ask(
-    question: Annotated[str, typer.Argument(help="A question about the image.")],
-    image: ImageArgument,
+    question: Annotated[str, typer.Argument(help="A question, which is asked about each image.")],
+    images: ImagesArgument,
     as_json: JsonOption = False,
+    out: RecordsOption = None,
+    retry: RetryOption = False,
     model: ModelOption = None,
     adapter: AdapterOption = None,
     device: DeviceOption = "auto",
@@ -78,44 +141,17 @@ def ask(
     allow_urls: UrlOption = False,
 ) -> None:
     """Answer a question about an image."""
-    check_request("question", question, image)
-    loaded = load_image(image, limits=limits(allow_urls))
-    _print_answer(agent(model, adapter, device, dtype).ask(question, loaded), as_json)
-
-
-def run(
-    request: Annotated[
-        str, typer.Argument(help="Any request; the model decides how it answers: text, boxes or images.")
-    ],
-    image: Annotated[
-        str | None, typer.Argument(help="Path or address of an image. Leave it out to generate one.")
-    ] = None,
-    as_json: JsonOption = False,
-    save: Annotated[Path | None, typer.Option("--save", help="Write the images that are created to this file.")] = None,
-    model: ModelOption = None,
-    adapter: AdapterOption = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
-    allow_urls: UrlOption = False,
-) -> None:
-    """Let the model choose its route."""
-    if image is not None:
-        check_request("request", request, image)
-    check_output("save", save)
-    loaded = None if image is None else load_image(image, limits=limits(allow_urls))
-    result = agent(model, adapter, device, dtype).run(request, loaded)
-    print(result.model_dump_json() if as_json else result.summary)
-    for number, created in enumerate(result.created_images, start=1):
-        if save is not None:
-            path = save if number == 1 else save.with_stem(f"{save.stem}-{number}")
-            created.save(path)
-            print(f"saved {path}", file=sys.stderr)
+    check_request("question", question, images[0])
+    job = ImageJob("ask", question, model=model, adapters=_paths(adapter), device=device, dtype=dtype)
+    answer_images(job, images, AnswerOutput(as_json, None, out, retry), limits(allow_urls))
 
 
 def caption(
-    image: ImageArgument,
+    images: ImagesArgument,
     length: Annotated[str, typer.Option("--length", help="short, normal or long.")] = "normal",
     as_json: JsonOption = False,
+    out: RecordsOption = None,
+    retry: RetryOption = False,
     model: ModelOption = None,
     adapter: AdapterOption = None,
     device: DeviceOption = "auto",
@@ -124,15 +160,51 @@ def caption(
 ) -> None:
     """Describe an image."""
     check_length(length)
-    checked: Any = length
-    loaded = load_image(image, limits=limits(allow_urls))
-    _print_answer(agent(model, adapter, device, dtype).caption(loaded, length=checked), as_json)
+    job = ImageJob("caption", length, model=model, adapters=_paths(adapter), device=device, dtype=dtype)
+    answer_images(job, images, AnswerOutput(as_json, None, out, retry), limits(allow_urls))
 
 
-def _print_answer(answer: Answer, as_json: bool) -> None:
-    if as_json:
-        print(answer.model_dump_json())
-        return
-    print(answer.text)
-    for route in answer.routes:
-        print(f"{route.token} {route.phrase}: {route.result!r}")
+def run(
+    request: Annotated[
+        str, typer.Argument(help="Any request; the model decides how it answers: text, boxes or images.")
+    ],
+    images: Annotated[
+        list[str] | None, typer.Argument(help="Images, each of which the request is about. None: one is generated.")
+    ] = None,
+    together: Annotated[bool, typer.Option("--together", help="One request about all images at once.")] = False,
+    as_json: JsonOption = False,
+    save: Annotated[
+        Path | None, typer.Option("--save", help="Write the images that are created to this file or folder.")
+    ] = None,
+    model: ModelOption = None,
+    adapter: AdapterOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    allow_urls: UrlOption = False,
+) -> None:
+    """Let the model choose its route."""
+    check_request("request", request, images[0] if images else None)
+    given = ImageArguments.of(images) if images else ImageArguments([GENERATED], False)
+    several = given.several and not together
+    output = None if save is None else ImageOutput(save, several=several)
+    load = cache(lambda: agent(model, adapter, device, dtype))
+
+    def open_all(file: str) -> list[Image.Image]:
+        files = given.files if together else [file]
+        return [open_image(each, limits(allow_urls)) for each in files if each != GENERATED]
+
+    def ask_about(shown: list[Image.Image]) -> AgentResult:
+        return load().run(request, shown or None)
+
+    def write(answered: AnsweredImage) -> None:
+        created = answered.result.created_images if isinstance(answered.result, AgentResult) else ()
+        for number, image in enumerate(created, start=1):
+            if output is not None:
+                told(f"saved {output.write(image, answered.file, number)}")
+
+    answers = one_by_one(given.files[:1] if together else given.files, open_all, ask_about)
+    print_answers(answers, replace(given, several=several), as_json=as_json, then=write)
+
+
+def _paths(adapters: list[Path] | None) -> tuple[str, ...]:
+    return tuple(map(str, adapters or ()))

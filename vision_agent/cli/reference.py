@@ -11,7 +11,31 @@ from vision_agent.cli.main import command_line
 _HEAD = """# Commands
 
 All commands with their arguments and options, as `vision-agent COMMAND --help` shows them. This page is written by
-`python -m vision_agent.cli.reference`, and a test compares the two.
+`python -m vision_agent.cli.reference`, and a test compares the two. `python -m vision_agent` is the same as
+`vision-agent`, and `vision-agent --version` tells the version.
+
+**Images** are paths, folders, patterns (`'photos/**/*.jpg'`), `-` for stdin, and https addresses with `--allow-urls`. Of
+one image the result is printed as it is; of several each line begins with the file and a tab, and `--json` gives
+a record a line. `--save` writes drawings: to a file, or of several images to a folder.
+
+**Records.** With `--out found.jsonl` (or `.csv`, `.parquet`) results go to a file, a record for each image or document,
+in the order of the files. Images are given to the model sixteen at a time. A run that is stopped, by Ctrl-C, `kill -9`
+or a power cut, goes on where it was when the same command is run again, and ends with the same bytes. A file that fails
+is a record with an `error`; `--retry` takes such files again. `found.jsonl.settings.json` beside it says what made it,
+and other settings are refused.
+
+**Results** go to stdout, everything else to stderr.
+
+| exit code | |
+|---|---|
+| 0 | done, also where nothing was found |
+| 1 | some of several files failed; the others are done |
+| 2 | bad input: one line says what, before any work |
+| 130 | stopped by Ctrl-C |
+| 141 | whoever read the output has gone, as `head` does |
+
+**Completion.** `eval "$(vision-agent completion bash)"` in `~/.bashrc`, the same with `zsh` in `~/.zshrc`, or
+`vision-agent completion fish > ~/.config/fish/completions/vision-agent.fish`.
 """
 
 

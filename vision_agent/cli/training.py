@@ -36,8 +36,10 @@ def calibrate(
     data: DataOption,
     device: DeviceOption = "auto",
 ) -> None:
-    """Fit the scores of a model's boxes to held-out images, and the thresholds for showing and counting boxes."""
-    from vision_agent.evaluate.calibration import best_settings
+    """Fit the scores of a model's boxes to held-out images, and the thresholds for showing, counting and describing."""
+    from vision_agent.evaluate.calibration import best_settings, held_out_photos
+    from vision_agent.evaluate.captions import best_captions
+    from vision_agent.inference.abilities import Abilities, write_captions
     from vision_agent.routing.adapter import change_settings
 
     calibrated = agent(str(model), None, device, "auto")
@@ -46,6 +48,11 @@ def calibrate(
     for name, route in calibrated.routes.items():
         if changed := route.decoder.calibrated(best):
             change_settings(model / "adapters" / name, **changed)
+    captions = Abilities.of(calibrated.backbone.model, calibrated.model).captions
+    if captions is not None:
+        captions = best_captions(calibrated, captions, held_out_photos(data))
+        write_captions(model, captions)
+        best["captions"] = captions.least
     for name, least in best.items():
         print(f"{name}\t{least}")
 

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from vision_agent.plugins.decoder import Decoder, TextDecoder
 
 
+class PluginWarning(RuntimeWarning):
+    """A plug-in that is broken, or that another one hides."""
+
+
 def _is_decoder(loaded: Any) -> bool:
     # Imported here because it imports torch, which `load_commands` must do without.
     from vision_agent.plugins.decoder import Decoder, TextDecoder
@@ -231,4 +235,4 @@ def _distribution(entry: EntryPoint) -> str:
 
 
 def _warn(problem: str) -> None:
-    warnings.warn(problem, RuntimeWarning, stacklevel=4)
+    warnings.warn(problem, PluginWarning, stacklevel=4)
