@@ -26,6 +26,7 @@ from vision_agent.inference.chat import Chat
 from vision_agent.inference.conversation import Conversation, build_batch, load_images
 from vision_agent.inference.engine import InferenceEngine
 from vision_agent.inference.evidence_loop import EvidenceLoop
+from vision_agent.inference.image_cache import check_image_cache_bytes
 from vision_agent.inference.image_generation import ImageGenerator, MaskSource, read_mask, tie_networks
 from vision_agent.inference.object_caption import ObjectCaptioner
 from vision_agent.inference.predictor import Predictor
@@ -90,15 +91,25 @@ class VisionAgent:
         ['red car']
     """
 
-    def __init__(self, *, image_limits: ImageLimits | None = None, **settings: Unpack[LoadSettings]) -> None:
+    def __init__(
+        self,
+        *,
+        image_limits: ImageLimits | None = None,
+        image_cache_bytes: int | None = None,
+        **settings: Unpack[LoadSettings],
+    ) -> None:
         """Load the default model.
 
         Args:
             image_limits: what images are accepted; also whether `https` addresses are fetched.
+            image_cache_bytes: most bytes of encoded images that are kept on the device, so that the next call about
+                one of them need not encode it again; 0 keeps none. None has room for eight of the largest, at least
+                256 MiB, in at most a sixteenth of the device's memory.
             settings: `device`, `dtype` and more: see `LoadOptions` in `vision_agent.model.load_options`.
         """
+        check_image_cache_bytes(image_cache_bytes)
         backbone = load_backbone(DEFAULT_CHECKPOINT, local_files_only=True, **settings)
-        self._setup(backbone, adapter_folders(DEFAULT_CHECKPOINT), image_limits)
+        self._setup(backbone, adapter_folders(DEFAULT_CHECKPOINT), image_limits, image_cache_bytes)
 
     @classmethod
     def from_pretrained(
@@ -109,6 +120,7 @@ class VisionAgent:
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
         image_limits: ImageLimits | None = None,
+        image_cache_bytes: int | None = None,
         **settings: Unpack[LoadSettings],
     ) -> Self:
         """Load an InternVL checkpoint, native or in the original format. Code of a checkpoint is never run.
@@ -119,6 +131,7 @@ class VisionAgent:
             cache_dir: folder for downloads.
             local_files_only: never touch the network.
             image_limits: what images are accepted.
+            image_cache_bytes: most bytes of encoded images that are kept: see `VisionAgent`.
             settings: `device`, `dtype`, `attn_implementation`, `quantization`, `compile`, `device_map`,
                 `offload_folder`, `max_memory`, `lora`: see `LoadOptions` in `vision_agent.model.load_options`.
 
@@ -128,17 +141,20 @@ class VisionAgent:
             ConfigError: a setting that is unknown or that this machine cannot do.
             MissingExtraError: a setting that needs a package which is not installed.
         """
+        check_image_cache_bytes(image_cache_bytes)
         source = DEFAULT_CHECKPOINT if name_or_path == "default" else name_or_path
         backbone = load_backbone(source, cache_dir=cache_dir, local_files_only=local_files_only, **settings)
         agent = cls.__new__(cls)
-        agent._setup(backbone, [*adapter_folders(Path(source)), *map(Path, adapters)], image_limits)
+        agent._setup(backbone, [*adapter_folders(Path(source)), *map(Path, adapters)], image_limits, image_cache_bytes)
         return agent
 
-    def _setup(self, backbone: Backbone, adapters: Sequence[Path], limits: ImageLimits | None) -> None:
+    def _setup(
+        self, backbone: Backbone, adapters: Sequence[Path], limits: ImageLimits | None, image_cache_bytes: int | None
+    ) -> None:
         self._backbone = backbone
         self._limits = limits or ImageLimits()
-        self._engine = InferenceEngine(backbone)
         self._routes: dict[str, Route] = {}
+        self._engine = InferenceEngine(backbone, self._routes, image_cache_bytes)
         self._predictor = Predictor(self._engine, self._routes)
         self._pipeline = AnswerPipeline(
             self._engine,

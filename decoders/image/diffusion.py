@@ -188,6 +188,7 @@ class DiffusionEditor(DiffusionDecoder):
     """Changes an image by words: a pipeline's image-to-image form, or with a mask its inpainting form."""
 
     needs_image = True
+    needs_features = False
     name = "diffusion-editor"
 
     def prepare_image(self, features: DenseFeatures, image: Image.Image) -> Image.Image:

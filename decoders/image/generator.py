@@ -148,6 +148,7 @@ class EditorDecoder(_NetworkDecoder):
     """
 
     needs_image = True
+    needs_features = False
     name = "editor"
 
     def __init__(

@@ -37,6 +37,8 @@ class OcrDecoder(Decoder):
         self._reader: PageReader | None = None
         self._loading = threading.Lock()
 
+    needs_features = False
+
     @classmethod
     def for_backbone(cls, route: RouteSpec, hidden_size: int, feature_widths: tuple[int, ...]) -> "OcrDecoder":
         """Return the same decoder for every backbone."""

@@ -61,6 +61,7 @@ class SamDecoder(Decoder):
     """
 
     name = "sam"
+    needs_features = False
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ from vision_agent.geometry.frames import TileGrid
 from vision_agent.inference.engine import InferenceEngine
 from vision_agent.inference.image_cache import CachedImage
 from vision_agent.plugins.cancellation import raise_if_cancelled
-from vision_agent.plugins.decoder import DecodeRequest
+from vision_agent.plugins.decoder import DecodeRequest, DenseFeatures
 from vision_agent.routing.adapter import Route
 from vision_agent.routing.states import read_forced
 
@@ -123,7 +123,7 @@ def prepared(image: CachedImage, route: Route) -> Any:
     """Return what a route's decoder makes of an image alone; made once and kept with the image."""
     if route.spec.name not in image.prepared:
         with torch.inference_mode():
-            features = image.encoded.features.float()
+            features = (image.features() if route.decoder.needs_features else DenseFeatures(())).float()
             image.prepared[route.spec.name] = route.decoder.prepare_image(features, image.image)
     return image.prepared[route.spec.name]
 

@@ -5,7 +5,7 @@ Shape suffixes: T image tokens, C hidden size.
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from PIL import Image
@@ -15,10 +15,11 @@ from vision_agent.generation.options import GenerationOptions
 from vision_agent.generation.prefix_cache import PrefixCache
 from vision_agent.generation.stopping import cut_at_stop
 from vision_agent.inference.conversation import Conversation
-from vision_agent.inference.image_cache import CachedImage, ImageCache
+from vision_agent.inference.image_cache import CachedImage, ImageCache, default_cache_bytes
 from vision_agent.model.backbone import Backbone
 from vision_agent.model.prompt import Prompt
 from vision_agent.plugins.cancellation import CANCELLED, raise_if_cancelled, until_cancelled
+from vision_agent.routing.adapter import Route
 
 _PREFIX_TOKENS = 16384  # keys and values of at most this many tokens are cached, or of one context
 
@@ -32,9 +33,19 @@ class InferenceEngine:
         lock: held while the model runs.
     """
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(
+        self, backbone: Backbone, routes: Mapping[str, Route] | None = None, image_cache_bytes: int | None = None
+    ) -> None:
+        """Make the caches.
+
+        Args:
+            routes: the loaded routes by name, those that are loaded later too: feature maps of images are kept where
+                one of them reads them. None keeps the maps.
+            image_cache_bytes: most bytes of `images`; None for what goes with the model and its device.
+        """
         self.backbone = backbone
-        self.images = ImageCache()
+        self._routes = routes
+        self.images = ImageCache(default_cache_bytes(backbone) if image_cache_bytes is None else image_cache_bytes)
         tokens = min(backbone.context, _PREFIX_TOKENS)
         self.prefixes = PrefixCache(max(2**25, tokens * _bytes_per_token(backbone)))
         self.lock = threading.RLock()
@@ -46,12 +57,18 @@ class InferenceEngine:
 
     def encode_image(self, image: Image.Image, max_tiles: int | None = None) -> CachedImage:
         """Return an image's entry in the cache; the image is encoded if there is none."""
-        return self.images.get(image, self.backbone.encode_image, max_tiles)
+        return self.images.get(image, self.backbone.encode_image, max_tiles, maps=self._maps_are_read())
 
     def encode_images(self, images: Sequence[Image.Image], max_tiles: int | None = None) -> list[CachedImage]:
         """Return the entries of several images in the cache; those that are new go through the tower together."""
         with self.lock, torch.inference_mode():
-            return self.images.get_all(images, self.backbone.encode_images, max_tiles)
+            return self.images.get_all(images, self.backbone.encode_images, max_tiles, maps=self._maps_are_read())
+
+    def _maps_are_read(self) -> bool:
+        if self._routes is None:
+            return True
+        decoders = [route.decoder for route in list(self._routes.values())]
+        return any(decoder.needs_image and decoder.needs_features for decoder in decoders)
 
     def answer_room(self, conversation: Conversation) -> int:
         """Return how many tokens the model's context leaves for the answer."""

@@ -4,11 +4,42 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from PIL import Image
 
-from vision_agent.model.backbone import EncodedImage
+from vision_agent.errors import ConfigError, bad_argument
+from vision_agent.model.backbone import Backbone, EncodedImage
+from vision_agent.model.devices import device_memory
+from vision_agent.plugins.decoder import DenseFeatures
+
+_Encode = Callable[[Sequence[Image.Image], int | None], Sequence[EncodedImage]]
+
+_LARGEST_IMAGES = 8  # that the cache has room for by default
+_LEAST_BYTES = 256 * 2**20
+_SHARE = 16  # of the device's memory, the part that the cache may take by default
+
+
+def check_image_cache_bytes(image_cache_bytes: int | None) -> None:
+    """See that the bound of the cache is one. Raises ConfigError where it is not."""
+    if image_cache_bytes is not None and (type(image_cache_bytes) is not int or image_cache_bytes < 0):
+        expected = "None or a number of bytes, 0 or more"
+        raise ConfigError(bad_argument("image_cache_bytes", expected, image_cache_bytes))
+
+
+def default_cache_bytes(backbone: Backbone) -> int:
+    """Return the bound that goes with a model and its device.
+
+    Room for eight images of the most tiles, at least 256 MiB, but no more than a sixteenth of the device's memory.
+    """
+    vision, tiling = backbone.model.config.vision_config, backbone.tiling
+    cells = (int(vision.image_size[0]) // int(vision.patch_size[0])) ** 2
+    values = backbone.tokens_per_tile * backbone.hidden_size + cells * max(backbone.feature_widths)
+    tile = 2 * values * backbone.dtype.itemsize + 3 * tiling.size**2
+    wanted = _LARGEST_IMAGES * tile * (tiling.max_tiles + tiling.thumbnail)
+    return min(max(_LEAST_BYTES, wanted), device_memory(backbone.device) // _SHARE)
 
 
 class CachedImage:
@@ -17,11 +48,16 @@ class CachedImage:
     The image itself is kept for decoders that read its pixels.
     """
 
-    def __init__(self, encoded: EncodedImage, key: str, image: Image.Image) -> None:
+    def __init__(self, encoded: EncodedImage, key: str, image: Image.Image, encode: Callable[[], EncodedImage]) -> None:
         self.encoded = encoded
         self.key = key
         self.image = image
         self.prepared: dict[str, Any] = {}
+        self._encode = encode
+
+    def features(self) -> DenseFeatures:
+        """Return the feature maps. Where they were not kept the image is encoded again, and they are not kept now."""
+        return self.encoded.features if self.encoded.features.maps else self._encode().features
 
     @property
     def token_marks(self) -> range:
@@ -39,12 +75,12 @@ class CachedImage:
 class ImageCache:
     """The most recent images, by content. Safe to share between threads.
 
-    Args:
+    Attributes:
         max_bytes: most bytes that are kept; see `CachedImage.nbytes`.
     """
 
-    def __init__(self, max_bytes: int = 256 * 2**20) -> None:
-        self._max_bytes = max_bytes
+    def __init__(self, max_bytes: int = _LEAST_BYTES) -> None:
+        self.max_bytes = max_bytes
         self._items: OrderedDict[str, CachedImage] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
@@ -54,17 +90,26 @@ class ImageCache:
         image: Image.Image,
         encode: Callable[[Image.Image, int | None], EncodedImage],
         max_tiles: int | None = None,
+        *,
+        maps: bool = True,
     ) -> CachedImage:
         """Return the image's entry for this bound on its tiles; `encode(image, max_tiles)` runs if there is none."""
-        return self.get_all([image], lambda images, most: [encode(image, most) for image in images], max_tiles)[0]
+        one: _Encode = lambda images, most: [encode(image, most) for image in images]  # noqa: E731
+        return self.get_all([image], one, max_tiles, maps=maps)[0]
 
     def get_all(
         self,
         images: Sequence[Image.Image],
-        encode: Callable[[Sequence[Image.Image], int | None], Sequence[EncodedImage]],
+        encode: _Encode,
         max_tiles: int | None = None,
+        *,
+        maps: bool = True,
     ) -> list[CachedImage]:
-        """Return the entries of several images; `encode` runs once for those that there is none of."""
+        """Return the entries of several images; `encode` runs once for those that there is none of.
+
+        Args:
+            maps: keep the feature maps of those that are encoded.
+        """
         keys = [_key(image, max_tiles) for image in images]
         found: dict[str, CachedImage] = {}
         with self._lock:
@@ -76,17 +121,18 @@ class ImageCache:
         if missing:
             encoded = encode(list(missing.values()), max_tiles)
             for (key, image), each in zip(missing.items(), encoded, strict=True):
-                found[key] = CachedImage(each, key, image)
+                kept = each if maps else replace(each, features=DenseFeatures(()))
+                found[key] = CachedImage(kept, key, image, partial(_encode_again, encode, image, max_tiles))
                 self._keep(found[key])
         return [found[key] for key in keys]
 
     def _keep(self, entry: CachedImage) -> None:
         size = entry.nbytes
         with self._lock:
-            if entry.key not in self._items and size <= self._max_bytes:
+            if entry.key not in self._items and size <= self.max_bytes:
                 self._items[entry.key] = entry
                 self._bytes += size
-                while self._bytes > self._max_bytes:
+                while self._bytes > self.max_bytes:
                     _, oldest = self._items.popitem(last=False)
                     self._bytes -= oldest.nbytes
 
@@ -95,6 +141,10 @@ class ImageCache:
         with self._lock:
             self._items.clear()
             self._bytes = 0
+
+
+def _encode_again(encode: _Encode, image: Image.Image, max_tiles: int | None) -> EncodedImage:
+    return encode([image], max_tiles)[0]
 
 
 def _key(image: Image.Image, max_tiles: int | None) -> str:

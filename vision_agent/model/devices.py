@@ -1,5 +1,7 @@
 """Which device to run on, and in which number format."""
 
+import logging
+import os
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -21,6 +23,7 @@ _DTYPES = {
     "fp16": torch.float16,
 }
 DTYPE_NAMES = tuple(_DTYPES)
+_ASSUMED_MEMORY = 8 * 2**30  # where the system does not say
 _FASTER = 1.3  # bf16 products are worth having from this many times fp32's speed
 
 
@@ -102,6 +105,18 @@ def computing_in(device: torch.device, dtype: torch.dtype) -> AbstractContextMan
     Not every accelerator has autocasting, so it is asked for only where it is needed.
     """
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+
+def device_memory(device: torch.device) -> int:
+    """Return the bytes of a device's memory; of the machine's where the device has none of its own or does not say."""
+    if device.type != "cpu":
+        try:
+            return int(torch.accelerator.get_memory_info(device)[1])
+        except (RuntimeError, NotImplementedError, ValueError, AssertionError):
+            logging.getLogger(__name__).debug("%s does not say how much memory it has", device)
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return int(os.sysconf("SC_PHYS_PAGES")) * int(os.sysconf("SC_PAGE_SIZE"))
+    return _ASSUMED_MEMORY
 
 
 def input_device(model: Any) -> torch.device:

@@ -100,6 +100,8 @@ class Decoder(nn.Module, ABC):
     settings: dict[str, Any]
     # Whether its results need an image. One that makes images from words alone is read without: `prepared` is None.
     needs_image: ClassVar[bool] = True
+    # Whether it reads an image's feature maps; they are kept only where a loaded route does. Others get none.
+    needs_features: ClassVar[bool] = True
 
     @classmethod
     @abstractmethod
