@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 import numpy.typing as npt
 from pydantic import BaseModel
 
-from vision_agent.aio import AsyncChat, AwaitedAsk, AwaitedRun, awaited, awaited_or_streamed, streamed
+from vision_agent.aio import (
+    AsyncChat,
+    AwaitedAsk,
+    AwaitedCaption,
+    AwaitedCount,
+    AwaitedFind,
+    AwaitedRun,
+    AwaitedSegment,
+    awaited,
+    awaited_or_streamed,
+    streamed,
+)
 from vision_agent.documents.options import OcrOptions, OcrSettings
 from vision_agent.documents.reader import DocumentReader
 from vision_agent.documents.result import OcrResult, Page
@@ -26,11 +37,23 @@ from vision_agent.inference.chat import Chat
 from vision_agent.inference.conversation import Conversation, build_batch, load_images
 from vision_agent.inference.engine import InferenceEngine
 from vision_agent.inference.evidence_loop import EvidenceLoop
+from vision_agent.inference.find_options import FindOptions, FindSettings, SegmentSettings
 from vision_agent.inference.image_cache import check_image_cache_bytes
 from vision_agent.inference.image_generation import ImageGenerator, MaskSource, read_mask, tie_networks
+from vision_agent.inference.image_series import is_series, look_at
 from vision_agent.inference.object_caption import ObjectCaptioner
 from vision_agent.inference.predictor import Predictor
-from vision_agent.inference.settings import AskSettings, GenerateSettings, Images
+from vision_agent.inference.settings import (
+    AskSettings,
+    CaptionLength,
+    CaptionSettings,
+    GenerateSettings,
+    Images,
+    ImageT,
+    Phrases,
+    Several,
+)
+from vision_agent.inference.tile_layout import Tiles
 from vision_agent.inference.tracking import segment_clip
 from vision_agent.inference.word_reading import WordReader
 from vision_agent.model.backbone import Backbone
@@ -193,6 +216,10 @@ class VisionAgent:
             self._engine.clear()
         return route.spec.name
 
+    def __repr__(self) -> str:
+        routes = " ".join(route.spec.token for route in self._routes.values())
+        return f"{type(self).__name__}({self.model!r} on {self._backbone.device}, routes: {routes or 'none'})"
+
     def clear_cache(self) -> None:
         """Forget all encoded images and all prompts that were read."""
         self._engine.clear()
@@ -225,33 +252,25 @@ class VisionAgent:
     # Find ------------------------------------------------------------------------------------------------------------
 
     @overload
-    def detect(
-        self,
-        phrase: str | Sequence[str],
-        image: list[ImageSource],
-        *,
-        threshold: float | None = None,
-        only_known: bool = True,
-    ) -> list[Detections]: ...
+    def detect(self, phrase: Phrases, image: Several[ImageT], **settings: Unpack[FindSettings]) -> list[Detections]: ...
+
+    @overload
+    def detect(self, phrase: Phrases, image: ImageSource, **settings: Unpack[FindSettings]) -> Detections: ...
 
     @overload
     def detect(
-        self,
-        phrase: str | Sequence[str],
-        image: ImageSource,
-        *,
-        threshold: float | None = None,
-        only_known: bool = True,
-    ) -> Detections: ...
+        self, phrase: Phrases, image: Iterator[ImageT], **settings: Unpack[FindSettings]
+    ) -> Iterator[Detections]: ...
 
     def detect(
         self,
-        phrase: str | Sequence[str],
-        image: ImageSource | Sequence[ImageSource],
+        phrase: Phrases,
+        image: Any,
         *,
         threshold: float | None = None,
         only_known: bool = True,
-    ) -> Detections | list[Detections]:
+        tiles: Tiles = None,
+    ) -> Detections | list[Detections] | Iterator[Detections]:
         """Find objects by phrase.
 
         A checkpoint with a `[DET]` route answers through it; any other through InternVL's own grounding text. The
@@ -260,74 +279,116 @@ class VisionAgent:
         Args:
             phrase: what to find, such as `"red car"`; or several phrases, in a list or with semicolons between them,
                 which are asked together and do not influence each other. One that is said twice is asked once.
-            image: an image (see `load_image` for the kinds), or a list of images.
-            threshold: least score, 0-1; None for the value that was best on validation images.
+            image: an image (see `load_image` for the kinds); a list of images; or an iterator of them, which is read
+                in groups of eight, as results are asked for.
+            threshold: least score, 0-1; None for the value that was best on validation images. What only a tile shows
+                needs 0.45 then.
             only_known: a phrase of words that the model was never taught finds nothing, where the model says which
                 words it knows; False looks for it all the same.
+            tiles: whether the image is looked at in overlapping tiles as well, each of which costs as much as an image.
+                None for where it is much larger than the model's view (for the default, over 2,240 pixels or longer
+                than 3:1), in at most 32; True for small objects, as sharp as the model sees; False never; a number for
+                at most so many. `.tiles` of the result says how many there were.
 
         Returns:
             boxes in pixels of the upright original, best first within each phrase; empty if nothing is there. A list
-            of images gives a list of results. `.unknown_words` are those that the model was never taught.
+            of images gives a list of results, an iterator an iterator. `.unknown_words` are those that the model was
+            never taught.
 
         Raises:
-            InputError: an empty or overlong phrase, a threshold outside 0-1, an image that cannot be read.
+            InputError: an empty or overlong phrase, a threshold outside 0-1, an image that cannot be read; one of
+                several is named by its index, `image[3]`.
             ArgumentTypeError: swapped arguments, or values of other types.
         """
         phrases = check_phrases(phrase, image)
-        check_threshold(threshold)
-        check_switch("only_known", only_known)
-        if isinstance(image, list | tuple):
-            images = load_images(image, self._limits)
-            return [self._predictor.detect(phrases, each, threshold, only_known) for each in images]
-        loaded = load_image(image, limits=self._limits)  # type: ignore[arg-type]
-        return self._predictor.detect(phrases, loaded, threshold, only_known)
+        options = FindOptions.of(threshold, only_known, tiles)
+        return look_at(image, self._limits, lambda some: self._predictor.detect_each(phrases, some, options))
+
+    @overload
+    def point(self, phrase: Phrases, image: Several[ImageT], **settings: Unpack[FindSettings]) -> list[Points]: ...
+
+    @overload
+    def point(self, phrase: Phrases, image: ImageSource, **settings: Unpack[FindSettings]) -> Points: ...
+
+    @overload
+    def point(self, phrase: Phrases, image: Iterator[ImageT], **settings: Unpack[FindSettings]) -> Iterator[Points]: ...
 
     def point(
         self,
-        phrase: str | Sequence[str],
-        image: ImageSource,
+        phrase: Phrases,
+        image: Any,
         *,
         threshold: float | None = None,
         only_known: bool = True,
-    ) -> Points:
-        """Point at objects by phrase. Raises what `detect` raises.
+        tiles: Tiles = None,
+    ) -> Points | list[Points] | Iterator[Points]:
+        """Point at objects by phrase, in one image or several. Takes and raises what `detect` does.
 
         With a `[SEG]` route a point lies inside the object, at the centre of the largest circle that its mask holds;
         otherwise it is the middle of the box that `detect` finds.
         """
         phrases = check_phrases(phrase, image)
-        check_threshold(threshold)
-        check_switch("only_known", only_known)
-        return self._predictor.point(phrases, load_image(image, limits=self._limits), threshold, only_known)
+        options = FindOptions.of(threshold, only_known, tiles)
+        return look_at(image, self._limits, lambda some: self._predictor.point_each(phrases, some, options))
+
+    @overload
+    def count(self, phrase: str, image: Several[ImageT], **settings: Unpack[FindSettings]) -> list[Count]: ...
+
+    @overload
+    def count(self, phrase: str, image: ImageSource, **settings: Unpack[FindSettings]) -> Count: ...
+
+    @overload
+    def count(self, phrase: str, image: Iterator[ImageT], **settings: Unpack[FindSettings]) -> Iterator[Count]: ...
 
     def count(
-        self, phrase: str, image: ImageSource, *, threshold: float | None = None, only_known: bool = True
-    ) -> Count:
+        self,
+        phrase: str,
+        image: Any,
+        *,
+        threshold: float | None = None,
+        only_known: bool = True,
+        tiles: Tiles = None,
+    ) -> Count | list[Count] | Iterator[Count]:
         """Count objects by phrase: the boxes that are sure enough to be counted are found first, then counted.
 
-        `threshold` and `only_known` are `detect`'s; the model's own is the one that counted best on validation photos.
+        All but `phrase` is `detect`'s; the model's own threshold is the one that counted best on validation photos.
 
         Raises:
             ArgumentTypeError: `phrase` is not one string.
             InputError: several phrases with semicolons between them, and as for `detect`.
         """
         one = check_phrase(phrase, image)
-        check_threshold(threshold)
-        check_switch("only_known", only_known)
-        return self._predictor.count(one, load_image(image, limits=self._limits), threshold, only_known)
+        options = FindOptions.of(threshold, only_known, tiles)
+        return look_at(image, self._limits, lambda some: self._predictor.count_each(one, some, options))
+
+    @overload
+    def segment(
+        self, phrase: Phrases | None, image: Several[ImageT], **settings: Unpack[SegmentSettings]
+    ) -> list[Segmentation]: ...
+
+    @overload
+    def segment(
+        self, phrase: Phrases | None = None, image: ImageSource | None = None, **settings: Unpack[SegmentSettings]
+    ) -> Segmentation: ...
+
+    @overload
+    def segment(
+        self, phrase: Phrases | None, image: Iterator[ImageT], **settings: Unpack[SegmentSettings]
+    ) -> Iterator[Segmentation]: ...
 
     def segment(
         self,
-        phrase: str | Sequence[str] | None = None,
-        image: ImageSource | None = None,
+        phrase: Phrases | None = None,
+        image: Any = None,
         *,
         boxes: npt.ArrayLike | None = None,
         points: npt.ArrayLike | None = None,
         point_labels: npt.ArrayLike | None = None,
         threshold: float | None = None,
         only_known: bool = True,
+        tiles: Tiles = None,
         segmenter: Segmenter | str | Path | None = None,
-    ) -> Segmentation:
+    ) -> Segmentation | list[Segmentation] | Iterator[Segmentation]:
         """Return masks of objects, by phrase, by boxes or by points.
 
         A phrase goes to the model's `[SEG]` route. With `segmenter` it is found by `detect` first, and the segmenter
@@ -335,12 +396,12 @@ class VisionAgent:
 
         Args:
             phrase: what to segment, or several phrases; None where boxes or points say it.
-            image: an image (see `load_image` for the kinds).
+            image: an image (see `load_image` for the kinds); for a phrase also several, as for `detect`.
             boxes: (n, 4) xyxy in pixels of the upright original, one object each.
             points: (n, 2), one point for each object, or (n, k, 2), k points for each; beside `boxes` they refine them.
             point_labels: 1 for points on the object, 0 for points beside it; all 1 if None.
             threshold: for a phrase, least score of a box, 0-1; None as for `detect`.
-            only_known: as for `detect`.
+            only_known, tiles: for a phrase, as for `detect`.
             segmenter: a SAM checkpoint (see `SamSegmenter.from_pretrained`), which is loaded once, or a `Segmenter`;
                 None for the model's own route.
 
@@ -362,26 +423,31 @@ class VisionAgent:
             got = "none of them" if phrase is None else "both"
             raise InputError(f"either `phrase`, or `boxes` or `points`, must be given, but got {got}")
         if phrase is None:
+            if is_series(image):
+                raise InputError(bad_argument("image", "one image, where there are `boxes` or `points`", image))
             if segmenter is None:
                 loaded = load_image(image, limits=self._limits)
                 return self._predictor.segment_prompts(loaded, boxes, points, point_labels)
             segmenter = self._predictor.segmenter(segmenter)
             return segmenter.segment(image, boxes=boxes, points=points, point_labels=point_labels, limits=self._limits)
         phrases = check_phrases(phrase, image)
-        check_threshold(threshold)
-        check_switch("only_known", only_known)
+        options = FindOptions.of(threshold, only_known, tiles)
         if segmenter is not None:
-            loaded = load_image(image, limits=self._limits)
-            return self._predictor.segment_by(segmenter, phrases, loaded, threshold, self._limits, only_known)
+            by, limits = self._predictor.segmenter(segmenter), self._limits
+            return look_at(
+                image,
+                limits,
+                lambda some: [self._predictor.segment_by(by, phrases, each, options, limits) for each in some],
+            )
         if "seg" not in self._routes:
             raise RouteError(
                 f"{self.model!r} has no [SEG] route to segment with: load an adapter, or give `segmenter=`"
             )
-        return self._predictor.segment(phrases, load_image(image, limits=self._limits), threshold, only_known)
+        return look_at(image, self._limits, lambda some: self._predictor.segment_each(phrases, some, options))
 
     def segment_video(
         self,
-        phrase: str | Sequence[str],
+        phrase: Phrases,
         video: VideoSource,
         *,
         segments: int = 32,
@@ -414,7 +480,7 @@ class VisionAgent:
     def run_route(
         self,
         route: str,
-        phrase: str | Sequence[str],
+        phrase: Phrases,
         image: ImageSource,
         *,
         threshold: float | None = None,
@@ -544,7 +610,8 @@ class VisionAgent:
             engine: `"rapidocr"` (extra "ocr"); `"model"`, where the model itself reads, without positions; the name of
                 another reader in the group `vision_agent.readers`, or a `PageReader`.
             workers: how many pages are read side by side.
-            text_layer: `"auto"` takes a PDF's own text where the page shows it; `"never"` reads every page's image.
+            text_layer: `"auto"` takes a PDF's own text where the page shows it; `"never"` reads every page's image;
+                `"only"` reads no image.
             progress: show a bar on stderr.
 
         Returns:
@@ -616,6 +683,11 @@ class VisionAgent:
         self, question: list[str], image: Images | Sequence[Images] = None, **settings: Unpack[AskSettings]
     ) -> list[Answer]: ...
 
+    @overload
+    def ask(
+        self, question: str, image: Iterator[ImageT], *, stream: Literal[False] = False, **settings: Unpack[AskSettings]
+    ) -> Iterator[Answer]: ...
+
     def ask(
         self,
         question: str | list[str],
@@ -628,12 +700,13 @@ class VisionAgent:
         max_new_tokens: int | None = None,
         options: GenerationOptions | None = None,
         stream: bool = False,
-    ) -> Answer | list[Answer] | Iterator[AnswerEvent]:
+    ) -> Answer | list[Answer] | Iterator[Answer] | Iterator[AnswerEvent]:
         """Answer a question in words. Routing tokens are forbidden: the text is the base model's own.
 
         Args:
             question: one question; or a list of them, which are answered as one batch.
-            image: an image, a list of images that the question is about, or None. Several images are numbered
+            image: an image, a list of images that the question is about, or None. An iterator of images gives an
+                iterator of answers, one for each, read as they are asked for. Several images are numbered
                 `Image-1: <image>` unless the question has `<image>` placeholders of its own. For a list of questions:
                 one image for all, or a list with what belongs to each. A PDF, or the result of `ocr`, is a document:
                 the answer is a `DocumentAnswer`, which has the page and the box; a small model answers with a piece of
@@ -666,6 +739,13 @@ class VisionAgent:
             return ask_document(question, image, self._extractor, self._pipeline.ask, settings, self.model)
         form = AnswerForm.of(schema, choices, self._backbone, settings)
         shown: dict[str, Any] = {"max_tiles": max_tiles, "combine": combine, "constraint": form.constraint}
+        if isinstance(image, Iterator) and is_series(image):
+            one = check_request("question", question, None)
+            if stream:
+                raise InputError(bad_argument("stream", "False for an iterator of images", stream))
+            return look_at(
+                image, self._limits, lambda some: self._pipeline.ask_each(one, some, settings, form, **shown)
+            )
         if isinstance(question, list | tuple):
             if stream:
                 raise InputError(bad_argument("stream", "False for a list of questions", stream))
@@ -677,17 +757,26 @@ class VisionAgent:
             return self._pipeline.stream(conversation, settings, form=form)
         return self._pipeline.answers([conversation], settings, form=form)[0]
 
+    @overload
+    def caption(self, image: Several[ImageT], **settings: Unpack[CaptionSettings]) -> list[Answer]: ...
+
+    @overload
+    def caption(self, image: ImageSource, **settings: Unpack[CaptionSettings]) -> Answer: ...
+
+    @overload
+    def caption(self, image: Iterator[ImageT], **settings: Unpack[CaptionSettings]) -> Iterator[Answer]: ...
+
     def caption(
         self,
-        image: ImageSource,
+        image: Any,
         *,
-        length: Literal["short", "normal", "long"] = "normal",
+        length: CaptionLength = "normal",
         options: GenerationOptions | None = None,
-    ) -> Answer:
-        """Describe an image.
+    ) -> Answer | list[Answer] | Iterator[Answer]:
+        """Describe an image, or each of several.
 
         Args:
-            image: an image (see `load_image` for the kinds).
+            image: an image (see `load_image` for the kinds); or a list or an iterator of them, as for `detect`.
             length: one sentence, some sentences, or a detailed description.
             options: how the answer is written; its token limit takes the place of the length's own.
 
@@ -696,8 +785,8 @@ class VisionAgent:
         """
         check_length(length)
         request, tokens = _CAPTIONS[length]
-        loaded = load_image(image, limits=self._limits)
-        return self.ask(request, loaded, options=options or GenerationOptions(max_new_tokens=tokens))
+        settings = check_options(options or GenerationOptions(max_new_tokens=tokens), None)
+        return look_at(image, self._limits, lambda some: self._pipeline.ask_each(request, some, settings))
 
     def chat(self, *, options: GenerationOptions | None = None) -> Chat:
         """Start a conversation of several rounds, about any number of images, a video, or no image at all."""
@@ -846,16 +935,16 @@ class VisionAgent:
 class AsyncVisionAgent:
     """The verbs of a `VisionAgent`, awaited: `await agent.aio.detect("red car", image)`.
 
-    With `stream=True`, and of `ocr_pages`, the awaited result is an async iterator:
+    With `stream=True`, of an iterator of images, and of `ocr_pages`, the awaited result is an async iterator:
     `async for event in await agent.aio.ask(..., stream=True)`. See `vision_agent.aio`.
     """
 
     def __init__(self, agent: VisionAgent) -> None:
         self._agent = agent
-        self.detect = awaited(agent.detect)
-        self.point = awaited(agent.point)
-        self.count = awaited(agent.count)
-        self.segment = awaited(agent.segment)
+        self.detect: AwaitedFind[Detections] = awaited_or_streamed(agent.detect)
+        self.point: AwaitedFind[Points] = awaited_or_streamed(agent.point)
+        self.count: AwaitedCount = awaited_or_streamed(agent.count)
+        self.segment: AwaitedSegment = awaited_or_streamed(agent.segment)
         self.segment_video = awaited(agent.segment_video)
         self.run_route = awaited(agent.run_route)
         self.generate = awaited(agent.generate)
@@ -864,7 +953,7 @@ class AsyncVisionAgent:
         self.ocr_pages = streamed(agent.ocr_pages)
         self.extract = awaited(agent.extract)
         self.ask: AwaitedAsk = awaited_or_streamed(agent.ask)
-        self.caption = awaited(agent.caption)
+        self.caption: AwaitedCaption = awaited_or_streamed(agent.caption)
         self.run: AwaitedRun = awaited_or_streamed(agent.run)
         self.call_tool = awaited(agent.call_tool)
 

@@ -1,14 +1,14 @@
 """How documents are read: the settings of `VisionAgent.ocr`, as one object."""
 
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias, TypedDict
+from typing import Literal, TypeAlias, TypedDict, get_args
 
 from vision_agent.documents.page_choice import ChosenPages, PageChoice
 from vision_agent.documents.page_reader import PageReader
 from vision_agent.errors import ArgumentTypeError, InputError, bad_argument
 
-TextLayer: TypeAlias = Literal["auto", "never"]
-"""Whether a PDF's own text is used where the page shows it, or never."""
+TextLayer: TypeAlias = Literal["auto", "never", "only"]
+"""Whether a PDF's own text is used where the page shows it, never, or alone: then no image is read."""
 
 
 class OcrSettings(TypedDict, total=False):
@@ -32,7 +32,8 @@ class OcrOptions:
         engine: the name of a reader in the entry-point group `vision_agent.readers`, `"model"` for the agent's own
             model, or a reader.
         workers: how many pages are read side by side.
-        text_layer: `"auto"` takes a PDF's own text where the page shows it; `"never"` reads every page's image.
+        text_layer: `"auto"` takes a PDF's own text where the page shows it; `"never"` reads every page's image;
+            `"only"` reads no image: a PDF's own text, also a scanned page's that lies unseen under its image.
         progress: show a bar on stderr.
 
     Raises:
@@ -53,5 +54,5 @@ class OcrOptions:
             raise ArgumentTypeError(bad_argument("password", "a string", type(self.password).__name__))
         if isinstance(self.workers, bool) or not isinstance(self.workers, int) or not 1 <= self.workers <= 256:
             raise InputError(bad_argument("workers", "a whole number from 1 to 256", self.workers))
-        if self.text_layer not in ("auto", "never"):
-            raise InputError(bad_argument("text_layer", '"auto" or "never"', self.text_layer))
+        if self.text_layer not in get_args(TextLayer):
+            raise InputError(bad_argument("text_layer", '"auto", "never" or "only"', self.text_layer))

@@ -1,34 +1,27 @@
 """PDFs by PDFium: pages as images of bounded size, and the text that a page brings along.
 
-PDFium is not safe in several threads, not even with several documents, so every call is made under one lock of the
-process. Pages are opened and closed one at a time.
+PDFium is not safe in several threads, cannot be stopped, and breaks its process on some broken files. So all of this
+runs in a process of its own, one file at a time: `bounded_pdf.py` is what others use.
 """
 
 import ctypes
-import os
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
+from vision_agent.documents.pdf_bounds import check_image_size, page_scale
 from vision_agent.errors import DocumentError, MissingExtraError, PasswordError
-
-LOCK = threading.RLock()
-"""Held for every call into PDFium."""
-
-SCALE = 2000 / 842  # pixels a point: an A4 page gets a long side of 2000 pixels (171 dpi)
-MAX_PIXELS = 32_000_000  # of a page's image; larger pages (A0) get fewer pixels a point
-MAX_IMAGE_PIXELS = 250_000_000  # of an image inside a page, which PDFium decodes as a whole
+from vision_agent.images.limits import ImageLimits
 
 HYPHEN = 2  # PDFium's code for a hyphen at a line's end
 
 _MOST_CHARACTERS = 200_000  # of a page; more is no page to read
+_DEEPEST = 64  # forms in forms that are looked into; PDFium draws fewer
 _MOST_FIELDS = 5_000  # of a page's form
 _BOLD_NAMES = ("bold", "black", "heavy")  # in a font's name; not all fonts say their weight elsewhere
 _FIXED_NAMES = ("courier", "mono", "consolas", "menlo", "typewriter", "cmtt")
@@ -48,7 +41,7 @@ class Layer:
         baselines: x, y (n, 2) in pixels of the page's image where each stands; zeros for characters without a place.
         sizes: of each one's font (n,), pixels.
         bold, fixed: whether its font is heavy, and whether all its characters are equally wide (n,).
-        covered: boxes (m, 4) of the page's images, under or over which text may lie.
+        covered: whether an image that is drawn later lies over its place (n,).
     """
 
     characters: str
@@ -61,7 +54,7 @@ class Layer:
     sizes: npt.NDArray[np.float64]
     bold: npt.NDArray[np.bool_]
     fixed: npt.NDArray[np.bool_]
-    covered: npt.NDArray[np.float64]
+    covered: npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -85,72 +78,80 @@ class PdfField:
 
 
 @dataclass(frozen=True)
-class PdfPage:
-    """A page as an image, with its own text if it has any, and the fields of its form."""
+class DrawnPage:
+    """A page that was drawn, without its pixels.
 
-    image: Image.Image
+    Attributes:
+        width, height: of its image, pixels.
+        scale: pixels a point.
+        layer: its own text, if it has any.
+        fields: of its form.
+        figures: boxes (m, 4) of its images, xyxy in pixels.
+    """
+
+    width: int
+    height: int
     scale: float
     layer: Layer | None
     fields: tuple[PdfField, ...] = ()
+    figures: tuple[tuple[float, ...], ...] = ()
 
 
 class PdfFile:
-    """An open PDF. Use it as a context manager.
+    """An open PDF, drawn in this very process: for the process that can be killed (see `bounded_pdf`).
+
+    Args:
+        source: the file's bytes, as bytes or a ctypes array.
+        password: of an encrypted one.
+        limits: what its pages and their images may measure.
+        name: what the caller calls it, for messages.
 
     Raises:
         DocumentError: broken, empty, or no PDF.
         PasswordError: encrypted, and the password is missing or wrong.
-        MissingExtraError: pypdfium2 is not installed.
     """
 
-    def __init__(self, source: Any, *, password: str | None = None, name: str = "source") -> None:
+    def __init__(self, source: Any, *, password: str | None = None, limits: ImageLimits, name: str = "source") -> None:
         self._name = name
+        self._limits = limits
         pdfium = _pdfium()
-        if isinstance(source, memoryview | bytearray):
-            source = bytes(source)
-        with LOCK:
-            try:
-                self._document = pdfium.PdfDocument(
-                    os.fspath(source) if isinstance(source, os.PathLike) else source, password=password
-                )
-            except (pdfium.PdfiumError, OSError, ValueError) as error:
-                raise self._opening_error(error, password) from error
-            self._pages = len(self._document)
-            if not self._pages:
-                self._document.close()
-                raise DocumentError(f"`{name}` must be a PDF with pages, but got one that has none")
-            with suppress(pdfium.PdfiumError):  # a broken form is not drawn; the page still is
-                self._document.init_forms()
+        try:
+            self._document = pdfium.PdfDocument(source, password=password)
+        except (pdfium.PdfiumError, ValueError) as error:
+            raise self._opening_error(error, password) from error
+        self._pages = len(self._document)
+        if not self._pages:
+            self._document.close()
+            raise DocumentError(f"`{name}` must be a PDF with pages, but got one that has none")
+        with suppress(pdfium.PdfiumError):  # a broken form is not drawn; the page still is
+            self._document.init_forms()
 
     def __len__(self) -> int:
         return self._pages
 
-    def __enter__(self) -> Self:
-        return self
+    def close(self) -> None:
+        """Close the file."""
+        self._document.close()
 
-    def __exit__(self, *_: object) -> None:
-        with LOCK:
-            self._document.close()
+    def page(self, number: int, *, with_layer: bool, bitmap_maker: Callable[..., Any]) -> DrawnPage:
+        """Draw page `number`, from 1, into a bitmap of `bitmap_maker` (see `pypdfium2.PdfPage.render`).
 
-    def page(self, number: int, *, with_layer: bool = True) -> PdfPage:
-        """Render page `number`, from 1. Raises DocumentError for a page that is broken or too large to draw."""
+        Raises:
+            DocumentError: a page that is broken, or that `limits` do not allow.
+        """
         pdfium = _pdfium()
-        with LOCK, _page(self._document, number, self._name, pdfium) as page:
-            width, height = page.get_size()
-            if not (width > 0 and height > 0):
-                raise DocumentError(
-                    f"page {number} of `{self._name}` must have a size, but it is {width} x {height} points"
-                )
-            scale = min(SCALE, (MAX_PIXELS / (width * height)) ** 0.5)
-            images = _images(page, number, self._name, pdfium)
-            bitmap = page.render(scale=scale, rev_byteorder=True, maybe_alpha=False)
+        with _page(self._document, number, self._name, pdfium) as page:
+            scale = page_scale(page.get_size(), number, self._limits, self._name)
+            drawn = _drawn(page, f"page {number} of `{self._name}`", self._limits, pdfium)
+            bitmap = page.render(scale=scale, rev_byteorder=True, maybe_alpha=False, bitmap_maker=bitmap_maker)
             try:
-                image = bitmap.to_pil().convert("RGB").copy()
-                layer = _layer(page, bitmap, images, pdfium) if with_layer else None
-                fields = _fields(page, bitmap, self._document, pdfium)
+                layer = _layer(page, bitmap, drawn, pdfium) if with_layer else None
+                place = bitmap.get_posconv(page)
+                fields = _fields(page, place, self._document, pdfium)
+                figures = tuple(tuple(box) for box in _on_image(drawn.images[:, :4], place).tolist())
+                return DrawnPage(bitmap.width, bitmap.height, scale, layer, fields, figures)
             finally:
                 bitmap.close()
-        return PdfPage(image, scale, layer, fields)
 
     def _opening_error(self, error: Exception, password: str | None) -> DocumentError:
         code = getattr(error, "err_code", None)
@@ -185,21 +186,34 @@ def _page(document: Any, number: int, name: str, pdfium: Any) -> Iterator[Any]:
         page.close()
 
 
-def _images(page: Any, number: int, name: str, pdfium: Any) -> list[tuple[float, float, float, float]]:
-    """Bounds (left, bottom, right, top), points, of the images in a page, once none is too large to decode."""
-    bounds = []
-    for item in page.get_objects(filter=[pdfium.raw.FPDF_PAGEOBJ_IMAGE], max_depth=4):
-        width, height = item.get_px_size()
-        if width * height > MAX_IMAGE_PIXELS:
-            raise DocumentError(
-                f"page {number} of `{name}` must hold images of at most {MAX_IMAGE_PIXELS} pixels, "
-                f"but one is {width} x {height}"
-            )
-        bounds.append(item.get_bounds())
-    return bounds
+@dataclass(frozen=True)
+class _Drawn:
+    """What a page draws: images as (left, top, right, bottom) in points and place in the order, texts by address."""
+
+    images: npt.NDArray[np.float64]
+    texts: dict[int, int]
 
 
-def _layer(page: Any, bitmap: Any, images: list[tuple[float, float, float, float]], pdfium: Any) -> Layer | None:
+def _drawn(page: Any, where: str, limits: ImageLimits, pdfium: Any) -> _Drawn:
+    """Return what a page draws, once no image in it is too large to decode."""
+    raw = pdfium.raw
+    images, texts = [], {}
+    wanted = [raw.FPDF_PAGEOBJ_IMAGE, raw.FPDF_PAGEOBJ_TEXT]
+    for order, item in enumerate(page.get_objects(filter=wanted, max_depth=_DEEPEST)):
+        if item.type == raw.FPDF_PAGEOBJ_TEXT:
+            texts[ctypes.cast(item.raw, ctypes.c_void_p).value or 0] = order
+            continue
+        try:
+            width, height = item.get_px_size()
+            check_image_size(width, height, limits, where)
+            left, bottom, right, top = item.get_bounds()
+        except pdfium.PdfiumError:  # an image that PDFium cannot tell of, and does not draw
+            continue
+        images.append((left, top, right, bottom, order))
+    return _Drawn(np.array(images, dtype=np.float64).reshape(-1, 5), texts)
+
+
+def _layer(page: Any, bitmap: Any, drawn: _Drawn, pdfium: Any) -> Layer | None:
     """The page's characters, or None where it has none."""
     raw = pdfium.raw
     text = page.get_textpage()
@@ -214,7 +228,7 @@ def _layer(page: Any, bitmap: Any, images: list[tuple[float, float, float, float
         turned = page.get_rotation()
         sides, stands = np.zeros((count, 4)), np.zeros((count, 4))
         angles = np.zeros(count)
-        styles = _Styles(raw)
+        styles = _Styles(raw, drawn.texts)
         style = np.zeros(count, dtype=np.int64)
         rect = raw.FS_RECTF()
         x, y = ctypes.c_double(), ctypes.c_double()
@@ -226,9 +240,12 @@ def _layer(page: Any, bitmap: Any, images: list[tuple[float, float, float, float
                 stands[index] = x.value, y.value, x.value, y.value
             style[index] = styles.of(raw.FPDFText_GetTextObject(text, index), text, index)
         table = styles.table()
+        boxes = _on_image(sides, place)
         return Layer(
-            characters="".join(chr(code) if 0 < code < 0x110000 else "\ufffd" for code in codes.tolist()),
-            boxes=_on_image(sides, place),
+            characters="".join(
+                chr(code) if 0 < code < 0xD800 or 0xDFFF < code < 0x110000 else "\ufffd" for code in codes.tolist()
+            ),
+            boxes=boxes,
             angles=(np.degrees(angles) + turned) % 360,
             shown=table[style, 0].astype(bool),
             colors=table[style, 1:4].astype(np.uint8),
@@ -237,10 +254,15 @@ def _layer(page: Any, bitmap: Any, images: list[tuple[float, float, float, float
             sizes=table[style, 5] / 100 * _scale(place),
             bold=table[style, 6].astype(bool),
             fixed=table[style, 7].astype(bool),
-            covered=_on_image(np.array([(a, d, c, b) for a, b, c, d in images]).reshape(-1, 4), place),
+            covered=_covered(boxes, table[style, 8], _on_image(drawn.images[:, :4], place), drawn.images[:, 4]),
         )
     finally:
         text.close()
+
+
+def _character(code: int) -> str:
+    """A character, or the mark for an unknown one: zero and halves of a pair are none."""
+    return chr(code) if 0 < code < 0xD800 or 0xDFFF < code < 0x110000 else "\ufffd"
 
 
 class _Styles:
@@ -248,9 +270,10 @@ class _Styles:
 
     _UNSEEN_MODES = (3, 7)  # of PDF: neither filled nor stroked; a clip alone
 
-    def __init__(self, raw: Any) -> None:
+    def __init__(self, raw: Any, orders: dict[int, int]) -> None:
         self._raw = raw
-        self._rows: list[tuple[int, ...]] = [(1, 0, 0, 0, -1, 0, 0, 0)]
+        self._orders = orders
+        self._rows: list[tuple[int, ...]] = [(1, 0, 0, 0, -1, 0, 0, 0, -1)]
         self._known: dict[int, int] = {}
         self._fonts: dict[int, tuple[int, int, int]] = {}
 
@@ -261,7 +284,7 @@ class _Styles:
             return 0
         if address not in self._known:
             self._known[address] = len(self._rows)
-            self._rows.append(self._row(item, text, index))
+            self._rows.append((*self._row(item, text, index), self._orders.get(address, -1)))
         return self._known[address]
 
     def _row(self, item: Any, text: Any, index: int) -> tuple[int, ...]:
@@ -297,11 +320,11 @@ class _Styles:
         return self._fonts[address]
 
     def table(self) -> npt.NDArray[np.int64]:
-        """Return shown, red, green, blue, font, hundredths of a point, bold, fixed of each style."""
+        """Return shown, red, green, blue, font, hundredths of a point, bold, fixed, place in the order, by style."""
         return np.array(self._rows, dtype=np.int64)
 
 
-def _fields(page: Any, bitmap: Any, document: Any, pdfium: Any) -> tuple[PdfField, ...]:
+def _fields(page: Any, place: Any, document: Any, pdfium: Any) -> tuple[PdfField, ...]:
     """The fields of a form on a page that hold text or a state."""
     raw = pdfium.raw
     if document.formenv is None:
@@ -313,7 +336,7 @@ def _fields(page: Any, bitmap: Any, document: Any, pdfium: Any) -> tuple[PdfFiel
         raw.FPDF_FORMFIELD_CHECKBOX: "check box",
         raw.FPDF_FORMFIELD_RADIOBUTTON: "radio button",
     }
-    form, place = document.formenv, bitmap.get_posconv(page)
+    form = document.formenv
     found, rect = [], raw.FS_RECTF()
     for index in range(min(raw.FPDFPage_GetAnnotCount(page), _MOST_FIELDS)):
         item = raw.FPDFPage_GetAnnot(page, index)
@@ -351,6 +374,16 @@ def _wide(read: Any, form: Any, item: Any) -> str:
     buffer = (ctypes.c_ushort * (length // 2 + 1))()
     read(form, item, buffer, length)
     return bytes(buffer)[: length - 2].decode("utf-16-le", "replace")
+
+
+def _covered(boxes: npt.NDArray[np.float64], orders: Any, images: Any, drawn: Any) -> npt.NDArray[np.bool_]:
+    """Whether the middle of each box (n, 4) lies under an image (m, 4) that is drawn later."""
+    middles = (boxes[:, :2] + boxes[:, 2:]) / 2
+    covered = np.zeros(len(boxes), dtype=bool)
+    for image, order in zip(images, drawn, strict=True):
+        inside = ((middles >= image[:2]) & (middles <= image[2:])).all(axis=1)
+        covered |= inside & (orders < order)
+    return covered
 
 
 def _scale(place: Any) -> float:

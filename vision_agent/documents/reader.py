@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 from vision_agent.documents.model_reader import Ask, ModelReader
 from vision_agent.documents.options import OcrOptions
 from vision_agent.documents.page_reader import PageReader
-from vision_agent.documents.pdf_text import trusted_lines
+from vision_agent.documents.pdf_trust import layer_lines, trusted_lines
 from vision_agent.documents.reading_order import blocks_of
 from vision_agent.documents.result import Line, OcrResult, Page
 from vision_agent.documents.source import Documents, PageImage, documents_in, page_images
@@ -62,7 +62,7 @@ class DocumentReader:
 
     def _read_all(self, documents: Sequence[Any], several: bool, options: OcrOptions) -> Iterator[tuple[int, Page]]:
         """Yield each page with the number of its document, in order."""
-        reader = self._reader(options.engine, options.workers)
+        reader = None if options.text_layer == "only" else self._reader(options.engine, options.workers)
 
         def images() -> Iterator[tuple[int, PageImage]]:
             for number, document in enumerate(documents):
@@ -71,9 +71,11 @@ class DocumentReader:
                     pages=options.pages,
                     password=options.password,
                     limits=self._limits,
-                    with_layer=options.text_layer == "auto" and not isinstance(reader, ModelReader),
+                    with_layer=options.text_layer != "never" and not isinstance(reader, ModelReader),
                     name=f"source[{number}]" if several else "source",
                 ):
+                    if reader is None and image.scale is None:
+                        raise InputError(bad_argument("text_layer", '"auto" or "never" for an image', "only"))
                     yield number, image
 
         cancelled = CANCELLED.get()  # here, as the threads that read pages have contexts of their own
@@ -101,16 +103,24 @@ class DocumentReader:
             return self._readers[engine, threads]
 
 
-def read_page(image: PageImage, reader: "PageReader | ModelReader") -> Page:
-    """Read one page. A PDF's own text is taken where it agrees with what the page shows (see `pdf_text`)."""
+def read_page(image: PageImage, reader: "PageReader | ModelReader | None") -> Page:
+    """Read one page. A PDF's own text is taken where it agrees with what the page shows (see `pdf_trust`).
+
+    Args:
+        image: the page.
+        reader: of its image; None takes the PDF's own text as it is.
+    """
     if isinstance(reader, ModelReader):
         return reader.page(image)
     lines: Sequence[Line] | None = None
-    if image.layer is not None:
-        lines = trusted_lines(image.layer, image.image, reader)
+    if reader is None:
+        lines = layer_lines(image.layer, image.image, image.fields)
+    elif image.layer is not None:
+        lines = trusted_lines(image.layer, image.image, reader, image.fields)
     source: Literal["ocr", "text layer"] = "ocr" if lines is None else "text layer"
-    if lines is None:
+    if lines is None and reader is not None:
         lines = reader.read(image.image)
+    lines = lines or ()
     layout = blocks_of(lines, image.image.size)
     page = Page(
         number=image.number,

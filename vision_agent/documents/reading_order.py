@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vision_agent.documents.result import Block, BlockKind, Line, box_around
+from vision_agent.documents.writing_direction import right_to_left_share
 
 Boxes = npt.NDArray[np.float64]
 
@@ -56,6 +57,8 @@ def blocks_of(lines: Sequence[Line], size: tuple[int, int]) -> Layout:
     boxes = _upright(quads, angle)
     typical = _typical_height(lines, boxes)
     page = _upright(np.array([[(0, 0), (size[0], 0), size, (0, size[1])]], dtype=np.float64), angle)[0]
+    if right_to_left_share(" ".join(line.text for line in lines)) > 0.5:
+        boxes, page = _mirrored(boxes), _mirrored(page)  # columns and rows begin on the right
     groups = [
         group
         for column in _columns(boxes, np.arange(len(lines)), typical)
@@ -106,6 +109,10 @@ def _upright(quads: Boxes, angle: float) -> Boxes:
         [np.minimum(sides[:, :2], sides[:, 2:]), np.maximum(sides[:, :2], sides[:, 2:])], axis=1
     )
     return boxes
+
+
+def _mirrored(boxes: Boxes) -> Boxes:
+    return boxes[..., [2, 1, 0, 3]] * [-1, 1, -1, 1]
 
 
 def _typical_height(lines: Sequence[Line], boxes: Boxes) -> float:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, FiniteFloat, NonNegativeFloat, PositiveIn
 
 from vision_agent.documents.markdown import block_markdown
 from vision_agent.documents.table import Table
+from vision_agent.documents.writing_direction import right_to_left_share
 from vision_agent.errors import InputError, bad_argument
 from vision_agent.results import annotate
 from vision_agent.results.box import FROZEN, Box
@@ -74,13 +75,18 @@ class Line(_Placed):
     """One line of text, or the part of a line that stands apart (a cell, a column).
 
     Attributes:
-        words: in reading order.
+        words: in reading order; of a line in Hebrew or Arabic the first one stands on the right.
         quad: the line's corners.
         score: how sure the engine is, 0-1.
+        size: of its font, pixels; None where it was read from an image.
+        bold, fixed: whether a PDF says that its font is heavy, and that all characters are equally wide.
     """
 
     words: tuple[Word, ...]
     score: Score
+    size: NonNegativeFloat | None = None
+    bold: bool = False
+    fixed: bool = False
 
     @property
     def text(self) -> str:
@@ -292,14 +298,17 @@ class OcrResult(BaseModel):
 
 
 def _side_by_side(line: Line, after: Line) -> bool:
-    """Whether `after` stands beside `line`, on its right as one reads: its middle lies at the line's own height."""
+    """Whether `after` stands beside `line`, further on as one reads: its middle lies at the line's own height."""
     start, end, _, foot = (np.array(corner) for corner in line.quad)
     along, down = end - start, foot - start
     length, height = float(np.hypot(*along)), float(np.hypot(*down))
     if not (length and height):
         return False
     middle = np.mean(after.quad, axis=0) - start
-    return -0.3 <= float(middle @ down) / height**2 <= 1.3 and float(middle @ along) >= length**2 * 0.5
+    ahead = float(middle @ along) / length**2
+    if right_to_left_share(line.text) > 0.5:
+        ahead = 1 - ahead
+    return -0.3 <= float(middle @ down) / height**2 <= 1.3 and ahead >= 0.5
 
 
 def _drawn(page: Page, level: str) -> Iterator[tuple[Box, str, float]]:

@@ -14,10 +14,12 @@ from typing import IO, Any, TypeAlias
 
 from PIL import Image, TiffImagePlugin
 
+from vision_agent.documents.bounded_pdf import BoundedPdf
 from vision_agent.documents.page_choice import ChosenPages, PageChoice
-from vision_agent.documents.pdf import Layer, PdfFile
+from vision_agent.documents.pdf import Layer, PdfField
 from vision_agent.errors import DocumentError, ImageError, InputError, bad_argument
 from vision_agent.images.loading import ImageLimits, ImageSource, load_image
+from vision_agent.images.regular_files import open_regular
 
 DocumentSource: TypeAlias = ImageSource
 """What a document may come from: all that `load_image` takes; a file may also be a PDF or a TIFF of many pages."""
@@ -43,6 +45,8 @@ class PageImage:
         file: the file it comes from, "" for none.
         scale: pixels a point, for a PDF.
         layer: a PDF's own text, in pixels of `image`.
+        fields: of a PDF's form, in pixels of `image`.
+        figures: boxes of a PDF's images, in pixels of `image`.
     """
 
     image: Image.Image
@@ -50,6 +54,8 @@ class PageImage:
     file: str = ""
     scale: float | None = None
     layer: Layer | None = None
+    fields: tuple[PdfField, ...] = ()
+    figures: tuple[tuple[float, ...], ...] = ()
 
 
 def documents_in(source: Any) -> list[Any] | None:
@@ -106,7 +112,7 @@ def page_images(
         return
     head, opened = _begin(source, file)
     if b"%PDF-" in head:
-        yield from _pdf_pages(opened, str(file), chosen, password, with_layer, name)
+        yield from _pdf_pages(opened, str(file), chosen, password, limits, with_layer, name)
     elif _TIFF.match(head):
         with _tiff(opened, name) as image:
             yield from _frames(image, str(file), chosen, limits, name)
@@ -130,7 +136,7 @@ def _begin(source: Any, file: Any) -> tuple[bytes, Any]:
     """The first bytes of a file, and what to open it by: a file object can be read only once."""
     if file:
         try:
-            with open(file, "rb") as opened:
+            with open_regular(file) as opened:
                 return opened.read(_PDF_WITHIN), source
         except (OSError, ValueError):
             return b"", source  # `load_image` has the words for what is wrong with a path
@@ -150,12 +156,12 @@ def _begin(source: Any, file: Any) -> tuple[bytes, Any]:
 
 
 def _pdf_pages(
-    source: Any, file: str, chosen: ChosenPages, password: str | None, with_layer: bool, name: str
+    source: Any, file: str, chosen: ChosenPages, password: str | None, limits: ImageLimits, with_layer: bool, name: str
 ) -> Iterator[PageImage]:
-    with PdfFile(source, password=password, name=name) as pdf:
+    with BoundedPdf(source, password=password, limits=limits, name=name) as pdf:
         for number in chosen.of(len(pdf), name):
             page = pdf.page(number, with_layer=with_layer)
-            yield PageImage(page.image, number, file, page.scale, page.layer)
+            yield PageImage(page.image, number, file, page.scale, page.layer, page.fields, page.figures)
 
 
 @contextmanager
@@ -164,7 +170,7 @@ def _tiff(source: Any, name: str) -> Iterator[Image.Image]:
     if isinstance(source, bytes | bytearray | memoryview):
         stream = io.BytesIO(source)
     else:
-        stream = open(source, "rb")
+        stream = open_regular(source)
     with stream:
         try:
             opened = TiffImagePlugin.TiffImageFile(stream)
