@@ -59,7 +59,8 @@ if TYPE_CHECKING:
     from vision_agent.inference.answering import AnswerPipeline
     from vision_agent.inference.chat import Chat
     from vision_agent.inference.conversation import Conversation
-    from vision_agent.inference.settings import AskSettings, ChatSettings, GenerateSettings
+    from vision_agent.inference.find_options import FindSettings, SegmentSettings
+    from vision_agent.inference.settings import AskSettings, CaptionSettings, ChatSettings, GenerateSettings
     from vision_agent.model.backbone import Backbone
     from vision_agent.model.load_options import LoadSettings
     from vision_agent.planning.options import RunSettings
@@ -98,6 +99,7 @@ __all__ = [
     "Block",
     "Box",
     "BoxTargets",
+    "CaptionSettings",
     "Cell",
     "Chat",
     "ChatSettings",
@@ -118,6 +120,7 @@ __all__ = [
     "Extraction",
     "ExtractionError",
     "FieldValue",
+    "FindSettings",
     "GenerateSettings",
     "GeneratedImage",
     "GeneratedImages",
@@ -150,6 +153,7 @@ __all__ = [
     "RoutedText",
     "RunSettings",
     "Segment",
+    "SegmentSettings",
     "Segmentation",
     "Segmenter",
     "StepDone",
@@ -184,6 +188,9 @@ _LAZY = {
     "AdapterTraining": "vision_agent.train.adapter_training",
     "AnswerPipeline": "vision_agent.inference.answering",
     "AskSettings": "vision_agent.inference.settings",
+    "CaptionSettings": "vision_agent.inference.settings",
+    "FindSettings": "vision_agent.inference.find_options",
+    "SegmentSettings": "vision_agent.inference.find_options",
     "AsyncChat": "vision_agent.aio",
     "AsyncVisionAgent": "vision_agent.agent",
     "Backbone": "vision_agent.model.backbone",

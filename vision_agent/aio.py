@@ -14,17 +14,105 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar, Un
 if TYPE_CHECKING:
     from vision_agent.documents.result import OcrResult
     from vision_agent.extract.question_answering import DocumentAnswer
+    from vision_agent.images.loading import ImageSource
     from vision_agent.inference.chat import Chat
-    from vision_agent.inference.settings import AskSettings, ChatSettings, Images
+    from vision_agent.inference.find_options import FindSettings, SegmentSettings
+    from vision_agent.inference.settings import (
+        AskSettings,
+        CaptionSettings,
+        ChatSettings,
+        Images,
+        ImageT,
+        Phrases,
+        Several,
+    )
     from vision_agent.planning.options import RunSettings
     from vision_agent.planning.result import AgentResult
     from vision_agent.planning.run_events import AgentEvent
     from vision_agent.results.answers import Answer
     from vision_agent.results.events import AnswerEvent
+    from vision_agent.results.points import Count
+    from vision_agent.results.segmentation import Segmentation
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Found = TypeVar("Found")
 _END = object()
+
+
+class AwaitedFind(Protocol[Found]):
+    """`VisionAgent.detect` or `point`, awaited: one image, several, or an iterator of them."""
+
+    @overload
+    def __call__(
+        self, phrase: "Phrases", image: "Several[ImageT]", **settings: "Unpack[FindSettings]"
+    ) -> "Awaitable[list[Found]]": ...
+
+    @overload
+    def __call__(
+        self, phrase: "Phrases", image: "ImageSource", **settings: "Unpack[FindSettings]"
+    ) -> "Awaitable[Found]": ...
+
+    @overload
+    def __call__(
+        self, phrase: "Phrases", image: "Iterator[ImageT]", **settings: "Unpack[FindSettings]"
+    ) -> "Awaitable[AsyncIterator[Found]]": ...
+
+
+class AwaitedCount(Protocol):
+    """`VisionAgent.count`, awaited."""
+
+    @overload
+    def __call__(
+        self, phrase: str, image: "Several[ImageT]", **settings: "Unpack[FindSettings]"
+    ) -> "Awaitable[list[Count]]": ...
+
+    @overload
+    def __call__(self, phrase: str, image: "ImageSource", **settings: "Unpack[FindSettings]") -> "Awaitable[Count]": ...
+
+    @overload
+    def __call__(
+        self, phrase: str, image: "Iterator[ImageT]", **settings: "Unpack[FindSettings]"
+    ) -> "Awaitable[AsyncIterator[Count]]": ...
+
+
+class AwaitedSegment(Protocol):
+    """`VisionAgent.segment`, awaited."""
+
+    @overload
+    def __call__(
+        self, phrase: "Phrases | None", image: "Several[ImageT]", **settings: "Unpack[SegmentSettings]"
+    ) -> "Awaitable[list[Segmentation]]": ...
+
+    @overload
+    def __call__(
+        self,
+        phrase: "Phrases | None" = None,
+        image: "ImageSource | None" = None,
+        **settings: "Unpack[SegmentSettings]",
+    ) -> "Awaitable[Segmentation]": ...
+
+    @overload
+    def __call__(
+        self, phrase: "Phrases | None", image: "Iterator[ImageT]", **settings: "Unpack[SegmentSettings]"
+    ) -> "Awaitable[AsyncIterator[Segmentation]]": ...
+
+
+class AwaitedCaption(Protocol):
+    """`VisionAgent.caption`, awaited."""
+
+    @overload
+    def __call__(
+        self, image: "Several[ImageT]", **settings: "Unpack[CaptionSettings]"
+    ) -> "Awaitable[list[Answer]]": ...
+
+    @overload
+    def __call__(self, image: "ImageSource", **settings: "Unpack[CaptionSettings]") -> "Awaitable[Answer]": ...
+
+    @overload
+    def __call__(
+        self, image: "Iterator[ImageT]", **settings: "Unpack[CaptionSettings]"
+    ) -> "Awaitable[AsyncIterator[Answer]]": ...
 
 
 class AwaitedAsk(Protocol):
@@ -52,6 +140,16 @@ class AwaitedAsk(Protocol):
     def __call__(
         self, question: list[str], image: "Images | Sequence[Images]" = None, **settings: "Unpack[AskSettings]"
     ) -> "Awaitable[list[Answer]]": ...
+
+    @overload
+    def __call__(
+        self,
+        question: str,
+        image: "Iterator[ImageT]",
+        *,
+        stream: Literal[False] = False,
+        **settings: "Unpack[AskSettings]",
+    ) -> "Awaitable[AsyncIterator[Answer]]": ...
 
 
 class AwaitedRun(Protocol):

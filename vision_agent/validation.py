@@ -1,5 +1,8 @@
 """Checks of what callers pass to verbs, made before anything expensive. Needs no torch."""
 
+import re
+from collections.abc import Iterable
+from itertools import islice
 from numbers import Real
 from pathlib import Path
 
@@ -8,6 +11,7 @@ from vision_agent.generation.options import GenerationOptions
 
 LONGEST_PHRASE = 300  # characters
 LONGEST_REQUEST = 100_000
+MOST_PHRASES = 1000
 CAPTION_LENGTHS = ("short", "normal", "long")
 _MOST_IMAGES = 64  # made by one call
 
@@ -23,9 +27,14 @@ def check_threshold(threshold: object) -> None:
         raise InputError(bad_argument("threshold", "a number from 0 to 1", threshold))
 
 
-def check_request(name: str, text: object, image: object) -> None:
-    """Check a request or question; `name` is the argument's. `image` tells swapped arguments from other mistakes."""
-    _check_text(name, text, image, LONGEST_REQUEST)
+def check_request(name: str, text: object, image: object) -> str:
+    """Return a request or question that is one. `name` is the argument's; `image` tells swapped arguments apart.
+
+    Raises:
+        InputError: no words, or too many.
+        ArgumentTypeError: no string.
+    """
+    return _check_text(name, text, image, LONGEST_REQUEST)
 
 
 def check_options(options: GenerationOptions | None, max_new_tokens: int | None) -> GenerationOptions:
@@ -66,21 +75,38 @@ def check_phrases(phrase: object, image: object) -> tuple[str, ...]:
         InputError: no phrase, or one without words or too long.
         ArgumentTypeError: anything but strings.
     """
-    items = [phrase] if isinstance(phrase, str) else phrase
-    if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
+    items = _strings(phrase)
+    if items is None:
         _raise_if_swapped("phrase", phrase, image)
         raise ArgumentTypeError(bad_argument("phrase", "a string or a list of strings", phrase))
-    if not items:
-        raise InputError(bad_argument("phrase", "at least one phrase", phrase))
+    if not 1 <= len(items) <= MOST_PHRASES:
+        expected = f"at least one phrase and at most {MOST_PHRASES}"
+        raise InputError(bad_argument("phrase", expected, phrase if len(items) < 2 else f"{len(items)} or more"))
     asked: dict[str, str] = {}
     for index, item in enumerate(items):
         name = "phrase" if isinstance(phrase, str) else f"phrase[{index}]"
-        parts = [part.strip() for part in item.split(";") if part.strip()]
+        # A line break separates no phrases: it is a space like any other.
+        parts = [part for part in (re.sub(r"\s*[\r\n\t]\s*", " ", each).strip() for each in item.split(";")) if part]
         for part in parts or [""]:
             _check_text(name, part, image, LONGEST_PHRASE)
         for part in parts:
             asked.setdefault(" ".join(part.casefold().split()), part)
     return tuple(asked.values())
+
+
+def _strings(phrase: object) -> list[str] | None:
+    """The strings of an argument, of a set in alphabetical order; None where it is no string and no collection of them.
+
+    An iterator may have no end: no more is read than is allowed.
+    """
+    if isinstance(phrase, str):
+        return [phrase]
+    if isinstance(phrase, bytes | bytearray | dict) or not isinstance(phrase, Iterable):
+        return None
+    items = list(islice(phrase, MOST_PHRASES + 1))
+    if not all(isinstance(item, str) for item in items):
+        return None
+    return sorted(items) if isinstance(phrase, set | frozenset) else [str(item) for item in items]
 
 
 def check_phrase(phrase: object, image: object) -> str:
@@ -104,7 +130,7 @@ def check_switch(name: str, value: object) -> None:
         raise ArgumentTypeError(bad_argument(name, "True or False", value))
 
 
-def _check_text(name: str, text: object, image: object, longest: int) -> None:
+def _check_text(name: str, text: object, image: object, longest: int) -> str:
     if not isinstance(text, str):
         _raise_if_swapped(name, text, image)
         raise ArgumentTypeError(bad_argument(name, "a string", text))
@@ -114,6 +140,7 @@ def _check_text(name: str, text: object, image: object, longest: int) -> None:
         raise InputError(bad_argument(name, f"at most {longest} characters", text))
     if _is_file(text) and isinstance(image, str) and not _is_file(image):
         _raise_swapped(name, text, image)
+    return text
 
 
 def _raise_if_swapped(name: str, text: object, image: object) -> None:

@@ -73,15 +73,16 @@ class CountingReader:
         return []
 
 
-def encoding(agent: VisionAgent, steps: Steps, patch: pytest.MonkeyPatch) -> None:
-    """Count the images that are encoded."""
-    encode = agent.backbone.encode_image
+def encoding(agent: VisionAgent, steps: Steps, patch: pytest.MonkeyPatch, of: object = None) -> None:
+    """Count the images that are encoded, or, of a decoder, prepared."""
+    where, name = (agent.backbone, "encode_image") if of is None else (of, "prepare_image")
+    encode = getattr(where, name)
 
     def counted(*given: Any, **named: Any) -> Any:
         steps.step()
         return encode(*given, **named)
 
-    patch.setattr(agent.backbone, "encode_image", counted)
+    patch.setattr(where, name, counted)
 
 
 def test_drawing_and_editing(agent: VisionAgent) -> None:
@@ -104,7 +105,7 @@ def test_reading_pages(agent: VisionAgent, tmp_path: Path, workers: int) -> None
 def test_finding_in_many_images(agent: VisionAgent, monkeypatch: pytest.MonkeyPatch) -> None:
     many = images(5)
     steps = Steps()
-    encoding(agent, steps, monkeypatch)
+    encoding(agent, steps, monkeypatch, agent.routes["det"].decoder)  # a group of images is encoded together
     steps.run(lambda: agent.aio.detect("dog", many))
     assert steps.count == AT
     assert agent.detect("dog", many[4]).image_size == (64, 64)

@@ -1,7 +1,7 @@
 """The keyword arguments of verbs as typed dicts, for signatures that pass them on. They are explained at the verbs."""
 
-from collections.abc import Sequence
-from typing import Any, TypeAlias, TypedDict
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
 
 from pydantic import BaseModel
 
@@ -12,6 +12,23 @@ from vision_agent.results.generated import Progress
 
 Images: TypeAlias = ImageSource | Sequence[ImageSource] | None
 """One image, several, or none."""
+
+Phrases: TypeAlias = str | Iterable[str]
+"""One phrase, or several."""
+
+ImageT = TypeVar("ImageT", bound=ImageSource)
+
+Several: TypeAlias = list[ImageT] | tuple[ImageT, ...]
+"""Many images, each with a result of its own. Other collections are taken, too."""
+
+CaptionLength: TypeAlias = Literal["short", "normal", "long"]
+
+
+class CaptionSettings(TypedDict, total=False):
+    """The settings of `VisionAgent.caption`."""
+
+    length: CaptionLength
+    options: GenerationOptions | None
 
 
 class AskSettings(TypedDict, total=False):

@@ -110,6 +110,8 @@ class FoundObjects(ResultSequence[Found], Generic[Found]):
         def model(self) -> str: ...
         @property
         def phrases(self) -> tuple[str, ...]: ...
+        @property
+        def tiles(self) -> int: ...
 
     @classmethod
     def empty(cls, image_size: tuple[int, int], model: str, phrases: Sequence[str] = (), *, decoder: str = "") -> Self:
@@ -272,7 +274,7 @@ class FoundObjects(ResultSequence[Found], Generic[Found]):
         found = [f"{_shown(each.label)} {each.score:.2f}" for each in self._items[:_SHOWN]]
         if len(self) > _SHOWN:
             found.append(f"{len(self) - _SHOWN} more")
-        size = "{}x{}".format(*self.image_size)
+        size = "{}x{}".format(*self.image_size) + (f" in {self.tiles} tiles" if self.tiles else "")
         return f"{type(self).__name__}({len(self)} on {size}{': ' if found else ''}{', '.join(found)})"
 
     __str__ = __repr__

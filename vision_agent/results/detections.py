@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, Field, PositiveInt
+from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt
 
 from vision_agent.errors import InputError, bad_argument
 from vision_agent.geometry.frames import box_area, box_clip, box_nms, box_to_cxcywh, to_unit
@@ -43,6 +43,8 @@ class Detections(FoundObjects[Detection]):
         decoder: name of the decoder that made them, such as "box" or "grounding"; "" where none did.
         unknown_words: words of the phrases that the model was never taught, where it says which it knows. A phrase of
             such words alone finds nothing.
+        tiles: into how many tiles the image was cut, which were looked at beside the whole of it; 0 where the whole
+            was enough.
         kind: always "detections"; tells results apart in JSON.
     """
 
@@ -55,6 +57,7 @@ class Detections(FoundObjects[Detection]):
     phrases: tuple[str, ...] = ()
     decoder: str = ""
     unknown_words: tuple[str, ...] = ()
+    tiles: NonNegativeInt = 0
 
     @classmethod
     def from_arrays(

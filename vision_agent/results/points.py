@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, Field, FiniteFloat, PositiveInt
+from pydantic import BaseModel, Field, FiniteFloat, NonNegativeInt, PositiveInt
 
 from vision_agent.geometry.rle import Bools
 from vision_agent.results.base import ResultSequence
@@ -45,7 +45,7 @@ class Points(ResultSequence[Point]):
         image_size: (width, height) of the upright original image, pixels.
         model: the model that found them.
         decoder: name of the decoder that made them.
-        unknown_words: as of `Detections`.
+        unknown_words, tiles: as of `Detections`.
         kind: always "points"; tells results apart in JSON.
     """
 
@@ -57,6 +57,7 @@ class Points(ResultSequence[Point]):
     model: str
     decoder: str = ""
     unknown_words: tuple[str, ...] = ()
+    tiles: NonNegativeInt = 0
 
     @classmethod
     def from_detections(cls, found: Detections) -> "Points":
@@ -88,6 +89,7 @@ class Points(ResultSequence[Point]):
             model=found.model,
             decoder=found.decoder,
             unknown_words=found.unknown_words,
+            tiles=found.tiles,
         )
 
     @property

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
-from pydantic import BaseModel, BeforeValidator, Field, PositiveInt, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from vision_agent.errors import InputError, bad_argument
 from vision_agent.geometry.rle import (
@@ -151,7 +151,7 @@ class Segmentation(FoundObjects[Segment]):
         model: the model that found them.
         phrases: what was asked for; their order gives the class ids of the exports.
         decoder: name of the decoder that made the masks, such as "sam".
-        unknown_words: as of `Detections`.
+        unknown_words, tiles: as of `Detections`.
         kind: always "segmentation"; tells results apart in JSON.
 
     Raises:
@@ -167,6 +167,7 @@ class Segmentation(FoundObjects[Segment]):
     phrases: tuple[str, ...] = ()
     decoder: str = ""
     unknown_words: tuple[str, ...] = ()
+    tiles: NonNegativeInt = 0
 
     @model_validator(mode="after")
     def _masks_fit_the_image(self) -> Self:
@@ -240,6 +241,7 @@ class Segmentation(FoundObjects[Segment]):
             phrases=self.phrases,
             decoder=self.decoder,
             unknown_words=self.unknown_words,
+            tiles=self.tiles,
         )
 
     @property

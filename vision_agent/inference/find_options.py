@@ -1,0 +1,59 @@
+"""How objects are looked for: the settings that all verbs that find objects share."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, TypedDict
+
+import numpy.typing as npt
+
+from vision_agent.inference.tile_layout import Tiles, check_tiling
+from vision_agent.plugins.segmenter import Segmenter
+from vision_agent.validation import check_switch, check_threshold
+
+
+class FindSettings(TypedDict, total=False):
+    """The settings of verbs that find objects by phrase; they are explained at `VisionAgent.detect`."""
+
+    threshold: float | None
+    only_known: bool
+    tiles: Tiles
+
+
+class SegmentSettings(FindSettings, total=False):
+    """The settings of `VisionAgent.segment`."""
+
+    boxes: npt.ArrayLike | None
+    points: npt.ArrayLike | None
+    point_labels: npt.ArrayLike | None
+    segmenter: Segmenter | str | Path | None
+
+
+@dataclass(frozen=True)
+class FindOptions:
+    """The same, checked.
+
+    Attributes:
+        threshold: least score, 0-1; None for the decoder's own.
+        only_known: nothing is looked for by a phrase of which the model was taught no word.
+        tiles: see `Tiles`.
+        tile_threshold: least score of what is found in a tile alone; None for `threshold` or, where that is None too,
+            for one that takes more tiles for more chances to err.
+    """
+
+    threshold: float | None = None
+    only_known: bool = True
+    tiles: Tiles = None
+    tile_threshold: float | None = None
+
+    @classmethod
+    def of(cls, threshold: object = None, only_known: object = True, tiles: object = None) -> Self:
+        """Check what a caller gave.
+
+        Raises:
+            InputError: a threshold outside 0-1, or a wrong number of tiles.
+            ArgumentTypeError: `only_known` is neither True nor False.
+        """
+        check_threshold(threshold)
+        check_switch("only_known", only_known)
+        least = None if threshold is None else float(threshold)  # type: ignore[arg-type]  # a number, as was checked
+        return cls(least, bool(only_known), check_tiling(tiles))
