@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,8 +54,7 @@ class ScoreSettings:
             not (random, frequent, and likely ones, see `evaluate.short_answers`).
         maybe: of the best box, for an answer with a doubt to a question that names an object: best accuracy where seven
             of ten such objects are there; at most `presence`.
-        counted: of the boxes that are counted: best share of exact numbers, of the scores at which that share, each
-            number up to five weighing the same, is within one standard error of the best.
+        counted: of the boxes that are counted: best share of exact numbers, each number up to five weighing the same.
     """
 
     prominence: float
@@ -81,10 +80,9 @@ def best_settings(agent: VisionAgent, data: Path, limit: int | None = None) -> S
     if limit is not None and limit < 1:
         raise ConfigError(bad_argument("limit", "at least 1", limit))
     average_precision([])  # a missing extra is said now, not after minutes
-    images = ImageSources(data, "val", cutouts="val")
     questions: list[Question] = []
     counted: list[tuple[int, Detections]] = []
-    photos = [images.photos.scene(record, colours=False) for record in images.photo_records[:limit]]
+    photos = held_out_photos(data)[:limit]
     weights, temperature = _best_scores(agent, photos)
     agent.routes["det"].decoder.settings.update(weights, temperature=temperature)
     there, not_there = _surest_of_names(agent, photos)
@@ -109,6 +107,12 @@ def best_settings(agent: VisionAgent, data: Path, limit: int | None = None) -> S
         maybe=min(maybe, presence),
         counted=_best_for_numbers(counted),
     )
+
+
+def held_out_photos(data: Path) -> list[Scene]:
+    """Return the validation photos, with all that people marked."""
+    images = ImageSources(data, "val", cutouts="val")
+    return [images.photos.scene(record, colours=False) for record in images.photo_records]
 
 
 def _best(quality: Callable[[float], float]) -> float:
@@ -181,35 +185,17 @@ def _surest_of_names(agent: VisionAgent, photos: Sequence[Scene]) -> tuple[NDArr
 
 
 def _best_for_numbers(counted: Sequence[tuple[int, Detections]]) -> float:
-    """Most objects are one of their kind, so the plain share alone would be best by never counting further.
+    """Most objects are one of their kind, so the plain share would be best by never counting further."""
+    return _best(lambda least: _exact(counted, least))
 
-    There are few of the larger numbers; a difference smaller than the standard error of their mean says nothing.
+
+def _exact(counted: Sequence[tuple[int, Detections]], least: float) -> float:
+    """How often a number of up to five is right, as the mean over the numbers.
+
+    What is asked for is there, so the least number is one.
     """
-    shares = {least: _exact(counted, least) for least in _CANDIDATES}
-    best = max(shares.values(), key=lambda share: share.even)
-    level = [least for least, share in shares.items() if share.even >= best.even - best.error]
-    return max(level, key=lambda least: shares[least].plain)
-
-
-class _Exact(NamedTuple):
-    """How often a number is right: over all questions, and as the mean over the numbers, with its standard error."""
-
-    plain: float
-    even: float
-    error: float
-
-
-def _exact(counted: Sequence[tuple[int, Detections]], least: float) -> _Exact:
-    """Of numbers up to five. What is asked for is there, so the least number is one."""
     right: dict[int, list[bool]] = {}
     for number, found in counted:
         if number <= _MOST_COUNTED:
             right.setdefault(number, []).append(max(1, int((found.scores >= least).sum())) == number)
-    if not right:
-        return _Exact(0.0, 0.0, 0.0)
-    each = list(right.values())
-    return _Exact(
-        plain=float(np.mean([hit for hits in each for hit in hits])),
-        even=float(np.mean([np.mean(hits) for hits in each])),
-        error=float(np.sqrt(sum(np.var(hits) / len(hits) for hits in each)) / len(each)),
-    )
+    return float(np.mean([np.mean(hits) for hits in right.values()])) if right else 0.0

@@ -4,8 +4,11 @@ A small model answers everything, most of it with nonsense. One that says what i
 beyond is refused at once, with what to use instead. A checkpoint that says nothing may answer everything.
 """
 
+import json
+import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -113,3 +116,13 @@ class Abilities(BaseModel):
             f"{model!r} was not taught to answer this: it says whether objects are there, how many, where and of what "
             f"colour, and describes images; {_FOUND}, `ocr` reads, or {_LARGER}"
         )
+
+
+def write_captions(folder: Path, captions: CaptionAbility) -> None:
+    """Set how a saved checkpoint describes images."""
+    path = folder / "generation_config.json"
+    settings = json.loads(path.read_text("utf-8"))
+    settings["answers"] = {**settings.get("answers", {}), "captions": captions.model_dump(mode="json")}
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    os.replace(partial, path)

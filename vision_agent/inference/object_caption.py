@@ -81,7 +81,7 @@ class ObjectCaptioner:
         The confidence is the mean score of the objects that it tells of: the share of them to be expected right.
         """
         length = "short" if _SHORT.search(request) else "long" if _LONG.search(request) else "normal"
-        seen = self._seen(ability, image)
+        seen = told_of(self._predictor.detect(ability.names, image, ability.more), ability)
         kinds = self._kinds(seen, image, coloured=length != "short")[: _MOST_IN_SHORT if length == "short" else None]
         told = seen[np.isin(seen.labels, [kind.name for kind in kinds])]
         scores = [each.score for each in told]
@@ -94,13 +94,6 @@ class ObjectCaptioner:
             model=self._model,
             evidence=(told,),
         )
-
-    def _seen(self, ability: CaptionAbility, image: Image.Image) -> Detections:
-        """The objects that are told of: sure enough, and each place by its surest name."""
-        found = self._predictor.detect(ability.names, image, ability.more)
-        sure = {each.label for each in found.filter(min_score=ability.least)}
-        found = found[np.isin(found.labels, sorted(sure))]
-        return found[box_nms(found.xyxy, [each.score for each in found], _SAME_PLACE)]
 
     def _kinds(self, seen: Detections, image: Image.Image, *, coloured: bool) -> list[_Kind]:
         """The names that were found, those that fill most of the image first."""
@@ -118,6 +111,18 @@ class ObjectCaptioner:
     def _colour(self, image: Image.Image, box: Box) -> str | None:
         colour, share = next(iter(object_colours(self._routes, self._predictor, image, box).items()), (None, 0.0))
         return colour if share >= _OWN_COLOUR else None
+
+
+def told_of(found: Detections, ability: CaptionAbility) -> Detections:
+    """Return the objects that a caption tells of: those sure enough, and each place by its surest name.
+
+    Args:
+        found: by the ability's names, down to its lower score.
+    """
+    found = found.filter(min_score=ability.more)
+    sure = {each.label for each in found.filter(min_score=ability.least)}
+    found = found[np.isin(found.labels, sorted(sure))]
+    return found[box_nms(found.xyxy, [each.score for each in found], _SAME_PLACE)]
 
 
 def _sentences(kinds: Sequence[_Kind], length: str) -> str:
