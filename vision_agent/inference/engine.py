@@ -16,7 +16,7 @@ from vision_agent.generation.prefix_cache import PrefixCache
 from vision_agent.generation.stopping import cut_at_stop
 from vision_agent.inference.conversation import Conversation
 from vision_agent.inference.image_cache import CachedImage, ImageCache, default_cache_bytes
-from vision_agent.model.backbone import Backbone
+from vision_agent.model.backbone import Backbone, EncodedImage
 from vision_agent.model.prompt import Prompt
 from vision_agent.plugins.cancellation import CANCELLED, raise_if_cancelled, until_cancelled
 from vision_agent.routing.adapter import Route
@@ -62,7 +62,8 @@ class InferenceEngine:
     def encode_images(self, images: Sequence[Image.Image], max_tiles: int | None = None) -> list[CachedImage]:
         """Return the entries of several images in the cache; those that are new go through the tower together."""
         with self.lock, torch.inference_mode():
-            return self.images.get_all(images, self.backbone.encode_images, max_tiles, maps=self._maps_are_read())
+            raise_if_cancelled()  # the caller may have gone while another thread had the model
+            return self.images.get_all(images, self._encode, max_tiles, maps=self._maps_are_read())
 
     def _maps_are_read(self) -> bool:
         if self._routes is None:
@@ -133,12 +134,17 @@ class InferenceEngine:
             check_context(self.backbone, len(prompt.ids), sum(counts), options)
             prompts.append(prompt)
         inputs, images = [], []
-        for conversation, prompt, cached in zip(conversations, prompts, self._encoded(conversations), strict=True):
+        for prompt, cached in zip(prompts, self._encoded(conversations), strict=True):
             tokens_TC = torch.cat([each.encoded.tokens_TC for each in cached]) if cached else None
             marks = tuple(mark for each in cached for mark in each.token_marks)
             inputs.append(PromptInputs(prompt.ids, tokens_TC, marks))
             images.append(cached)
         return inputs, images
+
+    def _encode(self, images: Sequence[Image.Image], max_tiles: int | None) -> list[EncodedImage]:
+        if len(images) == 1:
+            return [self.backbone.encode_image(images[0], max_tiles)]
+        return self.backbone.encode_images(images, max_tiles)
 
     def _encoded(self, conversations: Sequence[Conversation]) -> list[list[CachedImage]]:
         """The images of each conversation; those that are cut alike are encoded together."""
