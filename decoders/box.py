@@ -18,7 +18,7 @@ regresses boxes with generalised IoU (https://arxiv.org/abs/1902.09630). Regions
 they overlap most, as strongly as they overlap it.
 
 Shape suffixes: B images, K phrases, N queries or regions, C hidden size, E embedding, L cells of all levels, G true
-boxes, P points of a region.
+boxes, P points of a region, T regions by score, F found boxes.
 """
 
 import math
@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -248,11 +249,13 @@ class BoxDecoder(Decoder):
         keep_KT &= prepared.proposed_BN[0][regions_KT]
         keep_KT &= non_maximum(boxes_KT4, keep_KT, self.settings["nms_iou"])
         keep_KT &= keep_KT.cumsum(dim=1) <= self.settings["limit"]
-        phrase_indices, ranks = keep_KT.nonzero(as_tuple=True)
-        unit_boxes = boxes_KT4[phrase_indices, ranks].cpu().double().numpy()
+        # All of it in one copy: on an accelerator the host waits for each.
+        found_KT6 = torch.cat([boxes_KT4, scores_KT.unsqueeze(-1), keep_KT.unsqueeze(-1)], dim=-1).cpu().numpy()
+        phrase_indices, ranks = found_KT6[..., 5].nonzero()
+        found_F6 = found_KT6[phrase_indices, ranks]
         return Detections.from_arrays(
-            xyxy=request.grid.convert(unit_boxes, "unit", "image"),
-            scores=scores_KT[phrase_indices, ranks].cpu().numpy(),
+            xyxy=request.grid.convert(found_F6[:, :4].astype(np.float64), "unit", "image"),
+            scores=found_F6[:, 4],
             labels=[request.phrases[index] for index in phrase_indices.tolist()],
             image_size=(request.grid.image_width, request.grid.image_height),
             model=request.model,

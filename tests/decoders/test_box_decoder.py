@@ -280,12 +280,13 @@ def test_no_more_boxes_a_phrase_than_the_limit(limit: int) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**31), st.integers(1, 40), st.sampled_from([0.1, 0.5, 0.7]))
-def test_suppression_equals_the_greedy_definition(seed: int, count: int, iou: float) -> None:
+@given(st.integers(0, 2**31), st.integers(1, 40), st.sampled_from([0.1, 0.5, 0.7]), st.sampled_from([None, 2, 8]))
+def test_suppression_equals_the_greedy_definition(seed: int, count: int, iou: float, steps: int | None) -> None:
     generator = torch.Generator().manual_seed(seed)
     corner = torch.rand(1, count, 2, generator=generator)
     boxes = torch.cat([corner, corner + 0.05 + 0.5 * torch.rand(1, count, 2, generator=generator)], dim=-1)
-    kept = non_maximum(boxes, torch.ones(1, count, dtype=torch.bool), iou)[0].nonzero().flatten().tolist()
+    candidates = torch.ones(1, count, dtype=torch.bool)
+    kept = non_maximum(boxes, candidates, iou, steps=steps)[0].nonzero().flatten().tolist()
     expected = box_nms(boxes[0].double().numpy(), np.linspace(1, 0.1, count), iou)
     assert kept == sorted(np.asarray(expected).tolist())
 
