@@ -33,6 +33,6 @@ def test_results_equal_those_of_the_cpu(group: str, places: str, tmp_path: Path)
     assert {each["name"]: each["differences"] for each in outcomes if each["differences"]} == {}
     # What runs on a device has to be waited for: no waits at all would mean that it ran on the CPU.
     assert all(each["waits"] > 0 for each in outcomes)
-    assert {
-        each["name"]: each["waits"] for each in outcomes if each["waits"] > MOST_WAITS.get(each["name"], 10**6)
-    } == {}
+    if (group, places) == ("default", "one"):
+        waits = {each["name"]: each["waits"] for each in outcomes}
+        assert {name: waits[name] for name, most in MOST_WAITS.items() if waits[name] > most} == {}

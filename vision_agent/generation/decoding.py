@@ -11,7 +11,7 @@ import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ from transformers import (
     GenerationConfig,
     LogitsProcessorList,
     RepetitionPenaltyLogitsProcessor,
+    StoppingCriteria,
+    StoppingCriteriaList,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -30,7 +32,7 @@ from vision_agent.generation.options import GenerationOptions
 from vision_agent.generation.prefix_cache import LEAST_SHARED, PrefixCache, common_beginning
 from vision_agent.generation.stopping import RepetitionWatcher, StopWatcher
 from vision_agent.model.backbone import Backbone
-from vision_agent.plugins.cancellation import until_cancelled
+from vision_agent.plugins.cancellation import CANCELLED, raise_if_cancelled, until_cancelled
 from vision_agent.plugins.constraint import Constraint
 
 FinishReason = Literal["stop", "length", "repetition"]
@@ -156,6 +158,7 @@ def generate_steps(
     Raises:
         InputError: a prompt that does not fit the model's context, or a grammar with beam search.
         AnswerError: the model's scores are NaN or infinite.
+        CancelledError: beam search, which yields once, was cancelled; asked after every token.
     """
     options = options or GenerationOptions()
     inputs = [prompt if isinstance(prompt, PromptInputs) else PromptInputs(tuple(prompt)) for prompt in prompts]
@@ -304,15 +307,18 @@ def _search(
         suppress_tokens=sorted(forbidden) or None,
         stop_strings=list(options.stop) or None,
     )
+    repetition = RepetitionWatcher(options.max_repeats)
     with torch.inference_mode():
         new_BL = backbone.model.generate(
             inputs_embeds=backbone.embed(ids_BL, _images(inputs)),
             attention_mask=mask_BL,
             generation_config=settings,
+            stopping_criteria=StoppingCriteriaList([_EachStep(repetition)]),
             tokenizer=backbone.tokenizer if options.stop else None,
         )
         watcher = StopWatcher(backbone, options.stop)
-        answers, reasons = zip(*(_until_end(row, backbone.end_ids, watcher) for row in new_BL.tolist()), strict=True)
+        ended = [_until_end(row, backbone.end_ids, watcher, repetition) for row in new_BL.tolist()]
+        answers, reasons = zip(*ended, strict=True)
         real_BL = torch.zeros_like(new_BL, dtype=torch.bool)
         for row, answer in enumerate(answers):
             real_BL[row, : len(answer)] = True
@@ -427,9 +433,28 @@ def _generator(backbone: Backbone, options: GenerationOptions) -> torch.Generato
     return generator
 
 
-def _until_end(ids: Sequence[int], end_ids: Sequence[int], watcher: StopWatcher) -> tuple[list[int], FinishReason]:
+class _EachStep(StoppingCriteria):
+    """What is looked at after each step of beam search: whether anybody still waits, and beams that repeat themselves.
+
+    A beam that does is complete, as with an end token, and takes part with the score that it has.
+    """
+
+    def __init__(self, repetition: RepetitionWatcher) -> None:
+        self._repetition, self._cancelled = repetition, CANCELLED.get()
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Any:
+        raise_if_cancelled(self._cancelled)
+        stops = [self._repetition.stops(beam) for beam in input_ids.tolist()]
+        return torch.tensor(stops, dtype=torch.bool, device=input_ids.device)
+
+
+def _until_end(
+    ids: Sequence[int], end_ids: Sequence[int], watcher: StopWatcher, repetition: RepetitionWatcher
+) -> tuple[list[int], FinishReason]:
     """An answer up to and including what ended it, and why it ended; what follows is padding."""
     for size, token in enumerate(ids, start=1):
         if token in end_ids or watcher.stops(ids[:size]):
             return list(ids[:size]), "stop"
+        if repetition.stops(ids[:size]):
+            return list(ids[:size]), "repetition"
     return list(ids), "length"
