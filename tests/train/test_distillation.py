@@ -24,7 +24,8 @@ from vision_agent.decoders.mask.decoder import MaskDecoder
 from vision_agent.decoders.mask.training import SEGMENT, MaskTraining, train_masks
 from vision_agent.model.checkpoint import load_backbone
 from vision_agent.model.devices import bfloat16_pays
-from vision_agent.routing.adapter import Route, add_token, load_adapter, save_adapter
+from vision_agent.routing.adapter import Route, add_token, load_adapter, read_words, save_adapter, write_words
+from vision_agent.routing.known_words import KnownWords
 from vision_agent.routing.layout import QueryBank
 from vision_agent.routing.states import read_forced
 from vision_agent.train.box_distillation import PhraseBank
@@ -218,7 +219,14 @@ def test_other_routes_come_along_with_the_new_boxes(data: Path, finished: Path, 
     finder = {"hidden_size": 32, "feature_widths": list(backbone.feature_widths)}  # as it was: not refined
     route = Route(SEGMENT, add_token(backbone, "[SEG]"), QueryBank(4, 32), MaskDecoder(finder))
     save_adapter(given / "adapters" / "seg", route, backbone)
+    known = KnownWords(names=("ball",), modifiers=("red",))
+    write_words(given / "adapters" / "det", known)
+    settings_file = given / "generation_config.json"
+    said = json.loads(settings_file.read_text()) | {"answers": {"reading": False}}
+    settings_file.write_text(json.dumps(said))
     out = train(distilling(given, steps=1), data, tmp_path / "run", "cpu")
+    assert read_words(out / "adapters" / "det") == known
+    assert json.loads((out / "generation_config.json").read_text())["answers"] == {"reading": False}
     det, seg = (load_file(out / "adapters" / name / "adapter.safetensors") for name in ("det", "seg"))
     old = load_file(given / "adapters" / "seg" / "adapter.safetensors")
     for name, tensor in det.items():

@@ -168,6 +168,11 @@ def rebase_adapter(
     _write_info(folder, info.model_copy(update={**changed, "decoder_settings": info.decoder_settings | settings}))
 
 
+def read_words(folder: str | Path) -> KnownWords | None:
+    """Return the words that a saved adapter's route knows; None for one that looks for every phrase."""
+    return _read_info(Path(folder)).words
+
+
 def write_words(folder: str | Path, words: KnownWords | None) -> None:
     """Write the words that a saved adapter's route knows; None for one that looks for every phrase."""
     folder = Path(folder)

@@ -2,7 +2,7 @@
 
 While the language model is frozen, what routing tokens, queries and mappers say stays true. So the adapters beside
 `[DET]` are copied; one that finds boxes with a box decoder of its own gets the new one, but for the parts that read
-its own query states.
+its own query states. The words that `[DET]` knows are copied too.
 """
 
 import shutil
@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from vision_agent.model.backbone import Backbone
-from vision_agent.routing.adapter import Route, rebase_adapter
+from vision_agent.routing.adapter import Route, read_words, rebase_adapter, write_words
 
 _FINDER = "finder"  # the setting, and the part, of a decoder that has a box decoder inside
 
@@ -29,6 +29,7 @@ def carry_over(given: Path, made: Path, backbone: Backbone, route: Route, frozen
     for folder in sorted(path for path in (given / "adapters").glob("*") if path.is_dir()):
         target = made / "adapters" / folder.name
         if folder.name == route.spec.name:
+            write_words(target, read_words(folder))
             continue
         shutil.copytree(folder, target, dirs_exist_ok=True)
         learnt: dict[str, Tensor] = {

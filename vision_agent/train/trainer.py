@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from vision_agent.data.dataset import ImageSources, NumberedFrom, TalkMix, TrainingMix
 from vision_agent.data.distillation_samples import BoxBatch, BoxMix
@@ -93,6 +93,8 @@ class _Run:
         self.names = sorted({*names, *images.copy_paste.names, *images.photos.names.values()})
         self.captions = images.photos.all_captions("train")
         self.backbone = new_backbone(self._tokenizer(), config.model)
+        if config.init is not None:  # it says what the model can answer, too
+            self.backbone.model.generation_config = GenerationConfig.from_pretrained(config.init)
         generator = torch.Generator().manual_seed(config.seed)
         self.route: Route = new_route(self.backbone, DETECT, generator)
         self.tokens = {name: add_token(self.backbone, token) for name, token in TOKENS.items()}
