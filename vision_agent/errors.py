@@ -132,7 +132,10 @@ class MissingExtraError(VisionAgentError, ImportError):
 
 def bad_argument(name: str, expected: str, got: object) -> str:
     """Return the one sentence for bad arguments: name, what was expected, what came (shortened)."""
-    shown = repr(got)
+    try:
+        shown = repr(got)
+    except (RecursionError, ValueError):  # nested without end, or a number with too many digits to be written
+        shown = f"a {type(got).__name__} that cannot be shown"
     if len(shown) > 120:
         shown = shown[:100] + f"... ({len(shown)} characters)"
     return f"`{name}` must be {expected}, but got {shown}"
@@ -141,6 +144,7 @@ def bad_argument(name: str, expected: str, got: object) -> str:
 EXTRAS = {
     "cuda-quantization": ("accelerate", "bitsandbytes"),
     "diffusers": ("diffusers",),
+    "heic": ("pi_heif",),
     "langchain": ("langchain_core",),
     "lora": ("peft",),
     "mcp": ("mcp",),

@@ -16,6 +16,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from vision_agent.errors import ArgumentTypeError, InputError, bad_argument
+from vision_agent.generation.schema_shape import schema_fault
 
 _SUPPORTED = (
     "made of objects, arrays, tuples, strings (length, pattern, common formats), numbers, booleans, null, enum, const, "
@@ -89,10 +90,19 @@ def prepare_schema(schema: object) -> PreparedSchema:
             content = schema.model_json_schema(schema_generator=_ParsedSchema)
         except PydanticUserError as error:
             raise _unsupported(str(error).splitlines()[0], schema.__name__) from error
-        return _Preparation(content, whole_unions=True).prepared()
+        return _prepared(content, whole_unions=True)
     if isinstance(schema, Mapping):
-        return _Preparation(dict(schema), whole_unions=False).prepared()
+        return _prepared(schema, whole_unions=False)
     raise ArgumentTypeError(bad_argument("schema", "a Pydantic model class or a JSON schema as a dict", schema))
+
+
+def _prepared(content: Mapping[str, Any], *, whole_unions: bool) -> PreparedSchema:
+    if fault := schema_fault(content):
+        raise InputError(bad_argument("schema", "a JSON schema", fault))
+    try:
+        return _Preparation(dict(content), whole_unions=whole_unions).prepared()
+    except RecursionError as error:  # a long chain of references
+        raise InputError(bad_argument("schema", _SUPPORTED, "references in each other, far too deep")) from error
 
 
 def _unsupported(what: str, where: str) -> InputError:
