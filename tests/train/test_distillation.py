@@ -263,6 +263,16 @@ def test_a_stage_with_minutes_ends_when_they_are_over(data: Path, finished: Path
     assert [line["step"] for line in log(tmp_path)[1:]] == [0]
 
 
+def test_a_stage_may_draw_images_of_its_own(data: Path, finished: Path, tmp_path: Path) -> None:
+    other = DataSection(photos=0, mosaics=0, composed=1, composed_on_photos=0, animals=0)
+    common = distilling(finished / "model", steps=1)
+    own = distilling(finished / "model", steps=1, data=other.model_dump())
+    recipes = {"common": common, "own": own, "other": common.model_copy(update={"data": other})}
+    made = {name: train(config, data, tmp_path / name, "cpu") for name, config in recipes.items()}
+    weights = {name: (out / "adapters" / "det" / "adapter.safetensors").read_bytes() for name, out in made.items()}
+    assert weights["own"] == weights["other"] != weights["common"]
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
@@ -280,7 +290,7 @@ def test_settings_that_do_not_fit_the_kind_are_named(finished: Path, changed: di
 
 def test_the_recipe_starts_from_the_embedded_model() -> None:
     config = read_config(RECIPE)
-    assert [stage.kind for stage in config.stages] == ["distil"]
+    assert {stage.kind for stage in config.stages} == {"distil"}
     assert config.init is not None
 
 

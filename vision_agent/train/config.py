@@ -38,6 +38,7 @@ class StageSection(RecipeSection):
         rate: of the language model; a distillation stage has none.
         minutes: of a distillation stage: it ends after so long, its schedule laid out for that, or after `steps`.
         without_images: share of a language stage's steps that have text alone.
+        data: which images it draws; None for the recipe's `data`.
     """
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
@@ -54,6 +55,7 @@ class StageSection(RecipeSection):
     weight_decay: float = Field(default=0.05, ge=0)
     ema: float = Field(default=0.998, ge=0, lt=1)
     without_images: float = Field(default=0.0, ge=0, lt=1)
+    data: DataSection | None = None
 
     @model_validator(mode="after")
     def _tile_fits_kind(self) -> "StageSection":

@@ -208,7 +208,7 @@ class _Run:
         settings, seed = self.config.stages[number], (self.config.seed, number)
         side = settings.tile or self.config.model.tile
         collate = Collator(self.backbone, self.route, self.tokens, (side // 32) ** 2)
-        images = TrainingMix(self.data, self.config.data, side, seed)
+        images = TrainingMix(self.data, settings.data or self.config.data, side, seed)
         # Attention goes with the square of a row's length, so rows are kept short.
         talk = LanguageMix(seed, self.names, self.captions, phrases=1, exchanges=6)
         mixed = TalkMix(images, talk) if settings.kind == "language" else images
@@ -233,7 +233,7 @@ class _Run:
         """Steps of a distillation stage with their batches, from the `start`-th on."""
         settings, seed = self.config.stages[number], (self.config.seed, number)
         sides = settings.tiles or (settings.tile or self.config.model.tile,)
-        images = BoxMix(self.data, self.config.data, sides, settings.batch, seed)
+        images = BoxMix(self.data, settings.data or self.config.data, sides, settings.batch, seed)
         return enumerate(self._loaded(images, number, start, settings.steps, collate_boxes), start)
 
     def _tokenizer(self) -> PreTrainedTokenizerFast:
