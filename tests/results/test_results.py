@@ -98,7 +98,7 @@ def test_json_round_trip_is_exact(detections):
 
 def test_dumps_copies_and_schema_are_pydantics_own():
     detections = some()
-    fields = ["kind", "detections", "image_size", "model", "phrases", "decoder", "unknown_words"]
+    fields = ["kind", "detections", "image_size", "model", "phrases", "decoder", "unknown_words", "tiles"]
     assert list(detections.model_dump()) == fields
     with pytest.warns(DeprecationWarning):
         assert detections.dict() == detections.model_dump()

@@ -174,7 +174,8 @@ class Predictor:
             model=self._backbone.name,
             limits=limits,
         )
-        return segmented.model_copy(update={"unknown_words": found.unknown_words, "tiles": found.tiles})
+        told = {"unknown_words": found.unknown_words, "tiles": found.tiles}
+        return segmented.model_copy(update=told).seen_in(found.seen_image)
 
     def segmenter(self, segmenter: Segmenter | str | Path) -> Segmenter:
         """Return a segmenter; one that is named by path is loaded once."""
@@ -199,10 +200,11 @@ class Predictor:
         """What a route's decoder finds in each image and in its tiles."""
 
         def find(views: list[Image.Image]) -> list[FoundT]:
-            return [
-                checked(route, self.run_route(route, phrases, view, options.threshold, options.only_known), expected)
-                for view in self._engine.encode_images(views)
-            ]
+            found = []
+            for view in self._engine.encode_images(views):
+                result = self.run_route(route, phrases, view, options.threshold, options.only_known)
+                found.append(checked(route, result, expected).seen_in(view.image))
+            return found
 
         return search(images, options, self._backbone, find)
 
@@ -235,5 +237,6 @@ class Predictor:
         found: list[Detections] = []
         for first in range(0, len(answers), len(phrases)):
             request = DecodeRequest(phrases, cached[first][0].encoded.grid, self._backbone.name, threshold)
-            found.append(decoder.decode(answers[first : first + len(phrases)], request))
+            decoded: Detections = decoder.decode(answers[first : first + len(phrases)], request)
+            found.append(decoded.seen_in(cached[first][0].image))
         return found

@@ -35,6 +35,8 @@ def join_views(
         views: (N,), where each was found: 0 for the whole image, k for `tiles[k - 1]`.
         image_size: (width, height).
     """
+    if not len(scores):
+        return []
     order = np.argsort(-scores, kind="stable")[:_MOST]
     xyxy, scores, view_N = xyxy[order], scores[order], np.asarray(views, dtype=np.int64)[order]
     cut_N4 = _cut(xyxy, view_N, tiles, image_size)

@@ -50,9 +50,7 @@ def search(
     """
     own_tiles = backbone.tiling.max_tiles
     tiles = [tiles_of(image.size, options.tiles, backbone.grid_for, own_tiles) for image in images]
-    views: list[_View] = []
-    for number in range(len(images)):
-        views += [_View(number), *(_View(number, tile) for tile in tiles[number])]
+    views = _views(tiles)
     found: list[list[FoundT]] = [[] for _ in images]
     for first in range(0, len(views), AT_ONCE):
         some = views[first : first + AT_ONCE]
@@ -64,67 +62,65 @@ def search(
         least = SURE_IN_A_TILE
     results: list[FoundT] = []
     for number, image in enumerate(images):
-        whole, *in_tiles = found[number]
-        if in_tiles:
-            sure = [each.filter(min_score=least or 0.0) for each in in_tiles]
-            if Fit.of(backbone.grid_for(*image.size)).is_squashed:  # shapes on it tell no more than parts in tiles do
-                whole = whole.filter(min_score=least or 0.0)
-            whole = _joined(whole, sure, tiles[number])
-        results.append(whole)
+        squashed = Fit.of(backbone.grid_for(*image.size)).is_squashed
+        joined: FoundT = _joined(found[number], tiles[number], least or 0.0, squashed)
+        results.append(joined)
     return results
 
 
-def _joined(whole: FoundT, in_tiles: Sequence[FoundT], tiles: Sequence[Tile]) -> FoundT:
-    """What the whole image and its tiles show, in the image's own pixels, best first within each phrase."""
+def _views(tiles: Sequence[Sequence[Tile]]) -> list[_View]:
+    """The views of several images, by the tiles of each."""
+    views: list[_View] = []
+    for number, own in enumerate(tiles):
+        views += [_View(number), *(_View(number, tile) for tile in own)]
+    return views
+
+
+def _joined(found: Sequence[Any], tiles: Sequence[Tile], least: float, squashed: bool) -> Any:
+    """What the whole image and its tiles show, in the image's own pixels, best first within each phrase.
+
+    Args:
+        found: in the whole image, and in each tile.
+        least: least score of what only a tile shows.
+        squashed: shapes in the whole image are lost, so it has to be as sure as a tile.
+    """
+    whole = found[0]
+    if not tiles:
+        return whole
     size = whole.image_size
-    placed: list[Any] = list(whole)
-    views = [0] * len(placed)
-    for number, (tile, result) in enumerate(zip(tiles, in_tiles, strict=True), start=1):
-        placed += [_moved(each, tile, size) for each in result]
-        views += [number] * len(result)
-    boxes = np.array([each.box.xyxy for each in placed], dtype=np.float64).reshape(-1, 4)
-    scores = np.array([each.score for each in placed], dtype=np.float64)
-    items: list[Any] = []
-    for label in dict.fromkeys([*whole.phrases, *(each.label for each in placed)]):
-        rows = [row for row, each in enumerate(placed) if each.label == label]
-        if not rows:
-            continue
-        for parts in join_views(boxes[rows], scores[rows], [views[row] for row in rows], tiles, size):
-            items.append(_whole([placed[rows[part]] for part in parts]))
-    return whole.model_copy(update={whole._field: tuple(items), "tiles": len(tiles)})
-
-
-def _moved(item: Any, tile: Tile, size: tuple[int, int]) -> Any:
-    """A detection or a segment of a tile, in the pixels of the whole image."""
-    left, top = tile[:2]
-    x0, y0, x1, y1 = item.box.xyxy
-    box = Box(x0=x0 + left, y0=y0 + top, x1=x1 + left, y1=y1 + top)
-    update: dict[str, Any] = {"box": box}
-    if isinstance(item, Segment):
-        update["mask"] = _placed(item.mask, tile, size)
-    return item.model_copy(update=update)
+    places: list[Tile] = [(0, 0, *size), *tiles]
+    items: list[tuple[Any, int]] = []
+    for view, result in enumerate(found):
+        sure = least if view or squashed else 0.0
+        items += [(each, view) for each in result if each.score >= sure]
+    offsets = np.array([places[view][:2] * 2 for _, view in items], dtype=np.float64).reshape(-1, 4)
+    boxes = np.array([each.box.xyxy for each, _ in items], dtype=np.float64).reshape(-1, 4) + offsets
+    scores = np.array([each.score for each, _ in items], dtype=np.float64)
+    objects: list[Any] = []
+    for label in dict.fromkeys([*whole.phrases, *(each.label for each, _ in items)]):
+        rows = [row for row, (each, _) in enumerate(items) if each.label == label]
+        views = [items[row][1] for row in rows]
+        for parts in join_views(boxes[rows], scores[rows], views, tiles, size):
+            mine = [rows[part] for part in parts]
+            box = np.concatenate([boxes[mine, :2].min(axis=0), boxes[mine, 2:].max(axis=0)])
+            best = items[mine[0]][0]
+            update: dict[str, Any] = {"box": Box.from_xyxy(box)}
+            if isinstance(best, Segment):
+                masks = [_placed(items[row][0].mask, places[items[row][1]], size) for row in mine]
+                update["mask"] = Mask.from_runs(mask_union([mask.runs for mask in masks]))
+            objects.append(best.model_copy(update=update))
+    return whole.model_copy(update={whole._field: tuple(objects), "tiles": len(tiles)})
 
 
 def _placed(mask: Mask, tile: Tile, size: tuple[int, int]) -> Mask:
     """A mask of a tile as a mask of the whole image: runs go down the columns, so only its own columns are filled."""
     width, height = size
     x0, y0, x1, y1 = tile
+    if (x0, y0, x1, y1) == (0, 0, width, height):
+        return mask
     columns = np.zeros((height, x1 - x0), dtype=np.bool_)
     columns[y0:y1] = mask.to_array()
     edges = RunLengths.from_mask(columns).edges + x0 * height
     if len(edges) % 2 and x1 < width:  # it ends with the last pixel of the tile
         edges = np.append(edges, x1 * height)
     return Mask.from_runs(RunLengths((height, width), edges))
-
-
-def _whole(parts: Sequence[Any]) -> Any:
-    """One object of its parts, the best first."""
-    best = parts[0]
-    if len(parts) == 1:
-        return best
-    corners = np.array([part.box.xyxy for part in parts])
-    box = Box.from_xyxy([*corners[:, :2].min(axis=0), *corners[:, 2:].max(axis=0)])
-    update: dict[str, Any] = {"box": box}
-    if isinstance(best, Segment):
-        update["mask"] = Mask.from_runs(mask_union([part.mask.runs for part in parts]))
-    return best.model_copy(update=update)

@@ -3,14 +3,23 @@
 import math
 import unicodedata
 import zlib
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Mapping, Sequence
+from operator import index
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw
+
+from vision_agent.errors import InputError, bad_argument
+from vision_agent.results.fonts import Run, runs_of
 
 Color = tuple[int, int, int]
+
+ColorName = str | Sequence[int]
+"""A colour by a name of CSS or as "#rrggbb"; or (red, green, blue), each 0..255."""
+
+Colors = ColorName | Mapping[str, ColorName]
+"""One colour for all, or one for each of some labels."""
 
 # Strong colours, far apart from each other; which of them a label gets is up to `label_colors`.
 _PALETTE: tuple[Color, ...] = (
@@ -34,25 +43,6 @@ _PALETTE: tuple[Color, ...] = (
     (255, 160, 122),
 )
 
-# Pillow's own font knows ASCII and little else. Of these, the first one on this machine that has every character of
-# a label is taken; Pillow looks for them in the system's font folders.
-_WIDER_FONTS = (
-    "DejaVuSans.ttf",
-    "NotoSans-Regular.ttf",
-    "Arial.ttf",
-    "arial.ttf",
-    "NotoSansCJK-Regular.ttc",
-    "wqy-zenhei.ttc",
-    "PingFang.ttc",
-    "Hiragino Sans GB.ttc",
-    "msyh.ttc",
-    "YuGothM.ttc",
-    "malgun.ttf",
-    "Nirmala.ttf",
-    "Arial Unicode.ttf",
-    "ARIALUNI.TTF",
-)
-
 # Longer labels than this fit in no tag; cutting first keeps measuring cheap, whatever a model wrote.
 _LONGEST = 200
 
@@ -73,6 +63,37 @@ def label_colors(labels: Iterable[str]) -> dict[str, Color]:
     return colors
 
 
+def chosen_colors(labels: Iterable[str], colors: Colors | None) -> dict[str, Color]:
+    """Return the colour of each label: the caller's, else its own; see `label_colors`.
+
+    Raises:
+        InputError: an unknown name, or no three numbers from 0 to 255.
+    """
+    palette = label_colors(labels)
+    if colors is None:
+        return palette
+    if isinstance(colors, Mapping):
+        return palette | {str(label): _color(f"colors[{label!r}]", color) for label, color in colors.items()}
+    return dict.fromkeys(palette, _color("colors", colors))
+
+
+def _color(name: str, color: object) -> Color:
+    expected = 'a colour: a name such as "red", "#rrggbb", or three whole numbers from 0 to 255'
+    if isinstance(color, str):
+        try:
+            red, green, blue = ImageColor.getrgb(color.strip())[:3]
+        except ValueError as error:
+            raise InputError(bad_argument(name, expected, color)) from error
+        return red, green, blue
+    try:
+        parts = [index(part) for part in color]  # type: ignore[attr-defined]  # a TypeError is the question asked here
+    except TypeError:
+        parts = []
+    if len(parts) != 3 or not all(0 <= part <= 255 for part in parts):
+        raise InputError(bad_argument(name, expected, color))
+    return parts[0], parts[1], parts[2]
+
+
 def draw_boxes(
     image: Image.Image,
     boxes: npt.NDArray[np.float64],
@@ -81,11 +102,13 @@ def draw_boxes(
     *,
     line_width: int | None = None,
     font_size: int | None = None,
+    font: str | None = None,
 ) -> None:
     """Draw boxes (n, 4), float xyxy in pixels, and their tags onto an RGB image, in place; the first box is on top.
 
     A tag is (text, ending): where it is too long, the text is shortened and the ending stays. Line width and font
-    size follow the size of the image unless given. What lies outside the image is not drawn.
+    size follow the size of the image unless given. What lies outside the image is not drawn. `font` is the path of the
+    font that is taken first.
     """
     width, height = image.size
     scale = math.sqrt(width * height)
@@ -109,23 +132,25 @@ def draw_boxes(
 
     pad = max(1, size // 5)
     placed: list[tuple[int, int, int, int]] = []
-    written: list[tuple[int, str, ImageFont.FreeTypeFont]] = []
+    written: list[tuple[int, list[Run], int]] = []
     for number, (x0, y0, x1, y1) in frames:
         text, ending = (_one_line(part) for part in tags[number])
-        font = _font(text + ending, size)
-        ascent, descent = font.getmetrics()
-        tall = ascent + descent + 2 * pad
         room = min(width, max(x1 - x0 + 1, width // 2, 16 * size)) - 2 * pad
-        tag = _shorten(text, ending, font, room)
-        if not tag or tall > height / 3:  # a tag would hide the image
+        runs = _fitting(text, ending, size, font, room)
+        ascent = max((each.getmetrics()[0] for _, each in runs), default=0)
+        tall = ascent + max((each.getmetrics()[1] for _, each in runs), default=0) + 2 * pad
+        if not runs or tall > height / 3:  # a tag would hide the image
             continue
-        wide = math.ceil(font.getlength(tag)) + 2 * pad
+        wide = math.ceil(_length(runs)) + 2 * pad
         spots = [(x, y) for y in (y0 - tall, y1 + 1, y0, y1 + 1 - tall) for x in (x0, x1 + 1 - wide)]
         placed.append(_free_spot(spots, (wide, tall), (width, height), placed))
-        written.append((number, tag, font))
-    for (x0, y0, x1, y1), (number, tag, font) in reversed(list(zip(placed, written, strict=True))):
+        written.append((number, runs, ascent))
+    for (x0, y0, x1, y1), (number, runs, ascent) in reversed(list(zip(placed, written, strict=True))):
         pen.rectangle((x0, y0, x1 - 1, y1 - 1), fill=colors[number])
-        pen.text((x0 + pad, y0 + pad), tag, font=font, fill=_contrast(colors[number]))
+        left: float = x0 + pad
+        for part, face in runs:
+            pen.text((left, y0 + pad + ascent), part, font=face, fill=_contrast(colors[number]), anchor="ls")
+            left += face.getlength(part)
 
 
 def _pixels(box: npt.NDArray[np.float64], width: int, height: int) -> tuple[int, int, int, int] | None:
@@ -174,46 +199,25 @@ def _one_line(text: str) -> str:
     return " ".join("".join(kept).split()) + ("…" if len(text) > _LONGEST else "")
 
 
-def _shorten(text: str, ending: str, font: ImageFont.FreeTypeFont, room: float) -> str:
-    """As much of the text as fits before the ending, with an ellipsis where it was cut; "" where nothing fits."""
+def _fitting(text: str, ending: str, size: int, font: str | None, room: float) -> list[Run]:
+    """The runs of as much of the text as fits before the ending, with an ellipsis where it was cut; [] for nothing."""
     joint = " " if text and ending else ""
-    if font.getlength(text + joint + ending) <= room:
-        return text + joint + ending
+    end = runs_of(joint + ending, size, font)
+    whole = runs_of(text + joint + ending, size, font)
+    if _length(whole) <= room:
+        return whole
     low, high = 0, len(text)  # the longest start that fits lies in low..high
     while low < high:
         middle = (low + high + 1) // 2
-        if font.getlength(text[:middle].rstrip() + "…" + joint + ending) <= room:
+        if _length(runs_of(text[:middle].rstrip() + "…", size, font)) + _length(end) <= room:
             low = middle
         else:
             high = middle - 1
     if low:
-        return text[:low].rstrip() + "…" + joint + ending
-    return ending if ending and font.getlength(ending) <= room else ""
+        return runs_of(text[:low].rstrip() + "…" + joint + ending, size, font)
+    alone = runs_of(ending, size, font)
+    return alone if ending and _length(alone) <= room else []
 
 
-def _font(text: str, size: int) -> ImageFont.FreeTypeFont:
-    """A font of `size` pixels: Pillow's own or, where that lacks a character, one of this machine that has them all."""
-    builtin = _load("", size)
-    assert builtin is not None
-    if _covers(builtin, text):
-        return builtin
-    wider = (_load(name, size) for name in _WIDER_FONTS)
-    return next((font for font in wider if font is not None and _covers(font, text)), builtin)
-
-
-@lru_cache(maxsize=64)
-def _load(name: str, size: int) -> ImageFont.FreeTypeFont | None:
-    """A font by file name, "" for Pillow's own; None where the machine lacks it."""
-    try:
-        font = ImageFont.truetype(name, size) if name else ImageFont.load_default(size)
-    except OSError:
-        return None
-    return font if isinstance(font, ImageFont.FreeTypeFont) else None
-
-
-def _covers(font: ImageFont.FreeTypeFont, text: str) -> bool:
-    """Whether a font has a glyph for every character; a missing one is drawn as the same box as U+FFFF."""
-    if text.isascii():
-        return True
-    missing = bytes(font.getmask("\uffff"))
-    return all(bytes(font.getmask(character)) != missing for character in set(text) if not character.isascii())
+def _length(runs: Sequence[Run]) -> float:
+    return sum(font.getlength(text) for text, font in runs)

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, Field, FiniteFloat, NonNegativeInt, PositiveInt
 
 from vision_agent.geometry.rle import Bools
-from vision_agent.results.base import ResultSequence
+from vision_agent.results.base import FoundInImage
 from vision_agent.results.box import FROZEN
 from vision_agent.results.detections import Detections
 from vision_agent.results.segmentation import Segmentation
@@ -37,7 +37,7 @@ class Point(BaseModel):
         return self.x, self.y
 
 
-class Points(ResultSequence[Point]):
+class Points(FoundInImage[Point]):
     """A sequence of `Point`, possibly empty.
 
     Attributes:
@@ -91,6 +91,10 @@ class Points(ResultSequence[Point]):
             unknown_words=found.unknown_words,
             tiles=found.tiles,
         )
+
+    def _rows(self) -> tuple[list[str], list[dict[str, Any]]]:
+        columns = ["label", "score", "x", "y"]
+        return columns, [dict(zip(columns, (each.label, each.score, each.x, each.y), strict=True)) for each in self]
 
     @property
     def xy(self) -> npt.NDArray[np.float32]:

@@ -5,6 +5,7 @@ JSON is a few kB.
 """
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -23,10 +24,11 @@ from vision_agent.geometry.rle import (
     mask_union,
     polygons_to_mask,
 )
-from vision_agent.results.annotate import label_colors
-from vision_agent.results.base import FoundObjects
+from vision_agent.results.annotate import Colors, chosen_colors
+from vision_agent.results.base import FoundObjects, whole_pixels
 from vision_agent.results.box import FROZEN, Box
 from vision_agent.results.detections import Detection, Detections
+from vision_agent.results.fonts import check_font
 
 if TYPE_CHECKING:
     import supervision
@@ -259,6 +261,11 @@ class Segmentation(FoundObjects[Segment]):
 
     # --- exports
 
+    def _rows(self) -> tuple[list[str], list[dict[str, Any]]]:
+        columns, rows = super()._rows()
+        added = ({"area": each.mask.area, "mask_score": each.mask_score} for each in self)
+        return [*columns, "area", "mask_score"], [row | more for row, more in zip(rows, added, strict=True)]
+
     def to_supervision(self) -> "supervision.Detections":
         """Convert to `supervision.Detections` with masks; for the rest see `Detections.to_supervision`."""
         exported = super().to_supervision()
@@ -278,13 +285,15 @@ class Segmentation(FoundObjects[Segment]):
             annotation["area"] = segment.mask.area
         return dataset
 
-    def cutout(self, image: "ImageSource", index: int = 0, *, limits: "ImageLimits | None" = None) -> Image.Image:
+    def cutout(
+        self, image: "ImageSource | None" = None, index: int = 0, *, limits: "ImageLimits | None" = None
+    ) -> Image.Image:
         """Cut out one segment: an RGBA image as large as its mask, transparent around it.
 
         An empty mask gives a transparent image as large as the segment's box.
 
         Args:
-            image: the image that was segmented: anything `vision_agent.images.loading.load_image` takes.
+            image: the image that was segmented; it may be left out as long as the agent remembers it.
             index: which segment.
             limits: what `load_image` accepts; its own defaults if None.
 
@@ -294,31 +303,31 @@ class Segmentation(FoundObjects[Segment]):
             ArgumentTypeError: `image` is no image.
         """
         segment = self.segments[index]
-        whole = self._load(image, limits)
+        whole = self._load(self._given(image), limits)
         runs = segment.mask.runs
-        box = runs.box or _whole_pixels(segment.box, self.image_size)
+        box = runs.box or whole_pixels(segment.box.xyxy, self.image_size)
         cut = whole.crop(box).convert("RGBA")
         cut.putalpha(_stencil(runs.cropped(box)))
         return cut
 
     def draw(
         self,
-        image: "ImageSource",
+        image: "ImageSource | None" = None,
         *,
         labels: bool = True,
         scores: bool = True,
-        colors: Mapping[str, tuple[int, int, int]] | None = None,
+        colors: Colors | None = None,
         opacity: float = _OPACITY,
         line_width: int | None = None,
         font_size: int | None = None,
+        font: str | PathLike[str] | None = None,
         limits: "ImageLimits | None" = None,
     ) -> Image.Image:
         """Draw translucent masks, their outlines, boxes and tags on a copy of the image, RGB.
 
         Args:
-            image: the image that was segmented: anything `vision_agent.images.loading.load_image` takes.
             opacity: of the masks, 0..1.
-            labels, scores, colors, line_width, font_size, limits: as for `Detections.draw`.
+            image, labels, scores, colors, line_width, font_size, font, limits: as for `Detections.draw`.
 
         Raises:
             InputError: an opacity outside 0..1, and what `Detections.draw` refuses.
@@ -326,8 +335,9 @@ class Segmentation(FoundObjects[Segment]):
         """
         if not 0 <= opacity <= 1:
             raise InputError(bad_argument("opacity", "from 0 to 1", opacity))
-        canvas = self._load(image, limits)
-        palette = {**label_colors(self.class_names), **(colors or {})}
+        palette = chosen_colors(self.class_names, colors)
+        check_font(font)
+        canvas = self._load(self._given(image), limits)
         width = line_width or max(1, round((canvas.width * canvas.height) ** 0.5 / 320))
         for segment in sorted(self, key=lambda each: each.score):  # the best one is on top
             _paint(canvas, segment.mask.runs, palette[segment.label], opacity, width)
@@ -338,6 +348,7 @@ class Segmentation(FoundObjects[Segment]):
             colors=palette,
             line_width=line_width,
             font_size=font_size,
+            font=font,
             limits=limits,
         )
 
@@ -357,11 +368,3 @@ def _paint(canvas: Image.Image, runs: RunLengths, color: tuple[int, int, int], o
 
 def _stencil(mask: Bools) -> Image.Image:
     return Image.fromarray(mask.astype(np.uint8) * 255)
-
-
-def _whole_pixels(box: Box, image_size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The pixels that a box touches inside the image, at least one."""
-    width, height = image_size
-    x0, y0 = (int(min(max(low, 0), side - 1)) for low, side in zip(box.xyxy[:2], image_size, strict=True))
-    x1, y1 = (int(np.ceil(min(max(high, 0), side))) for high, side in zip(box.xyxy[2:], image_size, strict=True))
-    return x0, y0, min(max(x1, x0 + 1), width), min(max(y1, y0 + 1), height)
