@@ -18,7 +18,7 @@ from reportlab.pdfgen.canvas import Canvas
 
 from vision_agent import DocumentError, ImageLimits, InputError, PasswordError
 from vision_agent.documents.options import OcrOptions
-from vision_agent.documents.pdf import MAX_PIXELS
+from vision_agent.documents.pdf_bounds import MAX_PIXELS
 from vision_agent.documents.reader import DocumentReader, side_by_side
 from vision_agent.documents.result import Line
 from vision_agent.documents.source import page_images

@@ -7,13 +7,16 @@ import io
 import re
 import struct
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import IO
 
 from PIL import (
+    AvifImagePlugin,
     BmpImagePlugin,
     GifImagePlugin,
     Image,
     ImageFile,
+    Jpeg2KImagePlugin,
     JpegImagePlugin,
     PngImagePlugin,
     PpmImagePlugin,
@@ -21,7 +24,14 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from vision_agent.errors import ImageTooLargeError, InputError, UnsupportedImageError
+from vision_agent.errors import (
+    ImageTooLargeError,
+    InputError,
+    MissingExtraError,
+    UnsupportedImageError,
+    require_extra,
+)
+from vision_agent.images.file_parts import check_parts, check_work
 from vision_agent.images.limits import CheckedSource, cause
 from vision_agent.images.pixels import no_size_warning, upright_rgb
 
@@ -33,14 +43,15 @@ _SIGNATURES = (
     (re.compile(rb"II[*+]\x00|MM\x00[*+]"), "TIFF"),
     (re.compile(rb"P([1-6f]|0CMYK)\s"), "PPM"),
     (re.compile(rb"BM"), "BMP"),
+    (re.compile(rb"....ftypavif", re.DOTALL), "AVIF"),
+    (re.compile(rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL), "HEIF"),
+    (re.compile(rb"\x00\x00\x00\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"), "JPEG2000"),
 )
 
 # Common files that are not read, so that the error can name them.
 _OTHER_SIGNATURES = (
-    (re.compile(rb"....ftyp(avif|avis)", re.DOTALL), "an AVIF image"),
-    (re.compile(rb"....ftyp(hei|hev|mif1|msf1)", re.DOTALL), "a HEIC image"),
+    (re.compile(rb"....ftypavis", re.DOTALL), "an animated AVIF image"),
     (re.compile(rb"....ftyp", re.DOTALL), "a video"),
-    (re.compile(rb"\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51"), "a JPEG 2000 image"),
     (re.compile(rb"\x00\x00\x00\x0cJXL |\xff\x0a"), "a JPEG XL image"),
     (re.compile(rb"\x00\x00\x01\x00"), "an icon (ICO)"),
     (re.compile(rb"8BPS"), "a Photoshop file"),
@@ -48,6 +59,15 @@ _OTHER_SIGNATURES = (
     (re.compile(rb"%!PS"), "a PostScript file"),
     (re.compile(rb"\s*(<\?xml.*?)?<svg", re.DOTALL), "an SVG drawing"),
 )
+
+
+def _open_heif(file: IO[bytes]) -> ImageFile.ImageFile:
+    require_extra("pi_heif", "heic", "HEIC images are")
+    from pi_heif import HeifImageFile
+
+    opened: ImageFile.ImageFile = HeifImageFile(file)
+    return opened
+
 
 _OPENERS: dict[str, Callable[[IO[bytes]], ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.jpeg_factory,  # gives MPO too
@@ -57,6 +77,9 @@ _OPENERS: dict[str, Callable[[IO[bytes]], ImageFile.ImageFile]] = {
     "GIF": GifImagePlugin.GifImageFile,
     "TIFF": TiffImagePlugin.TiffImageFile,
     "PPM": PpmImagePlugin.PpmImageFile,
+    "AVIF": AvifImagePlugin.AvifImageFile,
+    "JPEG2000": Jpeg2KImagePlugin.Jpeg2KImageFile,
+    "HEIF": _open_heif,
 }
 
 
@@ -70,20 +93,26 @@ def decode_file(data: bytes, this: CheckedSource) -> Image.Image:
     size = _header_size(kind, data)
     if size:
         this.check_size(*size)
+    scans = check_parts(kind, data, this)
     try:
-        with no_size_warning(kind, size):
-            opened = _OPENERS[kind](io.BytesIO(data))
-        with opened as image:
-            this.check_size(*image.size)
-            _check_format(image.format, this)
-            # The images behind the first one of an MPO are extras (a depth map, the other eye), not frames.
-            if image.format != "MPO" and getattr(image, "is_animated", False):
+        with ExitStack() as held:
+            if size:
+                held.enter_context(this.memory(*size))
+            with no_size_warning(kind, size):
+                opened = held.enter_context(_OPENERS[kind](io.BytesIO(data)))
+            this.check_size(*opened.size)
+            check_work(scans, opened.size, this)
+            _check_format(opened.format, this)
+            # The images behind the first one of phones' files are extras (a depth map, the other eye), not frames.
+            if opened.format not in ("MPO", "HEIF") and getattr(opened, "is_animated", False):
                 raise _several_frames(kind, this)
-            with no_size_warning(kind, image.size):
-                image.load()
-            this.check_size(*image.size)  # a GIF frame can be larger than its header says
-            return upright_rgb(image, this)
-    except InputError:  # ours
+            if not size:
+                held.enter_context(this.memory(*opened.size))
+            with no_size_warning(kind, opened.size):
+                opened.load()
+            this.check_size(*opened.size)  # a GIF frame can be larger than its header says
+            return upright_rgb(opened, this, last_use=True)
+    except (InputError, MissingExtraError):  # ours
         raise
     except Image.DecompressionBombError as error:
         why = "whose size is over the limit of Pillow itself (`PIL.Image.MAX_IMAGE_PIXELS`)"

@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from vision_agent.errors import ImageError, ImageTooLargeError, InputError, bad_argument
+from vision_agent.images.decoding_memory import BYTES_A_PIXEL, MEMORY
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "MPO")
-"""The image formats that can be read. MPO is the JPEG of phones that comes with further images behind it."""
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "MPO", "AVIF", "JPEG2000", "HEIF")
+"""The image formats that can be read. MPO is the JPEG of phones that comes with further images behind it;
+HEIF (HEIC) is what newer phones write, and needs the extra `heic`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +23,8 @@ class ImageLimits:
         min_side: the shorter side at least.
         max_aspect: the longer side over the shorter one at most.
         max_bytes: the size of an image file at most; also the size of a download.
+        max_decoding_bytes: memory for all images that are being decoded at the same time in this process, about. An
+            image that does not fit beside the others waits for them; one that needs more is decoded alone.
         formats: the file formats that are read, out of `FORMATS`. A PIL image was opened by the caller: its format
             is not checked.
         allow_urls: whether https:// addresses are downloaded. `data:` addresses always work.
@@ -37,6 +42,7 @@ class ImageLimits:
     min_side: int = 8
     max_aspect: float = 200.0
     max_bytes: int = 64 * 1024 * 1024
+    max_decoding_bytes: int = 1024 * 1024 * 1024
     formats: tuple[str, ...] = FORMATS
     allow_urls: bool = False
     url_timeout: float = 10.0
@@ -44,8 +50,8 @@ class ImageLimits:
     page_timeout: float = 3.0
 
     def __post_init__(self) -> None:
-        for field, least in (("max_pixels", 1), ("max_side", 1), ("min_side", 1), ("max_bytes", 1)):
-            self._check_whole(field, least)
+        for field in ("max_pixels", "max_side", "min_side", "max_bytes", "max_decoding_bytes"):
+            self._check_whole(field, 1)
         self._check_whole("max_redirects", 0)
         self._check_number("max_aspect", "a number of at least 1", lambda value: value >= 1)
         for field in ("url_timeout", "page_timeout"):
@@ -96,6 +102,10 @@ class CheckedSource:
         if max(width, height) > limits.max_aspect * min(width, height):
             expected = f"an image at most {limits.max_aspect:g} times as long as wide (`limits.max_aspect`)"
             raise self.error(expected, what)
+
+    def memory(self, width: int, height: int) -> AbstractContextManager[None]:
+        """Hold the memory that decoding takes, about; waits for others that are decoding."""
+        return MEMORY.held(width * height * BYTES_A_PIXEL, self.limits.max_decoding_bytes)
 
     def check_bytes(self, count: int, *, at_least: bool = False) -> None:
         if count > self.limits.max_bytes:

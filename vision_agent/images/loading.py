@@ -60,9 +60,9 @@ _DEFAULT_LIMITS = ImageLimits()
 def load_image(source: ImageSource, *, limits: ImageLimits = _DEFAULT_LIMITS, name: str = "image") -> Image.Image:
     """Load any kind of image as an upright RGB `PIL.Image.Image`.
 
-    The result is always a new image, without metadata. The EXIF orientation is applied for every kind of source,
-    transparent pixels are blended onto white, and 16-bit values are scaled by the 16-bit range (65535 becomes 255).
-    Colour profiles are not applied.
+    The result is always a new image, without metadata. The EXIF orientation is applied for every kind of source, and
+    transparent pixels are blended onto white. 16-bit values are scaled by the 16-bit range (65535 becomes 255), unless
+    none is over 255: then they are 8-bit values in a wider type, and stay as they are. Colour profiles are not applied.
 
     Args:
         source: one of
@@ -73,7 +73,8 @@ def load_image(source: ImageSource, *, limits: ImageLimits = _DEFAULT_LIMITS, na
             - a file object opened in binary mode, read from where it is to its end;
             - a PIL image of any mode; of a multi-frame one the current frame is taken;
             - a numpy array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), channels in RGB order (OpenCV gives BGR: pass
-              `array[..., ::-1]`), of dtype uint8, uint16, or float with values from 0 to 1;
+              `array[..., ::-1]`), of dtype uint8, uint16, or float with values from 0 to 1. What is at most 0.1 below
+              or above, as resizing leaves it, is clipped to 0 and 1;
             - a torch tensor (H, W), (C, H, W) or (H, W, C) with 1, 3 or 4 channels, of the same dtypes.
         limits: sizes, formats and whether addresses are downloaded.
         name: what the caller calls this argument, for error messages.

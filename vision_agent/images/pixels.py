@@ -27,15 +27,18 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
+_OVERSHOOT = 0.1  # of float values below 0 and above 1, as resizing and filters leave it; these are clipped
+_PIXELS_AT_ONCE = 4_000_000
 _TO_8_BIT = ((np.arange(65536) + 128) // 257).astype(np.uint8)
 
 
 def rgb_from_pil(image: Image.Image, this: CheckedSource) -> Image.Image:
     this.check_size(*image.size)
     try:
-        with no_size_warning(image.format, image.size):
-            image.load()  # an opened file may not be decoded yet
-        return upright_rgb(image, this)
+        with this.memory(*image.size):
+            with no_size_warning(image.format, image.size):
+                image.load()  # an opened file may not be decoded yet
+            return upright_rgb(image, this)
     except InputError:  # ours
         raise
     except Image.DecompressionBombError as error:
@@ -45,11 +48,13 @@ def rgb_from_pil(image: Image.Image, this: CheckedSource) -> Image.Image:
         raise this.error("a readable image", f"which cannot be decoded ({cause(error)})") from error
 
 
-def upright_rgb(image: Image.Image, this: CheckedSource) -> Image.Image:
-    """Make a new upright RGB image of a loaded one."""
-    upright = _rgb(image, this)
+def upright_rgb(image: Image.Image, this: CheckedSource, *, last_use: bool = False) -> Image.Image:
+    """Make a new upright RGB image of a loaded one, whose memory is freed on the way if this is its `last_use`."""
     turn = _TURNS.get(_orientation(image))
+    upright = _rgb(image, this)
     if turn is not None:
+        if last_use:
+            image.close()
         upright = upright.transpose(turn)
     upright.info = {}  # the orientation must not be applied again when the result is passed on
     return upright
@@ -69,22 +74,23 @@ def _rgb(image: Image.Image, this: CheckedSource) -> Image.Image:
     if mode.startswith("I"):
         return _grey_16(np.asarray(image), transparent, this)
     if mode == "F":
-        return rgb_from_array(np.asarray(image), this)
-    if mode == "P":
-        # Pillow writes the transparency into the palette that it converts, and that one is the caller's.
-        return _on_white(image.copy().convert("RGBA"))
-    if mode in ("PA", "LA", "RGBA", "RGBa"):
-        return _on_white(image.convert("RGBA"))
+        return _grey_float(np.asarray(image), this)
     if mode == "La":
-        return _on_white(image.convert("LA").convert("RGBA"))
-    if (mode in ("1", "L") and isinstance(transparent, int)) or (mode == "RGB" and isinstance(transparent, tuple)):
-        return _on_white(image.convert("RGBA"))
+        return _on_white(image.convert("LA"))
+    one_colour = isinstance(transparent, int if mode in ("1", "L") else tuple) and mode in ("1", "L", "RGB")
+    if one_colour or mode in ("P", "PA", "LA", "RGBA", "RGBa"):
+        return _on_white(image)
     return image.convert("RGB")
 
 
 def _on_white(image: Image.Image) -> Image.Image:
+    """Blend onto white, some rows at a time: copies of the whole image with its transparency would be three more."""
     canvas = Image.new("RGB", image.size, (255, 255, 255))
-    canvas.paste(image, mask=image.getchannel("A"))
+    rows = max(1, _PIXELS_AT_ONCE // image.width)
+    for top in range(0, image.height, rows):
+        # A copy also where it is already RGBA, as Pillow writes the transparency into the palette that it converts.
+        part = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
+        canvas.paste(part, (0, top), part.getchannel("A"))
     return canvas
 
 
@@ -92,10 +98,25 @@ def _grey_16(values: npt.NDArray[Any], transparent: object, this: CheckedSource)
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
         raise this.error("a grey image of at most 16 bits", f"which has values from {low} to {high}")
-    grey = _TO_8_BIT[values]
+    grey = _wide_to_8_bit(values)
     if isinstance(transparent, int):
         grey[values == transparent] = 255
     return Image.fromarray(grey).convert("RGB")
+
+
+def _grey_float(values: npt.NDArray[Any], this: CheckedSource) -> Image.Image:
+    """Values from 0 to 1, or whole ones to 255, which is what Pillow makes of 8 bits."""
+    with np.errstate(invalid="ignore"):
+        low, high = float(values.min()), float(values.max())
+        if 0 <= low and 1 < high <= 255 and (values == np.rint(values)).all():
+            return Image.fromarray(values.astype(np.uint8)).convert("RGB")
+    return rgb_from_array(values, this)
+
+
+def _wide_to_8_bit(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """16 bits to 8. Where no value needs more than 8 they are 8-bit values in a wider type; scaled, they were black."""
+    eight_bit: npt.NDArray[np.uint8] = values.astype(np.uint8) if values.max() <= 255 else _TO_8_BIT[values]
+    return eight_bit
 
 
 # --- From an array to an image ---
@@ -118,7 +139,7 @@ def rgb_from_array(array: npt.NDArray[Any], this: CheckedSource) -> Image.Image:
     if kind == "f":
         array = _unit_to_8_bit(array, this)
     elif width == 2:
-        array = _TO_8_BIT[array]
+        array = _wide_to_8_bit(array)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     image = Image.fromarray(np.ascontiguousarray(array))
@@ -135,12 +156,23 @@ def _unit_to_8_bit(array: npt.NDArray[Any], this: CheckedSource) -> npt.NDArray[
     low, high = float(array.min()), float(array.max())  # NaN comes through both
     if not (math.isfinite(low) and math.isfinite(high)):
         raise this.error("an image of finite values", "which has NaN or infinity in it")
-    if low < 0 or high > 1:
-        hint = "divide it by 255" if low >= 0 and high <= 255 else "undo its normalisation"
-        raise this.error("a float image with values from 0 to 1", f"whose values are {low:g} to {high:g}; {hint}")
+    if low < -_OVERSHOOT or high > 1 + _OVERSHOOT:
+        raise this.error(
+            "a float image with values from 0 to 1", f"whose values are {low:g} to {high:g}; {_float_hint(low, high)}"
+        )
     scaled = np.multiply(array, 255, dtype=np.float32, casting="same_kind")
+    if low < 0 or high > 1:
+        np.clip(scaled, 0, 255, out=scaled)
     eight_bit: npt.NDArray[np.uint8] = np.rint(scaled, out=scaled).astype(np.uint8)
     return eight_bit
+
+
+def _float_hint(low: float, high: float) -> str:
+    if low >= -_OVERSHOOT and high <= 2:
+        return "clip it to 0 and 1, if it should not be brighter"
+    if low >= 0 and high <= 65535:
+        return f"divide it by {255 if high <= 255 else 65535}"
+    return "undo its normalisation"
 
 
 def rgb_from_tensor(tensor: "torch.Tensor", this: CheckedSource) -> Image.Image:
