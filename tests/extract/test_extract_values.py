@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vision_agent.documents.text_match import find_folded, fold, folded, likeness, words_of
-from vision_agent.extract.values.amounts import decimal_mark_of, find_currencies, find_numbers, parse_number
+from vision_agent.extract.values.amounts import decimal_mark_of, find_numbers, parse_number
+from vision_agent.extract.values.currencies import find_currencies
 from vision_agent.extract.values.dates import date_order_of, find_dates, find_time
 from vision_agent.extract.values.spelling import respelled
 

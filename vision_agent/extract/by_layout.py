@@ -15,26 +15,23 @@ from vision_agent.documents.result import OcrResult
 from vision_agent.documents.sheet import MARKS, Excerpt, Piece
 from vision_agent.documents.text_match import find_folded
 from vision_agent.extract.filling import Filled, Filling
-from vision_agent.extract.lexicon import Concept, Kind
+from vision_agent.extract.lexicon import Concept
 from vision_agent.extract.rules.blocks import addresses_under, blocks_of, names
 from vision_agent.extract.rules.candidates import Candidate, labelled
 from vision_agent.extract.rules.labels import Label
 from vision_agent.extract.rules.line_items import Rows, find_rows
 from vision_agent.extract.rules.parties import addresses, sellers
 from vision_agent.extract.rules.totals import agreeing, amounts_of, totals
+from vision_agent.extract.rules.unlabelled import PATTERNED, beside, currencies_of, unlabelled
 from vision_agent.extract.rules.view import View
 from vision_agent.extract.rules.window_address import find_window
 from vision_agent.extract.target import Group, Leaf, Many
-from vision_agent.extract.values.amounts import DecimalMark, find_currencies
+from vision_agent.extract.values.amounts import DecimalMark
 from vision_agent.extract.values.coerce import readings
 from vision_agent.extract.values.dates import DateOrder
 from vision_agent.extract.values.spelling import respelled
 
 _LEAST_SCORE = -2.0  # log-odds below which a candidate is no answer
-_PATTERNED: dict[Kind, float] = {"email": 1.2, "iban": 2.0, "web": 0.8, "phone": -1.0}  # log-odds without a label
-_TAX_ID = re.compile(
-    r"\b(?:DE\d{9}|ATU\d{8}|FR ?[A-Z0-9]{2} ?\d{9}|IT ?\d{11}|ES ?[A-Z]\d{7}[A-Z0-9]|NL\d{9}B\d{2}|GB ?\d{9})\b"
-)
 
 
 def extract_by_layout(
@@ -99,6 +96,7 @@ class _Engine:
         self._rows: Rows | None = None
         self._total: Decimal | None = None
         self._totals: list[Candidate] = []
+        self.refused: dict[tuple[str, ...], str] = {}  # why a field's own type did not take its value
 
     def best(self, leaf: Leaf) -> Candidate | None:
         """Return the best candidate for a field alone."""
@@ -150,15 +148,34 @@ class _Engine:
         return list(done.values())
 
     def _claims(self, leaf: Leaf) -> Iterable[_Claim]:
-        """Candidates that the field's own type accepts."""
+        """Candidates that the field's own type accepts.
+
+        A number or a day that is the field's and that its constraints refuse is not replaced by the next best one.
+        """
         for candidate in self._candidates(leaf):
             if candidate.score < _LEAST_SCORE:
+                return
+            if leaf.currency is not None and not self._is_in(leaf.currency, candidate):
                 continue
             for value in readings(leaf, candidate.value, candidate.text):
                 accepted, checked = leaf.check(_spelled(leaf, candidate, value))
                 if accepted and checked is not None:
                     yield _Claim(leaf, self._scoped(leaf, candidate), checked)
                     break
+                if not isinstance(value, str) and not leaf.choices:
+                    self.refused[leaf.path] = leaf.why_not(value)
+                    return
+
+    def _is_in(self, currency: str, candidate: Candidate) -> bool:
+        """Whether an amount is in a currency: its own, its label's, its row's, or the only one of the document."""
+        number = candidate.typed.number if candidate.typed is not None else None
+        if number is not None and number.currency is not None:
+            return number.currency == currency
+        named = beside(self._view, candidate.excerpts[0].piece)
+        if candidate.label is not None:
+            named |= beside(self._view, candidate.label.piece)
+        named = named or {str(each.value) for each in currencies_of(self._view)}
+        return not named or currency in named
 
     def _scoped(self, leaf: Leaf, candidate: Candidate) -> Candidate:
         """Whose block a value stands in speaks for or against it where the field is one party's."""
@@ -201,7 +218,7 @@ class _Engine:
         if kind == "address":
             return self._addresses(name)
         if kind == "currency":
-            return self._currencies()
+            return currencies_of(self._view)
         return self._typed(leaf)
 
     def _typed(self, leaf: Leaf) -> list[Candidate]:
@@ -214,15 +231,15 @@ class _Engine:
         found = labelled(self._view, labels, kind)
         if kind == "id":
             found = [candidate.better(_id_weight(candidate.text)) for candidate in found]
-        if "text" in leaf.forms and kind not in ("date", "time", "email", "web", "iban", "phone", "id"):
+        if "text" in leaf.forms and kind not in ("date", "time", "email", "web", "iban", "bic", "phone", "id"):
             found = (
                 [*found, *(each.better(-0.2) for each in labelled(self._view, labels, "text"))]
                 if kind != "text"
                 else found
             )
-        by_look = concept.name in ("date", "time", "tax id") or kind in _PATTERNED
+        by_look = concept.name in ("date", "time", "tax id") or kind in PATTERNED
         if by_look or (kind == "date" and concept.name.startswith(".") and self._only_date(leaf)):
-            found = [*found, *self._unlabelled(concept.name if by_look else "date", kind)]
+            found = [*found, *unlabelled(self._view, concept.name if by_look else "date", kind)]
         if "datetime" in leaf.forms:
             found = [self._with_time(candidate) for candidate in found]
         return sorted(found, key=lambda each: -each.score)
@@ -230,44 +247,6 @@ class _Engine:
     def _only_date(self, leaf: Leaf) -> bool:
         """A field that is a date and is called hardly more than that."""
         return "date" in leaf.labels[0] and len(leaf.labels[0]) <= 8
-
-    def _unlabelled(self, name: str, kind: Kind) -> Iterable[Candidate]:
-        pieces = self._view.pieces
-        for index, piece in enumerate(pieces):
-            place = Excerpt.whole(piece)
-            if name == "tax id":
-                for match in _TAX_ID.finditer(piece.text):
-                    yield Candidate(match[0], (Excerpt(piece, match.start(), match.end()),), 0.8)
-            elif kind == "date":
-                for typed in self._view.dates(place):
-                    clock = 0.8 if self._view.times(place) else 0.0
-                    claimed = self._claimed_date(typed.excerpt)
-                    early = 0.5 * (1 - index / len(pieces))
-                    year = 0.0 if 1990 <= typed.value.year <= 2050 else -1.5
-                    yield Candidate(
-                        typed.value, (typed.excerpt,), -0.9 + typed.weight + clock + early + year - claimed, typed=typed
-                    )
-            elif kind == "time":
-                for typed in self._view.times(place):
-                    yield Candidate(typed.value, (typed.excerpt,), -0.3 + typed.weight, typed=typed)
-            elif kind in _PATTERNED:
-                for typed in self._view.matches(place, kind):
-                    late = 0.3 * index / len(pieces)
-                    late += (
-                        1.5
-                        if any(label.concept != name and label.likeness > 0.75 for label in self._view.labels_in(piece))
-                        else 0.0
-                    )
-                    yield Candidate(typed.value, (typed.excerpt,), _PATTERNED[kind] - late, typed=typed)
-
-    def _claimed_date(self, excerpt: Excerpt) -> float:
-        """How surely a date is another one than the document's own: due, delivery, birth."""
-        worst = 0.0
-        for name in ("due date", "delivery date", "birth date"):
-            for candidate in labelled(self._view, self._view.labels(name), "date"):
-                if candidate.excerpts[0] == excerpt and candidate.score > 0:
-                    worst = 2.0
-        return worst
 
     def _with_time(self, candidate: Candidate) -> Candidate:
         """A day with the clock time beside it, as one moment."""
@@ -341,22 +320,6 @@ class _Engine:
                 found += [each.better(-0.5) for each in general if self._owner(each.excerpts[0].piece) == "buyer"]
         return sorted(found, key=lambda each: -each.score)
 
-    def _currencies(self) -> list[Candidate]:
-        """The currency most of the amounts are in."""
-        found: dict[str, list[Excerpt]] = {}
-        for piece in self._view.pieces:
-            for code, start, end in find_currencies(piece.text):
-                found.setdefault(code, []).append(Excerpt(piece, start, end))
-        most = max((len(places) for places in found.values()), default=0)
-        return sorted(
-            # A dollar sign may be of several countries.
-            (
-                Candidate(code, (places[0],), (1.5 if places[0].text != "$" else 0.2) - 2 * (1 - len(places) / most))
-                for code, places in found.items()
-            ),
-            key=lambda each: -each.score,
-        )
-
     def _chosen(self, leaf: Leaf) -> list[Candidate]:
         """Choices of a field where the page names them: beside its label, else anywhere."""
         found = []
@@ -376,7 +339,7 @@ class _Engine:
                             )
                         )
         if leaf.concept.kind == "currency":
-            found += [each for each in self._currencies()]
+            found += currencies_of(self._view)
         for index, piece in enumerate(self._view.pieces):
             for text, value in leaf.choices.items():
                 if len(text) < 3:

@@ -1,4 +1,4 @@
-"""The terms of business documents in English, German, French, Spanish, Italian, Portuguese and Dutch.
+"""The terms of business documents in the languages of Europe, Turkey, India and Malaysia.
 
 A *concept* is something that documents state, such as a total, with the words they print beside it. A field of a
 caller's model is matched to a concept by its own name; where none fits, the field's name, alias, title and description
@@ -15,7 +15,7 @@ from vision_agent.documents.text_match import folded
 
 Kind = Literal[
     "amount", "number", "percent", "date", "time", "id", "text", "party", "address",
-    "currency", "phone", "email", "web", "iban",
+    "currency", "phone", "email", "web", "iban", "bic",
 ]  # fmt: skip
 
 

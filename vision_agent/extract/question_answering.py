@@ -22,11 +22,12 @@ from vision_agent.extract.align import align
 from vision_agent.extract.by_layout import best_candidate
 from vision_agent.extract.by_model import Ask
 from vision_agent.extract.extractor import Extractor
+from vision_agent.extract.field_names import Form
 from vision_agent.extract.lexicon import CONCEPTS, Concept, Kind, words_for
 from vision_agent.extract.rules.candidates import Candidate
 from vision_agent.extract.rules.line_items import Entry, find_rows
 from vision_agent.extract.rules.view import View
-from vision_agent.extract.target import Form, Leaf, target_of
+from vision_agent.extract.target import Leaf, target_of
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.results.answers import Answer
 from vision_agent.results.box import Box

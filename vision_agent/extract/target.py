@@ -13,12 +13,10 @@ from pydantic import AliasChoices, BaseModel, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 from pydantic.fields import FieldInfo
 
-from vision_agent.documents.text_match import folded, words_of
+from vision_agent.documents.text_match import folded
 from vision_agent.errors import ArgumentTypeError, InputError, bad_argument
-from vision_agent.extract.lexicon import CONCEPTS, ITEM_CONCEPTS, Concept, Kind
-
-Form = Literal["number", "integer", "date", "datetime", "time", "bool", "choice", "text"]
-"""What a value is once it is read; a field may allow several."""
+from vision_agent.extract.field_names import Form, concept_of, currency_of, labels_of, party_of
+from vision_agent.extract.lexicon import Concept
 
 _FORMS: tuple[tuple[type, Form], ...] = (  # the first that fits; bool is an int and datetime a date
     (bool, "bool"),
@@ -29,24 +27,6 @@ _FORMS: tuple[tuple[type, Form], ...] = (  # the first that fits; bool is an int
     (datetime.date, "date"),
     (datetime.time, "time"),
 )
-_KIND_OF_FORM: dict[Form, Kind] = {
-    "number": "amount",
-    "integer": "number",
-    "date": "date",
-    "datetime": "date",
-    "time": "time",
-}
-_FORMS_OF_KIND: dict[Kind, frozenset[Form]] = {
-    "amount": frozenset({"number", "integer"}),
-    "number": frozenset({"number", "integer"}),
-    "percent": frozenset({"number", "integer"}),
-    "date": frozenset({"date", "datetime"}),
-    "time": frozenset({"time", "datetime"}),
-}
-_BY_NAME = {concept.name: concept for concept in CONCEPTS}
-_PARTIES = tuple(_BY_NAME[name] for name in ("seller", "buyer", "ship to"))
-_OWN_NAMES = frozenset({"name", "company", "companyname", "fullname", "firma", "nom", "nombre", "nome"})
-_LONGEST_DESCRIPTION = 60  # letters; a longer one explains and is no label
 _DEEPEST = 8
 
 
@@ -65,6 +45,7 @@ class Leaf:
         required: the model allows neither None nor a default.
         blank: it has no default, but takes None.
         description: of the field, as the model has it.
+        currency: that the field's name asks for, as in `total_usd`; None for any.
     """
 
     path: tuple[str, ...]
@@ -77,6 +58,7 @@ class Leaf:
     required: bool
     blank: bool = False
     description: str = ""
+    currency: str | None = None
 
     @property
     def name(self) -> str:
@@ -88,6 +70,16 @@ class Leaf:
             return True, self.adapter.validate_python(value)
         except (ValidationError, ArithmeticError):
             return False, None
+
+    def why_not(self, value: Any) -> str:
+        """Return why the field does not take a value, in Pydantic's words; "" where it does."""
+        try:
+            self.adapter.validate_python(value)
+        except ValidationError as error:
+            return "; ".join(detail["msg"] for detail in error.errors(include_url=False, include_input=False))
+        except ArithmeticError as error:
+            return str(error)
+        return ""
 
 
 @dataclass(frozen=True)
@@ -226,8 +218,9 @@ def _leaf(
             forms.add(next((form for kind, form in _FORMS if isinstance(arm, type) and issubclass(arm, kind)), "text"))
     if choices:
         forms.add("choice")
-    labels = _labels(name, info)
-    concept = _concept(path, labels, forms, inside_list)
+    labels = labels_of(name, info)
+    described = info.description or ""
+    concept = concept_of(path, labels, forms, inside_list, described)
     annotation: Any = info.annotation if item is None else item
     for mark in info.metadata if item is None else ():
         annotation = Annotated[annotation, mark]
@@ -237,74 +230,12 @@ def _leaf(
         raise InputError(
             bad_argument("schema", "made of types that Pydantic can check", f"{name}: {annotation}")
         ) from error
-    party = "" if inside_list else _party(path)
+    party = "" if inside_list else party_of(path)
     blank = item is None and _is_blank(info)
-    described = info.description or ""
-    return Leaf(path, frozenset(forms), labels, concept, party, choices, adapter, required, blank, described)
+    money = currency_of(path)
+    return Leaf(path, frozenset(forms), labels, concept, party, choices, adapter, required, blank, described, money)
 
 
 def _is_blank(info: FieldInfo) -> bool:
     """A field without a default that takes None: it is given None where nothing was found."""
     return info.is_required() and type(None) in _arms(info.annotation)
-
-
-def _labels(name: str, info: FieldInfo) -> tuple[str, ...]:
-    texts: list[object] = [name.strip("_"), info.alias, info.title]
-    alias = info.validation_alias
-    texts += alias.choices if isinstance(alias, AliasChoices) else [alias]
-    if info.description and len(folded(info.description)) <= _LONGEST_DESCRIPTION:
-        texts.append(info.description.rstrip("."))
-    return tuple(dict.fromkeys(folded(text) for text in texts if isinstance(text, str) and folded(text)))
-
-
-def _party(path: Sequence[str]) -> str:
-    """Whose value a path names: the nearest of its names that begins with, or is, a party's."""
-    for name in reversed(path):
-        words = words_of(name)
-        for concept in _PARTIES:
-            for each in (*concept.names, *concept.labels):
-                own = words_of(each)
-                if own and words[: len(own)] == own:
-                    return concept.name
-    return ""
-
-
-def _concept(path: tuple[str, ...], labels: Sequence[str], forms: set[Form], inside_list: bool) -> Concept:
-    """The concept that a field's names mean; one of its own labels where the vocabulary has none."""
-    pool = ITEM_CONCEPTS if inside_list else CONCEPTS
-    wanted = list(labels)
-    if len(path) > 1 and not inside_list:
-        wanted.insert(0, folded("".join(path[-2:])))
-        if party := _party(path[:-1]):  # `buyer.address`, also where the field is called `client`
-            if labels[0] in _OWN_NAMES:
-                return _BY_NAME[party]
-            wanted.insert(0, folded(f"{party} {path[-1]}"))
-    elif not inside_list and (party := _party(path)):  # `vendor_tax_id`
-        rest = "".join(words_of(path[-1])[1:])
-        wanted.append(folded(party) if rest in _OWN_NAMES else rest)
-    for text in wanted:
-        for exact in ("names", "labels"):
-            for concept in pool:
-                if _allowed(concept, forms) and text in {folded(each) for each in getattr(concept, exact)}:
-                    return concept
-    # `invoice_total_amount` means the total: all words of one of its names are in it, and they are most of it.
-    best: tuple[float, Concept] | None = None
-    own = words_of(path[-1])
-    for concept in pool:
-        if not _allowed(concept, forms):
-            continue
-        for each in (*concept.names, *concept.labels):
-            words = words_of(each)
-            if words and set(words) <= set(own):
-                share = sum(map(len, words)) / sum(map(len, own))
-                if share > 0.55 and (best is None or share > best[0]):
-                    best = (share, concept)
-    if best is not None:
-        return best[1]
-    kinds = [_KIND_OF_FORM[form] for form in ("date", "datetime", "time", "integer", "number") if form in forms]
-    return Concept("." + ".".join(path), kinds[0] if kinds else "text", tuple(labels))
-
-
-def _allowed(concept: Concept, forms: set[Form]) -> bool:
-    """Whether a field of these forms can hold what the concept states. A text can hold anything."""
-    return "text" in forms or "choice" in forms or bool(_FORMS_OF_KIND.get(concept.kind, frozenset()) & forms)

@@ -162,7 +162,7 @@ def labelled(view: View, labels: Sequence[Label], kind: Kind) -> list[Candidate]
     best: dict[tuple[int, int, int], Candidate] = {}
     for label in labels:
         for region in regions_of(view, label):
-            for place, typed in enumerate(typed_in(view, region.excerpt, kind)):
+            for place, typed in enumerate(typed_in(view, region.excerpt, kind, own=label.concept.startswith("."))):
                 # Amounts stand at the end of their row, all else at its beginning.
                 later = 0.15 * place if kind in ("amount", "number") else 0.6 * place
                 score = region.score + typed.weight - later
@@ -181,18 +181,23 @@ def _heads_column(view: View, piece: Piece) -> bool:
     return under is not None and bool(view.numbers(Excerpt.whole(under)))
 
 
-def typed_in(view: View, place: Excerpt, kind: Kind) -> list[Typed]:
-    """Return the values of a kind in a place, the likeliest first."""
+def typed_in(view: View, place: Excerpt, kind: Kind, *, own: bool = False) -> list[Typed]:
+    """Return the values of a kind in a place, the likeliest first.
+
+    Args:
+        own: for a field that looks for its own label: then a percentage is a number too, and the first one is meant.
+    """
     if kind == "date":
         return view.dates(place)
     if kind == "time":
         return view.times(place)
     if kind in ("amount", "number"):
-        return view.numbers(place)[::-1] if kind == "amount" else view.numbers(place)
+        found = view.numbers(place, percent=None if own else False, long=True)
+        return found[::-1] if kind == "amount" and not own else found
     if kind == "percent":
         plain = [replace(typed, weight=typed.weight - 0.8) for typed in view.numbers(place)]
         return [*view.numbers(place, percent=True), *plain]
-    if kind in ("email", "web", "iban", "phone", "id"):
+    if kind in ("email", "web", "iban", "bic", "phone", "id"):
         return view.matches(place, kind)
     return text_in(view, place)
 

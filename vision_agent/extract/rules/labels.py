@@ -9,7 +9,7 @@ from functools import lru_cache
 from vision_agent.documents.sheet import Excerpt, Piece, Sheet
 from vision_agent.documents.text_match import LETTERS_PER_EDIT, find_folded, folded, pairs, words_of
 from vision_agent.extract.lexicon import Concept
-from vision_agent.extract.values.amounts import find_currencies
+from vision_agent.extract.values.currencies import find_currencies
 
 # What ends a label: a colon or the like, or a number.
 _END = re.compile(r"[:;|=#]|\d")

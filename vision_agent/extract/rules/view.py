@@ -9,8 +9,11 @@ from typing import Any
 from vision_agent.documents.result import OcrResult
 from vision_agent.documents.sheet import Excerpt, Piece, Sheet, sheet_of
 from vision_agent.extract.lexicon import CONCEPTS, Concept, Kind
+from vision_agent.extract.rules.country import currency_in, likely_countries, mark_in
+from vision_agent.extract.rules.identifiers import find_bics, find_ibans
 from vision_agent.extract.rules.labels import Label, find_labels
-from vision_agent.extract.values.amounts import DecimalMark, Number, decimal_mark_of, find_numbers
+from vision_agent.extract.values.amounts import DecimalMark, Number, find_numbers, told_mark
+from vision_agent.extract.values.currencies import find_currencies
 from vision_agent.extract.values.dates import DateOrder, FoundDate, date_order_of, find_dates, find_time
 
 _PATTERNS: dict[Kind, re.Pattern[str]] = {
@@ -18,7 +21,6 @@ _PATTERNS: dict[Kind, re.Pattern[str]] = {
     "web": re.compile(
         r"(?:https?://|www\.)[^\s,;]+|(?<![@\w.])[\w-]+\.(?:com|org|net|de|fr|es|it|eu|co\.uk|nl|io)(?:/\S*)?\b", re.I
     ),
-    "iban": re.compile(r"\b[A-Z]{2}\d{2}(?:\s?[A-Z0-9]{4}){2,7}(?:\s?[A-Z0-9]{1,4})?\b"),
     "phone": re.compile(r"(?<![\w.,])(?:\+|\()?\d[\d\s()./-]{5,18}\d(?![\w%])"),
     # An identifier has a digit; blanks only between groups of digits or after a prefix of capitals.
     "id": re.compile(r"(?:[A-Z]{1,6}[ -])?[A-Za-z0-9][A-Za-z0-9\-/._#]*(?: (?=[\dA-Z]*\d)[A-Z0-9\-/]+)*"),
@@ -47,7 +49,8 @@ class View:
 
     Attributes:
         sheets: its pages.
-        mark: the decimal mark where a number does not tell.
+        mark: the decimal mark where a number does not tell; None where nothing does.
+        currencies: of the countries that the document may be from, likeliest first.
         order: the order of day and month where a date does not tell.
     """
 
@@ -56,7 +59,9 @@ class View:
     ) -> None:
         self.sheets: tuple[Sheet, ...] = tuple(sheet_of(page) for page in document.pages)
         texts = [piece.text for piece in self.pieces]
-        self.mark: DecimalMark = decimal_mark or decimal_mark_of(texts)
+        countries = likely_countries(texts)
+        self.currencies: tuple[str, ...] = tuple(map(currency_in, countries))
+        self.mark: DecimalMark | None = decimal_mark or told_mark(texts) or _mark_of(countries)
         self.order: DateOrder = date_order or date_order_of(texts)
         self._dates: dict[int, list[FoundDate]] = {}
         self._labels: dict[str, list[Label]] = {}
@@ -117,32 +122,78 @@ class View:
         value, first, last = time
         return [Typed(value, Excerpt(excerpt.piece, excerpt.start + first, excerpt.start + last), 0.3)]
 
-    def numbers(self, excerpt: Excerpt, *, percent: bool = False) -> list[Typed]:
-        """Return numbers in a part of a piece, those of dates, times and long codes left out."""
+    def numbers(self, excerpt: Excerpt, *, percent: bool | None = False, long: bool = False) -> list[Typed]:
+        """Return numbers in a part of a piece, those of dates, times and long codes left out.
+
+        Args:
+            percent: those with a percent sign, those without, or None for all.
+            long: whole numbers of more than seven digits too.
+        """
         taken = [found.excerpt for found in (*self.dates(Excerpt.whole(excerpt.piece)), *self.times(excerpt))]
         typed = []
-        for number in find_numbers(excerpt.text, self.mark):
-            at = Excerpt(excerpt.piece, excerpt.start + number.start, excerpt.start + number.end)
-            if number.percent != percent or any(at.start < other.end and other.start < at.end for other in taken):
+        # Signs around a number count though the marks around its place were taken off.
+        for number in find_numbers(excerpt.piece.text, self.mark, excerpt.start, excerpt.end, likely=self.currencies):
+            at = Excerpt(excerpt.piece, number.start, number.end)
+            if percent is not None and number.percent != percent:
                 continue
-            if number.decimals == 0 and number.currency is None and len(at.text.strip("()-+ ")) > 7:
+            if any(at.start < other.end and other.start < at.end for other in taken):
                 continue
+            digits = at.text.strip("()-+ ")
+            if number.decimals == 0 and number.currency is None and digits.isdigit() and len(digits) > 7:
+                if not long or digits.startswith("0") or len(digits) > 12:
+                    continue
             weight = 0.5 if number.decimals == 2 else -0.4 if number.decimals == 0 else -0.1
             typed.append(Typed(number.value, at, weight + (0.4 if number.currency else 0.0), number))
         return typed
 
     def matches(self, excerpt: Excerpt, kind: Kind) -> list[Typed]:
-        """Return texts that look like `kind`: email, web, iban, phone, id."""
+        """Return texts that look like `kind`: email, web, iban, bic, phone, id."""
+        if kind == "iban":
+            return [
+                Typed(excerpt.text[start:end], self._part(excerpt, start, end), 0.3 if right else -2.5)
+                for start, end, right in find_ibans(excerpt.text)
+            ]
+        if kind == "bic":
+            return [
+                Typed(excerpt.text[start:end], self._part(excerpt, start, end), 0.3)
+                for start, end in find_bics(excerpt.text)
+            ]
         typed = []
         for match in _PATTERNS[kind].finditer(excerpt.text):
             text = match[0].rstrip(".-/")
+            at = self._part(excerpt, match.start(), match.start() + len(text))
             if kind == "id" and not any(character.isdigit() for character in text):
                 continue
-            if kind == "phone" and not 6 <= sum(character.isdigit() for character in text) <= 15:
+            if kind == "phone" and not self._is_phone(at):
                 continue
-            at = Excerpt(excerpt.piece, excerpt.start + match.start(), excerpt.start + match.start() + len(text))
-            typed.append(Typed(text, at, 0.3))
+            # Ten digits without "+" or marks between them may be any number.
+            plain = kind == "phone" and text.isdigit()
+            typed.append(Typed(text, at, -0.4 if plain else 0.3))
         return typed
+
+    def currencies_in(self, piece: Piece) -> list[tuple[str, int, int]]:
+        """Return signs and codes of currencies in a piece: (ISO 4217 code, start, end)."""
+        return find_currencies(piece.text, self.currencies)
+
+    def _is_phone(self, at: Excerpt) -> bool:
+        """Whether digits are neither a day nor an amount nor a part of an account's number."""
+        text = at.text
+        if not 6 <= sum(character.isdigit() for character in text) <= 15 or re.search(r"[.,]\d{2}$", text):
+            return False
+        others = [found.excerpt for found in self.dates(Excerpt.whole(at.piece))]
+        others += [self._part(Excerpt.whole(at.piece), start, end) for start, end, _ in find_ibans(at.piece.text)]
+        return not any(at.start < other.end and other.start < at.end for other in others)
+
+    @staticmethod
+    def _part(excerpt: Excerpt, start: int, end: int) -> Excerpt:
+        return Excerpt(excerpt.piece, excerpt.start + start, excerpt.start + end)
+
+
+def _mark_of(countries: Sequence[str]) -> DecimalMark | None:
+    """The decimal mark of the likeliest country."""
+    if not countries:
+        return None
+    return "," if mark_in(countries[0]) == "," else "."
 
 
 def _only(label: Label) -> bool:

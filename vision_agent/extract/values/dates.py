@@ -5,31 +5,31 @@ an American address; else the day comes first.
 """
 
 import datetime
+import json
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 DateOrder = Literal["dmy", "mdy"]
 
-_MONTHS = (
-    ("january", "jan", "januar", "jänner", "janvier", "janv", "enero", "ene", "gennaio", "gen", "januari", "janeiro"),
-    ("february", "feb", "febr", "februar", "février", "fevrier", "févr", "fevr", "fév", "febrero", "febbraio",
-     "februari", "fevereiro", "fev"),
-    ("march", "mar", "märz", "maerz", "mär", "mrz", "mars", "marzo", "maart", "mrt", "março", "marco", "mac"),
-    ("april", "apr", "avril", "avr", "abril", "abr", "aprile"),
-    ("may", "mai", "mayo", "maggio", "mag", "mei", "maio"),
-    ("june", "jun", "juni", "juin", "junio", "giugno", "giu", "junho"),
-    ("july", "jul", "juli", "juillet", "juil", "julio", "luglio", "lug", "julho", "julai"),
-    ("august", "aug", "août", "aout", "agosto", "ago", "augustus", "ogos"),
-    ("september", "sep", "sept", "septembre", "septiembre", "set", "settembre", "setembro"),
-    ("october", "oct", "oktober", "okt", "octobre", "octubre", "ottobre", "ott", "outubro", "out"),
-    ("november", "nov", "novembre", "noviembre", "novembro"),
-    ("december", "dec", "dezember", "dez", "décembre", "decembre", "déc", "diciembre", "dic", "dicembre", "dezembro",
-     "dis", "disember"),
-)  # fmt: skip
-_MONTH_OF = {name: number for number, names in enumerate(_MONTHS, start=1) for name in names}
-_NAMES = "|".join(sorted(_MONTH_OF, key=len, reverse=True))
+_MONTHS: list[list[str]] = json.loads((Path(__file__).parents[1] / "months.json").read_text(encoding="utf-8"))["months"]
+
+
+def _plain(name: str) -> str:
+    """A month's name as scanners and capitals leave it: without accents."""
+    parts = unicodedata.normalize("NFKD", name.casefold().replace("\u0131", "i"))
+    return "".join(part for part in parts if not unicodedata.combining(part))
+
+
+_MONTH_OF = {_plain(name): number for number, names in enumerate(_MONTHS, start=1) for name in names}
+_NAMES = "|".join(
+    sorted(
+        {re.escape(each) for names in _MONTHS for name in names for each in (name, _plain(name))}, key=len, reverse=True
+    )
+)
 _YEAR = r"(?P<y>(?:19|20)\d{2}|\d{2})"
 # A clock may follow a year without a space, as scanned lines are read: 25/12/201820:49.
 _NO_MORE = r"(?![-./]\d)(?=\D|$|[012]?\d:[0-5]\d)"
@@ -40,10 +40,12 @@ _PATTERNS = tuple(
                 r"(?P<d>\d{1,2}?)(?=\D|$|[012]\d:[0-5]\d)"),
         ("ymd", r"(?<!\d)(?P<y>(?:19|20)\d{2})\s?年\s?(?P<m>\d{1,2})\s?月\s?(?P<d>\d{1,2})\s?日"),
         ("num", rf"(?<![\d])(?P<a>\d{{1,2}})\s?(?P<s>[-/.])\s?(?P<b>\d{{1,2}})\s?(?P=s)\s?'?{_YEAR}{_NO_MORE}"),
-        ("dmy", rf"(?<![\d])(?P<d>\d{{1,2}})(?:st|nd|rd|th|er|º|°)?[\s.,/-]*(?:of\s|de\s?)?(?P<n>{_NAMES})(?![a-zà-ÿ])"
-                rf"[\s.,/'-]*(?:de[l]?\s?)?{_YEAR}{_NO_MORE}"),
-        ("mdy", rf"(?<![a-zà-ÿ])(?P<n>{_NAMES})[\s.,/-]*(?P<d>\d{{1,2}})(?:st|nd|rd|th)?"
+        ("dmy", rf"(?<![\d])(?P<d>\d{{1,2}})(?:st|nd|rd|th|er|º|ª|°|η|-?a|-?e)?[\s.,/-]*(?:of\s|de\s?|d['\u2019])?"
+                rf"(?P<n>{_NAMES})(?![^\W\d_])[\s.,/'-]*(?:de[l]?\s?)?{_YEAR}{_NO_MORE}"),
+        ("mdy", rf"(?<![^\W\d_])(?P<n>{_NAMES})[\s.,/-]*(?P<d>\d{{1,2}})(?:st|nd|rd|th)?"
                 rf"(?:\s*,\s*|[\s./'-]+){_YEAR}{_NO_MORE}"),
+        ("ymd", rf"(?<!\d)(?P<y>(?:19|20)\d{{2}})[\s.,/-]*(?:m\.\s?)?(?P<n>{_NAMES})(?![^\W\d_])"
+                r"[\s.,/-]*(?P<d>\d{1,2})(?!\d)"),
         ("ymd", r"(?<!\d)(?P<y>20[0-4]\d)(?P<m>0[1-9]|1[0-2])(?P<d>0[1-9]|[12]\d|3[01])(?!\d)"),
         ("dmy", r"(?<!\d)(?P<d>0[1-9]|[12]\d|3[01])(?P<m>0[1-9]|1[0-2])(?P<y>20[0-4]\d)(?!\d)"),
     )
@@ -136,7 +138,7 @@ def _day(name: str, match: re.Match[str], order: DateOrder) -> datetime.date | N
             return None  # "1.5. 20" and the like
     else:
         day = int(groups["d"])
-        month = int(groups["m"]) if groups.get("m") else _MONTH_OF[groups["n"].casefold()]
+        month = int(groups["m"]) if groups.get("m") else _MONTH_OF[_plain(groups["n"])]
     try:
         return datetime.date(year, month, day)
     except ValueError:
