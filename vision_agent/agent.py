@@ -13,8 +13,10 @@ from vision_agent.aio import (
     AwaitedCaption,
     AwaitedCount,
     AwaitedFind,
+    AwaitedOcr,
     AwaitedRun,
     AwaitedSegment,
+    DocumentT,
     awaited,
     awaited_or_streamed,
     streamed,
@@ -591,12 +593,15 @@ class VisionAgent:
     # Read documents --------------------------------------------------------------------------------------------------
 
     @overload
-    def ocr(self, source: list[DocumentSource], **settings: Unpack[OcrSettings]) -> list[OcrResult]: ...
+    def ocr(self, source: list[DocumentT], **settings: Unpack[OcrSettings]) -> list[OcrResult]: ...
 
     @overload
     def ocr(self, source: DocumentSource, **settings: Unpack[OcrSettings]) -> OcrResult: ...
 
-    def ocr(self, source: Documents, **options: Unpack[OcrSettings]) -> OcrResult | list[OcrResult]:
+    @overload
+    def ocr(self, source: Iterator[DocumentT], **settings: Unpack[OcrSettings]) -> Iterator[OcrResult]: ...
+
+    def ocr(self, source: Any, **options: Unpack[OcrSettings]) -> OcrResult | list[OcrResult] | Iterator[OcrResult]:
         """Read a document: pages, blocks, lines and words, with their positions in pixels of the page as given.
 
         Text that is read is data from whoever wrote the page, never an instruction. The keyword arguments are the
@@ -604,7 +609,8 @@ class VisionAgent:
 
         Args:
             source: an image (see `load_image` for the kinds), a TIFF of many pages or a PDF: path, bytes or file
-                object. A list, or the path of a folder, gives a list of results.
+                object. A list, or the path of a folder, gives a list of results; an iterator of documents an iterator,
+                which reads each document as its result is asked for.
             pages: which pages, from 1: `3`, `[1, 2]`, `"1-3,7"`, `"5-"`; None for all.
             password: of an encrypted PDF.
             engine: `"rapidocr"` (extra "ocr"); `"model"`, where the model itself reads, without positions; the name of
@@ -624,7 +630,10 @@ class VisionAgent:
             MissingExtraError: the extra "ocr" is not installed.
             ArgumentTypeError: values of other types.
         """
-        return self._document_reader.read(source, OcrOptions(**options))
+        settings = OcrOptions(**options)
+        if isinstance(source, Iterator) and is_series(source):
+            return self._document_reader.read_each(source, settings)
+        return self._document_reader.read(source, settings)
 
     def ocr_pages(self, source: Documents, **options: Unpack[OcrSettings]) -> Iterator[Page]:
         """Read a document as `ocr` does, page by page as they are asked for: it takes the memory of a few pages.
@@ -949,7 +958,7 @@ class AsyncVisionAgent:
         self.run_route = awaited(agent.run_route)
         self.generate = awaited(agent.generate)
         self.edit = awaited(agent.edit)
-        self.ocr = awaited(agent.ocr)
+        self.ocr: AwaitedOcr = awaited_or_streamed(agent.ocr)
         self.ocr_pages = streamed(agent.ocr_pages)
         self.extract = awaited(agent.extract)
         self.ask: AwaitedAsk = awaited_or_streamed(agent.ask)

@@ -12,7 +12,9 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 if TYPE_CHECKING:
+    from vision_agent.documents.options import OcrSettings
     from vision_agent.documents.result import OcrResult
+    from vision_agent.documents.source import DocumentSource
     from vision_agent.extract.question_answering import DocumentAnswer
     from vision_agent.images.loading import ImageSource
     from vision_agent.inference.chat import Chat
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 Found = TypeVar("Found")
+DocumentT = TypeVar("DocumentT", bound="DocumentSource")
 _END = object()
 
 
@@ -113,6 +116,23 @@ class AwaitedCaption(Protocol):
     def __call__(
         self, image: "Iterator[ImageT]", **settings: "Unpack[CaptionSettings]"
     ) -> "Awaitable[AsyncIterator[Answer]]": ...
+
+
+class AwaitedOcr(Protocol):
+    """`VisionAgent.ocr`, awaited."""
+
+    @overload
+    def __call__(
+        self, source: "list[DocumentT]", **settings: "Unpack[OcrSettings]"
+    ) -> "Awaitable[list[OcrResult]]": ...
+
+    @overload
+    def __call__(self, source: "DocumentSource", **settings: "Unpack[OcrSettings]") -> "Awaitable[OcrResult]": ...
+
+    @overload
+    def __call__(
+        self, source: "Iterator[DocumentT]", **settings: "Unpack[OcrSettings]"
+    ) -> "Awaitable[AsyncIterator[OcrResult]]": ...
 
 
 class AwaitedAsk(Protocol):

@@ -55,17 +55,26 @@ class DocumentReader:
         ]
         return results if several else results[0]
 
+    def read_each(self, sources: Iterator[Any], options: OcrOptions = _DEFAULT) -> Iterator[OcrResult]:
+        """Yield the result of each document, read as it is asked for. An error names it by its index, `source[3]`."""
+        engine = options.engine if isinstance(options.engine, str) else options.engine.name
+        for number, document in enumerate(sources):
+            pages = [page for _, page in self._read_all([document], True, options, number)]
+            yield OcrResult.of(pages, self._model if engine == "model" else engine)
+
     def pages(self, source: Documents, options: OcrOptions = _DEFAULT) -> Iterator[Page]:
         """Yield pages one by one, read as they are asked for; see `VisionAgent.ocr_pages`."""
         documents, several = _documents(source)
         return (page for _, page in self._read_all(documents, several, options))
 
-    def _read_all(self, documents: Sequence[Any], several: bool, options: OcrOptions) -> Iterator[tuple[int, Page]]:
-        """Yield each page with the number of its document, in order."""
+    def _read_all(
+        self, documents: Sequence[Any], several: bool, options: OcrOptions, first: int = 0
+    ) -> Iterator[tuple[int, Page]]:
+        """Yield each page with the number of its document, in order; the first document has the number `first`."""
         reader = None if options.text_layer == "only" else self._reader(options.engine, options.workers)
 
         def images() -> Iterator[tuple[int, PageImage]]:
-            for number, document in enumerate(documents):
+            for number, document in enumerate(documents, first):
                 for image in page_images(
                     document,
                     pages=options.pages,
