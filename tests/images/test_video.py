@@ -176,6 +176,28 @@ def test_fewer_frames_than_segments() -> None:
     assert sample_frames(encoded(count=1), segments=3).indices == (0, 0, 0)
 
 
+VARIABLE = [
+    ((0, 0.55), (0, 5)),
+    ((1, 9.5), (10, 14)),
+    ((3.5, 4.5), (11, 11)),
+    ((9.95, 60), (15, 24)),
+]
+
+
+@pytest.mark.parametrize("kind", [("ffv1", "matroska", "yuv420p"), ("libx264", "mp4", "yuv420p")])
+def test_bounds_of_a_variable_rate_are_seconds(kind: tuple[str, str, str]) -> None:
+    """Ten frames in the first second, then one every two seconds, then ten in the last: as screens are recorded."""
+    pts = [*range(0, 1000, 100), *range(1000, 11_000, 2000), *range(10_000, 11_000, 100)]
+    file = encoded(*kind, count=25, pts=pts)
+    for bounds, (first, last) in VARIABLE:
+        found = sample_frames(file, segments=4, bounds=bounds)
+        assert all(first <= index <= last for index in found.indices)
+        assert [number_of(image) for image in found.images] == list(found.indices)
+        assert found.seconds == pytest.approx([pts[index] / 1000 for index in found.indices])
+    with pytest.raises(InputError, match="`bounds` must be within the video"):
+        sample_frames(file, bounds=(200, 300))
+
+
 def test_bounds_choose_a_part(clip: bytes) -> None:
     found = sample_frames(clip, segments=4, bounds=(1, 2))
     assert [number_of(image) for image in found.images] == list(found.indices) == [11, 13, 16, 19]

@@ -15,7 +15,7 @@ import io
 import math
 import os
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -110,7 +110,8 @@ def sample_frames(
             as a list of images of the kinds that `load_image` takes, or an array or tensor (T, H, W, 3). Frames are
             all taken as they are: `segments` says nothing, and `bounds` is refused.
         segments: how many frames. A video with fewer gives some of them several times.
-        bounds: (start, end) in seconds: only this part is cut into segments. The end may lie behind the video's.
+        bounds: (start, end) in seconds: only this part is cut into segments. The end may lie behind the video's. Where
+            frames come at a steady rate their numbers are the authors'; else those whose times lie in the part.
         limits: what one frame may measure.
         max_bytes: the size of a video given as bytes or as a file object at most. Paths are not read as a whole.
         max_pixels: the pixels of all frames together at most.
@@ -139,7 +140,10 @@ def sample_frames(
         if timeline.pixels * segments > max_pixels:
             expected = f"a video of which {segments} frames have at most {max_pixels} pixels (`max_pixels`)"
             raise ImageTooLargeError(f"`{name}` must be {expected}, but they have {timeline.pixels * segments}")
-        indices = frame_indices(len(timeline.stamps), timeline.fps, segments, bounds)
+        if bounds is None or timeline.is_steady():
+            indices = frame_indices(len(timeline.stamps), timeline.fps, segments, bounds)
+        else:
+            indices = _middles(*timeline.between(bounds), segments)
         images = _images(file, timeline, sorted(set(indices)), limits, name)
     return VideoFrames(
         images=tuple(images[index] for index in indices),
@@ -162,6 +166,11 @@ def frame_indices(count: int, fps: float, segments: int, bounds: tuple[float, fl
             expected = f"within the video, which has {count} frames, {fps:g} a second"
             raise InputError(bad_argument("bounds", expected, bounds))
         first, last = round(float(bounds[0]) * fps), min(round(float(bounds[1]) * fps), last)
+    return _middles(first, last, segments)
+
+
+def _middles(first: int, last: int, segments: int) -> tuple[int, ...]:
+    """The numbers in the middle of equal parts of the frames from `first` to `last`."""
     size = float(last - first) / segments
     # In the authors' order of operations: another would round some numbers differently.
     numbers = (first + size / 2 + np.round(size * np.arange(segments))).astype(np.int64)
@@ -269,6 +278,24 @@ class _Timeline:
 
     def seconds(self, index: int) -> float:
         return (self.stamps[index] - self.stamps[0]) * self.unit
+
+    def is_steady(self) -> bool:
+        """Return whether each frame is where its number and the rate put it, to half a frame."""
+        times = (np.asarray(self.stamps, dtype=np.float64) - self.stamps[0]) * self.unit
+        return bool((np.abs(times * self.fps - np.arange(len(times))) <= 0.5).all())
+
+    def between(self, bounds: tuple[float, float]) -> tuple[int, int]:
+        """Return the first and the last frame whose times lie in a part; where none do, twice the one on show.
+
+        Raises:
+            InputError: a part that begins behind the end.
+        """
+        if bounds[0] >= self.duration:
+            expected = f"within the video, which has {self.duration:g} seconds"
+            raise InputError(bad_argument("bounds", expected, bounds))
+        start, end = (self.stamps[0] + float(each) / self.unit for each in bounds)
+        first, last = bisect_left(self.stamps, start), bisect_right(self.stamps, end) - 1
+        return (first, last) if first <= last else (last, last)
 
 
 @contextmanager
