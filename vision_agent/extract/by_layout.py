@@ -290,7 +290,7 @@ class _Engine:
             ]
             if self._window is not None:
                 avoid += self._window.pieces
-                found.append(Candidate(self._window.sender.text, (self._window.sender,), 0.9))
+                found.append(Candidate(self._window.sender.text, (self._window.sender,), 2.2))
             found = [*(each.better(-0.8) for each in found), *sellers(self._view, avoid)]
         return sorted(found, key=lambda each: -each.score)
 

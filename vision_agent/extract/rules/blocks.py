@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from vision_agent.documents.sheet import MARKS, Excerpt, Piece, Sheet
 from vision_agent.extract.rules.candidates import Candidate, regions_of
 from vision_agent.extract.rules.labels import Label
-from vision_agent.extract.rules.parties import line_score
+from vision_agent.extract.rules.parties import is_contact, line_score
 from vision_agent.extract.rules.view import View
 
 _LINES = 7
@@ -61,7 +61,8 @@ def names(view: View, labels: Sequence[Label]) -> list[Candidate]:
     for label in labels:
         for block in blocks_of(view, label):
             place = block.lines[0].stripped(MARKS)
-            if place is not None and sum(character.isalpha() for character in place.text) >= 2:
+            wordy = place is not None and sum(character.isalpha() for character in place.text) >= 2
+            if place is not None and wordy and not is_contact(place.text):
                 score = block.score - (
                     2.0 if view.dates(place) or (view.numbers(place) and len(place.text) < 8) else 0.0
                 )

@@ -12,6 +12,7 @@ from vision_agent.documents.text_match import folded, words_of
 from vision_agent.extract.lexicon import ITEM_CONCEPTS, words_for
 from vision_agent.extract.rules.candidates import Candidate
 from vision_agent.extract.rules.labels import Label
+from vision_agent.extract.rules.legal_forms import legal_form_in
 from vision_agent.extract.rules.view import View
 from vision_agent.extract.values.spelling import respelled
 
@@ -23,6 +24,7 @@ _NO_NAME = words_for("no names")
 _SMALL = words_for("question words")
 POSTCODE = re.compile(
     r"(?<![\d.,/-])(?:[A-Z]{1,2}-)?\d{4,6}(?:-\d{3,4})?(?![\d.,/-]\d|\d)|\b[A-Z]{1,2}\d[A-Z\d]? ?\d[A-Z]{2}\b"
+    r"|(?<![\d.,/-])(?:\d{3} \d{2}|\d{2}-\d{3})(?= [^\W\d_]{2})|\b[A-Z]\d[A-Z] ?\d[A-Z]\d\b"
 )
 _HOUSE = re.compile(r"^\W*(?:no\.?\s?|lot\s?)?\d+[a-z]?\b|\b\d{1,4}[a-z]?\s*$", re.I)
 _CONTACT = re.compile(
@@ -31,7 +33,10 @@ _CONTACT = re.compile(
     r"|@|\.com\b|hotline|sst",
     re.I,
 )
-_CONTACT_LINE = re.compile(r"\W*(?:te[l1i]|telephone|phone|fax|mobile|hp|hotline|e-?mail|www)\W", re.I)
+_CONTACT_LINE = re.compile(
+    r"\W*(?:te[l1i]|telephone|phone|fax|faks|mobile?|hp|hotline|e-?mail|e-?post|www|iban|bic|tlf|puh|telefon\w{0,2}|τηλ\w*)\W",
+    re.IGNORECASE,
+)
 _POSTCODE_PLACE = re.compile(r"\W*\d{4,5} [^\W\d]{2,}")
 _FRONT = re.compile(  # what an address begins with
     r"\W*(?:(?:no|lot|unit|suite|blk|block)\b|\d{1,3}[a-z]?(?:\s?[-/&]\s?\d{1,3}[a-z]?)*(?:,|\s)\s*[^\W\d]{2})", re.I
@@ -43,6 +48,11 @@ _REGISTRATION = re.compile(
 _TORN = re.compile(r"\s*[(\[{][^)\]}]{0,3}$")  # what is left of a number in brackets
 _OWNER = re.compile(r"\s*[^\W\d]{3,12}(?:\s[^\W\d]{2,8})?\s?:\s*(?=[^\W\d]{2})")  # "Owned by: ..."
 _NUMBER_LINE = re.compile(r"\W*(?:[A-Z]{2,4}\W*)?No\b\W*[A-Z]{0,3}\d{5,}(?:-[A-Z0-9]+)?\W*", re.IGNORECASE)
+_SITE = re.compile(r"(?:@|www\.|https?://(?:www\.)?)(?P<site>[\w-]{4,})\.[a-z]{2,}")
+_SHORTEST_SITE = 4  # letters
+_MAILERS = frozenset(
+    "gmail googlemail outlook hotmail yahoo icloud gmx webde tonline example mail live orange free".split()
+)
 _LEGAL = 3.6  # log-odds that a legal form adds
 _ROW = 0.3  # that each row further down takes
 _COLUMN_NAMES = frozenset(folded(label) for concept in ITEM_CONCEPTS for label in concept.labels)
@@ -119,6 +129,7 @@ def _forms(place: Excerpt) -> set[str]:
     """The legal forms among a line's words."""
     text = respelled(place.text, "party")
     forms = set(words_of(text)) & _LEGAL_FORMS
+    forms |= {form} if (form := legal_form_in(text)) is not None else set()
     return forms | ({"s/b"} if re.search(r"\bS/B\b", text) else set())
 
 
@@ -170,8 +181,15 @@ def _name_score(view: View, sheet: Sheet, place: Excerpt) -> float:
     score -= 1.0 * min(1.0, max(0.0, len(words) - 7) / 3)
     score -= 1.5 * (1 - piece.score / 0.8) if piece.score < 0.8 else 0.0
     score -= 1.0 if re.fullmatch(r"\(.*\)", piece.text.strip()) else 0.0
+    score += 1.5 if plain and any(site in folded(place.text) for site in _sites(view)) else 0.0
     score -= 1.5 if view.numbers(Excerpt.whole(sheet.rows[piece.row][-1])) and len(sheet.rows[piece.row]) > 1 else 0.0
     return score
+
+
+def _sites(view: View) -> frozenset[str]:
+    """The names in a document's addresses of mail and pages: "muster-technik" of info@muster-technik.de, folded."""
+    found = {folded(match["site"]) for piece in view.pieces for match in _SITE.finditer(piece.text.lower())}
+    return frozenset(site for site in found if len(site) >= _SHORTEST_SITE and site not in _MAILERS)
 
 
 def addresses(view: View, name: Sequence[Piece], sheet: Sheet) -> list[Candidate]:
@@ -285,6 +303,11 @@ def line_score(view: View, piece: Piece) -> float:
     if numbered or _NUMBER_LINE.fullmatch(piece.text.strip()):
         return -3.0
     return _address_score(piece)
+
+
+def is_contact(text: str) -> bool:
+    """Return whether a line is a number to call, or an address of mail."""
+    return _CONTACT_LINE.match(text) is not None
 
 
 def _names_other(label: Label) -> bool:

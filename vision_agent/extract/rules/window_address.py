@@ -1,6 +1,7 @@
 """Letters for window envelopes: a small line with the sender, and below it the recipient, neither with a label.
 
-"Müller GmbH · Industriestraße 12 · 70565 Stuttgart", and under it the customer. German, Austrian, Swiss and French
+"Müller GmbH · Industriestraße 12 · 70565 Stuttgart", and under it the customer; or the sender's line at the foot of the
+page, and the customer at its head. German, Austrian, Swiss and French
 business letters are laid out so (DIN 5008, NF Z 11-001).
 """
 
@@ -9,11 +10,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from vision_agent.documents.sheet import MARKS, Excerpt, Piece, Sheet
-from vision_agent.extract.rules.parties import POSTCODE
+from vision_agent.documents.text_match import folded
+from vision_agent.extract.rules.parties import POSTCODE, is_contact
 from vision_agent.extract.rules.view import View
 
 _ROWS = 16  # of the first page that a sender's line is looked for in
 _LINES = 7  # of a recipient
+_FOOT_ROWS = 8  # of a page that may name the sender
+_STRONG = re.compile(r"[·•∙|]")
 _PARTS = re.compile(r"\s*[·•∙|*]\s*|\s+[-\u2013\u2014]\s+|,\s+")
 _PERSON = re.compile(r"(?:herrn?|frau|mr|mrs|ms|mme|m\.|z\.\s?hd|zu h\u00e4nden|c/o|attn|att)\b", re.I)
 
@@ -52,13 +56,46 @@ def find_window(view: View) -> Window | None:
                     continue
                 lines = tuple(_recipient(view, sheet, piece))
                 if len(lines) >= 3 and any(POSTCODE.search(line.text) for line in lines[1:]):
-                    address = tuple(line for line in lines[1:] if not _PERSON.match(line.text))
-                    return Window(*sender, lines[0], address or lines[1:], lines)
+                    return _window(sender, lines)
+        if (sender := _at_foot(sheet)) is not None and (lines := _at_head(view, sheet, sender[0])):
+            return _window(sender, lines)
     return None
 
 
-def _sender(piece: Piece) -> tuple[Excerpt, Excerpt] | None:
-    """Name and address of a line that has both, with marks between its parts."""
+def _window(sender: tuple[Excerpt, Excerpt], lines: tuple[Excerpt, ...]) -> Window:
+    address = tuple(line for line in lines[1:] if not _PERSON.match(line.text))
+    return Window(*sender, lines[0], address or lines[1:], lines)
+
+
+def _at_foot(sheet: Sheet) -> tuple[Excerpt, Excerpt] | None:
+    """Name and address of a sender in the last lines of a page, with marks between them."""
+    _, top, _, bottom = sheet.frame
+    for row in sheet.rows[-_FOOT_ROWS:]:
+        for piece in row:
+            if piece.middle > top + 0.7 * (bottom - top) and _STRONG.search(piece.text):
+                if (found := _sender(piece, parts=1)) is not None:
+                    return found
+    return None
+
+
+def _at_head(view: View, sheet: Sheet, sender: Excerpt) -> tuple[Excerpt, ...]:
+    """The first lines of a page that are a name and its address, where the sender stands at the foot."""
+    _, top, _, bottom = sheet.frame
+    for row in sheet.rows[:_ROWS]:
+        for piece in row:
+            if view.is_label(piece) or is_contact(piece.text) or piece.middle > top + 0.45 * (bottom - top):
+                continue
+            if POSTCODE.search(piece.text) or folded(piece.text) in folded(sender.text):
+                continue
+            lines = (Excerpt.whole(piece), *_recipient(view, sheet, piece))
+            numbered = sum(any(map(str.isdigit, line.text)) for line in lines)
+            if 3 <= len(lines) <= _LINES and numbered >= 2 and any(POSTCODE.search(line.text) for line in lines[1:]):
+                return lines
+    return ()
+
+
+def _sender(piece: Piece, parts: int = 2) -> tuple[Excerpt, Excerpt] | None:
+    """Name and address of a line that has both, with marks between its parts, so many of them with numbers."""
     cuts = list(_PARTS.finditer(piece.text))
     if len(cuts) < 2 or any(character.isdigit() for character in piece.text[: cuts[0].start()]):
         return None
@@ -67,7 +104,7 @@ def _sender(piece: Piece) -> tuple[Excerpt, Excerpt] | None:
     address = Excerpt(piece, cuts[0].end(), len(piece.text)).stripped(MARKS)
     if name is None or address is None or sum(map(str.isalpha, name.text)) < 3:
         return None
-    numbered = sum(any(map(str.isdigit, part)) for part in _PARTS.split(rest)) >= 2
+    numbered = sum(any(map(str.isdigit, part)) for part in _PARTS.split(rest)) >= parts
     return (name, address) if numbered and POSTCODE.search(rest) else None
 
 
