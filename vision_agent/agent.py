@@ -184,6 +184,7 @@ class VisionAgent:
         self._pipeline = AnswerPipeline(
             self._engine,
             self._routes,
+            self._predictor,
             EvidenceLoop(self._engine, self._routes, self._predictor),
             WordReader(self._routes, self._predictor, self.model),
             ObjectCaptioner(self._routes, self._predictor, self.model),
@@ -748,7 +749,7 @@ class VisionAgent:
             return ask_document(question, image, self._extractor, self._pipeline.ask, settings, self.model)
         form = AnswerForm.of(schema, choices, self._backbone, settings)
         shown: dict[str, Any] = {"max_tiles": max_tiles, "combine": combine, "constraint": form.constraint}
-        if isinstance(image, Iterator) and is_series(image):
+        if isinstance(image, Iterator) and is_series(image) and not isinstance(question, list | tuple):
             one = check_request("question", question, None)
             if stream:
                 raise InputError(bad_argument("stream", "False for an iterator of images", stream))

@@ -28,6 +28,7 @@ from vision_agent.inference.evidence_loop import EvidenceLoop
 from vision_agent.inference.image_cache import CachedImage
 from vision_agent.inference.image_refs import named_images
 from vision_agent.inference.object_caption import ObjectCaptioner
+from vision_agent.inference.predictor import Predictor
 from vision_agent.inference.streaming import AnswerReader, OpenedRoute
 from vision_agent.inference.word_forms import WordForm, spoken
 from vision_agent.inference.word_reading import WordReader
@@ -71,6 +72,7 @@ class AnswerPipeline:
 
     Args:
         routes: the loaded routes by name; routes that are loaded later count too.
+        predictor: looks in the tiles of big images for what a routing token stands for.
         evidence_loop: answers from evidence, for a model that was taught to ask for it.
         word_reader: answers questions about writing, for a model that cannot read.
         captioner: describes images by the objects in them, for a model whose own words would invent some.
@@ -83,6 +85,7 @@ class AnswerPipeline:
         self,
         engine: InferenceEngine,
         routes: Mapping[str, Route],
+        predictor: Predictor,
         evidence_loop: EvidenceLoop,
         word_reader: WordReader,
         captioner: ObjectCaptioner,
@@ -91,6 +94,7 @@ class AnswerPipeline:
         self._word_reader = word_reader
         self._abilities = Abilities.of(engine.backbone.model, engine.backbone.name)
         self._captioner = captioner
+        self._predictor = predictor
         self._evidence_loop = evidence_loop
         self._backbone = engine.backbone
         self._routes = routes
@@ -397,7 +401,10 @@ class AnswerPipeline:
     def _decoded(self, route: Route, read: RouteStates, image: CachedImage | None) -> Any:
         if image is None and route.decoder.needs_image:
             return None
-        return decode(self._engine, route, read if image is None else replace(read, images=(image,)))
+        if image is None:
+            return decode(self._engine, route, read)
+        result = decode(self._engine, route, replace(read, images=(image,)))
+        return self._predictor.with_tiles(route, result, read.phrases, image.image)
 
     def _answer(
         self,

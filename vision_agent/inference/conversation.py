@@ -4,8 +4,9 @@
 chat; `build_batch` does so for a list of questions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from PIL import Image
@@ -117,6 +118,8 @@ def build_batch(
     """
     if not questions:
         raise InputError(bad_argument(name, f"at least one {name}", questions))
+    if isinstance(image, Iterator) and not hasattr(image, "read"):  # it may have no end: one more than fits tells
+        image = list(islice(image, len(questions) + 1))
     for index, question in enumerate(questions):
         check_request(f"{name}[{index}]", question, image)
     if isinstance(image, list | tuple):

@@ -21,6 +21,7 @@ from vision_agent.inference.emitted_routes import read_emitted_route
 from vision_agent.inference.engine import InferenceEngine
 from vision_agent.inference.find_options import FindOptions
 from vision_agent.inference.image_cache import CachedImage
+from vision_agent.inference.tile_layout import tiles_of
 from vision_agent.inference.tiled_search import SURE_IN_A_TILE, FoundT, search
 from vision_agent.model.devices import input_device
 from vision_agent.plugins.cancellation import raise_if_cancelled
@@ -116,6 +117,20 @@ class Predictor:
         if "seg" in self._routes:
             return [Points.from_segmentation(found) for found in self.segment_each(phrases, images, options)]
         return [Points.from_detections(found) for found in self.detect_each(phrases, images, options)]
+
+    def with_tiles(self, route: Route, found: Any, phrases: tuple[str, ...], image: Image.Image) -> Any:
+        """Return what a route found in an image; of a much larger one than the model's view, what its tiles show too.
+
+        Results of other kinds than boxes and masks stay as they are.
+        """
+        if not isinstance(found, Detections | Segmentation):
+            return found
+        if not tiles_of(image.size, None, self._backbone.grid_for, self._backbone.tiling.max_tiles):
+            return found.seen_in(image)
+        options = FindOptions()
+        if isinstance(found, Detections):
+            return self._each(route, phrases, [image], options, Detections)[0]
+        return self._each(route, phrases, [image], options, Segmentation)[0]
 
     def segment_prompts(
         self,

@@ -106,9 +106,10 @@ def tiles_of(
         if (rows > 1 and sides[1] < _LEAST_SIDE) or (min(size) < _LEAST_SIDE and not asked):
             continue
         fit = Fit.of(grid_for(*sides))
-        lacking = max(fit.shrunk / sharp, fit.squashed / _TRUE)
-        # As few as will do; of a number, all that make the tiles smaller.
-        lacking = lacking if numbered else max(1.0, lacking)
+        # As few as will do; of a number, all that make the image sharper.
+        lacking = max(1.0, fit.shrunk / sharp, fit.squashed / _TRUE)
+        if numbered:
+            lacking = fit.shrunk * max(1.0, fit.squashed / _TRUE)
         if best is None or (lacking, columns * rows, abs(columns - rows)) < best:
             best, chosen = (lacking, columns * rows, abs(columns - rows)), (columns, rows)
     if best is None:

@@ -44,7 +44,11 @@ def join_views(
     inside_NN = _inside(xyxy)
     shown_whole_N = is_cut_N & (inside_NN & ~is_cut_N[None]).any(axis=1)
     left = np.flatnonzero(~shown_whole_N)
-    objects = [[int(left[row]) for row in rows] for rows in _together(_parts(xyxy[left], cut_N4[left]))]
+    one_NN = _parts(xyxy[left], cut_N4[left])
+    # Of an object that is whole nowhere, one tile may show a part of the part that another shows.
+    both_cut_NN = is_cut_N[left][:, None] & is_cut_N[left][None]
+    one_NN |= inside_NN[np.ix_(left, left)] & both_cut_NN & (view_N[left][:, None] != view_N[left][None])
+    objects = [[int(left[row]) for row in rows] for rows in _together(one_NN)]
     objects.sort(key=lambda rows: rows[0])  # the best part is first, and so is the best object
     hulls = np.array([[*xyxy[rows, :2].min(axis=0), *xyxy[rows, 2:].max(axis=0)] for rows in objects]).reshape(-1, 4)
     lone_cut = np.array([len(rows) == 1 and bool(is_cut_N[rows[0]]) for rows in objects], dtype=np.bool_)
@@ -77,7 +81,8 @@ def _parts(xyxy_N4: Floats, cut_N4: Bools) -> Bools:
     joined: Bools = np.zeros((len(xyxy_N4), len(xyxy_N4)), dtype=np.bool_)
     for axis in (0, 1):
         low, high = xyxy_N4[:, axis], xyxy_N4[:, axis + 2]
-        goes_on = (low[:, None] < low[None]) & (high[:, None] < high[None]) & (high[:, None] > low[None])
+        # One that is whole and ends near a border looks cut: then both may begin, or end, at the same place.
+        goes_on = (low[:, None] <= low[None]) & (high[:, None] <= high[None]) & (high[:, None] > low[None])
         beside_low, beside_high = xyxy_N4[:, 1 - axis], xyxy_N4[:, 3 - axis]
         shared = np.minimum(beside_high[:, None], beside_high[None]) - np.maximum(beside_low[:, None], beside_low[None])
         spanned = np.maximum(beside_high[:, None], beside_high[None]) - np.minimum(

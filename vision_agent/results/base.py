@@ -24,7 +24,7 @@ from vision_agent.results.export import (
     csv_text,
     data_frame,
     image_bytes,
-    picture_tag,
+    image_tag,
     preview,
     write_whole,
 )
@@ -131,7 +131,7 @@ class FoundInImage(ResultSequence[Item], Generic[Item]):
         mine, theirs = (dict(BaseModel.__iter__(each)) for each in (self, other))
         if mine["image_size"] != theirs["image_size"]:
             expected = f"a result of an image of {mine['image_size']}"
-            raise InputError(bad_argument("other", expected, f"one of {theirs['image_size']}"))
+            raise InputError(f"`other` must be {expected}, but got one of an image of {theirs['image_size']}")
         joined: dict[str, Any] = {self._field: self._items + other._items}
         for name, value in mine.items():
             if name == "tiles":
@@ -430,7 +430,7 @@ class FoundObjects(FoundInImage[Found], Generic[Found]):
     def _repr_png_(self) -> bytes | None:
         """The drawing that notebooks and terminals show; None where the image is not kept any longer."""
         image = self._seen.image
-        return None if image is None else preview(lambda: self.draw(image))
+        return None if image is None else preview(self.draw(image), ".png")
 
     def _repr_html_(self) -> str:
         """The drawing, where the image is still kept, and the table that notebooks show."""
@@ -442,8 +442,8 @@ class FoundObjects(FoundInImage[Found], Generic[Found]):
         more = f"<p>{len(self) - _SHOWN_ROWS} more</p>" if len(self) > _SHOWN_ROWS else ""
         head = "<tr><th>label</th><th>score</th><th>x0, y0, x1, y1</th></tr>"
         title = html.escape(f"{len(self)} on {self.image_size[0]}x{self.image_size[1]}, {self.model}")
-        png = self._repr_png_()
-        shown = "" if png is None else picture_tag(png, repr(self))
+        image = self._seen.image
+        shown = "" if image is None else image_tag(preview(self.draw(image), ".jpg"), repr(self))
         return f"{shown}<table><caption>{title}</caption>{head}{''.join(rows)}</table>{more}"
 
 

@@ -6,7 +6,7 @@ import html
 import io
 import os
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
@@ -116,17 +116,16 @@ def image_bytes(image: Image.Image, suffix: str) -> bytes:
     return file.getvalue()
 
 
-def preview(draw: Callable[[], Image.Image]) -> bytes:
-    """Return a drawing as a PNG, no larger than notebooks show it."""
-    image = draw()
-    image.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE))
-    return image_bytes(image, ".png")
+def preview(drawing: Image.Image, suffix: str) -> bytes:
+    """Return a drawing as a file, no larger than notebooks show it."""
+    drawing.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE))
+    return image_bytes(drawing, suffix)
 
 
-def picture_tag(png: bytes, text: str) -> str:
-    """Return HTML that shows a PNG."""
-    data = base64.b64encode(png).decode("ascii")
-    return f'<img alt="{html.escape(text)}" src="data:image/png;base64,{data}"/>'
+def image_tag(jpeg: bytes, text: str) -> str:
+    """Return HTML that shows a JPEG."""
+    data = base64.b64encode(jpeg).decode("ascii")
+    return f'<img alt="{html.escape(text)}" src="data:image/jpeg;base64,{data}"/>'
 
 
 def _umask() -> int:
