@@ -18,7 +18,13 @@ from transformers.utils.hub import cached_file
 
 from vision_agent.errors import CheckpointError, first_line, last_line
 from vision_agent.model.checkpoint import DEFAULT_CHECKPOINT, model_config
-from vision_agent.model.checkpoint_files import check_sizes, read_object, tensor_names
+from vision_agent.model.checkpoint_files import (
+    check_folder,
+    check_settings,
+    processor_template,
+    read_object,
+    tensor_names,
+)
 from vision_agent.model.empty_model import misfits
 from vision_agent.model.hub import check_source
 from vision_agent.model.image_settings import image_settings, tiling_settings
@@ -27,7 +33,7 @@ from vision_agent.model.original.configuration import is_original, language_arch
 from vision_agent.model.original.sa2va import is_sa2va, sa2va_settings
 from vision_agent.model.original.tokenizers import load_tokenizer
 from vision_agent.model.original.weights import check_original
-from vision_agent.model.prompt import IMAGE_CONTEXT
+from vision_agent.model.prompt import IMAGE_CONTEXT, PromptWriter, render_native
 from vision_agent.model.quiet import quiet
 from vision_agent.model.weight_files import WeightFile, open_weights
 from vision_agent.plugins.route import RouteSpec
@@ -178,6 +184,9 @@ def describe(
     local = Path(source).exists()
     folder = Path(source) if local else _cached_folder(source, cache_dir, local_files_only)
     content = _read_json(folder, "config.json", source)
+    check_settings(content)
+    if local:
+        check_folder(folder, source)
     config, kind, tiling = _configuration(folder, content, source)
     try:
         with torch.device("meta"):
@@ -247,7 +256,6 @@ def _configuration(
             f"the checkpoint {source!r} is a {content.get('model_type')!r} model; "
             "expected 'internvl' (native) or 'internvl_chat' (original)"
         )
-    check_sizes(content)
     config: Any
     try:
         if kind == "original":
@@ -360,6 +368,9 @@ def _check_loadable(
             f"{source!r}: the tokenizer gives {IMAGE_CONTEXT!r} the id {context!r}, "
             f"but the model expects {model.config.image_token_id!r}"
         )
+    template = processor_template(lambda name: _optional_json(folder, name, source))
+    tokenizer.chat_template = template or tokenizer.chat_template
+    PromptWriter(tokenizer, render_native(tokenizer, source), source).parts([])
     wrong = misfits(model, files)
     if wrong:
         shown = ", ".join(wrong[:5])

@@ -23,7 +23,13 @@ from transformers.utils.hub import cached_file
 from vision_agent.errors import CheckpointError, ConfigError, first_line, last_line
 from vision_agent.model.backbone import Backbone, TilingSettings
 from vision_agent.model.chat_templates import OFFICIAL_TEMPLATES
-from vision_agent.model.checkpoint_files import check_readable, check_sizes, read_object, tensor_names
+from vision_agent.model.checkpoint_files import (
+    check_folder,
+    check_settings,
+    processor_template,
+    read_object,
+    tensor_names,
+)
 from vision_agent.model.device_map import fitted_map
 from vision_agent.model.devices import choose_dtype, published_dtype
 from vision_agent.model.empty_model import empty_model, misfits
@@ -81,14 +87,14 @@ def load_backbone(
     local_files_only = check_source(source, cache_dir, local_files_only)
     files = _CheckpointFiles(source, {"cache_dir": cache_dir, "local_files_only": local_files_only})
     content = files.json("config.json")
+    check_settings(content)
     original = is_original(content) or is_sa2va(content)
     if not original:
         _refuse_others(source, content)
-    check_sizes(content)
     names = frozenset() if original else files.tensor_names()
     try:
-        config = native_config(content) if original else model_config(content, names)
-        with torch.device("meta"):
+        with quiet(), torch.device("meta"):
+            config = native_config(content) if original else model_config(content, names)
             empty: Any = InternVLForConditionalGeneration(config)
         parameters = sum(parameter.numel() for parameter in empty.parameters())
     except CheckpointError:
@@ -120,8 +126,8 @@ def _load_native(
 ) -> Backbone:
     source = files.source
     tiling = tiling_settings(image_settings(source, files.optional_json), config)
-    template = files.chat_template()
-    files.check()
+    template = processor_template(files.optional_json)
+    check_folder(files.weights_folder(), source)
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(source, **files.hub)
@@ -291,23 +297,6 @@ class _CheckpointFiles:
         single = self.path(_SINGLE)
         return tensor_names(single, None if single else self.optional_json(_INDEX), self.source)
 
-    def check(self) -> None:
-        """Refuse a folder in which transformers would read files without end."""
-        folder = Path(self.source)
-        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if path.suffix in (".json", ".jinja", ".txt", ".model"):
-                check_readable(path, self.source)
-
-    def chat_template(self) -> str | None:
-        """The template that a processor would use, where it is not the tokenizer's own."""
-        for name in ("processor_config.json", "chat_template.json"):
-            template = (self.optional_json(name) or {}).get("chat_template")
-            if isinstance(template, dict):
-                template = template.get("default")
-            if template is not None:
-                return str(template)
-        return None
-
     def folder(self) -> Path:
         """The folder with all files of the checkpoint, downloaded if need be."""
         if Path(self.source).is_dir():
@@ -347,6 +336,10 @@ def model_config(content: dict[str, Any], names: Collection[str] = ()) -> Intern
         config.tie_word_embeddings = False
     elif not names and "tie_word_embeddings" not in content:
         config.tie_word_embeddings = bool(config.text_config.tie_word_embeddings)
+    if not isinstance(config.vision_config, LiteTowerConfig):
+        layer, layers = config.vision_feature_layer, config.vision_config.num_hidden_layers
+        if type(layer) is not int or not -layers <= layer <= layers:
+            raise CheckpointError(f"config.json says vision_feature_layer {layer!r:.80} of {layers} layers")
     checked: InternVLConfig = config
     return checked
 

@@ -1,7 +1,8 @@
 """Reads the small files of checkpoints with bounds: a stranger's may be endless, nested too deep or lead elsewhere."""
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ _MOST = {
     "intermediate_size": 2_000_000,
     "moe_intermediate_size": 2_000_000,
     "head_dim": 100_000,
+    "max_position_embeddings": 1_000_000_000,
     "vocab_size": 5_000_000,
 }
 
@@ -47,6 +49,43 @@ def read_object(path: Path, source: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path.name} of {source!r} is damaged: expected an object, got {content!r:.80}")
     return content
+
+
+def check_folder(folder: Path, source: str) -> None:
+    """Refuse a folder in which transformers would read files without end, or pass over a damaged one in silence.
+
+    Raises:
+        CheckpointError: a small file that is no regular one, or one of those settings that damage what reads them.
+    """
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.suffix in (".json", ".jinja", ".txt", ".model"):
+            check_readable(path, source)
+    file = folder / "tokenizer_config.json"
+    longest = read_object(file, source).get("model_max_length") if file.exists() else None
+    if longest is not None and not _is_positive(longest):
+        raise CheckpointError(f"{file.name} of {source!r} says model_max_length {longest!r:.80}; expected a number")
+    file = folder / "generation_config.json"
+    content = read_object(file, source) if file.exists() else {}
+    for name in ("eos_token_id", "bos_token_id", "pad_token_id"):
+        # transformers would take the defaults, with which answers have no end.
+        token = content.get(name)
+        if token is not None and not (_is_ids(token) and (name == "eos_token_id" or type(token) is int)):
+            raise CheckpointError(f"{file.name} of {source!r} says {name} {token!r:.80}; expected a token id")
+
+
+def processor_template(read: Callable[[str], Mapping[str, Any] | None]) -> str | None:
+    """Return the chat template that a processor would use, where it is not the tokenizer's own.
+
+    Args:
+        read: gives the content of a JSON file of the checkpoint, None where there is none.
+    """
+    for name in ("processor_config.json", "chat_template.json"):
+        template = (read(name) or {}).get("chat_template")
+        if isinstance(template, dict):
+            template = template.get("default")
+        if template is not None:
+            return str(template)
+    return None
 
 
 def check_readable(path: Path, source: str) -> None:
@@ -90,18 +129,56 @@ def weight_map(index: Mapping[str, Any], source: str, name: str = "model.safeten
     return places
 
 
-def check_sizes(content: Mapping[str, Any]) -> None:
-    """Refuse a `config.json` with sizes that no model has, which would only be noticed after hours or without memory.
+def check_settings(content: Mapping[str, Any]) -> None:
+    """Refuse a `config.json` whose settings are of another kind than any model has.
+
+    Of sizes those that would only be noticed after hours, without memory or with an answer; null is never refused here.
 
     Raises:
-        CheckpointError: such a size.
+        CheckpointError: such a setting; the message names it.
     """
     parts = {"": content} | {f"{name}.": content.get(name) for name in _PARTS}
     for where, part in parts.items():
-        if not isinstance(part, Mapping):
+        if part is None:
             continue
+        if not isinstance(part, Mapping):
+            raise _refusal(where.removesuffix("."), part, "an object")
+        for name, (holds, expected) in _KINDS.items():
+            if part.get(name) is not None and not holds(part[name]):
+                raise _refusal(f"{where}{name}", part[name], expected)
         for name, most in _MOST.items():
             value = part.get(name)
+            least = 0 if "experts" in name or "moe" in name else 1
             for number in value if isinstance(value, list) else [value]:
-                if isinstance(number, int | float) and not -most <= number <= most:
-                    raise CheckpointError(f"config.json says {where}{name} {value!r:.80}; expected at most {most:,}")
+                if isinstance(number, int | float) and not least <= number <= most:
+                    raise _refusal(f"{where}{name}", value, f"at least {least} and at most {most:,}")
+
+
+def _refusal(name: str, value: object, expected: str) -> CheckpointError:
+    return CheckpointError(f"config.json says {name} {value!r:.80}; expected {expected}")
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def _is_ids(value: object) -> bool:
+    return all(type(each) is int for each in (value if isinstance(value, list) else [value]))
+
+
+# Settings -> whether a value is of their kind, and the kind in words.
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "architectures": (_is_texts, "a list of names"),
+    "model_type": (lambda value: isinstance(value, str), "a name"),
+    "vision_agent": (lambda value: isinstance(value, Mapping), "an object"),
+    "system_message": (lambda value: isinstance(value, str), "a text"),
+    "rope_theta": (_is_positive, "a number above 0"),
+    "rope_scaling": (lambda value: isinstance(value, Mapping), "an object"),
+    "rms_norm_eps": (_is_positive, "a number above 0"),
+    "layer_norm_eps": (_is_positive, "a number above 0"),
+    "eos_token_id": (_is_ids, "a token id, or a list of them"),
+}

@@ -96,7 +96,8 @@ def _give_storage(model: nn.Module) -> None:
         computed = module._non_persistent_buffers_set & set(dict(module.named_buffers(recurse=False)))
         if computed:
             # Those of rotary embeddings follow from the settings that the module was made of.
-            fresh: Any = type(module)(module.config)  # type: ignore[call-arg, arg-type]
+            kind: Any = type(module)
+            fresh = kind(module.config)
             for name in computed:
                 setattr(module, name, getattr(fresh, name))
         for name, buffer in module.named_buffers(recurse=False):

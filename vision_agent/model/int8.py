@@ -123,7 +123,7 @@ class Int8Experts(nn.Module):
     def forward(self, x_RH: Tensor, chosen_RK: Tensor, weights_RK: Tensor) -> Tensor:
         """Return the sum of the chosen experts' outputs, by their weights."""
         output_RH = torch.zeros_like(x_RH)
-        for expert in chosen_RK.unique().tolist():
+        for expert in sorted(set(chosen_RK.flatten().tolist())):
             rows, ranks = torch.where(chosen_RK == expert)
             gate_up = _int8_matmul(x_RH[rows], self.gate_up_proj[expert], self.gate_up_scale[expert])
             gate, up = gate_up.chunk(2, dim=-1)

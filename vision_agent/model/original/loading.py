@@ -1,6 +1,5 @@
 """Loads a folder in InternVL's original format as transformers' native model."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from vision_agent.errors import CheckpointError
+from vision_agent.model.checkpoint_files import check_folder, check_settings, read_object
 from vision_agent.model.original.configuration import (
     OriginalSettings,
     language_architecture,
@@ -42,15 +42,14 @@ def read_content(folder: Path) -> dict[str, Any]:
     """Read the `config.json` of a folder.
 
     Raises:
-        CheckpointError: there is none, or it is damaged.
+        CheckpointError: there is none, it is damaged, or it holds settings of another kind than any model has.
     """
     path = folder / "config.json"
     if not path.is_file():
         raise CheckpointError(f"the folder {str(folder)!r} has no config.json, so it is no checkpoint")
-    try:
-        return dict(json.loads(path.read_text("utf-8")))
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"config.json in {str(folder)!r} is damaged: {error}") from error
+    content = read_object(path, str(folder))
+    check_settings(content)
+    return content
 
 
 def load_original(
@@ -78,6 +77,7 @@ def load_original(
         CheckpointError: a missing or damaged file, an unsupported architecture or setting, weights or a tokenizer
             that do not fit. All but damage inside a weight file is found before weights are read.
     """
+    check_folder(folder, str(folder))
     settings = read_settings(content) if settings is None else settings
     architecture = language_architecture(content)
     tokenizer = load_tokenizer(folder)

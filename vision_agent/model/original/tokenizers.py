@@ -12,7 +12,6 @@ Sentencepiece tokenizers differ in where a space is put before the text, "▁" i
 * nowhere (InternLM2, whose model file does not ask for it).
 """
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedTokenizerFast
 
 from vision_agent.errors import CheckpointError
+from vision_agent.model.checkpoint_files import read_object
 from vision_agent.model.original.sentencepiece_file import PieceType, SentencePieceModel, read_sentencepiece
 
 SPACE = "▁"
@@ -114,13 +114,7 @@ def _read_files(folder: Path) -> _Files:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path.name} is damaged: {error}") from error
-    return dict(content)
+    return read_object(path, str(path.parent)) if path.is_file() else {}
 
 
 def _content(token: str | dict[str, Any]) -> str:
