@@ -20,6 +20,7 @@ from vision_agent.extract.rules.blocks import addresses_under, blocks_of, names
 from vision_agent.extract.rules.candidates import Candidate, labelled
 from vision_agent.extract.rules.labels import Label
 from vision_agent.extract.rules.line_items import Rows, find_rows
+from vision_agent.extract.rules.named_elsewhere import named_elsewhere
 from vision_agent.extract.rules.parties import addresses, sellers
 from vision_agent.extract.rules.totals import agreeing, amounts_of, totals
 from vision_agent.extract.rules.unlabelled import PATTERNED, beside, currencies_of, unlabelled
@@ -141,6 +142,9 @@ class _Engine:
             # A currency is a part of the amounts it is read from.
             if claim.leaf.concept.kind == "currency":
                 places = []
+            # Without tax one amount is both.
+            if claim.leaf.concept.name == "subtotal" and claim.candidate.value == self._total:
+                places = []
             if claim.leaf.path in done or any(taken.get(place, meaning) != meaning for place in places):
                 continue
             done[claim.leaf.path] = claim
@@ -208,7 +212,7 @@ class _Engine:
         if name == "total":
             return self._totals
         if name in ("subtotal", "tax"):
-            return agreeing(name, self._amounts[name], self._amounts, self._total)
+            return agreeing(self._view, name, self._amounts[name], self._amounts, self._total)
         if name == "tax rate":
             return self._rates()
         if name in self._amounts:
@@ -291,7 +295,8 @@ class _Engine:
             if self._window is not None:
                 avoid += self._window.pieces
                 found.append(Candidate(self._window.sender.text, (self._window.sender,), 2.2))
-            found = [*(each.better(-0.8) for each in found), *sellers(self._view, avoid)]
+            head = sellers(self._view, avoid)
+            found = [*(each.better(-0.8) for each in found), *head, *named_elsewhere(self._view, avoid, head)]
         return sorted(found, key=lambda each: -each.score)
 
     def _labels_of(self, party: str) -> list[Label]:

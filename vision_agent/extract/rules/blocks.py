@@ -1,5 +1,6 @@
 """Blocks of lines under a label: "Bill to", and the name and address that follow it."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from vision_agent.extract.rules.parties import is_contact, line_score
 from vision_agent.extract.rules.view import View
 
 _LINES = 7
+_EXPLAINS = re.compile(r"\(.*\)")  # a line in brackets under a label is not the name
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ def names(view: View, labels: Sequence[Label]) -> list[Candidate]:
     found = []
     for label in labels:
         for block in blocks_of(view, label):
-            place = block.lines[0].stripped(MARKS)
+            lines = [line for line in block.lines[:2] if not _EXPLAINS.fullmatch(line.text.strip())]
+            place = (lines or block.lines)[0].stripped(MARKS)
             wordy = place is not None and sum(character.isalpha() for character in place.text) >= 2
             if place is not None and wordy and not is_contact(place.text):
                 score = block.score - (

@@ -12,6 +12,8 @@ _SHORT = 3  # letters up to which a form is one only as it is usually written
 _WORDS = frozenset(
     "as da me ad et ks se sa an el in is ba pa na no ou co sp ss ud fa pp sd od kd ab ei ii sc ec ry ik".split()
 )
+# Those that are codes of states, or other words in capitals, count with their dots alone.
+_DOTTED = frozenset("pa na pc lp ks sc ca nl sp ct me in de et sf vat dat cd pp ss fa ud el ei ii fie".split())
 _MOST_TOKENS = 5
 
 
@@ -49,6 +51,8 @@ def legal_form_in(text: str) -> str | None:
 
 def _is_written_so(written: str, plain: str) -> bool:
     """Whether a short form is in capitals, has its dots or stroke, or begins with a capital and is no common word."""
+    if plain in _DOTTED:
+        return "." in written.rstrip(".")
     if len(plain) > _SHORT or "." in written.rstrip(".") or "/" in written or written.upper() == written:
         return True
     return not written.islower() and plain not in _WORDS

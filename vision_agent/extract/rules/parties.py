@@ -46,6 +46,9 @@ _REGISTRATION = re.compile(
     r"|\s+(?:co|company|reg|roc)\W*(?:no|reg)\W*$", re.IGNORECASE
 )  # fmt: skip
 _TORN = re.compile(r"\s*[(\[{][^)\]}]{0,3}$")  # what is left of a number in brackets
+_TITLE = re.compile(
+    r"(?<=[\w.]) +(?:tax )?(?:invoice|rechnung|facture|factura|fattura|fatura|factuur|faktura|receipt)\W*$", re.I
+)
 _OWNER = re.compile(r"\s*[^\W\d]{3,12}(?:\s[^\W\d]{2,8})?\s?:\s*(?=[^\W\d]{2})")  # "Owned by: ..."
 _NUMBER_LINE = re.compile(r"\W*(?:[A-Z]{2,4}\W*)?No\b\W*[A-Z]{0,3}\d{5,}(?:-[A-Z0-9]+)?\W*", re.IGNORECASE)
 _SITE = re.compile(r"(?:@|www\.|https?://(?:www\.)?)(?P<site>[\w-]{4,})\.[a-z]{2,}")
@@ -122,13 +125,16 @@ def _name_in(piece: Piece) -> Excerpt | None:
         end = number.start()
     if (torn := _TORN.search(piece.text, start, end)) is not None:
         end = torn.start()
+    if (title := _TITLE.search(piece.text, start, end)) is not None:
+        end = title.start()
     return Excerpt(piece, start, end).stripped(MARKS) if start < end else None
 
 
 def _forms(place: Excerpt) -> set[str]:
     """The legal forms among a line's words."""
     text = respelled(place.text, "party")
-    forms = set(words_of(text)) & _LEGAL_FORMS
+    tokens = re.findall(r"[^\s,;:()/&.-]+", text) if text else []
+    forms = {folded(token) for token in tokens} & _LEGAL_FORMS
     forms |= {form} if (form := legal_form_in(text)) is not None else set()
     return forms | ({"s/b"} if re.search(r"\bS/B\b", text) else set())
 

@@ -16,6 +16,7 @@ from vision_agent.extract.rules.view import Typed, View
 AMOUNTS = (*(concept.name for concept in CONCEPTS if concept.kind in ("amount", "percent")), "quantity total")
 _EXACT = Decimal("0.011")  # amounts are rounded to cents
 _ROUNDING = Decimal("0.5")  # most that a sum is rounded by
+_BY_SUM = 1.4  # log-odds of amounts that add up to the total
 _KEPT = 12  # candidates of a concept that are compared
 
 
@@ -44,7 +45,7 @@ def totals(view: View, amounts: Mapping[str, Sequence[Candidate]], lines: Sequen
     """
     pool = {_place(candidate): candidate for candidate in amounts["total"]}
     for typed in (typed for piece in view.pieces for typed in view.numbers(Excerpt.whole(piece))):
-        if typed.number is not None and (typed.number.decimals == 2 or typed.number.currency) and typed.value > 0:
+        if typed.number is not None and (typed.number.decimals == 2 or typed.number.currency) and typed.value != 0:
             candidate = Candidate(typed.value, (typed.excerpt,), -2.6 + typed.weight, None, "none", typed)
             known = pool.get(_place(candidate))
             claimed = any(
@@ -184,7 +185,11 @@ def _likely(candidates: Sequence[Candidate], least: float = -0.5) -> list[Decima
 
 
 def agreeing(
-    name: str, candidates: Sequence[Candidate], amounts: Mapping[str, Sequence[Candidate]], total: Decimal | None
+    view: View,
+    name: str,
+    candidates: Sequence[Candidate],
+    amounts: Mapping[str, Sequence[Candidate]],
+    total: Decimal | None,
 ) -> list[Candidate]:
     """Return candidates for the net amount or the tax, better where they add up with the other one to the total."""
     if total is None or name not in ("subtotal", "tax"):
@@ -202,11 +207,53 @@ def agreeing(
         fits = any(_same(candidate.value + other + rest, total) for other in others for rest in more)
         if not fits and name == "tax":
             fits = any(rate > 0 and _same(total - total / (1 + rate / 100), candidate.value) for rate in rates)
-        large = candidate.value > total or (name == "tax" and candidate.value >= total / 2)
+        large = abs(candidate.value) > abs(total) or (name == "tax" and abs(candidate.value) >= abs(total) / 2)
         ranked.append(
             replace(candidate, score=candidate.score + (1.5 if fits else 0.0) - (2.0 if large else 0.0), confirmed=fits)
         )
+    known = {_place(candidate) for candidate in ranked if candidate.score > _BY_SUM}
+    for net, tax in parts_of(view, total, _likely(amounts["tax"], 0.5)):
+        other = net if name == "subtotal" else tax
+        if _place(other) not in known:
+            ranked.append(other)
+    if name == "subtotal" and any(each.value == 0 and each.score > 0 for each in amounts["tax"]):
+        # Without tax the total is the net amount.
+        whole = next((each for each in amounts["total"] if _same(each.value, total)), None)
+        ranked += [replace(whole, score=_BY_SUM - 0.6)] if whole is not None else []
+    if name == "subtotal":  # what equals the total is no net amount where another one and the tax give it
+        sums = any(each.confirmed and not _same(each.value, total) for each in ranked)
+        ranked = [each.better(-3.0) if sums and _same(each.value, total) else each for each in ranked]
     return sorted(ranked, key=lambda each: -each.score)
+
+
+def parts_of(view: View, total: Decimal, found: Sequence[Decimal] = ()) -> list[tuple[Candidate, Candidate]]:
+    """Return pairs of amounts on the pages that are the net amount and the tax of a total.
+
+    They add up to it, and the tax is the net amount times a rate that is printed, or is one that a label names.
+
+    Args:
+        found: taxes that labels name.
+    """
+    places: dict[Decimal, Typed] = {}
+    rates: set[Decimal] = set()
+    for piece in view.pieces:
+        whole = Excerpt.whole(piece)
+        rates |= {typed.value for typed in view.numbers(whole, percent=True)}
+        for typed in view.numbers(whole):
+            if typed.number is not None and (typed.number.decimals == 2 or typed.number.currency):
+                places.setdefault(typed.value, typed)
+    pairs = []
+    for net, typed in places.items():
+        tax = total - net
+        if tax == 0 or tax not in places or (net > 0) != (total > 0) or abs(tax) > abs(net) / 2 or tax * net < 0:
+            continue
+        if tax in found or any(rate > 0 and abs(net * rate / 100 - tax) <= _EXACT * 2 for rate in rates):
+            pairs.append((_unnamed(typed), _unnamed(places[tax])))
+    return pairs
+
+
+def _unnamed(typed: Typed) -> Candidate:
+    return Candidate(typed.value, (typed.excerpt,), _BY_SUM, None, "none", typed, confirmed=True)
 
 
 def _same(first: Decimal, second: Decimal) -> bool:

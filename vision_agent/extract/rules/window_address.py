@@ -94,6 +94,12 @@ def _at_head(view: View, sheet: Sheet, sender: Excerpt) -> tuple[Excerpt, ...]:
     return ()
 
 
+def sender_of(piece: Piece) -> Excerpt | None:
+    """Return the name in a line that has name and address with marks between them."""
+    found = _sender(piece)
+    return found[0] if found is not None else None
+
+
 def _sender(piece: Piece, parts: int = 2) -> tuple[Excerpt, Excerpt] | None:
     """Name and address of a line that has both, with marks between its parts, so many of them with numbers."""
     cuts = list(_PARTS.finditer(piece.text))
@@ -115,6 +121,8 @@ def _recipient(view: View, sheet: Sheet, sender: Piece) -> Iterable[Excerpt]:
         inside = [piece for piece in row if abs(piece.x0 - sender.x0) < 1.5 * sheet.height]
         if not inside:
             continue
+        if is_contact(inside[0].text):
+            return
         gap = (inside[0].y0 - last.y1) / sheet.height
         if gap > (4.0 if last is sender else 1.2) or view.is_label(inside[0]) or view.dates(Excerpt.whole(inside[0])):
             return
