@@ -13,8 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, InternVLForConditionalGeneration
 
+from vision_agent.cli.describe import describe
 from vision_agent.errors import CheckpointError
 from vision_agent.model.chat_templates import OFFICIAL_TEMPLATES
+from vision_agent.model.checkpoint import load_backbone
 from vision_agent.model.original import (
     OriginalCheckpoint,
     convert,
@@ -27,6 +29,7 @@ from vision_agent.model.original.configuration import language_architecture
 from vision_agent.model.original.sentencepiece_file import read_sentencepiece
 from vision_agent.model.original.tokenizers import load_tokenizer
 from vision_agent.model.original.weights import empty_original, load_weights
+from vision_agent.model.weight_files import open_weights
 
 FAMILIES = ["qwen2", "internlm2", "llama", "yi", "phi3"]
 PLACES = "<IMG_CONTEXT>" * 4
@@ -49,7 +52,7 @@ def load_model(folder: Path, content: Any, state: Any) -> Any:
     official.write_original(folder, content, state)
     config = native_config(content, image_token_id=IMAGE_TOKEN)
     model = empty_original(config, dtype=torch.float32, attn_implementation="sdpa")
-    load_weights(model, folder, language_architecture(content))
+    load_weights(model, open_weights(folder), language_architecture(content))
     return model
 
 
@@ -139,6 +142,35 @@ def test_ps_version_1_is_version_2_with_the_token_grid_transposed(tmp_path: Path
     torch.testing.assert_close(transposed, expected, atol=1e-4, rtol=0)
     assert (tokens.flatten(0, 1) - expected).abs().max() > 0.1
     assert read_settings(content).ps_version == "v1"
+
+
+@pytest.mark.parametrize("family", ["qwen3", "internlm2"])
+@pytest.mark.parametrize("place", ["llm_config__tie_word_embeddings", "tie_word_embeddings"])
+def test_one_table_for_words_in_and_out(tmp_path: Path, family: str, place: str) -> None:
+    """Training libraries write it once, where the settings say so."""
+    folder = tmp_path / "original"
+    content, state = official.write_folder(folder, family, **{place: True})
+    table = next(name for name in state if name.endswith(("embed_tokens.weight", "tok_embeddings.weight")))
+    output = next(name for name in state if name.endswith(("lm_head.weight", "language_model.output.weight")))
+    two = describe(folder).parameters.total
+    del state[output]
+    official.write_original(folder, content, state)
+    ids = list(range(3, 40, 3))
+    expected = official.reference_logits(state | {output: state[table]}, content, ids)
+    model = load(folder).model
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+    torch.testing.assert_close(native_logits(model, ids, None), expected, atol=1e-4, rtol=0)
+    assert describe(folder).parameters.total == two - state[table].numel()
+    convert(folder, tmp_path / "native")
+    for quantization in (None, "int8"):
+        again = load_backbone(tmp_path / "native", device="cpu", quantization=quantization)
+        assert again.model.lm_head.weight is again.model.get_input_embeddings().weight
+        assert again.fingerprint == load_backbone(folder, device="cpu", quantization=quantization).fingerprint
+    content = official.tiny_config(family, llm_config__vocab_size=content["llm_config"]["vocab_size"])
+    official.write_original(folder, content, state)
+    for refuse in (load, describe):
+        with pytest.raises(CheckpointError, match=r"missing: lm_head\.weight"):
+            refuse(folder)
 
 
 def test_files_of_all_kinds_hold_the_same(tmp_path: Path) -> None:

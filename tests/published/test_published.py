@@ -24,6 +24,7 @@ from vision_agent.model import prompt
 from vision_agent.model.checkpoint import load_backbone
 from vision_agent.model.original import native_config
 from vision_agent.model.original.weights import empty_original, load_weights
+from vision_agent.model.weight_files import open_weights
 
 # Width and height, and the tiles with the thumbnail. 448 px tiles, 1 to 12 of them.
 SIZES = {(1000, 700): 7, (448, 448): 1, (300, 1200): 5, (4000, 500): 9, (37, 23): 7, (1600, 1200): 13, (9, 999): 13}
@@ -492,7 +493,7 @@ def test_positions_are_resized_in_fp32(tmp_path: Path) -> None:
     state[positions] = state[positions].to(torch.bfloat16)
     official.write_original(tmp_path, content, state)
     model = empty_original(native_config(content), dtype=torch.float32, attn_implementation="sdpa")
-    load_weights(model, tmp_path, "Qwen2ForCausalLM")
+    load_weights(model, open_weights(tmp_path), "Qwen2ForCausalLM")
     grid = state[positions].float()[:, 1:].mT.reshape(1, -1, 4, 4)
     expected = torch.nn.functional.interpolate(grid, size=(8, 8), mode="bicubic").flatten(2).mT
     found = model.model.vision_tower.embeddings.position_embeddings

@@ -29,7 +29,13 @@ from vision_agent.model.empty_model import misfits
 from vision_agent.model.hub import check_source
 from vision_agent.model.image_settings import image_settings, tiling_settings
 from vision_agent.model.load_options import is_mixture
-from vision_agent.model.original.configuration import is_original, language_architecture, native_config, read_settings
+from vision_agent.model.original.configuration import (
+    is_original,
+    is_tied,
+    language_architecture,
+    native_config,
+    read_settings,
+)
 from vision_agent.model.original.sa2va import is_sa2va, sa2va_settings
 from vision_agent.model.original.tokenizers import load_tokenizer
 from vision_agent.model.original.weights import check_original
@@ -187,13 +193,13 @@ def describe(
     check_settings(content)
     if local:
         check_folder(folder, source)
-    config, kind, tiling = _configuration(folder, content, source)
+    config, kind, tiling = _configuration(folder, content, source, local)
+    files = open_weights(folder, exact=kind == "original") if local else []
     try:
         with torch.device("meta"):
             model: Any = InternVLForConditionalGeneration(config)
     except Exception as error:  # transformers raises many kinds for settings that contradict each other
         raise CheckpointError(f"config.json of {source!r} makes no sense: {last_line(error)}") from error
-    files = open_weights(folder, exact=kind == "original") if local else []
     if local:
         _check_loadable(folder, content, kind, model, files, source)
     text = config.text_config
@@ -246,7 +252,7 @@ def _cached_folder(source: str, cache_dir: str | Path | None, local_files_only: 
 
 
 def _configuration(
-    folder: Path, content: dict[str, Any], source: str
+    folder: Path, content: dict[str, Any], source: str, local: bool
 ) -> tuple[Any, Literal["native", "original"], Tiles]:
     """The transformers configuration, the format, and how images are cut."""
     sa2va = is_sa2va(content)
@@ -259,7 +265,10 @@ def _configuration(
     config: Any
     try:
         if kind == "original":
-            config, settings = native_config(content), (sa2va_settings if sa2va else read_settings)(content)
+            config = native_config(content)
+            files = open_weights(folder) if local else []
+            config = native_config(content, tied=is_tied(content, {key for file in files for key in file.keys()}))
+            settings = (sa2va_settings if sa2va else read_settings)(content)
             size, most, thumbnail = settings.tile_size, settings.max_tiles, settings.thumbnail
         else:
             single = folder / _SINGLE

@@ -35,8 +35,8 @@ def empty_model(
             )
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"config.json makes no sense: {last_line(error)}") from error
+    model.tie_weights()  # left out with the setting of weights
     if int8:
-        model.tie_weights()
         quantize_linears(model.model.language_model)
         _give_storage(model)
     empty: InternVLForConditionalGeneration = model.eval().requires_grad_(False)

@@ -5,6 +5,7 @@ with transformers' own classes, and anything else is refused.
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,7 @@ _EXPERT_FIELDS = (
     "decoder_sparse_step",
     "mlp_only_layers",
 )
+_OUTPUT_TABLES = frozenset({"language_model.lm_head.weight", "language_model.output.weight"})
 _WINDOW_FIELDS = ("use_sliding_window", "sliding_window", "max_window_layers")
 _LANGUAGE_REQUIRED = _LANGUAGE_FIELDS[:5]
 _VISION_REQUIRED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "patch_size")
@@ -131,11 +133,22 @@ def read_settings(content: dict[str, Any]) -> OriginalSettings:
     )
 
 
-def native_config(content: dict[str, Any], *, image_token_id: int | None = None) -> InternVLConfig:
+def is_tied(content: dict[str, Any], names: Collection[str]) -> bool:
+    """Return whether the table of words in is the one of words out, too: it is said so, and no other is written.
+
+    Args:
+        names: of the tensors in the weight files.
+    """
+    said = content.get("tie_word_embeddings") or _part(content, "llm_config").get("tie_word_embeddings")
+    return bool(said) and _OUTPUT_TABLES.isdisjoint(names)
+
+
+def native_config(content: dict[str, Any], *, image_token_id: int | None = None, tied: bool = False) -> InternVLConfig:
     """Return the transformers configuration of an original `config.json`.
 
     Args:
         content: the parsed `config.json`.
+        tied: what `is_tied` says.
         image_token_id: id of `<IMG_CONTEXT>`, which only the tokenizer knows; None leaves the library's default.
 
     Raises:
@@ -157,13 +170,13 @@ def native_config(content: dict[str, Any], *, image_token_id: int | None = None)
         raise CheckpointError(f"config.json says select_layer {layer}, but the vision tower has {layers} layers")
     fields: dict[str, Any] = {
         "vision_config": _vision_config(vision, size),
-        "text_config": _language_config(content),
+        "text_config": _language_config(content) | {"tie_word_embeddings": tied},
         "downsample_ratio": float(ratio),
         "image_seq_length": (size // patch // round(1 / ratio)) ** 2,
         "projector_hidden_act": "gelu",
         "vision_feature_layer": layer,
         "vision_feature_select_strategy": "default",
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": tied,
     }
     if image_token_id is not None:
         fields["image_token_id"] = image_token_id
@@ -218,7 +231,6 @@ def _language_config(content: dict[str, Any]) -> dict[str, Any]:
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         token = language.get(name)
         fields[name] = token if isinstance(token, int) and 0 <= token < fields["vocab_size"] else None
-    fields["tie_word_embeddings"] = False
     fields["num_key_value_heads"] = fields.get("num_key_value_heads") or fields["num_attention_heads"]
     if architecture == "InternLM2ForCausalLM":
         fields["attention_bias"] = language.get("bias", True)

@@ -12,12 +12,14 @@ from vision_agent.errors import CheckpointError
 from vision_agent.model.checkpoint_files import check_folder, check_settings, read_object
 from vision_agent.model.original.configuration import (
     OriginalSettings,
+    is_tied,
     language_architecture,
     native_config,
     read_settings,
 )
 from vision_agent.model.original.tokenizers import IMAGE_TOKENS, load_tokenizer
 from vision_agent.model.original.weights import Rule, empty_original, load_weights
+from vision_agent.model.weight_files import open_weights
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,9 @@ def load_original(
     architecture = language_architecture(content)
     tokenizer = load_tokenizer(folder)
     vocabulary = tokenizer.get_vocab()
-    config = native_config(content, image_token_id=vocabulary[IMAGE_TOKENS["context_image_token"]])
+    files = open_weights(folder)
+    tied = is_tied(content, {key for file in files for key in file.keys()})
+    config = native_config(content, image_token_id=vocabulary[IMAGE_TOKENS["context_image_token"]], tied=tied)
     rows = content["llm_config"]["vocab_size"]
     if max(vocabulary.values()) >= rows:
         raise CheckpointError(
@@ -93,7 +97,7 @@ def load_original(
         raise CheckpointError(f"the tokenizer in {str(folder)!r} has no {stop!r}, which ends answers in its template")
     tokenizer.chat_template = settings.template.chat_template()
     model = empty_original(config, dtype=dtype, attn_implementation=attn_implementation, int8=int8)
-    fingerprint = load_weights(model, folder, architecture, beside)
+    fingerprint = load_weights(model, files, architecture, beside)
     model.generation_config = GenerationConfig(
         eos_token_id=vocabulary[stop], pad_token_id=tokenizer.pad_token_id, do_sample=False
     )

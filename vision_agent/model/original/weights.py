@@ -10,7 +10,6 @@ Shape suffixes: D head size, E width of the vision tower, H hidden size, G query
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from vision_agent.errors import CheckpointError
 from vision_agent.model.empty_model import empty_model, fillable
 from vision_agent.model.fingerprint import WeightSample
 from vision_agent.model.int8 import RoundedRows
-from vision_agent.model.weight_files import WeightFile, listed_names, open_weights
+from vision_agent.model.weight_files import WeightFile, listed_names
 
 _Split = Callable[[Tensor, Any], Sequence[Tensor]]
 
@@ -169,12 +168,12 @@ def use_official_epsilon(model: Any) -> None:
             block.attention.k_norm.variance_epsilon = vision.layer_norm_eps
 
 
-def load_weights(model: Any, folder: Path, architecture: str, beside: Sequence[Rule] = ()) -> str:
+def load_weights(model: Any, files: Sequence[WeightFile], architecture: str, beside: Sequence[Rule] = ()) -> str:
     """Fill a native model from the weight files of an original folder.
 
     Args:
         model: from `empty_original`.
-        folder: holds `model.safetensors`, `pytorch_model.bin` or the index of several such files.
+        files: of the folder, from `open_weights`.
         architecture: the language model's class name, a key of `LANGUAGE_RULES`.
         beside: rules of tensors that other models read.
 
@@ -186,7 +185,7 @@ def load_weights(model: Any, folder: Path, architecture: str, beside: Sequence[R
             missing, unexpected or of another shape. The message names the file or lists the tensors.
     """
     rules = (*VISION_RULES, *LANGUAGE_RULES[architecture], *beside)
-    return load_by_rules(fillable(model), open_weights(folder), rules, model.config).digest()
+    return load_by_rules(fillable(model), files, rules, model.config).digest()
 
 
 def load_native(model: Any, files: Sequence[WeightFile]) -> None:
