@@ -173,6 +173,18 @@ def test_one_table_for_words_in_and_out(tmp_path: Path, family: str, place: str)
             refuse(folder)
 
 
+@pytest.mark.parametrize("name", ["mlp2.1.weight", "gating.block1.0.weight", "pooling_before_gating.attn.q.weight"])
+def test_flash_checkpoints_are_refused_by_name(tmp_path: Path, name: str) -> None:
+    """Names of lmdeploy's InternVL3.5-Flash; with other settings they would only be unexpected tensors."""
+    content, state = official.write_folder(tmp_path, "qwen3")
+    official.write_original(tmp_path, content, state | {name: torch.zeros(2, 2)})
+    for refuse in (load, describe):
+        with pytest.raises(CheckpointError, match="-Flash"):
+            refuse(tmp_path)
+    documented = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text("utf-8")
+    assert "InternVL3_5-1B-Flash" in documented
+
+
 def test_files_of_all_kinds_hold_the_same(tmp_path: Path) -> None:
     official.write_folder(tmp_path / "one", "internlm2")
     official.write_folder(tmp_path / "many", "internlm2", shards=3)

@@ -196,6 +196,16 @@ def test_what_is_not_supported_is_refused_before_weights_are_read(name: str, fol
     assert name in documented
 
 
+def test_gpt_oss_is_refused_in_a_native_folder_too(tmp_path: Path) -> None:
+    folder = write_published("InternVL3-2B-hf", tmp_path)
+    content = json.loads((folder / "config.json").read_text("utf-8"))
+    content["text_config"] |= {"model_type": "gpt_oss", "num_local_experts": 32}
+    (folder / "config.json").write_text(json.dumps(content), "utf-8")
+    for load in (load_backbone, describe):
+        with pytest.raises(CheckpointError, match="gpt_oss"):
+            load(folder)
+
+
 # Variants that were published or saved by other versions of transformers ------------------------------------------
 
 

@@ -331,6 +331,10 @@ def model_config(content: dict[str, Any], names: Collection[str] = ()) -> Intern
     vision = content.get("vision_config", {})
     if vision.get("model_type") == LiteTowerConfig.model_type:
         content = {**content, "vision_config": LiteTowerConfig.from_dict(vision)}
+    if (content.get("text_config") or {}).get("model_type") == "gpt_oss":
+        raise CheckpointError(
+            "config.json names the language model 'gpt_oss', which is not supported: its attention has sinks"
+        )
     config: Any = InternVLConfig.from_dict(content)
     if not _OUTPUT_TABLES.isdisjoint(names):
         config.tie_word_embeddings = False

@@ -102,6 +102,8 @@ VISION_RULES = (
     Rule(r"mlp1\.3\.(weight|bias)", (_PROJECTOR + r".linear_2.\1",)),
 )
 
+_FLASH = ("mlp2.", "gating.", "pooling_before_gating.")
+
 # Frequencies of the rotary embedding, which some old files keep, follow from the configuration.
 _FREQUENCIES = Rule(r"(?:model\.)?language_model\..*\.rotary_emb\.inv_freq", ())
 
@@ -228,6 +230,11 @@ def load_by_rules(
 
 def _plan(keys: Sequence[str], rules: Sequence[Rule], wanted: set[str]) -> dict[str, tuple[Rule, tuple[str, ...]]]:
     """For each original tensor its rule and native names; all native tensors are covered, once."""
+    if any(key.startswith(_FLASH) for key in keys):
+        raise CheckpointError(
+            "the weights are of an InternVL-Flash checkpoint, whose router of image tokens (`gating`, `mlp2`) is not "
+            "supported; load the checkpoint of the same name without `-Flash`"
+        )
     plan: dict[str, tuple[Rule, tuple[str, ...]]] = {}
     unexpected: list[str] = []
     missing = set(wanted)
