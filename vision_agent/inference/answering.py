@@ -143,7 +143,10 @@ class AnswerPipeline:
         **shown: Any,
     ) -> list[Answer]:
         """Answer one question about each of some images, as one batch; `shown` is as for `Conversation.build`."""
-        return self.answers([Conversation.build(question, [image], **shown) for image in images], options, form=form)
+        conversations = [Conversation.build(question, [image], **shown) for image in images]
+        if self._engine.images.max_bytes:  # what is looked at one by one finds the images encoded
+            self._engine.encode_images(images, conversations[0].max_tiles[0])
+        return self.answers(conversations, options, form=form)
 
     def answers(
         self,
