@@ -479,6 +479,9 @@ def test_a_name_that_the_hub_does_not_know_is_said_so(
     [
         {"device_map": {"modle.vision_tower": "cpu"}},
         {"device_map": {"": "gpu"}},
+        {"device_map": {"": "auto"}},
+        {"device_map": "auto", "max_memory": {"cpu": "infGB"}},
+        {"device_map": "auto", "max_memory": {"cpu": "nanGB"}},
         {"device_map": "auto", "max_memory": {"cpu": "lots"}},
         {"device_map": "auto", "max_memory": {"cpu": 0}},
         {"device_map": "auto", "max_memory": {"cpu": -5}},
@@ -489,6 +492,19 @@ def test_a_name_that_the_hub_does_not_know_is_said_so(
 def test_maps_and_memories_that_make_no_sense_are_refused(native: Path, settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="device_map" if len(settings) == 1 else "max_memory"):
         load_backbone(native, **settings)
+
+
+@pytest.mark.parametrize("folder", ["/dev/null", "/dev/null/below", "/proc/none/below"])
+def test_a_place_for_weights_that_is_no_folder_is_refused(native: Path, folder: str) -> None:
+    with pytest.raises(ConfigError, match="offload_folder"):
+        load_backbone(native, device_map={"": "disk"}, offload_folder=folder)
+
+
+def test_weights_that_wait_on_disk_are_no_news(
+    native: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    load_backbone(native, device_map={"": "disk"}, offload_folder=tmp_path / "off")
+    assert (caplog.text, *capfd.readouterr()) == ("", "", "")
 
 
 def test_a_map_that_makes_sense_loads(native: Path) -> None:

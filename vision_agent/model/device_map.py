@@ -29,6 +29,9 @@ def main_device(device_map: DeviceMap) -> torch.device:
         return choose_device("auto")
     if not device_map:
         raise ConfigError(bad_argument("device_map", "module names and their devices", device_map))
+    for module, place in device_map.items():
+        if place == "auto":
+            raise ConfigError(bad_argument(f"device_map[{module!r}]", "a torch device present here, or 'disk'", place))
     places = [
         choose_device(place, name=f"device_map[{module!r}]") for module, place in device_map.items() if place != "disk"
     ]
@@ -51,7 +54,7 @@ def check_memory(max_memory: Mapping[int | str, int | str]) -> None:
             raise ConfigError(bad_argument("max_memory", "the number of a device, 'cpu', 'disk' or 'mps'", device))
         try:
             allowed = convert_file_size_to_int(size)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise ConfigError(bad_argument(f"max_memory[{device!r}]", "a size such as '20GiB'", size)) from error
         if allowed < 0:
             raise ConfigError(bad_argument(f"max_memory[{device!r}]", "a size of at least 0", size))

@@ -279,8 +279,11 @@ def _check_device_map(options: LoadOptions) -> None:
     if options.compile:
         raise ConfigError("`compile` and `device_map` exclude each other: weights that move break the graph")
     require_extra("accelerate", "offload", "`device_map` is")
-    if options.offload_folder is not None and options.offload_folder.is_file():
-        raise ConfigError(bad_argument("offload_folder", "a folder", str(options.offload_folder)))
+    if options.offload_folder is not None:
+        try:
+            options.offload_folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(bad_argument("offload_folder", "a folder", str(options.offload_folder))) from error
     if options.lora and options.offload_folder is not None:
         raise ConfigError("`lora` cannot be merged into weights on disk; leave `lora` or `offload_folder` out")
     if options.max_memory is not None:

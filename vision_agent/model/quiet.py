@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from logging import ERROR, getLogger
 
 from transformers.utils import logging
 
@@ -11,6 +12,9 @@ from transformers.utils import logging
 def quiet() -> Iterator[None]:
     """No bars, notices and warnings of coming changes within; errors come out. What was set before is put back."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    offloading = getLogger("accelerate")
+    level = offloading.level
+    offloading.setLevel(ERROR)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
@@ -20,5 +24,6 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.set_verbosity(verbosity)
+        offloading.setLevel(level)
         if bars:
             logging.enable_progress_bar()
