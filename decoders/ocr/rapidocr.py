@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from vision_agent.documents.result import Line, Quad, Word
-from vision_agent.errors import MissingExtraError
+from vision_agent.errors import InputError, MissingExtraError, bad_argument
 from vision_agent.plugins.cancellation import raise_if_cancelled
 
 from .lookalikes import plain_characters
@@ -52,14 +52,16 @@ class RapidReader:
 
     Args:
         threads: for each model; None for all cores. Pages read side by side want one each.
+        recogniser: the path of another recogniser of RapidOCR's, an ONNX file that holds its characters.
 
     Raises:
         MissingExtraError: a model is not in the installed wheel.
+        InputError: `recogniser` is no such file.
     """
 
     name = "rapidocr"
 
-    def __init__(self, threads: int | None = None) -> None:
+    def __init__(self, threads: int | None = None, *, recogniser: str | Path | None = None) -> None:
         models = Path(rapidocr.__file__).parent / "models"
         for file in (_DETECTOR, _RECOGNISER):
             if not (models / file).is_file():
@@ -80,9 +82,7 @@ class RapidReader:
         options.enable_cpu_mem_arena = False  # it would grow with the longest line and never shrink
         if threads is not None:
             options.intra_op_num_threads = options.inter_op_num_threads = threads
-        self._session = onnxruntime.InferenceSession(
-            str(models / _RECOGNISER), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = _opened(models / _RECOGNISER if recogniser is None else Path(recogniser), options)
         self._input = self._session.get_inputs()[0].name
         characters = self._session.get_modelmeta().custom_metadata_map["character"].splitlines()
         self._characters = np.array(["", *characters, " "])  # the first is CTC's blank
@@ -193,6 +193,20 @@ class RapidReader:
             ink=ink_columns(np.asarray(cv2.cvtColor(crop, cv2.COLOR_BGR2GRAY), dtype=np.uint8)),
             height=_HEIGHT,
         )
+
+
+def _opened(file: Path, options: Any) -> Any:
+    """A recogniser that reads lines of 48 pixels and says which characters it knows."""
+    expected = "an ONNX file of a RapidOCR recogniser with its characters inside"
+    try:
+        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has no common class of its errors
+        raise InputError(bad_argument("recogniser", expected, str(file))) from error
+    shape = session.get_inputs()[0].shape
+    known = session.get_modelmeta().custom_metadata_map
+    if "character" not in known or len(shape) != 4 or (isinstance(shape[2], int) and shape[2] != _HEIGHT):
+        raise InputError(bad_argument("recogniser", expected, str(file)))
+    return session
 
 
 def _line(glyphs: Glyphs, quad: Corners) -> Line:

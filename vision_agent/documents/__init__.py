@@ -3,7 +3,7 @@
 `DocumentReader` (in `documents.reader`) reads without a language model; `VisionAgent.ocr` is the verb.
 """
 
-from vision_agent.documents.result import Block, Line, OcrResult, Page, Quad, Word
+from vision_agent.documents.result import Block, KeyValue, Line, OcrResult, Page, Quad, Word
 from vision_agent.documents.table import Cell, Table
 
-__all__ = ["Block", "Cell", "Line", "OcrResult", "Page", "Quad", "Table", "Word"]
+__all__ = ["Block", "Cell", "KeyValue", "Line", "OcrResult", "Page", "Quad", "Table", "Word"]

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 # What would start a heading, a quote, a rule or a fence; and what would start a tag, which renderers run as HTML.
 _AT_START = re.compile(r"^(\s*)(#{1,6}(?=\s)|>|```|~~~|(?:[-*_]\s*){3,}$|={3,}$)")
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
+_CUT, _CUT_REST = re.compile(r"[^\W\d_]{2,}[-\u00ad\u2010]$"), re.compile(r"([a-zß-öø-ÿ]\S*)\s*")
 _BULLET = re.compile(r"^\s*[-\u2013\u2014•●▪◦*·○■□]\s*(?=\S)")
 _NUMBERED = re.compile(r"^\s*(\d{1,3}|[a-zA-Z])[.)]\s")
 
@@ -19,26 +20,49 @@ def escaped(text: str) -> str:
     return _AT_START.sub(r"\1\\\2", _TAG.sub(r"\\<", text))
 
 
-def block_markdown(kind: str, lines: Sequence[str], table: "Table | None") -> str:
+def joined_hyphens(lines: Sequence[str]) -> list[str]:
+    """Return lines in which words that were cut at a line's end are whole: the rest of a word goes up to its line.
+
+    "exam-" and "ple" are one word; "1990-" and "2000" are not, nor is "Anglo-" before a capital.
+    """
+    whole: list[str] = []
+    for line in lines:
+        rest = _CUT_REST.match(line)
+        if whole and rest and _CUT.search(whole[-1]):
+            whole[-1] = whole[-1][:-1] + rest[1]
+            line = line[rest.end() :]
+            if not line:
+                continue
+        whole.append(line)
+    return whole
+
+
+def block_markdown(kind: str, lines: Sequence[str], table: "Table | None", level: int | None = None) -> str:
     """Return one block as Markdown; "" where it has no text.
 
     Args:
         kind: of the block.
         lines: its text.
         table: its cells, for a table that has them.
+        level: of a heading.
     """
     if table is not None:
         return table.to_markdown()
-    lines = [line for line in lines if line.strip()]
+    if kind == "code":
+        fence = "`" * max(3, 1 + max((len(run) for line in lines for run in re.findall("`+", line)), default=0))
+        return "\n".join((fence, *lines, fence)) if lines else ""
+    if kind == "figure":
+        return "<!-- figure -->"
+    lines = joined_hyphens([line for line in lines if line.strip()])
     if not lines:
         return ""
     if kind == "title":
-        return "## " + _TAG.sub(r"\\<", " ".join(lines))
+        return "#" * (level or 2) + " " + _TAG.sub(r"\\<", " ".join(lines))
     if kind == "list":
         return "\n".join(_items(lines))
     if kind == "table":  # its cells were not found: keep the lines apart
         return "  \n".join(escaped(line) for line in lines)
-    if kind in ("caption", "figure"):
+    if kind == "caption":
         return "*" + escaped(" ".join(lines)).replace("*", "\\*") + "*"
     return "\n".join(escaped(line) for line in lines)
 

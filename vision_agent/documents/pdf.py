@@ -5,6 +5,7 @@ runs in a process of its own, one file at a time: `bounded_pdf.py` is what other
 """
 
 import ctypes
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,8 +24,11 @@ HYPHEN = 2  # PDFium's code for a hyphen at a line's end
 _MOST_CHARACTERS = 200_000  # of a page; more is no page to read
 _DEEPEST = 64  # forms in forms that are looked into; PDFium draws fewer
 _MOST_FIELDS = 5_000  # of a page's form
-_BOLD_NAMES = ("bold", "black", "heavy")  # in a font's name; not all fonts say their weight elsewhere
-_FIXED_NAMES = ("courier", "mono", "consolas", "menlo", "typewriter", "cmtt")
+# In a font's name, as not all fonts say it elsewhere; TeX's are CMBX10, SFTI1000, CMTT9, NimbusRomNo9L-Medi.
+_BOLD_NAME = re.compile(r"bold|black|heavy|demi|medi(?!um)|[-,]bd\b|bx\d|^(.*\+)?cmb")
+_ITALIC_NAME = re.compile(r"italic|oblique|slanted|[a-z]ti\d|[-,]it\b|medit")
+_FIXED_NAME = re.compile(r"courier|mono(?!type)|consolas|menlo|typewriter|cmtt|sftt")
+_ITALIC_FLAG = 64
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Layer:
         fonts: a number for each font (n,).
         baselines: x, y (n, 2) in pixels of the page's image where each stands; zeros for characters without a place.
         sizes: of each one's font (n,), pixels.
-        bold, fixed: whether its font is heavy, and whether all its characters are equally wide (n,).
+        bold, italic, fixed: whether its font is heavy, slanted, and has characters that are all equally wide (n,).
         covered: whether an image that is drawn later lies over its place (n,).
     """
 
@@ -53,6 +57,7 @@ class Layer:
     baselines: npt.NDArray[np.float64]
     sizes: npt.NDArray[np.float64]
     bold: npt.NDArray[np.bool_]
+    italic: npt.NDArray[np.bool_]
     fixed: npt.NDArray[np.bool_]
     covered: npt.NDArray[np.bool_]
 
@@ -253,8 +258,9 @@ def _layer(page: Any, bitmap: Any, drawn: _Drawn, pdfium: Any) -> Layer | None:
             baselines=_on_image(stands, place)[:, :2],
             sizes=table[style, 5] / 100 * _scale(place),
             bold=table[style, 6].astype(bool),
-            fixed=table[style, 7].astype(bool),
-            covered=_covered(boxes, table[style, 8], _on_image(drawn.images[:, :4], place), drawn.images[:, 4]),
+            italic=table[style, 7].astype(bool),
+            fixed=table[style, 8].astype(bool),
+            covered=_covered(boxes, table[style, 9], _on_image(drawn.images[:, :4], place), drawn.images[:, 4]),
         )
     finally:
         text.close()
@@ -273,9 +279,9 @@ class _Styles:
     def __init__(self, raw: Any, orders: dict[int, int]) -> None:
         self._raw = raw
         self._orders = orders
-        self._rows: list[tuple[int, ...]] = [(1, 0, 0, 0, -1, 0, 0, 0, -1)]
+        self._rows: list[tuple[int, ...]] = [(1, 0, 0, 0, -1, 0, 0, 0, 0, -1)]
         self._known: dict[int, int] = {}
-        self._fonts: dict[int, tuple[int, int, int]] = {}
+        self._fonts: dict[int, tuple[int, ...]] = {}
 
     def of(self, item: Any, text: Any, index: int) -> int:
         """Return the number of a text object's style; `index` is of one of its characters."""
@@ -300,27 +306,29 @@ class _Styles:
         stretch = 1.0
         if raw.FPDFText_GetMatrix(text, index, matrix):
             stretch = abs(matrix.a * matrix.d - matrix.b * matrix.c) ** 0.5
-        number, bold, fixed = self._font(raw.FPDFTextObj_GetFont(item))
+        number, bold, italic, fixed = self._font(raw.FPDFTextObj_GetFont(item))
         points = min(abs(size.value) * stretch, 10_000.0)
         shown = int(mode not in self._UNSEEN_MODES and alpha > 25)
         # Filled and stroked is how programs make a heavy face of a font that has none.
-        return shown, red, green, blue, number, round(100 * points), int(bold or mode == 2), fixed
+        return shown, red, green, blue, number, round(100 * points), int(bold or mode == 2), italic, fixed
 
-    def _font(self, font: Any) -> tuple[int, int, int]:
-        """Number of a font, and whether it is heavy and of one width."""
+    def _font(self, font: Any) -> tuple[int, ...]:
+        """Number of a font, and whether it is heavy, slanted, and of one width."""
         raw = self._raw
         address = ctypes.cast(font, ctypes.c_void_p).value or 0
         if address not in self._fonts:
             name = ctypes.create_string_buffer(256)
             raw.FPDFFont_GetBaseFontName(font, name, 256)
             said = name.value.decode("latin-1").lower()
-            bold = raw.FPDFFont_GetWeight(font) >= 600 or any(word in said for word in _BOLD_NAMES)
-            fixed = bool(raw.FPDFFont_GetFlags(font) & 1) or any(word in said for word in _FIXED_NAMES)
-            self._fonts[address] = len(self._fonts), int(bold), int(fixed)
+            bold = raw.FPDFFont_GetWeight(font) >= 600 or _BOLD_NAME.search(said) is not None
+            flags = max(0, raw.FPDFFont_GetFlags(font))
+            italic = bool(flags & _ITALIC_FLAG) or _ITALIC_NAME.search(said) is not None
+            fixed = bool(flags & 1) or _FIXED_NAME.search(said) is not None
+            self._fonts[address] = len(self._fonts), int(bold), int(italic), int(fixed)
         return self._fonts[address]
 
     def table(self) -> npt.NDArray[np.int64]:
-        """Return shown, red, green, blue, font, hundredths of a point, bold, fixed, place in the order, by style."""
+        """Return shown, red, green, blue, font, hundredths of a point, bold, italic, fixed, order, by style."""
         return np.array(self._rows, dtype=np.int64)
 
 

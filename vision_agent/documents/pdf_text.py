@@ -291,6 +291,7 @@ def _piece(run: _Run, layer: Layer, pixels: npt.NDArray[np.uint8], unseen: bool)
         score=1.0,
         size=float(np.median(sizes[sizes >= _SMALL * sizes.max()])) or None,
         bold=bool(layer.bold[used].mean() > 0.5),
+        italic=bool(layer.italic[used].mean() > 0.5),
         fixed=bool(layer.fixed[used].mean() > 0.5),
     )
     fonts, counts = np.unique(layer.fonts[used], return_counts=True)
@@ -356,7 +357,8 @@ def _without_doubles(indices: Sequence[int], layer: Layer) -> list[int]:
         same = [each for each in kept[-2:] if layer.characters[each] == layer.characters[index]]
         wide = float(layer.boxes[index, 2] - layer.boxes[index, 0])
         near = min(0.12 * _size(layer, index), 0.3 * wide)
-        if not any(np.abs(layer.boxes[each] - layer.boxes[index]).max() < near for each in same):
+        # Letters of one ligature share their box: "ffi".
+        if not any(0 < np.abs(layer.boxes[each] - layer.boxes[index]).max() < near for each in same):
             kept.append(index)
     # PDFium turns the letters of a right-to-left ligature around with the line.
     at = 0

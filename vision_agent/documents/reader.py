@@ -6,15 +6,21 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from vision_agent.documents.check_boxes import check_boxes_of
+from vision_agent.documents.key_values import key_values_of
 from vision_agent.documents.model_reader import Ask, ModelReader
 from vision_agent.documents.options import OcrOptions
+from vision_agent.documents.page_figures import figures_of, with_figures
 from vision_agent.documents.page_reader import PageReader
 from vision_agent.documents.pdf_trust import layer_lines, trusted_lines
+from vision_agent.documents.readability import reading_warnings
 from vision_agent.documents.reading_order import blocks_of
-from vision_agent.documents.result import Line, OcrResult, Page
+from vision_agent.documents.result import KeyValue, Line, OcrResult, Page
 from vision_agent.documents.source import Documents, PageImage, documents_in, page_images
+from vision_agent.documents.structure import structured
 from vision_agent.documents.table_detection import with_tables
 from vision_agent.errors import InputError, bad_argument
 from vision_agent.images.loading import ImageLimits
@@ -42,7 +48,7 @@ class DocumentReader:
         self._limits = limits or ImageLimits()
         self._ask = ask
         self._model = model
-        self._readers: dict[tuple[str, int | None], PageReader] = {}
+        self._readers: dict[tuple[str, int | None, str | None], PageReader] = {}
         self._lock = threading.Lock()
 
     def read(self, source: Documents, options: OcrOptions = _DEFAULT) -> OcrResult | list[OcrResult]:
@@ -50,7 +56,7 @@ class DocumentReader:
         documents, several = _documents(source)
         engine = options.engine if isinstance(options.engine, str) else options.engine.name
         results = [
-            OcrResult.of([page for _, page in group], self._model if engine == "model" else engine)
+            OcrResult.of(structured([page for _, page in group]), self._model if engine == "model" else engine)
             for _, group in groupby(self._read_all(documents, several, options), key=lambda item: item[0])
         ]
         return results if several else results[0]
@@ -60,18 +66,20 @@ class DocumentReader:
         engine = options.engine if isinstance(options.engine, str) else options.engine.name
         for number, document in enumerate(sources):
             pages = [page for _, page in self._read_all([document], True, options, number)]
-            yield OcrResult.of(pages, self._model if engine == "model" else engine)
+            yield OcrResult.of(structured(pages), self._model if engine == "model" else engine)
 
     def pages(self, source: Documents, options: OcrOptions = _DEFAULT) -> Iterator[Page]:
         """Yield pages one by one, read as they are asked for; see `VisionAgent.ocr_pages`."""
         documents, several = _documents(source)
-        return (page for _, page in self._read_all(documents, several, options))
+        return (structured([page])[0] for _, page in self._read_all(documents, several, options))
 
     def _read_all(
         self, documents: Sequence[Any], several: bool, options: OcrOptions, first: int = 0
     ) -> Iterator[tuple[int, Page]]:
         """Yield each page with the number of its document, in order; the first document has the number `first`."""
-        reader = None if options.text_layer == "only" else self._reader(options.engine, options.workers)
+        reader = (
+            None if options.text_layer == "only" else self._reader(options.engine, options.workers, options.recogniser)
+        )
 
         def images() -> Iterator[tuple[int, PageImage]]:
             for number, document in enumerate(documents, first):
@@ -97,7 +105,11 @@ class DocumentReader:
         found = map(work, images()) if workers == 1 else side_by_side(work, images(), workers)
         return _with_bar(found) if options.progress else iter(found)
 
-    def _reader(self, engine: str | PageReader, workers: int) -> "PageReader | ModelReader":
+    def _reader(
+        self, engine: str | PageReader, workers: int, recogniser: str | Path | None = None
+    ) -> "PageReader | ModelReader":
+        if recogniser is not None and engine != "rapidocr":
+            raise InputError(bad_argument("recogniser", 'None, unless `engine` is "rapidocr"', str(recogniser)))
         if not isinstance(engine, str):
             return engine
         if engine == "model":
@@ -107,13 +119,17 @@ class DocumentReader:
         # Pages read side by side share the cores; a page that is read alone has them all.
         threads = None if workers == 1 else max(1, (os.cpu_count() or 1) // workers)
         with self._lock:
-            if (engine, threads) not in self._readers:
-                self._readers[engine, threads] = load_reader(engine)(threads)
-            return self._readers[engine, threads]
+            key = engine, threads, None if recogniser is None else str(recogniser)
+            if key not in self._readers:
+                made = load_reader(engine)
+                self._readers[key] = made(threads) if recogniser is None else made(threads, recogniser=recogniser)
+            return self._readers[key]
 
 
 def read_page(image: PageImage, reader: "PageReader | ModelReader | None") -> Page:
     """Read one page. A PDF's own text is taken where it agrees with what the page shows (see `pdf_trust`).
+
+    What its blocks are is settled over the whole document (see `structure`).
 
     Args:
         image: the page.
@@ -130,7 +146,14 @@ def read_page(image: PageImage, reader: "PageReader | ModelReader | None") -> Pa
     if lines is None and reader is not None:
         lines = reader.read(image.image)
     lines = lines or ()
-    layout = blocks_of(lines, image.image.size)
+    return page_of(lines, image, source)
+
+
+def page_of(lines: Sequence[Line], image: PageImage, source: Literal["ocr", "text layer"]) -> Page:
+    """Return lines in any order as a page of blocks and tables; `structured` settles what the blocks are."""
+    figures = figures_of(image, lines) if source == "text layer" else []
+    held = {id(line) for figure in figures for line in figure.lines}
+    layout = blocks_of([line for line in lines if id(line) not in held], image.image.size)
     page = Page(
         number=image.number,
         width=image.image.width,
@@ -140,8 +163,18 @@ def read_page(image: PageImage, reader: "PageReader | ModelReader | None") -> Pa
         source=source,
         scale=image.scale,
         file=image.file,
+        warnings=reading_warnings(lines) if source == "ocr" else (),
     )
-    return with_tables(page, image.image)
+    boxes = check_boxes_of(page, image.image, image.fields)
+    pairs = [pair for pair in key_values_of(page, image.fields) if not any(_inside(box, pair) for box in boxes)]
+    page = page.model_copy(update={"key_values": (*pairs, *boxes)})
+    return with_figures(with_tables(page, image.image), figures)
+
+
+def _inside(inner: KeyValue, outer: KeyValue) -> bool:
+    """Whether a box to tick lies in what would be a value: then it is none."""
+    x, y = (inner.box.x0 + inner.box.x1) / 2, (inner.box.y0 + inner.box.y1) / 2
+    return outer.box.x0 <= x <= outer.box.x1 and outer.box.y0 <= y <= outer.box.y1
 
 
 def side_by_side(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:

@@ -22,6 +22,7 @@ _COLUMN_LINES = 3  # lines of a column at least
 _COLUMN_WIDTH = 7.0  # typical line heights: narrower pieces are cells, not lines of running text
 _PARAGRAPH = 1.4  # times the usual distance of lines, from which a paragraph ends
 _TITLE = 1.3  # times the typical line height
+_RESIZED = 1.08  # times a font's size, where a PDF tells it
 _HEADING = 1.12  # the same for a short line that stands alone
 _MARGIN = 0.07  # of the page, where running heads and feet are
 _STRAIGHT = 0.3  # degrees that are no turn
@@ -243,11 +244,26 @@ def _paragraphs(
         )
         resized = tall > _TITLE * small and tall > _TITLE * typical
         resized = resized or (heading and tall > _HEADING * small and tall > _HEADING * typical)
+        resized = resized or _restyled([lines[index] for index in rows[above]], [lines[index] for index in row])
         if resized or (apart and not (bullet and in_list)) or (bullet and not in_list):
             groups.append([])
             in_list = bullet
         groups[-1].append(list(row))
     return groups
+
+
+def _restyled(above: Sequence[Line], row: Sequence[Line]) -> bool:
+    """Whether a PDF's fonts say that another paragraph begins: of another size, another face, or a heavy one."""
+    if any(line.size is None for line in (*above, *row)):
+        return False
+    sizes = [max(line.size or 0.0 for line in part) for part in (above, row)]
+    if max(sizes) > _RESIZED * min(sizes) or all(line.fixed for line in above) != all(line.fixed for line in row):
+        return True
+    heavy = [all(line.bold or line.italic for line in part) for part in (above, row)]
+    begins = row[0].text[:1].isupper() or row[0].text[:1].isdigit() or not row[0].text[:1].isascii()
+    if heavy[1] and (not heavy[0] or _NUMBERED.match(row[0].text)):
+        return begins
+    return heavy[0] and not heavy[1]
 
 
 def _kind(texts: Sequence[str], boxes: Boxes, rows: int, typical: float, page: Boxes) -> BlockKind:

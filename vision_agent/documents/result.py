@@ -29,7 +29,9 @@ Quad = tuple[Point, Point, Point, Point]
 """Four corners x, y in pixels, clockwise from where reading starts: for upright text from the upper left."""
 
 Score = Annotated[float, Field(ge=0, le=1)]
-BlockKind = Literal["title", "text", "list", "table", "figure", "caption", "header", "footer", "formula", "other"]
+BlockKind = Literal[
+    "title", "text", "list", "table", "figure", "caption", "footnote", "header", "footer", "formula", "code", "other"
+]
 BLOCK_KINDS: tuple[BlockKind, ...] = get_args(BlockKind)
 
 
@@ -79,13 +81,14 @@ class Line(_Placed):
         quad: the line's corners.
         score: how sure the engine is, 0-1.
         size: of its font, pixels; None where it was read from an image.
-        bold, fixed: whether a PDF says that its font is heavy, and that all characters are equally wide.
+        bold, italic, fixed: whether a PDF says that its font is heavy, slanted, and as wide for each character.
     """
 
     words: tuple[Word, ...]
     score: Score
     size: NonNegativeFloat | None = None
     bold: bool = False
+    italic: bool = False
     fixed: bool = False
 
     @property
@@ -103,6 +106,7 @@ class Block(BaseModel):
         score: how sure the layout engine is of the kind, 0-1.
         lines: its text in reading order; of a table the lines of its cells.
         table: rows and columns where `kind` is "table" and they were found.
+        level: of a heading (`kind` "title") in its document: 1 for the title, 2 for chapters, ...; else None.
     """
 
     model_config = FROZEN
@@ -112,6 +116,7 @@ class Block(BaseModel):
     score: Score = 1.0
     lines: tuple[Line, ...] = ()
     table: Table | None = None
+    level: PositiveInt | None = None
 
     @property
     def rows(self) -> list[tuple[Line, ...]]:
@@ -126,8 +131,37 @@ class Block(BaseModel):
 
     @property
     def text(self) -> str:
-        """Its rows, one under the other; the lines of a row are two spaces apart."""
-        return "\n".join("  ".join(line.text for line in row) for row in self.rows)
+        """Its rows, one under the other; the lines of a row are two spaces apart. Code keeps its indents."""
+        return "\n".join(self.text_lines)
+
+    @property
+    def text_lines(self) -> list[str]:
+        """The text of its rows."""
+        return _code_lines(self) if self.kind == "code" else ["  ".join(line.text for line in row) for row in self.rows]
+
+
+class KeyValue(BaseModel):
+    """A label of a form and what was filled in for it, or a box to tick.
+
+    Attributes:
+        key: the label as it stands, without the colon after it.
+        value: what was filled in; of a ticked box "x", of an empty one "".
+        key_box, box: around the label and around the value (the box to tick), pixels of the page; `key_box` is None
+            where the label is only in the file of a form.
+        page: number of the page.
+        confidence: how sure both the reading and the pairing are, 0-1.
+        checked: of a box to tick, whether it is; None for text.
+    """
+
+    model_config = FROZEN
+
+    key: str
+    value: str
+    key_box: Box | None
+    box: Box
+    page: PositiveInt
+    confidence: Score
+    checked: bool | None = None
 
 
 class Page(BaseModel):
@@ -138,9 +172,11 @@ class Page(BaseModel):
         width, height: of the page as given, pixels.
         angle: by how many degrees its text is turned clockwise, 0 <= angle < 360; 0 for an upright page.
         blocks: in reading order.
+        key_values: labels with what was filled in, and boxes to tick.
         source: "text layer" where a PDF's own text was taken, "ocr" where the image was read.
         scale: pixels a point (1/72 inch) for a page of a PDF, else None.
         file: the file it comes from, "" where it came from no file.
+        warnings: what makes its text doubtful: a script that the reader does not know.
     """
 
     model_config = FROZEN
@@ -150,9 +186,11 @@ class Page(BaseModel):
     height: PositiveInt
     angle: Annotated[float, Field(ge=0, lt=360)] = 0.0
     blocks: tuple[Block, ...] = ()
+    key_values: tuple[KeyValue, ...] = ()
     source: Literal["ocr", "text layer"] = "ocr"
     scale: NonNegativeFloat | None = None
     file: str = ""
+    warnings: tuple[str, ...] = ()
 
     @property
     def lines(self) -> list[Line]:
@@ -175,8 +213,17 @@ class Page(BaseModel):
         return "\n\n".join(block.text for block in self.blocks if block.lines)
 
     def to_markdown(self) -> str:
-        """Return the page as Markdown: titles, paragraphs, lists and tables. Marks in the text itself are escaped."""
-        parts = (block_markdown(block.kind, block.text.splitlines(), block.table) for block in self.blocks)
+        """Return the page as Markdown: headings, paragraphs, lists, tables, code, and where figures are.
+
+        Marks in the text itself are escaped. Running heads and page numbers are left out, and what is written inside
+        figures, unless the page has nothing else.
+        """
+        blocks = [block for block in self.blocks if block.kind not in ("header", "footer")]
+        drawn = all(block.kind == "figure" for block in blocks)
+        parts = (
+            block_markdown("text" if drawn and block.lines else block.kind, block.text_lines, block.table, block.level)
+            for block in blocks
+        )
         return "\n\n".join(part for part in parts if part)
 
 
@@ -210,9 +257,19 @@ class OcrResult(BaseModel):
         return [word for page in self.pages for word in page.words]
 
     @property
+    def key_values(self) -> list[KeyValue]:
+        """Labels of forms with what was filled in, and boxes to tick, of all pages; found without a schema."""
+        return [pair for page in self.pages for pair in page.key_values]
+
+    @property
     def tables(self) -> list[Table]:
         """All tables of all pages."""
         return [table for page in self.pages for table in page.tables]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What makes the text of pages doubtful, with their numbers."""
+        return [f"page {page.number}: {warning}" for page in self.pages for warning in page.warnings]
 
     @property
     def text(self) -> str:
@@ -295,6 +352,20 @@ class OcrResult(BaseModel):
     def of(cls, pages: Sequence[Page], engine: str) -> Self:
         """Make the result of one document's pages."""
         return cls(pages=tuple(pages), engine=engine, file=pages[0].file if pages else "")
+
+
+def _code_lines(block: Block) -> list[str]:
+    """Rows of code with blanks for the white before and between words: all its characters are equally wide."""
+    letters = sum(len(word.text) for line in block.lines for word in line.words)
+    wide = sum(word.box.x1 - word.box.x0 for line in block.lines for word in line.words) / max(1, letters)
+    rows = []
+    for row in block.rows:
+        text = ""
+        for word in (word for line in row for word in line.words):
+            at = round((word.box.x0 - block.box.x0) / max(1.0, wide))
+            text = text.ljust(at if not text else max(at, len(text) + 1)) + word.text
+        rows.append(text)
+    return rows
 
 
 def _side_by_side(line: Line, after: Line) -> bool:

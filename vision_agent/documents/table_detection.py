@@ -19,6 +19,7 @@ from PIL import Image
 from vision_agent.documents.result import Block, Line, Page, box_around
 from vision_agent.documents.sheet import Piece, Sheet, Token, sheet_of, text_angle
 from vision_agent.documents.table import Cell, Table
+from vision_agent.documents.writing_direction import words_in_order
 from vision_agent.errors import MissingExtraError
 from vision_agent.results.box import Box
 
@@ -47,7 +48,7 @@ def find_tables(page: Page, image: Image.Image) -> list[Table]:
         return []
     turned, back = _upright(image, text_angle(page.lines))
     tables, taken = [], set[int]()
-    for grid in _ruled_grids(turned, back.shift):
+    for grid in _innermost(_ruled_grids(turned, back.shift)):
         built = _ruled_table(sheet, grid, back)
         if built is not None:
             tables.append(built[0])
@@ -161,6 +162,16 @@ def _ruled_grids(grey: npt.NDArray[np.uint8], shift: tuple[float, float]) -> lis
     return grids
 
 
+def _innermost(grids: Sequence[_RuledGrid]) -> list[_RuledGrid]:
+    """Grids without those that hold another: a frame around tables is none."""
+
+    def holds(outer: _RuledGrid, inner: _RuledGrid) -> bool:
+        across = outer.xs[0] <= inner.xs[0] and inner.xs[-1] <= outer.xs[-1]
+        return across and outer.ys[0] <= inner.ys[0] and inner.ys[-1] <= outer.ys[-1]
+
+    return [grid for grid in grids if not any(other is not grid and holds(grid, other) for other in grids)]
+
+
 def _grid_of(flat: _Grid, tall: _Grid, x0: float, y0: float) -> _RuledGrid | None:
     ys, xs = _peaks(flat.sum(axis=1), 0.25 * flat.shape[1]), _peaks(tall.sum(axis=0), 0.2 * tall.shape[0])
     rows, columns = len(ys) - 1, len(xs) - 1
@@ -225,8 +236,11 @@ def _text(own: Sequence[tuple[Piece, Token]]) -> str:
     by_row: dict[int, list[Token]] = {}
     for piece, token in own:
         by_row.setdefault(piece.row, []).append(token)
-    rows = (sorted(by_row[row], key=lambda token: token.x0) for row in sorted(by_row))
-    return "\n".join(" ".join(token.word.text for token in row) for row in rows)
+    rows = []
+    for row in sorted(by_row):
+        words = [token.word.text for token in sorted(by_row[row], key=lambda token: token.x0)]
+        rows.append(" ".join(words[index] for index in words_in_order(words)))
+    return "\n".join(rows)
 
 
 def _areas(grid: _RuledGrid, rows: int, columns: int) -> list[tuple[int, int, int, int]]:

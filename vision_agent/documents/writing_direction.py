@@ -42,6 +42,21 @@ def reading_order(characters: Sequence[str], *, to_left: bool) -> list[int]:
     return [index for run in runs for index in (run if kinds[run[0]] == "L" else run[::-1])]
 
 
+def words_in_order(words: Sequence[str]) -> list[int]:
+    """Return the indices of words that stand from left to right, in the order in which they are read."""
+    if right_to_left_share(" ".join(words)) <= 0.5:
+        return list(range(len(words)))
+    order: list[int] = []
+    run: list[int] = []  # words of other scripts beside each other keep their order
+    for index in reversed(range(len(words))):
+        if any(each.isalpha() for each in words[index]) and not any(map(is_right_to_left, words[index])):
+            run.insert(0, index)
+            continue
+        order += [*run, index]
+        run = []
+    return order + run
+
+
 def brackets_turned(characters: Sequence[str]) -> list[str]:
     """Return characters in reading order with brackets that open before they close: files name them either way."""
     wrong = right = depth = mirrored = 0

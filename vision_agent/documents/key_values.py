@@ -1,0 +1,287 @@
+"""Labels of forms with what was filled in for them, without a schema.
+
+A label is a short text that ends in a colon. What was filled in stands on its right, up to the next label, or below it,
+and goes on in the lines below that begin where it begins. The fields of a PDF's form say themselves what they hold.
+"""
+
+import re
+from collections.abc import Sequence
+
+from vision_agent.documents.pdf import PdfField
+from vision_agent.documents.result import KeyValue, Page
+from vision_agent.documents.sheet import Excerpt, Piece, Sheet, box_of, sheet_of
+from vision_agent.results.box import Box
+
+_MOST_WORDS = 9  # of a label
+_RIGHT_GAP = 22.0  # text heights to its right, in which a value begins
+_BELOW_GAP = 1.6  # text heights below
+_COLON = re.compile(r"[:\uff1a](?![/\d\\])(?=\s|$|[^\s])")
+_LEADERS = re.compile(r"(_{2,}|\.{4,}|…{2,})")
+_TIME = re.compile(r"\d\s*$")
+_SURE_RIGHT, _SURE_BELOW, _SURE_INLINE, _SURE_BARE, _SURE_HEAD = (
+    0.8,
+    0.55,
+    0.85,
+    0.4,
+    0.45,
+)  # how often such pairs are right, on scanned forms
+
+
+class _Label:
+    """A label on a sheet, with the text that follows it in its piece."""
+
+    def __init__(self, key: Excerpt, rest: Excerpt | None) -> None:
+        self.key = key
+        self.rest = rest
+
+
+def key_values_of(page: Page, fields: Sequence[PdfField] = ()) -> list[KeyValue]:
+    """Return the pairs of a page in the order of their labels.
+
+    Args:
+        page: its words.
+        fields: of a PDF's form, in pixels of the page.
+    """
+    sheet = sheet_of(page)
+    labels = {id(piece): _labels_in(piece) for piece in sheet.pieces}
+    asked = [_of_field(page, sheet, field) for field in fields if field.kind in ("text", "choice") and field.value]
+    found = list(asked)
+    used: set[int] = set()
+    for piece in sheet.pieces:
+        for label in labels[id(piece)]:
+            pair = _paired(page, sheet, piece, label, labels, used)
+            if pair is not None and not any(_same_place(pair.box, other.box) for other in asked):
+                found.append(pair)
+    for row in sheet.rows:
+        found += _without_colon(page, [piece for piece in row if not labels[id(piece)] and id(piece) not in used])
+    return found
+
+
+def _may_head(piece: Piece) -> bool:
+    text = piece.text.strip()
+    digits = sum(map(str.isdigit, text))
+    return _may_label(text) and len(text.split()) <= 6 and digits <= 0.3 * len(text) and not text.endswith(".")
+
+
+def _pair(page: Page, key: Excerpt, value: Excerpt, sure: float) -> KeyValue:
+    return KeyValue(
+        key=key.text,
+        value=value.text,
+        key_box=box_of([key]),
+        box=box_of([value]),
+        page=page.number,
+        confidence=round(min(key.score, value.score) * sure, 3),
+    )
+
+
+def _without_colon(page: Page, row: Sequence[Piece]) -> list[KeyValue]:
+    """Pairs of a row in which labels and values take turns; a longer row of numbers is one of a table."""
+    if len(row) not in (2, 4):
+        return []
+    pairs = []
+    for key, value in zip(row[::2], row[1::2], strict=True):
+        name, held = Excerpt.whole(key).stripped(), Excerpt.whole(value).stripped(_BLANKS)
+        if name is None or held is None or not _may_label(name.text) or not any(map(str.isalnum, held.text)):
+            return []
+        gap = (value.x0 - key.x1) / key.height
+        if not _may_head(key) or name.text[:1].islower() or not 2.0 <= gap <= _RIGHT_GAP or held.text[:1].islower():
+            return []
+        pairs.append(_pair(page, name, held, _SURE_BARE))
+    return pairs
+
+
+def _labels_in(piece: Piece) -> list[_Label]:
+    """The labels in a piece: "Date: 9/3/92  By:" holds two."""
+    text = piece.text
+    ends = [
+        match.start()
+        for match in _COLON.finditer(text)
+        if not (_TIME.search(text[: match.start()]) and text[match.end() :][:1].isdigit())
+    ]
+    labels: list[_Label] = []
+    start = 0
+    for number, end in enumerate(ends):
+        begin = start if number == 0 else _label_start(text, start, end)
+        key = Excerpt(piece, begin, end).stripped()
+        if key is None or not _may_label(key.text):
+            continue
+        if labels:
+            before = labels[-1]
+            labels[-1] = _Label(before.key, Excerpt(piece, start, begin).stripped(_BLANKS) if begin > start else None)
+        start = end + 1
+        labels.append(_Label(key, Excerpt(piece, start, len(text)).stripped(_BLANKS) if start < len(text) else None))
+    return labels
+
+
+_BLANKS = " _|\u2026"
+
+
+def _label_start(text: str, start: int, end: int) -> int:
+    """Where a second label in a piece begins: at its last one or two words, as far as they are capitalised."""
+    words = [match for match in re.finditer(r"\S+", text[start:end])]
+    begin = end
+    for match in reversed(words[-3:]):
+        if not match[0][:1].isupper() or match is words[0]:
+            break
+        begin = start + match.start()
+    return begin if begin < end else start + (words[-1].start() if words else 0)
+
+
+def _may_label(text: str) -> bool:
+    words = text.split()
+    return 1 <= len(words) <= _MOST_WORDS and any(map(str.isalpha, text)) and "http" not in text.lower()
+
+
+def _paired(
+    page: Page, sheet: Sheet, piece: Piece, label: _Label, labels: dict[int, list[_Label]], used: set[int]
+) -> KeyValue | None:
+    first, sure = label.rest, _SURE_INLINE
+    parts: list[Excerpt] = []
+    if first is not None and any(map(str.isalnum, first.text)):
+        parts = [first]
+    elif label is labels[id(piece)][-1]:
+        parts, sure = _on_right(sheet, piece, labels, used), _SURE_RIGHT
+    if not parts and label is labels[id(piece)][-1]:
+        parts, sure = _below(sheet, piece, labels, used), _SURE_BELOW
+    if not parts:
+        return None
+    if label is labels[id(piece)][-1]:
+        parts += _continued(sheet, parts, labels, used, label)
+    used |= {id(part.piece) for part in parts if part.piece is not piece}
+    text = " ".join(part.text for part in parts).strip()
+    if not text:
+        return None
+    read = min(label.key.score, min(part.score for part in parts))
+    return KeyValue(
+        key=label.key.text,
+        value=text,
+        key_box=box_of([label.key]),
+        box=box_of(parts),
+        page=page.number,
+        confidence=round(read * sure, 3),
+    )
+
+
+def _is_value(piece: Piece, labels: dict[int, list[_Label]], used: set[int]) -> bool:
+    return not labels[id(piece)] and id(piece) not in used and any(map(str.isalnum, piece.text))
+
+
+def _on_right(sheet: Sheet, piece: Piece, labels: dict[int, list[_Label]], used: set[int]) -> list[Excerpt]:
+    """Pieces of the row up to the next label."""
+    parts: list[Excerpt] = []
+    edge = piece.x1
+    for other in sheet.right_of(piece):
+        gap = (other.x0 - edge) / piece.height
+        if gap > (_RIGHT_GAP if not parts else 3.0) or not _is_value(other, labels, used):
+            break
+        part = Excerpt.whole(other).stripped(_BLANKS)
+        if part is not None:
+            parts.append(part)
+        edge = other.x1
+    return parts
+
+
+def _below(sheet: Sheet, piece: Piece, labels: dict[int, list[_Label]], used: set[int]) -> list[Excerpt]:
+    """The nearest piece under the label that begins at or near its left edge."""
+    for other in sheet.below(piece, 2):
+        near = other.y0 - piece.y1 < _BELOW_GAP * piece.height
+        aligned = other.x0 - piece.x0 < max(4 * piece.height, piece.x1 - piece.x0) and piece.x0 - other.x0 < (
+            2.5 * piece.height
+        )
+        if near and aligned and _is_value(other, labels, used):
+            part = Excerpt.whole(other).stripped(_BLANKS)
+            return [] if part is None else [part]
+    return []
+
+
+def _continued(
+    sheet: Sheet, parts: Sequence[Excerpt], labels: dict[int, list[_Label]], used: set[int], label: _Label
+) -> list[Excerpt]:
+    """Lines below a value that begin where it begins, as long as no label stands in their row before them."""
+    more: list[Excerpt] = []
+    last, begin = parts[0].piece, parts[0].x0
+    for row in sheet.rows[last.row + 1 :]:
+        if not row:
+            continue
+        same = [
+            piece
+            for piece in row
+            if abs(piece.x0 - begin) < 1.2 * piece.height
+            or (
+                not more
+                and abs(piece.x0 - label.key.x0) < 0.6 * piece.height
+                and parts[0].piece is label.key.piece
+                and last.x1 - last.x0 > 20 * last.height
+            )
+        ]
+        if not same:
+            if row[0].y0 - last.y1 > 0.9 * last.height:
+                break
+            continue
+        piece = same[0]
+        blocked = any(labels[id(other)] and other.x0 < piece.x0 for other in row)
+        if piece.y0 - last.y1 > 0.9 * last.height or blocked or not _is_value(piece, labels, used):
+            break
+        part = Excerpt.whole(piece).stripped(_BLANKS)
+        if part is None:
+            break
+        more.append(part)
+        last = piece
+    return more
+
+
+# --- forms that are filled in on screen
+
+
+def _of_field(page: Page, sheet: Sheet, field: PdfField) -> KeyValue:
+    """A text field of a PDF's form, named by the text beside it, else by the file."""
+    box = placed(page, field)
+    piece = beside(sheet, box)
+    key = piece.text if piece is not None else field.label or field.name
+    return KeyValue(
+        key=field.label or key.rstrip(" :\uff1a_"),
+        value=field.value,
+        key_box=None if piece is None else box_of([Excerpt.whole(piece)]),
+        box=box,
+        page=page.number,
+        confidence=0.99 if piece is not None or field.label else 0.8,
+    )
+
+
+def placed(page: Page, field: PdfField) -> Box:
+    """Return the box of a form's field, as far as it lies on its page."""
+    x0, y0, x1, y1 = field.box
+    x0, y0 = min(max(0.0, x0), page.width - 1), min(max(0.0, y0), page.height - 1)
+    return Box(x0=x0, y0=y0, x1=max(x0 + 1, min(x1, page.width)), y1=max(y0 + 1, min(y1, page.height)))
+
+
+def beside(sheet: Sheet, box: Box, *, right_first: bool = False) -> Piece | None:
+    """Return the text that names a field: on its left, above it, or for a box to tick on its right."""
+    high = box.y1 - box.y0
+    middle = (box.y0 + box.y1) / 2
+
+    def level(piece: Piece) -> bool:
+        return piece.y0 - 0.3 * high <= middle <= piece.y1 + 0.3 * high
+
+    left = [
+        piece for piece in sheet.pieces if level(piece) and piece.x1 <= box.x0 + 2 and box.x0 - piece.x1 < 12 * high
+    ]
+    right = [
+        piece
+        for piece in sheet.pieces
+        if level(piece) and piece.x0 >= box.x0 - 0.5 * high and piece.x0 - box.x1 < 6 * high
+    ]
+    above = [
+        piece
+        for piece in sheet.pieces
+        if 0 <= box.y0 - piece.y1 + 2 < 2 * piece.height and piece.x0 < box.x1 and piece.x1 > box.x0
+    ]
+    near_left = max(left, key=lambda piece: piece.x1, default=None)
+    near_right = min(right, key=lambda piece: piece.x0, default=None)
+    over = max(above, key=lambda piece: piece.y1, default=None)
+    return (near_right or near_left) if right_first else (near_left or over)
+
+
+def _same_place(first: Box, second: Box) -> bool:
+    x, y = (first.x0 + first.x1) / 2, (first.y0 + first.y1) / 2
+    return second.x0 <= x <= second.x1 and second.y0 <= y <= second.y1
