@@ -63,6 +63,8 @@ def test_info_prints_the_card(cli: CommandLine) -> None:
         (["detect", BUS, "dog"], "dog"),
         (["detect", "dog", "https://127.0.0.1/x.jpg"], "allow"),
         (["detect", "dog", BUS, "--threshold", "7"], "threshold"),
+        (["detect", "dog", BUS, "--tiles", "many"], "tiles"),
+        (["detect", "dog", BUS, "--tiles", "-3"], "tiles"),
         (["detect", "dog", BUS, "--threshold", "high"], "--threshold"),
         (["detect", "dog", BUS, "--colour", "red"], "--colour"),
         (["detct", "dog", BUS], "detct"),

@@ -5,19 +5,20 @@ missing, for numbers may differ in their last digits from batch to batch.
 """
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass
 
 from PIL import Image
 from pydantic import BaseModel
 
-from vision_agent.batch.image_jobs import Asked
+from vision_agent.batch.image_workers import Asked
 from vision_agent.errors import CheckpointError, ConfigError, MissingExtraError, RouteError, UnknownDecoderError
 
 Load = Callable[[str], Image.Image]
 
-_BATCH = 16  # files
+_BATCH = 8  # files
 _MOST_PIXELS = 32_000_000  # of a batch: beside reading a photo of 50 megapixels, batching it gains nothing
 _AHEAD = 4  # images that are read ahead
 # The same for every image, so the run ends.
@@ -35,7 +36,7 @@ class AnsweredImage:
 
 
 def ask_in_batches(
-    files: Sequence[str], left: Collection[str], load: Load, start: Callable[[], Asked]
+    files: Sequence[str], left: Collection[str], load: Load, start: Callable[[int], AbstractContextManager[Asked]]
 ) -> Iterator[AnsweredImage]:
     """Yield what was asked about each of the files that are left, in the order of `files`.
 
@@ -43,28 +44,28 @@ def ask_in_batches(
         files: all files of the run; the batches follow from them.
         left: those that are asked for.
         load: opens a file.
-        start: loads the model, once there is an image.
+        start: loads the model for so many images, once there is one.
 
     Raises:
         CheckpointError, ConfigError, MissingExtraError, RouteError, UnknownDecoderError: what fails for every image.
     """
-    asked: Asked | None = None
     groups = [files[begin : begin + _BATCH] for begin in range(0, len(files), _BATCH)]
     groups = [group for group in groups if any(file in left for file in group)]
-    loaded = _read_ahead([file for group in groups for file in group], load)
-    for group in groups:
-        batch: list[AnsweredImage] = []
-        for number in range(1, len(group) + 1):
-            batch.append(next(loaded))
-            pixels = sum(each.image.width * each.image.height for each in batch if each.image is not None)
-            if number < len(group) and pixels < _MOST_PIXELS:
-                continue
-            if asked is None and any(each.image is not None for each in batch):
-                asked = start()
-            for answered in batch if asked is None else _answered(batch, asked):
-                if answered.file in left:
-                    yield answered
-            batch = []
+    asked: Asked | None = None
+    with ExitStack() as model, closing(_read_ahead([file for group in groups for file in group], load)) as loaded:
+        for group in groups:
+            batch: list[AnsweredImage] = []
+            for number in range(1, len(group) + 1):
+                batch.append(next(loaded))
+                pixels = sum(each.image.width * each.image.height for each in batch if each.image is not None)
+                if number < len(group) and pixels < _MOST_PIXELS:
+                    continue
+                if asked is None and any(each.image is not None for each in batch):
+                    asked = model.enter_context(start(len(files)))
+                for answered in batch if asked is None else _answered(batch, asked):
+                    if answered.file in left:
+                        yield answered
+                batch = []
 
 
 def _answered(batch: Sequence[AnsweredImage], asked: Asked) -> Iterator[AnsweredImage]:
@@ -94,7 +95,7 @@ def _alone(image: Image.Image, asked: Asked) -> BaseModel | Exception:
     return result
 
 
-def _read_ahead(files: Sequence[str], load: Load) -> Iterator[AnsweredImage]:
+def _read_ahead(files: Sequence[str], load: Load) -> Generator[AnsweredImage, None, None]:
     """Yield files with their images, some of which are read by a thread while the model works."""
 
     def read(file: str) -> AnsweredImage:

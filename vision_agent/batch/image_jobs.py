@@ -1,6 +1,7 @@
 """What is asked about each image of a run: a verb of `VisionAgent` with its request and settings."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -9,9 +10,12 @@ from PIL import Image
 from pydantic import BaseModel
 
 from vision_agent._distribution import DISTRIBUTION
+from vision_agent.batch.image_workers import Asked, image_workers
 from vision_agent.batch.load_agent import load_agent
 from vision_agent.batch.records import Record, head_of
 from vision_agent.errors import InputError, bad_argument
+from vision_agent.inference.find_options import FindOptions
+from vision_agent.inference.tile_layout import Tiles
 from vision_agent.results.answers import Answer
 from vision_agent.results.box import Box
 from vision_agent.results.segmentation import Mask
@@ -20,16 +24,12 @@ from vision_agent.validation import (
     check_phrase,
     check_phrases,
     check_request,
-    check_switch,
-    check_threshold,
 )
 
 if TYPE_CHECKING:
     from vision_agent.agent import VisionAgent
 
 Verb = Literal["detect", "segment", "count", "point", "ask", "caption"]
-Asked = Callable[[Sequence[Image.Image]], Sequence[BaseModel]]
-"""Images -> their results, in their order."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class ImageJob:
     Attributes:
         verb: a verb of `VisionAgent`.
         request: the phrases (a semicolon separates them), the question, or the length of a caption.
-        threshold, only_known: as for `VisionAgent.detect`.
+        threshold, only_known, tiles: as for `VisionAgent.detect`.
         model, adapters, device, dtype: as for `VisionAgent.from_pretrained`; None for the default model.
     """
 
@@ -50,6 +50,7 @@ class ImageJob:
     request: str
     threshold: float | None = None
     only_known: bool = True
+    tiles: Tiles = None
     model: str | None = None
     adapters: tuple[str, ...] = ()
     device: str = "auto"
@@ -58,8 +59,7 @@ class ImageJob:
     def __post_init__(self) -> None:
         if self.verb not in get_args(Verb):
             raise InputError(bad_argument("verb", f"one of {list(get_args(Verb))}", self.verb))
-        check_threshold(self.threshold)
-        check_switch("only_known", self.only_known)
+        FindOptions.of(self.threshold, self.only_known, self.tiles)
         if self.verb == "ask":
             check_request("question", self.request, None)
         elif self.verb == "caption":
@@ -77,41 +77,27 @@ class ImageJob:
             "request": self.request,
             "threshold": self.threshold,
             "only_known": self.only_known,
+            "tiles": self.tiles,
             "model": self.model,
             "adapters": list(self.adapters),
             "dtype": self.dtype,
         }
 
-    def start(self) -> Asked:
-        """Load the model, and return what asks it about several images at once.
-
-        What it gives depends on nothing but those images: nothing is kept from call to call, so that a run which was
-        stopped ends with the very numbers of one that was not.
-        """
-        agent = load_agent(self.model, self.adapters, self.device, self.dtype)
-
-        def asked(images: Sequence[Image.Image]) -> Sequence[BaseModel]:
-            agent.clear_cache()
-            return self._ask(agent, list(images))
-
-        return asked
+    def start(self, total: int) -> AbstractContextManager[Asked]:
+        """Load the model, for a run over `total` images, and give what asks it about several of them."""
+        return image_workers(lambda: load_agent(self.model, self.adapters, self.device, self.dtype), self._ask, total)
 
     def _ask(self, agent: "VisionAgent", images: list[Image.Image]) -> Sequence[BaseModel]:
         if self.verb == "ask":
             return agent.ask([self.request] * len(images), images)
         if self.verb == "caption":
             length: Any = self.request
-            return [agent.caption(image, length=length) for image in images]
-        if self.verb == "count":
-            return [
-                agent.count(self.request, image, threshold=self.threshold, only_known=self.only_known)
-                for image in images
-            ]
-        settings: Any = {"threshold": self.threshold, "only_known": self.only_known}
-        if self.verb == "detect":
-            return agent.detect(self.request, [*images], **settings)
-        verb = agent.point if self.verb == "point" else agent.segment
-        return [verb(self.request, image, **settings) for image in images]
+            return agent.caption(images, length=length)
+        find: Any = getattr(agent, self.verb)
+        found: Sequence[BaseModel] = find(
+            self.request, images, threshold=self.threshold, only_known=self.only_known, tiles=self.tiles
+        )
+        return found
 
     def rows(self, record: Record) -> Iterable[Mapping[str, Any]]:
         """Return a record as the rows of a table."""

@@ -31,6 +31,10 @@ ThresholdOption = Annotated[float | None, typer.Option("--threshold", help="Leas
 UnknownOption = Annotated[
     bool, typer.Option("--unknown", help="Look for phrases of words that the model was never taught, too.")
 ]
+TilesOption = Annotated[
+    str,
+    typer.Option("--tiles", help="Look at overlapping tiles as well: auto (large images), always, never, or how many."),
+]
 DrawnOption = Annotated[
     Path | None,
     typer.Option("--save", help="Write the image with what was found to this file; of several images to this folder."),
@@ -42,6 +46,16 @@ def agent(model: str | None, adapters: list[Path] | None, device: str, dtype: st
     from vision_agent.batch.load_agent import load_agent
 
     return load_agent(model, adapters or (), device, dtype)
+
+
+def read_tiles(text: str) -> bool | int | None:
+    """Read `--tiles`. Raises InputError for what is neither a word that it knows nor a number."""
+    named = {"auto": None, "always": True, "never": False}
+    if text in named:
+        return named[text]
+    if not (text.isascii() and text.isdigit()):
+        raise InputError(bad_argument("tiles", "auto, always, never or a number", text))
+    return int(text)
 
 
 def limits(allow_urls: bool) -> ImageLimits:

@@ -27,10 +27,12 @@ from vision_agent.cli.options import (
     RecordsOption,
     RetryOption,
     ThresholdOption,
+    TilesOption,
     UnknownOption,
     UrlOption,
     agent,
     limits,
+    read_tiles,
 )
 from vision_agent.cli.saving import ImageOutput
 from vision_agent.planning.result import AgentResult
@@ -54,6 +56,7 @@ def detect(
     retry: RetryOption = False,
     threshold: ThresholdOption = None,
     unknown: UnknownOption = False,
+    tiles: TilesOption = "auto",
     model: ModelOption = None,
     adapter: AdapterOption = None,
     device: DeviceOption = "auto",
@@ -62,7 +65,7 @@ def detect(
 ) -> None:
     """Find objects by phrase: label, score and box (x0,y0,x1,y1 in pixels), one a line."""
     check_phrases(phrase, images[0])
-    job = ImageJob("detect", phrase, threshold, not unknown, model, _paths(adapter), device, dtype)
+    job = ImageJob("detect", phrase, threshold, not unknown, read_tiles(tiles), model, _paths(adapter), device, dtype)
     answer_images(job, images, AnswerOutput(as_json, save, out, retry), limits(allow_urls))
 
 
@@ -75,6 +78,7 @@ def segment(
     retry: RetryOption = False,
     threshold: ThresholdOption = None,
     unknown: UnknownOption = False,
+    tiles: TilesOption = "auto",
     model: ModelOption = None,
     adapter: AdapterOption = None,
     device: DeviceOption = "auto",
@@ -83,7 +87,7 @@ def segment(
 ) -> None:
     """Find the exact shapes of objects: label, score, box and number of pixels, one a line; masks with --json."""
     check_phrases(phrase, images[0])
-    job = ImageJob("segment", phrase, threshold, not unknown, model, _paths(adapter), device, dtype)
+    job = ImageJob("segment", phrase, threshold, not unknown, read_tiles(tiles), model, _paths(adapter), device, dtype)
     answer_images(job, images, AnswerOutput(as_json, save, out, retry), limits(allow_urls))
 
 
@@ -96,6 +100,7 @@ def count(
     retry: RetryOption = False,
     threshold: ThresholdOption = None,
     unknown: UnknownOption = False,
+    tiles: TilesOption = "auto",
     model: ModelOption = None,
     adapter: AdapterOption = None,
     device: DeviceOption = "auto",
@@ -104,7 +109,7 @@ def count(
 ) -> None:
     """Count objects."""
     check_phrase(phrase, images[0])
-    job = ImageJob("count", phrase, threshold, not unknown, model, _paths(adapter), device, dtype)
+    job = ImageJob("count", phrase, threshold, not unknown, read_tiles(tiles), model, _paths(adapter), device, dtype)
     answer_images(job, images, AnswerOutput(as_json, save, out, retry), limits(allow_urls))
 
 
@@ -116,6 +121,7 @@ def point(
     retry: RetryOption = False,
     threshold: ThresholdOption = None,
     unknown: UnknownOption = False,
+    tiles: TilesOption = "auto",
     model: ModelOption = None,
     adapter: AdapterOption = None,
     device: DeviceOption = "auto",
@@ -124,7 +130,7 @@ def point(
 ) -> None:
     """Point at objects: label, score and place (x,y in pixels), one a line."""
     check_phrases(phrase, images[0])
-    job = ImageJob("point", phrase, threshold, not unknown, model, _paths(adapter), device, dtype)
+    job = ImageJob("point", phrase, threshold, not unknown, read_tiles(tiles), model, _paths(adapter), device, dtype)
     answer_images(job, images, AnswerOutput(as_json, None, out, retry), limits(allow_urls))
 
 

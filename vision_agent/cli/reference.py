@@ -14,15 +14,15 @@ All commands with their arguments and options, as `vision-agent COMMAND --help` 
 `python -m vision_agent.cli.reference`, and a test compares the two. `python -m vision_agent` is the same as
 `vision-agent`, and `vision-agent --version` tells the version.
 
-**Images** are paths, folders, patterns (`'photos/**/*.jpg'`), `-` for stdin, and https addresses with `--allow-urls`. Of
-one image the result is printed as it is; of several each line begins with the file and a tab, and `--json` gives
-a record a line. `--save` writes drawings: to a file, or of several images to a folder.
+**Images** are paths, folders, patterns (`'photos/**/*.jpg'`), `-` for stdin, and https addresses with `--allow-urls`.
+Of one image the result is printed as it is; of several each line begins with the file and a tab, and `--json` gives a
+record a line. `--save` writes drawings: to a file, or of several images to a folder.
 
 **Records.** With `--out found.jsonl` (or `.csv`, `.parquet`) results go to a file, a record for each image or document,
-in the order of the files. Images are given to the model sixteen at a time. A run that is stopped, by Ctrl-C, `kill -9`
-or a power cut, goes on where it was when the same command is run again, and ends with the same bytes. A file that fails
-is a record with an `error`; `--retry` takes such files again. `found.jsonl.settings.json` beside it says what made it,
-and other settings are refused.
+in the order of the files. A run that is stopped, by Ctrl-C, `kill -9` or a power cut, goes on where it was when the same
+command is run again, and ends with the same bytes. A file that fails is a record with an `error`; `--retry` takes such
+files again. `found.jsonl.settings.json` beside it says what made it, and other settings are refused. On an accelerator
+eight images are looked at together; on the CPU each core looks at one, where the model is small.
 
 **Results** go to stdout, everything else to stderr.
 
