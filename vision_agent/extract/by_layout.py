@@ -7,15 +7,16 @@ what heads the page. Sums that agree settle amounts. The best candidate that the
 import datetime
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
 from vision_agent.documents.result import OcrResult
 from vision_agent.documents.sheet import MARKS, Excerpt, Piece
 from vision_agent.documents.text_match import find_folded
-from vision_agent.extract.filling import Filled, Filling
+from vision_agent.extract.filling import Filled, Filling, origin
 from vision_agent.extract.lexicon import Concept
+from vision_agent.extract.result import FieldValue
 from vision_agent.extract.rules.blocks import addresses_under, blocks_of, names
 from vision_agent.extract.rules.candidates import Candidate, labelled
 from vision_agent.extract.rules.labels import Label
@@ -97,7 +98,7 @@ class _Engine:
         self._rows: Rows | None = None
         self._total: Decimal | None = None
         self._totals: list[Candidate] = []
-        self.refused: dict[tuple[str, ...], str] = {}  # why a field's own type did not take its value
+        self._refused: dict[str, tuple[FieldValue, str]] = {}
 
     def best(self, leaf: Leaf) -> Candidate | None:
         """Return the best candidate for a field alone."""
@@ -122,7 +123,7 @@ class _Engine:
             if isinstance(part.item, Leaf):
                 for value, candidate in self._several(part.item):
                     filling.append(part, value, candidate.excerpts, candidate.confidence)
-        return filling.done()
+        return replace(filling.done(), refused=self._refused)
 
     # Choosing ----------------------------------------------------------------------------------------------------
 
@@ -167,7 +168,9 @@ class _Engine:
                     yield _Claim(leaf, self._scoped(leaf, candidate), checked)
                     break
                 if not isinstance(value, str) and not leaf.choices:
-                    self.refused[leaf.path] = leaf.why_not(value)
+                    stated = origin(value, candidate.excerpts, candidate.confidence)
+                    told = stated.model_copy(update={"found": False})
+                    self._refused[".".join(leaf.path)] = (told, leaf.why_not(value))
                     return
 
     def _is_in(self, currency: str, candidate: Candidate) -> bool:

@@ -1,5 +1,6 @@
 """`agent.extract`: from a document to a validated object, by either engine."""
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypedDict, TypeVar, get_args
 
@@ -13,7 +14,7 @@ from vision_agent.documents.source import DocumentSource, page_images
 from vision_agent.errors import ArgumentTypeError, ExtractionError, InputError, bad_argument
 from vision_agent.extract.by_layout import extract_by_layout
 from vision_agent.extract.by_model import Ask, extract_by_model
-from vision_agent.extract.filling import Filled, drop
+from vision_agent.extract.filling import Filled, drop, fill_blanks
 from vision_agent.extract.result import Extraction, FieldValue
 from vision_agent.extract.target import Group, target_of
 from vision_agent.extract.values.amounts import DecimalMark
@@ -25,6 +26,7 @@ ReadDocument = Callable[[DocumentSource, OcrOptions], Any]
 T = TypeVar("T", bound=BaseModel)
 
 _BIG = 500_000_000  # parameters from which a model reads documents better than rules do
+_LONGEST_SHOWN = 200  # characters of a value in an error
 _MOST_IMAGES = 4  # pages whose images a model is shown at once
 
 
@@ -36,6 +38,7 @@ class ExtractSettings(TypedDict, total=False):
     password: str | None
     date_order: DateOrder | None
     decimal_mark: DecimalMark | None
+    min_confidence: float
 
 
 class Extractor:
@@ -71,12 +74,14 @@ class Extractor:
         password: str | None = None,
         date_order: DateOrder | None = None,
         decimal_mark: DecimalMark | None = None,
+        min_confidence: float = 0.5,
     ) -> Extraction[T]:
         """Extract an object from a document; see `VisionAgent.extract`."""
         target = target_of(schema)
         check_choice("engine", engine, get_args(Engine))
         check_choice("date_order", date_order, (None, "dmy", "mdy"))
         check_choice("decimal_mark", decimal_mark, (None, ".", ","))
+        _check_share("min_confidence", min_confidence)
         chosen = engine if engine != "auto" else "model" if self.reads else "layout"
         if chosen == "model" and self._ask is None:
             raise InputError(bad_argument("engine", '"layout" where there is no model', engine))
@@ -86,6 +91,7 @@ class Extractor:
         else:
             shown = self.images(document, words, password=password)
             filled = extract_by_model(words, target, self._ask, shown, date_order=date_order, decimal_mark=decimal_mark)
+        filled = _sure(filled, min_confidence, target)
         return _validated(schema, filled, "model" if chosen == "model" else "layout", words)
 
     def words(
@@ -125,26 +131,44 @@ def check_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
         raise InputError(bad_argument(name, f"one of {list(allowed)}", value))
 
 
+def _check_share(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise InputError(bad_argument(name, "a number from 0 to 1", value))
+
+
 def _validated(schema: type[T], filled: Filled, engine: Literal["layout", "model"], words: OcrResult) -> Extraction[T]:
     """The caller's object. A value that breaks a rule of the whole model is taken out, once; then the rest must do."""
-    fields = dict(filled.fields)
+    fields, data = dict(filled.fields), copy.deepcopy(filled.data)
+    target = target_of(schema)
     try:
-        value = schema.model_validate(filled.data)
+        value = schema.model_validate(data)
     except ValidationError as error:
-        broken = _broken(error, filled, _optional(target_of(schema), ()))
-        for path in broken:
-            drop(filled.data, filled.keys[path])
+        for path in _broken(error, filled, _optional(target, ())):
+            drop(data, filled.keys[path])
             fields[path] = FieldValue()
+        fill_blanks(target, data)
         try:
-            value = schema.model_validate(filled.data)
+            value = schema.model_validate(data)
         except ValidationError as again:
-            raise _incomplete(schema, again, filled, fields, engine, words) from again
+            raise _incomplete(schema, error, again, filled, engine, words) from again
     for path, field in fields.items():
         if not field.found and field.aligned:
             fields[path] = field.model_copy(update={"value": _at(value, path)})
     # Validators of the model may have changed a value: the fields say the same as the object.
     fields = {path: _as_validated(value, path, field) for path, field in fields.items()}
     return Extraction[schema](value=value, fields=fields, engine=engine, document=words)  # type: ignore[valid-type]
+
+
+def _sure(filled: Filled, least: float, target: Group) -> Filled:
+    """What was found, without the values that are less sure than `least`."""
+    fields = dict(filled.fields)
+    for path, field in filled.fields.items():
+        if field.found and field.confidence < least:
+            drop(filled.data, filled.keys[path])
+            fields[path] = FieldValue()
+    fill_blanks(target, filled.data)
+    kept = {path: key for path, key in filled.keys.items() if fields[path].found}
+    return Filled(filled.data, fields, kept, filled.refused)
 
 
 def _as_validated(value: BaseModel, path: str, field: FieldValue) -> FieldValue:
@@ -179,21 +203,39 @@ def _optional(group: Group, key: tuple[str, ...]) -> list[tuple[str, ...]]:
 def _incomplete(
     schema: type[BaseModel],
     error: ValidationError,
+    again: ValidationError,
     filled: Filled,
-    fields: dict[str, FieldValue],
     engine: Literal["layout", "model"],
     words: OcrResult,
 ) -> ExtractionError:
-    missing = tuple(
-        ".".join(map(str, detail["loc"])) for detail in error.errors(include_url=False, include_input=False)
+    """What is not stated, and what is stated but refused, with the rule that refuses it; the rest is in `partial`."""
+    refused = {
+        path: f"{path}: {why} (the document states {told.value!r})" for path, (told, why) in filled.refused.items()
+    }
+    told: dict[str, str] = {}
+    for detail in (*error.errors(include_url=False), *again.errors(include_url=False)):
+        path = ".".join(map(str, detail["loc"]))
+        if detail["type"] != "missing" and path not in told:
+            where = path or f"{schema.__name__} as a whole"
+            told[path] = f"{where}: {detail['msg']} (the document states {_short(detail.get('input'))})"
+    details = again.errors(include_url=False, include_input=False)
+    missing = tuple(dict.fromkeys(".".join(map(str, detail["loc"])) for detail in details))
+    broken = [told.get(path) or refused[path] for path in missing if path in told or path in refused]
+    unstated = [path for path in missing if path not in told and path not in refused]
+    parts = (
+        [f"the document does not state what {schema.__name__} requires: {', '.join(unstated[:8])}"] if unstated else []
     )
+    parts += [f"{schema.__name__} refuses what the document states: {'; '.join(broken[:8])}"] if broken else []
+    fields = dict(filled.fields) | {path: field for path, (field, _) in filled.refused.items()}
     partial = Extraction[dict[str, Any]](value=filled.data, fields=fields, engine=engine, document=words)
     return ExtractionError(
-        f"the document does not state what {schema.__name__} requires: {', '.join(missing[:8])}. "
-        "Make these fields optional (`X | None = None`), or read `error.partial`",
-        partial,
-        missing,
+        f"{'. '.join(parts)}. Make these fields optional (`X | None = None`), or read `error.partial`", partial, missing
     )
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
 def _at(value: Any, path: str) -> Any:

@@ -18,11 +18,13 @@ class Filled:
         data: for `model_validate`: keys are those the model reads.
         fields: every value's origin by its path.
         keys: path of a value in `data` by its path in `fields`.
+        refused: by path, what the document states and the field's own type does not take, and why not.
     """
 
     data: dict[str, Any]
     fields: dict[str, FieldValue]
     keys: dict[str, tuple[str | int, ...]]
+    refused: dict[str, tuple[FieldValue, str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -71,7 +73,7 @@ class Filling:
             fields |= own or {path: FieldValue()}
         for path, value in self._fields.items():
             fields.setdefault(path, value)
-        self._blanks(self.target, self._data)
+        fill_blanks(self.target, self._data)
         return Filled(self._data, fields, dict(self._keys))
 
     def _set(self, path: str, key: tuple[str | int, ...], value: Any, source: FieldValue) -> None:
@@ -90,21 +92,22 @@ class Filling:
             keys.append(key)
         return tuple(keys)
 
-    def _blanks(self, part: Group, here: dict[str, Any]) -> None:
-        """None where nothing was found and None must be said; a list without items where a list must be."""
-        for key, inner in part.parts.items():
-            if inner.blank:
-                here.setdefault(key, None)
-            elif isinstance(inner, Many) and inner.required:
-                here.setdefault(key, [])
-            elif isinstance(inner, Group) and inner.required and not any(_must(each) for each in inner.parts.values()):
-                here.setdefault(key, {})
-            found = here.get(key)
-            if isinstance(inner, Group) and isinstance(found, dict):
-                self._blanks(inner, found)
-            if isinstance(inner, Many) and isinstance(inner.item, Group) and isinstance(found, list):
-                for each in found:
-                    self._blanks(inner.item, each)
+
+def fill_blanks(part: Group, here: dict[str, Any]) -> None:
+    """Set None where nothing was found and None must be said; a list without items where a list must be."""
+    for key, inner in part.parts.items():
+        if inner.blank:
+            here.setdefault(key, None)
+        elif isinstance(inner, Many) and inner.required:
+            here.setdefault(key, [])
+        elif isinstance(inner, Group) and inner.required and not any(_must(each) for each in inner.parts.values()):
+            here.setdefault(key, {})
+        found = here.get(key)
+        if isinstance(inner, Group) and isinstance(found, dict):
+            fill_blanks(inner, found)
+        if isinstance(inner, Many) and isinstance(inner.item, Group) and isinstance(found, list):
+            for each in found:
+                fill_blanks(inner.item, each)
 
 
 def _must(part: Group | Leaf | Many) -> bool:
