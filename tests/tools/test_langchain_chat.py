@@ -12,6 +12,7 @@ import pytest
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 from PIL import Image
@@ -20,6 +21,7 @@ from pydantic import BaseModel, Field
 from vision_agent import ImageStore, InputError, UrlRefusedError, VisionAgent
 from vision_agent.tools.langchain.chat_model import ChatVision
 from vision_agent.tools.langchain.messages import conversation_of
+from vision_agent.tools.langchain.tool_prompt import tool_preface
 
 PHOTO = Path(__file__).parents[2] / "examples" / "photos" / "000000139872.jpg"
 TOO_SMALL = "the default model cannot copy arguments out of a question; that the call is valid is tested below"
@@ -105,7 +107,7 @@ def test_images_in_every_form(chat: ChatVision, agent: VisionAgent) -> None:
         {"type": "image", "source": source},
         {"type": "image", "file_id": store.open(PHOTO.name).id},
     ]
-    expected = agent.caption(PHOTO, options=chat._options(None, False, {})).text
+    expected = agent.ask(question, PHOTO, options=chat._options(None, False, {})).text
     seeing = ChatVision(agent=agent, max_tokens=24, store=store)
     for block in blocks:
         message = HumanMessage([block, {"type": "text", "text": question}])
@@ -213,6 +215,68 @@ def test_calls_are_valid_whatever_the_model_writes(chat: ChatVision, choice: str
 def test_an_unknown_choice(chat: ChatVision) -> None:
     with pytest.raises(InputError, match=r"'none' or one of \['weather'\], but got 'whether'"):
         chat.bind_tools([weather], tool_choice="whether")
+
+
+@pytest.mark.parametrize("choice", [None, "any", "detect"])
+def test_the_default_takes_all_tools_of_its_agent(agent: VisionAgent, choice: str | None) -> None:
+    store = ImageStore(roots=[PHOTO.parent])
+    tools = agent.tools(store=store)
+    bound = ChatVision(agent=agent, store=store, max_tokens=64).bind_tools(tools, tool_choice=choice)
+    message = bound.invoke([HumanMessage(f"is there a dog in {PHOTO.name}?")])
+    assert isinstance(message, AIMessage) and message.usage_metadata is not None
+    assert message.usage_metadata["input_tokens"] < 4096 // 2
+    assert [each["name"] for each in message.tool_calls if each["name"] not in {tool.name for tool in tools}] == []
+    assert choice is None or len(message.tool_calls) == 1
+    if choice == "detect":
+        assert message.tool_calls[0]["name"] == "detect"
+        assert message.usage_metadata["input_tokens"] < 600  # the other tools are not told of
+
+
+def test_tools_are_told_in_the_longest_form_that_fits(agent: VisionAgent) -> None:
+    tools = [convert_to_openai_tool(each) for each in agent.tools()]
+    lengths = [len(tool_preface(tools, False, len, context)) for context in (100_000, 12_000, 1)]
+    assert lengths == sorted(lengths, reverse=True) and len(set(lengths)) == 3
+    whole, _, brief = (tool_preface(tools, False, len, context) for context in (100_000, 12_000, 1))
+    assert '"minItems": 1' in whole and "detect(image, phrases: list, threshold?: number, offset?: integer" in brief
+    assert "make?: nothing|masks|cutouts|drawing" in brief
+    only = tool_preface(tools[:1], True, len, 1)
+    assert only.startswith("You may call this tool:") and '"answer"' not in only
+
+
+@pytest.mark.parametrize("words", ["hello", "hello " * 5000])
+def test_tools_that_do_not_fit(chat: ChatVision, words: str) -> None:
+    def made(number: int) -> dict[str, Any]:
+        properties = {"city": {"type": "string"}}
+        parameters = {"type": "object", "properties": properties, "required": ["city"]}
+        return {"name": f"weather_of_region_{number}", "description": "Tell it.", "parameters": parameters}
+
+    bound = chat.bind_tools([made(number) for number in range(300 if words == "hello" else 2)])
+    with pytest.raises(InputError, match=r"bind fewer tools, such as agent.tools\(\['detect', 'count'\]\)"):
+        bound.invoke(words)
+
+
+def nested() -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(1500):
+        schema = {"type": "object", "properties": {"a": schema}}
+    return schema
+
+
+@pytest.mark.parametrize("parameters", [{"type": 5}, {"properties": 5}, nested()], ids="abc")
+def test_hostile_schemas_are_refused(chat: ChatVision, parameters: dict[str, Any]) -> None:
+    function = {"name": "act", "description": "Act.", "parameters": parameters}
+    with pytest.raises(InputError, match="`schema` must be"):
+        chat.bind_tools([{"type": "function", "function": function}])
+    with pytest.raises(InputError, match="`schema` must be"):
+        chat.with_structured_output({"title": "act", **parameters}).invoke("act")
+
+
+@pytest.mark.parametrize("wrong", [5, {}, {"a": 1}, {"type": "function", "function": 5}, "weather", None])
+def test_what_is_no_tool_or_schema(chat: ChatVision, wrong: Any) -> None:
+    with pytest.raises(InputError, match="`tools` must be tools"):
+        chat.bind_tools([wrong])
+    with pytest.raises(InputError, match="`schema` must be"):
+        chat.with_structured_output(wrong).invoke("act")
 
 
 class Scene(BaseModel):

@@ -1,5 +1,6 @@
 """Tools that find objects: detect, point, count and segment."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,8 +38,13 @@ def next_offset(offset: int, limit: int, total: int) -> int | None:
     return offset + limit if offset + limit < total else None
 
 
-def page_note(offset: int, total: int) -> str | None:
-    """Explain a page without items; None for one with items."""
+def page_note(offset: int, total: int, unknown: Sequence[str]) -> str | None:
+    """Explain a page without items, and words that the model was never taught; None where there is nothing to say."""
+    if unknown:  # then an empty list is no answer
+        words = ", ".join(map(repr, unknown))
+        return (
+            f"The model does not know the words {words}: whether such things are there is not known. Use other words."
+        )
     if total == 0:
         return NOTHING
     return f"There are {total} items; `offset` {offset} is beyond the last." if offset >= total else None
@@ -59,7 +65,7 @@ def _detect(agent: ToolAgent, store: ImageStore, args: DetectArguments) -> ToolO
         counts={phrase: labels.count(phrase) for phrase in found.phrases},  # each that was asked for, once
         offset=args.offset,
         next_offset=next_offset(args.offset, args.limit, len(found)),
-        note=page_note(args.offset, len(found)),
+        note=page_note(args.offset, len(found), found.unknown_words),
         items=[_found(item) for item in found[args.offset : args.offset + args.limit]],
     )
     return ToolOutput(content, found)
@@ -74,7 +80,7 @@ def _point(agent: ToolAgent, store: ImageStore, args: DetectArguments) -> ToolOu
         total=len(points),
         offset=args.offset,
         next_offset=next_offset(args.offset, args.limit, len(points)),
-        note=page_note(args.offset, len(points)),
+        note=page_note(args.offset, len(points), points.unknown_words),
         items=[
             FoundPoint(label=each.label, score=round(each.score, 3), x=round(each.x, 1), y=round(each.y, 1))
             for each in points.points[args.offset : args.offset + args.limit]
@@ -96,7 +102,7 @@ def _count(agent: ToolAgent, store: ImageStore, args: CountArguments) -> ToolOut
         phrase=args.phrase,
         count=counted.count,
         items=[_found(item) for item in evidence[:_SHOWN_COUNTED]],
-        note=NOTHING if counted.count == 0 else None,
+        note=page_note(0, counted.count, counted.unknown_words),
     )
     return ToolOutput(content, counted)
 
@@ -118,7 +124,7 @@ def _segmented(result: Segmentation, image: StoredImage, store: ImageStore, args
         total=len(result),
         offset=args.offset,
         next_offset=next_offset(args.offset, args.limit, len(result)),
-        note=page_note(args.offset, len(result)),
+        note=page_note(args.offset, len(result), result.unknown_words),
         items=[
             FoundSegment(
                 label=each.label,

@@ -35,6 +35,8 @@ except ImportError as error:
         'these tools need langchain-core: pip install "internvl-vision-agent[langchain]"'
     ) from error
 
+from .checkpoints import kept_by_checkpoints  # it needs langchain-core
+
 _EVENT = "vision_agent.images"
 _SHOWN_SIDE = 768  # pixels of the longer side of images that are shown to the language model
 
@@ -61,6 +63,14 @@ class VisionTool(BaseTool):
         )
         self._toolkit = toolkit
         self._tool = tool
+
+    def run(self, *words: Any, **settings: Any) -> Any:
+        """Run the tool; the artifact of its message survives a checkpoint."""
+        return kept_by_checkpoints(super().run(*words, **settings))
+
+    async def arun(self, *words: Any, **settings: Any) -> Any:
+        """Run the tool, awaited; see `run`."""
+        return kept_by_checkpoints(await super().arun(*words, **settings))
 
     def _run(
         self, *words: str, run_manager: CallbackManagerForToolRun | None = None, **arguments: Any

@@ -1,6 +1,6 @@
 """MCP over streamable HTTP, at the path /mcp. Nothing is authenticated: by default only this machine is served.
 
-Every session has images of its own, so only versions of the protocol that have sessions are spoken. The `Host` and
+A session has images of its own, so only versions of the protocol that have sessions are spoken. The `Host` and
 `Origin` of requests are checked: a web page that makes a browser call this server is refused.
 """
 
@@ -10,22 +10,27 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvicorn
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.datastructures import Headers
-from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from vision_agent.aio import in_thread
 from vision_agent.errors import InputError, bad_argument
 
 from .versions import handshake_versions
 
 PATH = "/mcp"
+IMAGES = "/images/"
+"""Where images that links are to are fetched: a secret, a slash, and the id with `.jpg` follow."""
 _LOCAL = ("127.0.0.1", "localhost", "[::1]")
 _MAX_BODY = 16 * 2**20  # an image of 10 MiB in a `data:` address, as base64, and some more
-_IDLE_SECONDS = 24 * 3600.0  # a session without requests for so long is over
+IDLE_SECONDS = 24 * 3600.0
+"""A session without requests for so long is over."""
 _UNSUPPORTED_VERSION = -32022  # JSON-RPC error of the protocol
 _LAST_SECONDS = 3  # that open requests get when the server stops
 
@@ -74,16 +79,43 @@ def listen(address: str) -> Listening:
     return Listening(listening, f"[{host}]" if ":" in host else host)
 
 
-async def serve(server: Any, listening: Listening, ended: Callable[[str], None]) -> None:
+def public_address(url: object) -> str:
+    """Check where others reach a server, and return it without a slash at its end.
+
+    Raises:
+        InputError: anything but an http or https address of a host, with a path or without.
+    """
+    expected = "an address such as https://vision.example.org, without a query"
+    try:
+        parts = urlsplit(url) if isinstance(url, str) else urlsplit("")
+        wrong = parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.port == 0
+    except ValueError:  # a port or an address in brackets that is none
+        raise InputError(bad_argument("public_url", expected, url)) from None
+    if wrong or not isinstance(url, str) or parts.query or parts.fragment or any(c.isspace() for c in url):
+        raise InputError(bad_argument("public_url", expected, url))
+    return url.rstrip("/")
+
+
+async def serve(
+    server: Any,
+    listening: Listening,
+    ended: Callable[[str], None],
+    image: Callable[[str, str], bytes | None] = lambda key, image_id: None,
+    public: str | None = None,
+) -> None:
     """Serve until the process is told to stop.
 
     Args:
         server: of `versions.make_server`.
         listening: from `listen`.
         ended: told the id of a session that its client closes.
+        image: gives the JPEG of a secret and an id, or None.
+        public: from `public_address`; requests that were sent there are served too.
     """
     host = listening.host
     names = _LOCAL if _is_local(host) else (host,)
+    if public is not None:
+        names = (*names, str(urlsplit(public).hostname))
     if not _is_local(host):
         print(f"vision-agent: whoever can reach {host} can use this server, without any password", file=sys.stderr)
     security = TransportSecuritySettings(
@@ -92,11 +124,11 @@ async def serve(server: Any, listening: Listening, ended: Callable[[str], None])
         allowed_origins=[part for name in names for part in (f"http://{name}", f"http://{name}:*")],
     )
     manager = StreamableHTTPSessionManager(
-        server, security_settings=security, max_request_body_size=_MAX_BODY, session_idle_timeout=_IDLE_SECONDS
+        server, security_settings=security, max_request_body_size=_MAX_BODY, session_idle_timeout=IDLE_SECONDS
     )
     # Logs go where the program's own go, and not to stdout.
     config = uvicorn.Config(
-        application(manager, ended),
+        application(manager, ended, image),
         lifespan="off",
         log_config=None,
         access_log=False,
@@ -107,14 +139,18 @@ async def serve(server: Any, listening: Listening, ended: Callable[[str], None])
         await uvicorn.Server(config).serve(sockets=[listening.socket])
 
 
-def application(manager: StreamableHTTPSessionManager, ended: Callable[[str], None]) -> ASGIApp:
-    """Make the ASGI application: one path, and only versions of the protocol with sessions."""
+def application(
+    manager: StreamableHTTPSessionManager, ended: Callable[[str], None], image: Callable[[str, str], bytes | None]
+) -> ASGIApp:
+    """Make the ASGI application: MCP, in versions of the protocol with sessions, and images that links are to."""
     with_sessions = handshake_versions()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         version = headers.get("mcp-protocol-version")
-        if scope["path"].rstrip("/") != PATH:
+        if scope["path"].startswith(IMAGES):
+            await (await _image(scope, image))(scope, receive, send)
+        elif scope["path"].rstrip("/") != PATH:
             await PlainTextResponse(f"MCP is at {PATH}", 404)(scope, receive, send)
         elif with_sessions is not None and version is not None and version not in with_sessions:
             await _unsupported(version, with_sessions)(scope, receive, send)
@@ -125,6 +161,17 @@ def application(manager: StreamableHTTPSessionManager, ended: Callable[[str], No
                 ended(session)
 
     return app
+
+
+async def _image(scope: Scope, image: Callable[[str, str], bytes | None]) -> Response:
+    if scope["method"] not in ("GET", "HEAD"):
+        return PlainTextResponse("images can be fetched, and no more", 405)
+    key, _, name = scope["path"].removeprefix(IMAGES).partition("/")
+    data = await in_thread(lambda: image(key, name.removesuffix(".jpg"))) if name.endswith(".jpg") else None
+    if data is None:
+        return PlainTextResponse("there is no such image, or no longer", 404)
+    safe = {"cache-control": "private", "x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
+    return Response(data, media_type="image/jpeg", headers=safe)
 
 
 def _unsupported(version: str, supported: tuple[str, ...]) -> JSONResponse:

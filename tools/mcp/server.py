@@ -1,18 +1,22 @@
 """What the MCP server answers: tools, calls and images, in the protocol's own words.
 
 Results have structured content that fits each tool's output schema. Images that a call makes follow as links, or as
-small images for the model to see; either way they are resources of the session, whole and lossless. Refusals are
+small images for the model to see; either way they are resources of the session, lossless up to 700 kB. Refusals are
 results marked as errors, whose text tells the model what to do instead.
 """
 
 import asyncio
 import base64
 import contextlib
+import hashlib
 import io
 import itertools
 import logging
+import secrets
+import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from os import PathLike
 from typing import Any, BinaryIO, Literal, get_args
@@ -24,7 +28,7 @@ from vision_agent._distribution import DISTRIBUTION
 from vision_agent.aio import in_thread
 from vision_agent.errors import InputError, ToolError, UnknownImageError, bad_argument
 from vision_agent.images.loading import ImageLimits
-from vision_agent.images.store import ImageStore, StoredImage
+from vision_agent.images.store import ADDRESS, ImageStore, StoredImage
 from vision_agent.plugins.tool import Tool, ToolAgent, ToolResult
 
 from ..definitions import flat_schema
@@ -32,33 +36,55 @@ from ..toolkit import Toolkit
 from . import http, stdio
 from .versions import Request, make_server, protocol_error
 
-ImagesAs = Literal["links", "inline"]
-ADDRESS = "vision-agent://images/"
-"""What the addresses of images begin with; the id follows."""
+ImagesAs = Literal["links", "inline", "ids"]
+Share = Literal["session", "client", "token"]
 
 _SESSIONS = 32  # whose images are kept; the one not used for longest is forgotten first
 _SESSION_BYTES = 128 * 2**20  # of the images of one session
 _LISTED = 100  # images in a list of resources
 _INLINE = 8  # images shown by one result; the others are links
 _SHOWN_SIDE = 768  # pixels of the longer side of an image that is shown
+_FETCHED_SIDE = 2048  # of one that a link is to: hosted models take no more, and few bytes
+_RESOURCE_BYTES = 700_000  # of a resource: clients of `mcp` 2.x end a session at an event of 1 MiB, in base64
 _BEAT_SECONDS = 1.0  # between reports of progress
 _NOT_FOUND = -32002  # JSON-RPC error of the protocol: no such resource
 
 _log = logging.getLogger(__name__)
 
 
+@dataclass
+class _Session:
+    """Images that calls share.
+
+    Attributes:
+        toolkit: has the tools and the store.
+        key: what links to the images have in them; who knows it may fetch them.
+        used: when, by `time.monotonic`.
+    """
+
+    toolkit: Toolkit
+    key: str = field(default_factory=lambda: secrets.token_urlsafe(24))
+    used: float = field(default_factory=time.monotonic)
+
+
 class MCPServer:
-    """Serves one agent's tools to MCP clients. Each session has images of its own.
+    """Serves one agent's tools to MCP clients. Each session has images of its own, unless `share` says otherwise.
 
     Args:
         agent: does the work.
         names: which tools, by name, or tools of the program's own; None for all that the agent can do.
         roots: folders whose images and documents clients may name by path; none by default.
         limits: what images are accepted; the agent's by default.
-        images: how images that a call makes are sent: "links" to resources, or "inline" for the model to see.
+        images: how images that a call makes are sent: "links" to resources, "inline" for the model to see, or "ids" in
+            the text alone.
+        share: who shares images, and with them the ids: the calls of one "session"; all sessions of one "client", by
+            the name in its greeting and its address, which proves nothing; or all that carry the same bearer "token",
+            which should be long and random, as whoever knows it has the images. Without a token, a session is alone.
+        public_url: where others reach this server over HTTP, such as "https://vision.example.org". Links are then such
+            that a hosted model can fetch them, as JPEG of at most 2048 pixels; each has a secret in it.
 
     Raises:
-        InputError: an unknown tool, a root that is no folder, or another word for `images`.
+        InputError: an unknown tool, a root that is no folder, another word for `images` or `share`, or no address.
 
     Example:
         >>> MCPServer(VisionAgent(), roots=["photos"]).run_stdio()
@@ -72,15 +98,21 @@ class MCPServer:
         roots: Sequence[str | PathLike[str]] = (),
         limits: ImageLimits | None = None,
         images: ImagesAs = "links",
+        share: Share = "session",
+        public_url: str | None = None,
     ) -> None:
         if images not in get_args(ImagesAs):
             raise InputError(bad_argument("images", f"one of {list(get_args(ImagesAs))}", images))
+        if share not in get_args(Share):
+            raise InputError(bad_argument("share", f"one of {list(get_args(Share))}", share))
         self._agent = agent
         self._limits = limits or agent.image_limits
-        self._inline = images == "inline"
+        self._images = images
+        self._share = share
+        self._public = None if public_url is None else http.public_address(public_url)
         self._roots = ImageStore(roots).roots
         self._tools = tuple(Toolkit(agent, names).tools.values())
-        self._sessions: OrderedDict[str | None, Toolkit] = OrderedDict()
+        self._sessions: OrderedDict[tuple[str, ...], _Session] = OrderedDict()
 
     def server(self) -> Any:
         """Return the server as `mcp` has it (`mcp.server.lowlevel.Server`), for transports of a program's own."""
@@ -107,25 +139,44 @@ class MCPServer:
         Args:
             at: from `listen`.
         """
-        asyncio.run(http.serve(self.server(), at, self._forget))
+        asyncio.run(http.serve(self.server(), at, self._forget, self._linked, self._public))
 
     # What can be done, or go wrong, before a model is loaded.
     claim_stdout = staticmethod(stdio.claim_stdout)
     listen = staticmethod(http.listen)
+    public_address = staticmethod(http.public_address)
 
     # --- sessions
 
-    def _toolkit(self, session: str | None) -> Toolkit:
-        if session not in self._sessions:
+    def _session(self, request: Request) -> _Session:
+        """What a request shares images with."""
+        key: tuple[str, ...] = ("session", request.session or "")
+        if self._share == "client":
+            key = ("client", *request.client)
+        elif self._share == "token" and request.token is not None:
+            key = ("token", hashlib.sha256(request.token.encode()).hexdigest())
+        now = time.monotonic()
+        for old in [each for each, session in self._sessions.items() if now - session.used > http.IDLE_SECONDS]:
+            del self._sessions[old]
+        if key not in self._sessions:
             store = ImageStore(self._roots, limits=self._limits, max_bytes=_SESSION_BYTES)
-            self._sessions[session] = Toolkit(self._agent, self._tools, store=store)
-        self._sessions.move_to_end(session)
+            self._sessions[key] = _Session(Toolkit(self._agent, self._tools, store=store))
+        self._sessions[key].used = now
+        self._sessions.move_to_end(key)
         while len(self._sessions) > _SESSIONS:
             self._sessions.popitem(last=False)
-        return self._sessions[session]
+        return self._sessions[key]
 
     def _forget(self, session: str) -> None:
-        self._sessions.pop(session, None)
+        self._sessions.pop(("session", session), None)
+
+    def _linked(self, key: str, image_id: str) -> bytes | None:
+        """The JPEG that a link is to; None where there is no such image."""
+        for session in list(self._sessions.values()):
+            if secrets.compare_digest(session.key.encode(), key.encode()):
+                with contextlib.suppress(UnknownImageError):
+                    return _jpeg(session.toolkit.store.get(image_id).image, _FETCHED_SIDE)
+        return None
 
     def _instructions(self) -> str:
         folders = ", ".join(map(str, self._roots))
@@ -155,51 +206,58 @@ class MCPServer:
 
     async def _call(self, request: Request) -> dict[str, Any]:
         name, arguments = request.params.name, request.params.arguments
-        toolkit = self._toolkit(request.session)
+        session = self._session(request)
         try:
             async with _progress(request, name):
-                return await in_thread(lambda: self._result(toolkit, toolkit.call(name, arguments)))
+                return await in_thread(lambda: self._result(session, session.toolkit.call(name, arguments)))
         except ToolError as error:
             return _error(str(error))
         except Exception as error:  # a tool that breaks must not take the session with it
             _log.exception("the tool %r failed", name)
             return _error(f"{name}: failed inside with {type(error).__name__}; the server's log has more")
 
-    def _result(self, toolkit: Toolkit, result: ToolResult) -> dict[str, Any]:
+    def _result(self, session: _Session, result: ToolResult) -> dict[str, Any]:
+        toolkit = session.toolkit
         required = output_schema(toolkit.tools[result.tool]).get("required", [])
         if any(field not in result.content for field in required):  # only its beginning could be shown
             return _error(f"{result.tool}: the result is too long; ask for less at once")
         content: list[dict[str, Any]] = [{"type": "text", "text": result.text}]
-        for index, image in enumerate(_held(toolkit.store, result.images)):
-            content.append(_shown(image.image) if self._inline and index < _INLINE else _link(image))
+        for index, image in enumerate(_held(toolkit.store, result.images) if self._images != "ids" else ()):
+            shown = self._images == "inline" and index < _INLINE
+            content.append(_shown(image.image) if shown else self._link(session, image))
         return {"content": content, "structuredContent": result.content, "isError": False}
 
     # --- images
 
+    def _link(self, session: _Session, image: StoredImage) -> dict[str, Any]:
+        link = {"type": "resource_link", **_resource(image)}
+        if self._public is None:
+            return link
+        return {**link, "uri": f"{self._public}{http.IMAGES}{session.key}/{image.id}.jpg", "mimeType": "image/jpeg"}
+
     async def _list_images(self, request: Request) -> dict[str, Any]:
-        store = self._toolkit(request.session).store
+        store = self._session(request).toolkit.store
         return {"resources": [_resource(image) for image in _held(store, store.ids[-_LISTED:])]}
 
     async def _list_templates(self, request: Request) -> dict[str, Any]:
         template = {
             "uriTemplate": f"{ADDRESS}{{id}}",
             "name": "image",
-            "description": "An image of this session, by the id that results give.",
-            "mimeType": "image/png",
+            "description": "An image of this session, by the id that results give: PNG, or JPEG where that is large.",
         }
         return {"resourceTemplates": [template]}
 
     async def _read(self, request: Request) -> dict[str, Any]:
         address = str(request.params.uri)
-        store = self._toolkit(request.session).store
+        store = self._session(request).toolkit.store
         if not address.startswith(ADDRESS):
             raise protocol_error(_NOT_FOUND, bad_argument("uri", f"{ADDRESS} and an image id", address))
         try:
             image = store.get(address.removeprefix(ADDRESS), name="uri")
         except UnknownImageError as error:
             raise protocol_error(_NOT_FOUND, str(error)) from error
-        data = await in_thread(lambda: _encoded(image.image, "PNG"))
-        return {"contents": [{"uri": address, "mimeType": "image/png", "blob": data}]}
+        data, kind = await in_thread(lambda: _whole(image.image))
+        return {"contents": [{"uri": address, "mimeType": kind, "blob": base64.b64encode(data).decode()}]}
 
 
 def output_schema(tool: Tool) -> dict[str, Any]:
@@ -259,18 +317,27 @@ def _resource(image: StoredImage) -> dict[str, Any]:
     }
 
 
-def _link(image: StoredImage) -> dict[str, Any]:
-    return {"type": "resource_link", **_resource(image)}
-
-
 def _shown(image: Image.Image) -> dict[str, Any]:
     """A small copy, as JPEG: clients bound the bytes of a result."""
+    data = base64.b64encode(_jpeg(image, _SHOWN_SIDE)).decode()
+    return {"type": "image", "data": data, "mimeType": "image/jpeg"}
+
+
+def _jpeg(image: Image.Image, side: int) -> bytes:
     small = image.convert("RGB")
-    small.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE))
-    return {"type": "image", "data": _encoded(small, "JPEG"), "mimeType": "image/jpeg"}
-
-
-def _encoded(image: Image.Image, form: str) -> str:
+    small.thumbnail((side, side))
     file = io.BytesIO()
-    image.save(file, form)
-    return base64.b64encode(file.getvalue()).decode()
+    small.save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def _whole(image: Image.Image) -> tuple[bytes, str]:
+    """An image as a resource, and its type: lossless where clients take so much, else as large as they take it."""
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    if file.tell() <= _RESOURCE_BYTES:
+        return file.getvalue(), "image/png"
+    side = max(image.size)
+    while len(data := _jpeg(image, side)) > _RESOURCE_BYTES:
+        side = side * 3 // 4
+    return data, "image/jpeg"

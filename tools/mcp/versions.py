@@ -37,12 +37,16 @@ class Request:
     Attributes:
         params: the method's parameters: `name` and `arguments` of a call, `uri` of a resource.
         session: the id of its HTTP session; None on stdio, where a process has one session.
+        client: the address that it came from and the name that the client gave in its greeting.
+        token: what it carries as `Authorization: Bearer ...`; None for none.
         report: tells the client that the work goes on: seconds so far, and a message. Does nothing for clients that did
             not ask for it.
     """
 
     params: Any
     session: str | None
+    client: tuple[str, str]
+    token: str | None
     report: Callable[[float, str], Awaitable[None]]
 
 
@@ -92,7 +96,7 @@ def _register_1(server: Any, method: str, handler: Handler) -> None:
                     token, seconds, message=message, related_request_id=str(context.request_id)
                 )
 
-        answered = await handler(Request(request.params, _session(context), report))
+        answered = await handler(Request(request.params, *_origin(context), report))
         return _types.ServerResult(result_type.model_validate(answered))
 
     server.request_handlers[getattr(_types, request_name)] = answer
@@ -106,14 +110,19 @@ def _register_2(server: Any, method: str, handler: Handler) -> None:
         async def report(seconds: float, message: str) -> None:
             await context.session.report_progress(seconds, message=message)
 
-        return result_type.model_validate(await handler(Request(params, _session(context), report)))
+        return result_type.model_validate(await handler(Request(params, *_origin(context), report)))
 
     server.add_request_handler(method, getattr(_types, params_name), answer)
 
 
-def _session(context: Any) -> str | None:
-    """The transport has let the request pass, so its session is open."""
-    if context.request is None:
-        return None
-    session: str | None = context.request.headers.get("mcp-session-id")
-    return session
+def _origin(context: Any) -> tuple[str | None, tuple[str, str], str | None]:
+    """Session, client and token of a request. The transport has let it pass, so its session is open."""
+    greeting = context.session.client_params
+    named = greeting.model_dump(mode="json", by_alias=True).get("clientInfo") or {} if greeting is not None else {}
+    name = str(named.get("name", ""))
+    http = context.request
+    if http is None:
+        return None, ("", name), None
+    kind, _, token = http.headers.get("authorization", "").partition(" ")
+    sent = token.strip() if kind.lower() == "bearer" else ""
+    return http.headers.get("mcp-session-id"), (http.client.host if http.client else "", name), sent or None
