@@ -135,6 +135,15 @@ def test_objects_that_tiles_cut_are_whole_and_there_once(seed: int, size: tuple[
     assert best == sorted(best, reverse=True)
 
 
+def test_a_part_that_is_drawn_too_large_is_no_object() -> None:
+    """What a model made of a dog's head at the border of a tile, beside the whole dog."""
+    tiles = tiles_of((3000, 480), None, one_view)
+    boxes = np.array([[1969.0, 32, 2081, 175], [2039, 62, 2394, 432], [1376, 300, 1500, 440]])
+    scores = np.array([0.8, 0.75, 0.5])
+    assert tiles[3][2] == 2082
+    assert join_views(boxes, scores, [4, 5, 3], tiles, (3000, 480)) == [[1], [2]]
+
+
 def test_nothing_found_is_nothing_joined() -> None:
     assert join_views(np.zeros((0, 4)), np.zeros(0), [], tiles_of((6000, 480), None, one_view), (6000, 480)) == []
 

@@ -42,7 +42,8 @@ def join_views(
     cut_N4 = _cut(xyxy, view_N, tiles, image_size)
     is_cut_N: Bools = np.asarray(cut_N4.any(axis=1))
     inside_NN = _inside(xyxy)
-    shown_whole_N = is_cut_N & (inside_NN & ~is_cut_N[None]).any(axis=1)
+    goes_on_NN = _goes_on(xyxy, cut_N4) & (view_N[:, None] != view_N[None])
+    shown_whole_N = is_cut_N & ((inside_NN | goes_on_NN) & ~is_cut_N[None]).any(axis=1)
     left = np.flatnonzero(~shown_whole_N)
     one_NN = _parts(xyxy[left], cut_N4[left])
     # Of an object that is whole nowhere, one tile may show a part of the part that another shows.
@@ -74,6 +75,19 @@ def _inside(xyxy_N4: Floats) -> Bools:
     inside: Bools = shared >= _INSIDE * np.maximum(box_area(xyxy_N4), 1e-9)[:, None]
     np.fill_diagonal(inside, False)
     return inside
+
+
+def _goes_on(xyxy_N4: Floats, cut_N4: Bools) -> Bools:
+    """Whether a box (row) ends at a border just where another one (column) crosses it: it is a part of that object."""
+    crossed: Bools = np.zeros((len(xyxy_N4), len(xyxy_N4)), dtype=np.bool_)
+    for side in range(4):
+        axis = side % 2
+        edge = xyxy_N4[:, side, None]
+        across = (xyxy_N4[None, :, axis] < edge) & (edge < xyxy_N4[None, :, axis + 2])
+        low, high = xyxy_N4[:, 1 - axis], xyxy_N4[:, 3 - axis]
+        shared = np.minimum(high[:, None], high[None]) - np.maximum(low[:, None], low[None])
+        crossed |= cut_N4[:, side, None] & across & (shared >= _ALONG * np.maximum(high - low, 1e-9)[:, None])
+    return crossed
 
 
 def _parts(xyxy_N4: Floats, cut_N4: Bools) -> Bools:
