@@ -8,13 +8,15 @@ import sys
 from decimal import Decimal
 from functools import reduce
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, create_model
 
 from vision_agent.errors import InputError, bad_argument
 
-_SCALARS: dict[str, Any] = {"string": str, "number": Decimal, "integer": int, "boolean": bool, "null": type(None)}
+# Exact in Python, and a number in JSON, as the schema says.
+_Number = Annotated[Decimal, PlainSerializer(float, return_type=float, when_used="json")]
+_SCALARS: dict[str, Any] = {"string": str, "number": _Number, "integer": int, "boolean": bool, "null": type(None)}
 _FORMATS: dict[str, Any] = {"date": datetime.date, "date-time": datetime.datetime, "time": datetime.time}
 _DEEPEST = 16  # schemas within schemas; `extract` takes fewer
 

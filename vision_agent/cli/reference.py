@@ -19,10 +19,10 @@ Of one image the result is printed as it is; of several each line begins with th
 record a line. `--save` writes drawings: to a file, or of several images to a folder.
 
 **Records.** With `--out found.jsonl` (or `.csv`, `.parquet`) results go to a file, a record for each image or document,
-in the order of the files. A run that is stopped, by Ctrl-C, `kill -9` or a power cut, goes on where it was when the same
-command is run again, and ends with the same bytes. A file that fails is a record with an `error`; `--retry` takes such
-files again. `found.jsonl.settings.json` beside it says what made it, and other settings are refused. On an accelerator
-eight images are looked at together; on the CPU each core looks at one, where the model is small.
+in the order of the files. A run that is stopped, by Ctrl-C, `kill -9` or a power cut, goes on where it was when the
+same command is run again, and ends with the same bytes. A file that fails is a record with an `error`; `--retry` takes
+such files again. `found.jsonl.settings.json` beside it says what made it, and other settings are refused. On an
+accelerator eight images are looked at together; on the CPU each core looks at one, where the model is small.
 
 **Results** go to stdout, everything else to stderr.
 
