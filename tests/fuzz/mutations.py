@@ -1,4 +1,4 @@
-"""Changes of files by chance, the same in each run: bytes that are turned, cut, doubled or exchanged, and JSON values."""
+"""Changes of files by chance, the same in each run: of bytes, of written numbers, of the values of JSON files."""
 
 import copy
 import json

@@ -34,7 +34,7 @@ HEIC = base64.b85decode(
 
 def _images() -> list[bytes]:
     photo = Image.open(EXAMPLES / "photos" / "000000139872.jpg").resize((40, 30))
-    wide = Image.fromarray((np.asarray(photo.convert("L")).astype(np.uint16) * 257))
+    wide = Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257)
     exif = Image.Exif()
     exif[0x0112] = 6
     found = [HEIC]
