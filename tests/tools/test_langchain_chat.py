@@ -72,14 +72,6 @@ class TestStandard(_OfTheDefault, ChatModelIntegrationTests):
         return True
 
     @pytest.mark.xfail(reason=TOO_SMALL, raises=AssertionError)
-    def test_tool_calling(self, model: BaseChatModel) -> None:
-        super().test_tool_calling(model)
-
-    @pytest.mark.xfail(reason=TOO_SMALL, raises=AssertionError)
-    async def test_tool_calling_async(self, model: BaseChatModel) -> None:
-        await super().test_tool_calling_async(model)
-
-    @pytest.mark.xfail(reason=TOO_SMALL, raises=AssertionError)
     def test_unicode_tool_call_integration(self, model: BaseChatModel, **settings: Any) -> None:
         super().test_unicode_tool_call_integration(model, **settings)
 
