@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from vision_agent._distribution import warn_of_namesake
-from vision_agent.documents import Block, Cell, KeyValue, Line, OcrResult, Page, Table, Word
+from vision_agent.documents import Block, Cell, DocumentNode, KeyValue, Line, OcrResult, Page, Table, Word
 from vision_agent.errors import (
     AdapterMismatchError,
     AnswerError,
@@ -116,6 +116,7 @@ __all__ = [
     "Detections",
     "DocumentAnswer",
     "DocumentError",
+    "DocumentNode",
     "ExtractSettings",
     "Extraction",
     "ExtractionError",

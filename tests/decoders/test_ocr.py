@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 from reportlab.pdfgen.canvas import Canvas
 
-from vision_agent import MissingExtraError, OcrResult, VisionAgent
+from vision_agent import InputError, MissingExtraError, OcrResult, VisionAgent
 from vision_agent.decoders.ocr.route import OcrDecoder
 from vision_agent.documents.options import OcrOptions
 from vision_agent.documents.reader import DocumentReader
@@ -304,3 +304,44 @@ def test_the_reader_of_a_route_is_loaded_once_for_all_threads(monkeypatch: pytes
     for thread in threads:
         thread.join()
     assert len(made) == 1
+
+
+# --- scripts
+
+
+def written(lines: list[str]) -> Image.Image:
+    image = Image.new("RGB", (560, 60 * len(lines) + 40), "white")
+    pen = ImageDraw.Draw(image)
+    font = ImageFont.truetype("DejaVuSans.ttf", 28)
+    for row, text in enumerate(lines):
+        pen.text((30, 30 + 60 * row), text, fill="black", font=font)
+    return image
+
+
+@pytest.mark.parametrize(
+    ("lines", "known"),
+    [
+        (["Счёт на оплату от 5 марта", "Поставщик: Ромашка", "Итого к оплате 12 500 рублей"], False),
+        (["فاتورة ضريبية رقم", "المبلغ الإجمالي للدفع", "شارع الملك فهد الرياض"], False),
+        (["Faktura za usługi z dnia", "Żółć gęślą jaźń Łódź", "Razem do zapłaty 12 500"], True),
+    ],
+)
+def test_a_script_that_is_not_known_is_told(document_reader: DocumentReader, lines: list[str], known: bool) -> None:
+    result = read(document_reader, written(lines))
+    assert [warning.split(":")[0] for warning in result.warnings] == ([] if known else ["page 1"])
+    assert known or "recogniser=" in result.warnings[0]
+
+
+def test_another_recogniser_is_given_by_its_path(document_reader: DocumentReader, tmp_path: Path) -> None:
+    import rapidocr
+
+    own = Path(rapidocr.__file__).parent / "models" / "PP-OCRv6_rec_small.onnx"
+    copy = tmp_path / "another.onnx"
+    copy.symlink_to(own)
+    assert read(document_reader, sheet(LINES[:1], size=(520, 120)), recogniser=copy).text == LINES[0]
+    (tmp_path / "no.onnx").write_text("nothing")
+    for path, message in ((tmp_path / "no.onnx", "with its characters inside"), (tmp_path / "gone", "an ONNX file")):
+        with pytest.raises(InputError, match=f"`recogniser` must be .*{message}"):
+            read(document_reader, sheet(), recogniser=path)
+    with pytest.raises(InputError, match="`recogniser` must be None"):
+        read(document_reader, sheet(), recogniser=copy, engine="model")

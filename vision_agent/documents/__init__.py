@@ -5,5 +5,6 @@
 
 from vision_agent.documents.result import Block, KeyValue, Line, OcrResult, Page, Quad, Word
 from vision_agent.documents.table import Cell, Table
+from vision_agent.documents.tree import DocumentNode
 
-__all__ = ["Block", "Cell", "KeyValue", "Line", "OcrResult", "Page", "Quad", "Table", "Word"]
+__all__ = ["Block", "Cell", "DocumentNode", "KeyValue", "Line", "OcrResult", "Page", "Quad", "Table", "Word"]

@@ -52,8 +52,11 @@ def key_values_of(page: Page, fields: Sequence[PdfField] = ()) -> list[KeyValue]
             pair = _paired(page, sheet, piece, label, labels, used)
             if pair is not None and not any(_same_place(pair.box, other.box) for other in asked):
                 found.append(pair)
+    grids = [table.box for table in page.tables if table.columns > 2]
     for row in sheet.rows:
-        found += _without_colon(page, [piece for piece in row if not labels[id(piece)] and id(piece) not in used])
+        free = [piece for piece in row if not labels[id(piece)] and id(piece) not in used]
+        if not any(_same_place(box_of([Excerpt.whole(piece)]), grid) for piece in free for grid in grids):
+            found += _without_colon(page, free, sheet.height)
     return found
 
 
@@ -74,7 +77,7 @@ def _pair(page: Page, key: Excerpt, value: Excerpt, sure: float) -> KeyValue:
     )
 
 
-def _without_colon(page: Page, row: Sequence[Piece]) -> list[KeyValue]:
+def _without_colon(page: Page, row: Sequence[Piece], usual: float) -> list[KeyValue]:
     """Pairs of a row in which labels and values take turns; a longer row of numbers is one of a table."""
     if len(row) not in (2, 4):
         return []
@@ -84,7 +87,13 @@ def _without_colon(page: Page, row: Sequence[Piece]) -> list[KeyValue]:
         if name is None or held is None or not _may_label(name.text) or not any(map(str.isalnum, held.text)):
             return []
         gap = (value.x0 - key.x1) / key.height
-        if not _may_head(key) or name.text[:1].islower() or not 2.0 <= gap <= _RIGHT_GAP or held.text[:1].islower():
+        if (
+            key.height > 1.3 * usual
+            or not _may_head(key)
+            or name.text[:1].islower()
+            or not 2.0 <= gap <= _RIGHT_GAP
+            or held.text[:1].islower()
+        ):
             return []
         pairs.append(_pair(page, name, held, _SURE_BARE))
     return pairs

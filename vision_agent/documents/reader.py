@@ -165,10 +165,11 @@ def page_of(lines: Sequence[Line], image: PageImage, source: Literal["ocr", "tex
         file=image.file,
         warnings=reading_warnings(lines) if source == "ocr" else (),
     )
+    page = with_tables(page, image.image)
     boxes = check_boxes_of(page, image.image, image.fields)
     pairs = [pair for pair in key_values_of(page, image.fields) if not any(_inside(box, pair) for box in boxes)]
     page = page.model_copy(update={"key_values": (*pairs, *boxes)})
-    return with_figures(with_tables(page, image.image), figures)
+    return with_figures(page, figures)
 
 
 def _inside(inner: KeyValue, outer: KeyValue) -> bool:

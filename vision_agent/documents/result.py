@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, FiniteFloat, NonNegativeFloat, PositiveIn
 
 from vision_agent.documents.markdown import block_markdown
 from vision_agent.documents.table import Table
+from vision_agent.documents.tree import DocumentNode, tree_of
 from vision_agent.documents.writing_direction import right_to_left_share
 from vision_agent.errors import InputError, bad_argument
 from vision_agent.results import annotate
@@ -286,6 +287,10 @@ class OcrResult(BaseModel):
     def to_markdown(self) -> str:
         """Return all pages as Markdown, with a rule between pages."""
         return "\n\n---\n\n".join(page.to_markdown() for page in self.pages) + "\n"
+
+    def to_tree(self) -> DocumentNode:
+        """Return the document as a tree of its headings; `to_tree().model_dump_json()` says what the Markdown says."""
+        return tree_of(self.pages)
 
     def to_hocr(self) -> str:
         """Return all pages as hOCR (HTML with places, hOCR 1.2): ocr_page, ocr_carea, ocr_line, ocrx_word."""

@@ -15,6 +15,7 @@ from typing import IO, Any, TypeAlias
 from PIL import Image, TiffImagePlugin
 
 from vision_agent.documents.bounded_pdf import BoundedPdf
+from vision_agent.documents.file_kinds import unread_kind
 from vision_agent.documents.page_choice import ChosenPages, PageChoice
 from vision_agent.documents.pdf import Layer, PdfField
 from vision_agent.errors import DocumentError, ImageError, InputError, bad_argument
@@ -118,7 +119,7 @@ def page_images(
             yield from _frames(image, str(file), chosen, limits, name)
     else:
         chosen.of(1, name)
-        yield PageImage(load_image(opened, limits=limits, name=name), file=str(file))
+        yield PageImage(_image(opened, str(file), head, limits, name), file=str(file))
 
 
 def page_image(file: str, number: int, size: tuple[int, int], *, password: str | None = None) -> Image.Image:
@@ -126,6 +127,17 @@ def page_image(file: str, number: int, size: tuple[int, int], *, password: str |
     for page in page_images(file, pages=number, password=password, with_layer=False, name="file"):
         return page.image if page.image.size == size else page.image.resize(size)
     raise DocumentError(bad_argument("page", "a page of the document", number))
+
+
+def _image(source: Any, file: str, head: bytes, limits: ImageLimits, name: str) -> Image.Image:
+    try:
+        return load_image(source, limits=limits, name=name)
+    except ImageError as error:
+        if (kind := unread_kind(head, file if head else "")) is None:
+            raise
+        given = repr(file) if file else f"{type(source).__name__} of such a file"
+        message = f"`{name}` must be a PDF, a TIFF or another image, but got {given}, which is {kind}"
+        raise DocumentError(message) from error
 
 
 def _is_address(source: Any) -> bool:

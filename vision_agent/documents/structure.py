@@ -20,9 +20,8 @@ _EDGE = 0.11  # of a page's height, where running heads and feet are
 _LEVELS = 6
 
 _NUMBERED = re.compile(
-    r"^(?:(?:chapter|section|part|appendix|kapitel|abschnitt|anhang|chapitre|annexe|capítulo|capitolo)\s+)?"
-    r"(?P<number>(?:\d{1,2}|[A-Z])(?:\.\d{1,2})*|[IVX]{1,5})[.:)]?\s+(?=\S)",
-    re.IGNORECASE,
+    r"^(?:(?i:chapter|section|part|appendix|kapitel|abschnitt|anhang|chapitre|annexe|capítulo|capitolo)\s+)?"
+    r"(?P<number>\d{1,2}(?:\.\d{1,2})*|[A-Z](?:\.\d{1,2})+|(?:[A-Z]|[IVX]{2,5})(?=[.:)]))[.:)]?\s+(?=\S)"
 )
 _DEPTH = re.compile(r"^(?:\d{1,2}|[A-Z])(?:\.\d{1,2})+$|^\d{1,2}$|^[A-Z]$|^[IVX]{1,5}$")
 _LEADER = re.compile(r"(\.\s?){4,}|(\.\s){3,}|…{2,}")
