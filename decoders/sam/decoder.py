@@ -25,7 +25,7 @@ from vision_agent.plugins.decoder import Decoder, DecodeRequest, DenseFeatures
 from vision_agent.plugins.route import RouteSpec
 from vision_agent.results.segmentation import Mask, Segmentation
 
-from .loading import fingerprint, load_network
+from .loading import fingerprints, load_network
 from .loss import mask_loss
 from .memory import track
 from .network import OBJECTS_AT_ONCE
@@ -307,10 +307,10 @@ def _rated_best(logits_GMhw: Tensor, ratings_GM: Tensor) -> Tensor:
 
 def _checked_fingerprint(checkpoint: str, expected: str) -> str:
     """The fingerprint of SAM's weights; prompt tokens mean nothing to others."""
-    found = fingerprint(Path(checkpoint))
-    if expected and found and found != expected:
+    found = fingerprints(Path(checkpoint))
+    if expected and found and expected not in found:
         raise AdapterMismatchError(
             f"the prompts of this route were trained for other SAM weights ({expected!r}) than those at "
-            f"{checkpoint!r} ({found!r}); name the right ones with `change_settings(folder, checkpoint=...)`"
+            f"{checkpoint!r} ({found[0]!r}); name the right ones with `change_settings(folder, checkpoint=...)`"
         )
-    return found or expected
+    return found[0] if found else expected

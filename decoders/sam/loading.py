@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from vision_agent.errors import CheckpointError
-from vision_agent.model.fingerprint import file_fingerprint
+from vision_agent.model.fingerprint import file_fingerprint, native_fingerprint
 from vision_agent.model.original.sa2va import is_sa2va
 
 from .files import read_json
@@ -32,7 +32,12 @@ def load_network(source: Path) -> Network:
     raise CheckpointError(f"there is no SAM checkpoint at {str(source)!r}: no such folder or file")
 
 
-def fingerprint(source: Path) -> str:
-    """Return a string that identifies a checkpoint's weights; "" where it has none."""
-    files = [source] if source.is_file() else [source / name for name in _WEIGHTS]
-    return next((file_fingerprint(file) for file in files if file.is_file()), "")
+def fingerprints(source: Path) -> tuple[str, ...]:
+    """Return what identifies a checkpoint's weights, then what did before version 0.2; nothing where it has none."""
+    if source.is_file():
+        return (file_fingerprint(source),)
+    files = [source / name for name in _WEIGHTS if (source / name).is_file()]
+    if not files:
+        return ()
+    former = [file_fingerprint(files[0])] if files[0].suffix != ".json" else []
+    return (native_fingerprint(source), *former)

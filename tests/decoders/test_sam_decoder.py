@@ -10,7 +10,7 @@ import pytest
 import torch
 from numerics import assert_same
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_sam import KINDS, original, random_image, tiny_model, tiny_original
 from torch import Tensor
 
@@ -30,6 +30,7 @@ from vision_agent.decoders.sam import SamDecoder, load_network
 from vision_agent.decoders.sam.loss import mask_loss
 from vision_agent.geometry.frames import TileGrid
 from vision_agent.model.backbone import Backbone
+from vision_agent.model.fingerprint import file_fingerprint
 from vision_agent.plugins.route import RouteSpec
 from vision_agent.routing.adapter import change_settings
 
@@ -281,6 +282,20 @@ def test_other_sam_weights_than_those_of_training_are_refused(
     assert agent.load_adapter(tmp_path / "seg") == "seg"
     with pytest.raises(AdapterMismatchError, match=r"trained for other SAM weights .*change_settings"):
         change_settings(tmp_path / "seg", checkpoint=str(folders["sam"]))
+
+
+def test_two_sharded_sam_checkpoints_with_one_index_differ(folders: dict[str, Path], tmp_path: Path) -> None:
+    known = decoder_of(folders["sam2"]).settings["fingerprint"]
+    former = file_fingerprint(folders["sam2"] / "model.safetensors")
+    assert decoder_of(folders["sam2"], fingerprint=former).settings["fingerprint"] == known != former
+    tiny_model("sam2").save_pretrained(tmp_path, max_shard_size="50KB")
+    decoder = decoder_of(tmp_path)
+    index = (tmp_path / "model.safetensors.index.json").read_text("utf-8")
+    file = tmp_path / sorted(set(json.loads(index)["weight_map"].values()))[-1]
+    state = load_file(file)
+    save_file({name: tensor + 0.1 for name, tensor in state.items()}, file, metadata={"format": "pt"})
+    with pytest.raises(AdapterMismatchError, match="other SAM weights"):
+        decoder_of(tmp_path, fingerprint=decoder.settings["fingerprint"])
 
 
 def test_sam_weights_of_another_width_do_not_fit_the_adapter(
