@@ -40,9 +40,10 @@ def _parts(where: str, value: Any, is_schema: bool) -> list[tuple[str, Any, bool
         return []
     found: list[tuple[str, Any, bool]] = []
     for key, each in value.items():
-        place = f"{where}/{str(key)[:40]}"[-120:]
+        place = f"{where}/{str(_SIGNS.get(key, key))[:40]}"[-120:]
         if is_schema and key in _NAMED and isinstance(each, Mapping):
-            found += [(f"{place}/{str(name)[:40]}"[-120:], part, True) for name, part in each.items()]
+            within = where if key == "properties" else place
+            found += [(f"{within}/{str(name)[:40]}"[-120:], part, True) for name, part in each.items()]
         elif is_schema and key in _LISTED and isinstance(each, list | tuple):
             found += [(f"{place}/{index}", part, True) for index, part in enumerate(each)]
         else:
@@ -52,7 +53,7 @@ def _parts(where: str, value: Any, is_schema: bool) -> list[tuple[str, Any, bool
 
 def _fault(value: Any, is_schema: bool) -> str | None:
     if is_schema and not isinstance(value, Mapping | bool):
-        return f"{_shown(value)} in place of a schema"
+        return _shown(value)
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
@@ -125,6 +126,7 @@ def _is_types(value: Any) -> bool:
 _NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions"})  # names with schemas
 _LISTED = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})  # lists of schemas
 _INNER = frozenset({"items", "additionalProperties"})  # one schema
+_SIGNS = {"items": "[]", "additionalProperties": "*"}  # in the name of a place
 _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "type": (_is_types, "the name of a type, or a list of them"),
     "enum": (_is_full_list, "a list of at least one value"),
