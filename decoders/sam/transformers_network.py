@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from vision_agent.errors import CheckpointError, first_line
+from vision_agent.model.quiet import quiet
 
 from .files import IMAGENET, Channels, normalisation
 from .network import Network
@@ -57,9 +58,10 @@ class TransformersNetwork(Network):
             )
         name = CLASSES[kind]
         try:
-            model, report = getattr(transformers, name).from_pretrained(
-                str(folder), dtype=torch.float32, local_files_only=True, output_loading_info=True
-            )
+            with quiet():
+                model, report = getattr(transformers, name).from_pretrained(
+                    str(folder), dtype=torch.float32, local_files_only=True, output_loading_info=True
+                )
         except Exception as error:  # transformers raises many kinds for a damaged folder
             said = first_line(error)
             raise CheckpointError(f"the SAM checkpoint {str(folder)!r} could not be loaded: {said}") from error

@@ -333,3 +333,8 @@ def test_what_cannot_work_is_refused(backbone: Backbone, folders: dict[str, Path
 
 def test_a_folder_says_what_it_is(folders: dict[str, Path]) -> None:
     assert [load_network(folders[kind]).pads for kind in KINDS] == [True, False, False]
+
+
+def test_loading_sam_says_nothing(folders: dict[str, Path], capfd: pytest.CaptureFixture[str]) -> None:
+    assert load_network(folders["sam2"]).token_width > 0
+    assert capfd.readouterr() == ("", "")
