@@ -8,9 +8,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vision_agent.aio import in_thread
-from vision_agent.errors import ArgumentTypeError, InputError, ToolError, VisionAgentError, bad_argument
+from vision_agent.errors import (
+    ArgumentTypeError,
+    InputError,
+    MissingExtraError,
+    ToolError,
+    VisionAgentError,
+    bad_argument,
+)
 from vision_agent.images.store import ImageStore
-from vision_agent.plugins.registry import load_tools
+from vision_agent.plugins.registry import lacking, load_tools
 from vision_agent.plugins.tool import Tool, ToolAgent, ToolResult
 
 from .arguments import read_arguments
@@ -30,6 +37,7 @@ class Toolkit:
 
     Raises:
         InputError: a name that is not registered, or of a tool that this agent cannot do.
+        MissingExtraError: a name of a tool whose packages are not installed.
 
     Example:
         >>> toolkit = Toolkit(agent, store=ImageStore(roots=["examples/photos"]))
@@ -78,7 +86,9 @@ class Toolkit:
         """
         tool = self._tools.get(name) if isinstance(name, str) else None
         if tool is None:
-            raise ToolError(f"there is no tool {without_bytes(str(name))[:80]!r}; there are: {', '.join(self._tools)}")
+            lacks = lacking(name)
+            why = f"{name}: {lacks}" if lacks else f"there is no tool {without_bytes(str(name))[:80]!r}"
+            raise ToolError(f"{why}; there are: {', '.join(self._tools)}")
         checked = read_arguments(tool, arguments)
         began = time.perf_counter()
         with call_span(tool.name, self.agent.model) as span:
@@ -114,6 +124,8 @@ def _chosen(agent: ToolAgent, names: Sequence[str | Tool] | None) -> dict[str, T
         if tool is None:
             raise InputError(bad_argument("names", f"tools, or names out of {list(registered)}", name))
         if not tool.available(agent):
+            if lacks := lacking(tool.name):
+                raise MissingExtraError(f"`names` has {tool.name!r}, but {lacks}")
             raise InputError(
                 f"`names` has {tool.name!r}, which {agent.model!r} cannot do: it has the routes {sorted(agent.routes)}"
             )

@@ -148,7 +148,7 @@ EXTRAS = {
     "langchain": ("langchain_core",),
     "lora": ("peft",),
     "mcp": ("mcp",),
-    "ocr": ("cv2", "onnxruntime", "pypdfium2", "rapidocr"),
+    "ocr": ("cv2", "onnxruntime", "pypdfium2", "rapidocr", "stdnum"),
     "offload": ("accelerate",),
     "parquet": ("pyarrow",),
     "sam": ("segment_anything", "torchvision"),

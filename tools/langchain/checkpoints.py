@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
 
-from langchain_core.messages import ToolMessage
 from pydantic import BaseModel, BeforeValidator
 
 from vision_agent.errors import MissingExtraError
@@ -21,6 +20,13 @@ from vision_agent.results.points import Count, Points
 from vision_agent.results.segmentation import Segmentation
 
 from ..builtin.images import NewImage
+
+try:
+    from langchain_core.messages import ToolMessage
+except ImportError as error:
+    raise MissingExtraError(
+        'artifacts in checkpoints need langchain-core: pip install "internvl-vision-agent[langchain]"'
+    ) from error
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
