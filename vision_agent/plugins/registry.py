@@ -179,14 +179,14 @@ def load_segmenter(name: str) -> Any:
     return _SEGMENTERS.load(name)
 
 
-def load_reader(name: str) -> Callable[[int | None], Any]:
+def load_reader(name: str) -> Callable[..., Any]:
     """Return the reader class of that name: called with a number of threads, it gives a `PageReader`.
 
     Raises:
         UnknownDecoderError: not registered, or its plug-in is broken.
         MissingExtraError: it needs a package that is not installed.
     """
-    loaded: Callable[[int | None], Any] = _READERS.load(name)
+    loaded: Callable[..., Any] = _READERS.load(name)
     return loaded
 
 
