@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, PositiveInt, TypeAdapter
 
 from vision_agent.documents.result import OcrResult, Quad
 from vision_agent.documents.sheet import Excerpt, box_of
-from vision_agent.documents.text_match import folded, words_of
+from vision_agent.documents.text_match import find_folded, folded, words_of
 from vision_agent.extract.align import align
 from vision_agent.extract.by_layout import best_candidate
 from vision_agent.extract.by_model import Ask
@@ -27,16 +27,19 @@ from vision_agent.extract.lexicon import CONCEPTS, Concept, Kind, words_for
 from vision_agent.extract.rules.candidates import Candidate
 from vision_agent.extract.rules.line_items import Entry, find_rows
 from vision_agent.extract.rules.view import View
-from vision_agent.extract.target import Leaf, target_of
+from vision_agent.extract.target import Group, Leaf, Many, target_of
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.results.answers import Answer
 from vision_agent.results.box import Box
 
 _PAGES = 3  # that an answer is looked for on
 _LETTERS = 6_000  # of their words in a prompt
-_LEAST_CONFIDENCE = 0.2
+_LEAST_CONFIDENCE = 0.5
+_LEAST_OVERLAP = 0.75  # of a question's letters that a line must have to answer it
 _SATURATION, _LENGTH = 1.2, 0.75  # BM25's k1 and b at their usual values
 
+_SHORT_LINE = 4  # words of a line that states something of the paper
+_PAPERS = frozenset("invoice bill receipt statement contract letter form rechnung facture factura fattura".split())
 _STOPWORDS = words_for("question words")
 _ASKS: tuple[tuple[Kind, str], ...] = (
     ("date", r"\b(when|what date|which date|what day|wann|quand|cuando|cuándo|quando)\b|\bdate\b|datum|fecha"),
@@ -123,6 +126,10 @@ def answer_by_layout(question: str, document: OcrResult, model: str) -> Document
     pages = rank_pages(question, document)[:_PAGES]
     chosen = document.model_copy(update={"pages": tuple(document.page(number) for number in sorted(pages))})
     view = View(chosen)
+    if _YES_OR_NO.match(question.strip()) is not None:
+        said, place = _yes_or_no(question, view)
+        excerpts = (place,) if place is not None else ()
+        return _answer(said, _YES_OR_NO_CONFIDENCE if place else 0.0, model, pages, excerpts, extractive=True)
     best = _in_table(question, view) or best_candidate(view, _as_leaf(question)) or _overlap(question, view)
     if best is None or best.confidence < _LEAST_CONFIDENCE:
         return _answer("", 0.0, model, pages, (), extractive=True)
@@ -173,6 +180,41 @@ def _as_leaf(question: str) -> Leaf:
     return Leaf(("answer",), forms, (text or "answer",), concept, "", {}, TypeAdapter(str), True)
 
 
+_YES_OR_NO = re.compile(
+    r"(?:is|are|was|were|has|have|had|does|did|do|ist|sind|wurde|wurden|hat|est-ce|a-t|est|está|esta|ha|è|is het)\b",
+    re.IGNORECASE,
+)
+_YES_OR_NO_CONFIDENCE = 0.7
+_NOT = re.compile(r"(?:\bnot|\bun|\bno|\bnicht|\bnon|\bkein\w*|\bpas|\bniet|\bnever)[\s-]*$", re.IGNORECASE)
+_REFUSES = frozenset("no n false nein non nee off unchecked none nil".split())
+_AFFIRMS = frozenset("yes y true x ja oui si sim on checked".split())
+
+
+def _yes_or_no(question: str, view: View) -> tuple[str, Excerpt | None]:
+    """Whether a page says of itself what a question asks: "PAID" on it is a yes, "not paid" and "Paid: no" are a no."""
+    asked = [word for word in _content(question) if word not in _PAPERS]
+    asked = [word for word in asked if word not in ("been", "already", "yet", "has", "have", "had", "did")]
+    if not asked:
+        return "", None
+    state = asked[-1]
+    for piece in view.pieces:
+        for start, end, _ in find_folded(state, piece.shape, fuzzy=False):
+            first, last = piece.shape.span(start, end)
+            if not set(asked[:-1]) <= set(words_of(piece.text)):
+                continue
+            rest = words_of(piece.text[last:])
+            beside = rest or words_of(" ".join(other.text for other in view.sheet(piece).right_of(piece)[:1]))
+            if _NOT.search(piece.text[:first]) or (beside[:1] and beside[0] in _REFUSES):
+                return "no", Excerpt.whole(piece)
+            if len(words_of(piece.text)) <= _SHORT_LINE and not any(map(str.isdigit, "".join(beside))):
+                return "yes", Excerpt.whole(piece)
+            if beside[:1] and beside[0] in _AFFIRMS:
+                return "yes", Excerpt.whole(piece)
+        if any(word == f"un{state}" for word in words_of(piece.text)):
+            return "no", Excerpt.whole(piece)
+    return "", None
+
+
 class _Line(BaseModel):
     """A row of a table, for questions about one."""
 
@@ -183,15 +225,29 @@ class _Line(BaseModel):
     code: str | None = None
 
 
+class _Table(BaseModel):
+    items: list[_Line]
+
+
+_MANY = target_of(_Table).parts["items"]
+assert isinstance(_MANY, Many) and isinstance(_MANY.item, Group)
+_LINES = _MANY.item
+
+
 def _in_table(question: str, view: View) -> Candidate | None:
     """A value of the table row that a question describes: the price of one item on an invoice."""
-    content = set(_content(question))
-    group = target_of(_Line)
+    content = {_singular(word) for word in _content(question)}
+    group = _LINES
     view.find_labels()
     best: tuple[float, tuple[Entry, ...], set[str]] | None = None
     for row in find_rows(view, group).rows:
         described = next(
-            (set(words_of(candidate.text)) for leaf, candidate, _ in row if leaf.name == "description"), set()
+            (
+                {_singular(w) for w in words_of(candidate.text)}
+                for leaf, candidate, _ in row
+                if leaf.name == "description"
+            ),
+            set(),
         )
         shared = {word for word in content & described if len(word) > 2}
         share = sum(map(len, shared)) / max(1, sum(map(len, described)))
@@ -200,13 +256,25 @@ def _in_table(question: str, view: View) -> Candidate | None:
     if best is None:
         return None
     share, row, rest = best
-    for leaf, candidate, _ in reversed(row):
-        names = {word for label in (*leaf.concept.labels, *leaf.concept.names) for word in words_of(label)}
-        if leaf.name != "description" and rest & names:
-            return candidate.better(share)
     kind = next((kind for kind, pattern in _ASKS if re.search(pattern, question, re.IGNORECASE)), None)
+    if kind == "number":
+        return next((candidate.better(share) for leaf, candidate, _ in row if leaf.name == "quantity"), None)
+    named = [(_letters_named(leaf, rest), candidate) for leaf, candidate, _ in row if leaf.name != "description"]
+    letters, candidate = max(named, key=lambda each: each[0], default=(0, None))
+    if candidate is not None and letters:
+        return candidate.better(share)
     wanted = {"amount": ("amount", "unit_price"), "number": ("quantity",)}.get(kind or "", ())
     return next((candidate for name in wanted for leaf, candidate, _ in row if leaf.name == name), None)
+
+
+def _letters_named(leaf: Leaf, words: set[str]) -> int:
+    """Letters of the longest of a column's names that is in a question."""
+    names = [{_singular(word) for word in words_of(each)} for each in (*leaf.concept.labels, *leaf.concept.names)]
+    return max((sum(map(len, name)) for name in names if name and name <= words), default=0)
+
+
+def _singular(word: str) -> str:
+    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
 
 
 def _overlap(question: str, view: View) -> Candidate | None:
@@ -219,6 +287,8 @@ def _overlap(question: str, view: View) -> Candidate | None:
         if not shared or set(words) <= content:
             continue
         share = sum(map(len, shared)) / sum(map(len, content))
+        if share < _LEAST_OVERLAP:
+            continue
         found = Candidate(piece.text, (Excerpt.whole(piece),), 2.5 * share - 2.2)
         if best is None or found.score > best.score:
             best = found

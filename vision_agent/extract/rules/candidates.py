@@ -205,8 +205,17 @@ def typed_in(view: View, place: Excerpt, kind: Kind, *, own: bool = False) -> li
     return text_in(view, place)
 
 
+def _with_sign(place: Excerpt) -> Excerpt:
+    """A number's minus, which the marks around a place were taken off with."""
+    ahead, text = place.piece.text[: place.start], place.text
+    if text[:1].isdigit() and ahead[-1:] in ("-", "\u2212", "\u2013") and not ahead[:-1][-1:].isalnum():
+        return Excerpt(place.piece, place.start - 1, place.end)
+    return place
+
+
 def text_in(view: View, place: Excerpt) -> list[Typed]:
     """Return the whole text of a place, if it says anything."""
+    place = _with_sign(place)
     text = place.text
     if not any(character.isalnum() for character in text):
         return []
