@@ -660,6 +660,7 @@ class VisionAgent:
             date_order: `"dmy"` or `"mdy"`, for dates that can be read both ways; None for what the document shows, else
                 `"dmy"`.
             decimal_mark: `"."` or `","`, for numbers that can be read both ways; None for what the document shows.
+            min_confidence: 0-1; what is less sure counts as not found.
 
         Returns:
             `.value`, the instance, and `.fields`, where each of its values was read. What the document does not state
