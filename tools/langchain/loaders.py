@@ -88,7 +88,8 @@ class VisionBlobParser(BaseBlobParser):
             yield page.to_markdown(), {"kind": "page"} | self._places(page.lines)
             return
         for block in page.blocks:
-            if text := block_markdown(block.kind, block.text.splitlines(), block.table):
+            kind = "text" if block.kind == "figure" else block.kind  # a document of its own holds what is written in it
+            if text := block_markdown(kind, block.text_lines, block.table, block.level):
                 yield text, {"kind": block.kind} | self._places(block.lines, block)
 
     def _places(self, lines: Sequence[Line], block: Block | None = None) -> dict[str, Any]:

@@ -259,6 +259,8 @@ def _restyled(above: Sequence[Line], row: Sequence[Line]) -> bool:
     sizes = [max(line.size or 0.0 for line in part) for part in (above, row)]
     if max(sizes) > _RESIZED * min(sizes) or all(line.fixed for line in above) != all(line.fixed for line in row):
         return True
+    if len(above) > 1 or len(row) > 1:  # a sum in bold below others is no heading
+        return False
     heavy = [all(line.bold or line.italic for line in part) for part in (above, row)]
     begins = row[0].text[:1].isupper() or row[0].text[:1].isdigit() or not row[0].text[:1].isascii()
     if heavy[1] and (not heavy[0] or _NUMBERED.match(row[0].text)):
