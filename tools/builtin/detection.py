@@ -40,14 +40,15 @@ def next_offset(offset: int, limit: int, total: int) -> int | None:
 
 def page_note(offset: int, total: int, unknown: Sequence[str]) -> str | None:
     """Explain a page without items, and words that the model was never taught; None where there is nothing to say."""
-    if unknown:  # then an empty list is no answer
+    notes = []
+    if unknown:
         words = ", ".join(map(repr, unknown))
-        return (
-            f"The model does not know the words {words}: whether such things are there is not known. Use other words."
-        )
-    if total == 0:
-        return NOTHING
-    return f"There are {total} items; `offset` {offset} is beyond the last." if offset >= total else None
+        notes.append(f"The model does not know the words {words}: it cannot say whether they are there. Use others.")
+    elif total == 0:
+        notes.append(NOTHING)
+    if 0 < total <= offset:
+        notes.append(f"There are {total} items; `offset` {offset} is beyond the last.")
+    return " ".join(notes) or None
 
 
 def _found(item: Detection) -> Found:
