@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import CommandLine
 from PIL import Image, ImageDraw, ImageFont
 from pydantic import BaseModel
 
@@ -41,7 +42,7 @@ def run(*arguments: object, cwd: Path | None = None) -> "subprocess.CompletedPro
     return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd)
 
 
-def test_ocr_killed_in_the_middle_ends_as_if_it_were_not(tmp_path: Path) -> None:
+def test_ocr_killed_in_the_middle_ends_as_if_it_were_not(tmp_path: Path, cli: CommandLine) -> None:
     folder = tmp_path / "scans"
     folder.mkdir()
     for number in range(10):
@@ -57,7 +58,7 @@ def test_ocr_killed_in_the_middle_ends_as_if_it_were_not(tmp_path: Path) -> None
     _, said = running.communicate()
     before = out.read_bytes().splitlines()
     assert 2 <= len(before) < 11, said
-    again = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    again = cli("ocr", folder, "--out", out)
     assert again.returncode == 1  # one file failed
     assert again.stderr.splitlines()[-1].startswith("11 files: 10 done, 1 failed; ")
     assert set(before) <= set(out.read_bytes().splitlines())  # not redone, not changed
@@ -69,7 +70,7 @@ def test_ocr_killed_in_the_middle_ends_as_if_it_were_not(tmp_path: Path) -> None
             read = OcrResult.model_validate(record["result"])
             assert read.text == record["text"] == f"Page {Path(record['file']).stem}"
             assert read.words[0].box.x0 == pytest.approx(14, abs=8)
-    whole = run("ocr", folder, "--out", tmp_path / "whole.jsonl")
+    whole = cli("ocr", folder, "--out", tmp_path / "whole.jsonl")
     assert whole.returncode == 1
     assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
@@ -106,15 +107,39 @@ def test_extract_to_a_table_by_a_class_and_refuses_another_schema(tmp_path: Path
         (["ocr", "missing.png", "--out", "out.jsonl"], "missing.png"),
         (["ocr", ".", "--out", "out.txt"], ".parquet"),
         (["extract", ".", "--schema", "nowhere:Model", "--out", "out.jsonl"], "nowhere"),
+        (["ocr", ".", "--retry"], "--out"),
+        (["ocr", "-", "--out", "out.jsonl"], "--out"),
+        (["ocr", "-"], "stdin"),
     ],
 )
-def test_bad_input_is_one_line_before_any_work(tmp_path: Path, arguments: list[str], words: str) -> None:
+def test_bad_input_is_one_line_before_any_work(
+    tmp_path: Path, arguments: list[str], words: str, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scan(tmp_path / "a.png", "x")
-    done = run(*arguments, cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    done = cli(*arguments)
     assert done.returncode == 2
     assert words in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_without_out_results_are_printed_also_of_stdin(tmp_path: Path, cli: CommandLine) -> None:
+    scan(tmp_path / "a.png", "Total: 12.50")
+    (tmp_path / "b.pdf").write_bytes(b"%PDF-1.7 broken")
+    schema = {"title": "Bill", "properties": {"total": {"type": "number"}}}
+    (tmp_path / "schema.json").write_text(json.dumps(schema))
+    read = (tmp_path / "a.png").read_bytes()
+    assert cli("ocr", "-", stdin=read).stdout == "Total: 12.50\n"
+    printed = cli("extract", "-", "--schema", tmp_path / "schema.json", stdin=read)
+    assert float(json.loads(printed.stdout)["total"]) == 12.5
+    both = cli("ocr", tmp_path)
+    assert (both.returncode, both.stdout) == (1, f"==> {tmp_path / 'a.png'} <==\nTotal: 12.50\n\n")
+    assert both.stderr.startswith("vision-agent: ") and len(both.stderr.splitlines()) == 1
+    alone = cli("ocr", tmp_path / "b.pdf", "--json")
+    assert (alone.returncode, alone.stdout) == (2, "")
+    record = json.loads(cli("ocr", tmp_path / "a.png", "--json").stdout)
+    assert OcrResult.model_validate(record["result"]).text == record["text"] == "Total: 12.50"
 
 
 def test_jobs_check_their_settings() -> None:
