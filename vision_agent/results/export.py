@@ -8,8 +8,8 @@ import os
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from PIL import Image
 
@@ -95,16 +95,13 @@ def check_target(path: object) -> Path:
 
 def write_whole(target: Path, data: bytes) -> None:
     """Write a file that is there whole or not at all. Raises InputError where it cannot be written."""
+    part = target.with_name(f".{uuid4().hex}.part")
     try:
-        with NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-            part = Path(file.name)
-            try:
-                file.write(data)
-            except BaseException:
-                part.unlink(missing_ok=True)
-                raise
-        part.chmod(0o666 & ~_umask())
-        part.replace(target)
+        try:
+            part.write_bytes(data)
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"{bad_argument('path', 'a file that can be written', str(target))}: {error}") from error
 
@@ -126,9 +123,3 @@ def image_tag(jpeg: bytes, text: str) -> str:
     """Return HTML that shows a JPEG."""
     data = base64.b64encode(jpeg).decode("ascii")
     return f'<img alt="{html.escape(text)}" src="data:image/jpeg;base64,{data}"/>'
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
