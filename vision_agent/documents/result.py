@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 from pydantic import BaseModel, Field, FiniteFloat, NonNegativeFloat, PositiveInt
 
-from vision_agent.documents.markdown import block_markdown
+from vision_agent.documents.markdown import block_markdown, joined_hyphens
 from vision_agent.documents.table import Table
 from vision_agent.documents.tree import DocumentNode, tree_of
 from vision_agent.documents.writing_direction import right_to_left_share
@@ -289,8 +289,25 @@ class OcrResult(BaseModel):
         return "\n\n---\n\n".join(page.to_markdown() for page in self.pages) + "\n"
 
     def to_tree(self) -> DocumentNode:
-        """Return the document as a tree of its headings; `to_tree().model_dump_json()` says what the Markdown says."""
-        return tree_of(self.pages)
+        """Return the document as a tree of its headings, without running heads and page numbers.
+
+        `to_tree().model_dump_json()` says what the Markdown says, and where it stands.
+        """
+        return tree_of(
+            [
+                DocumentNode(
+                    kind=block.kind,
+                    text="\n".join(block.text_lines if block.kind == "code" else joined_hyphens(block.text_lines)),
+                    level=(block.level or 2) if block.kind == "title" else None,
+                    page=page.number,
+                    box=block.box,
+                    table=block.table,
+                )
+                for page in self.pages
+                for block in page.blocks
+                if block.kind not in ("header", "footer")
+            ]
+        )
 
     def to_hocr(self) -> str:
         """Return all pages as hOCR (HTML with places, hOCR 1.2): ocr_page, ocr_carea, ocr_line, ocrx_word."""

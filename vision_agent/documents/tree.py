@@ -1,17 +1,12 @@
 """A document as a tree of its headings: each holds what stands below it, up to the next heading of its level."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from pydantic import BaseModel, PositiveInt
 
-from vision_agent.documents.markdown import joined_hyphens
 from vision_agent.documents.table import Table
 from vision_agent.results.box import FROZEN, Box
-
-if TYPE_CHECKING:
-    from vision_agent.documents.result import Page
-
 
 _BODY = 99  # the level of what is no heading
 
@@ -40,22 +35,9 @@ class DocumentNode(BaseModel):
     children: tuple[Self, ...] = ()
 
 
-def tree_of(pages: "Sequence[Page]") -> DocumentNode:
-    """Return a document's pages as a tree, without running heads and page numbers."""
-    flat = [
-        DocumentNode(
-            kind=block.kind,
-            text="\n".join(block.text_lines if block.kind == "code" else joined_hyphens(block.text_lines)),
-            level=(block.level or 2) if block.kind == "title" else None,
-            page=page.number,
-            box=block.box,
-            table=block.table,
-        )
-        for page in pages
-        for block in page.blocks
-        if block.kind not in ("header", "footer")
-    ]
-    return DocumentNode(kind="document", children=_children(flat))
+def tree_of(blocks: Sequence[DocumentNode]) -> DocumentNode:
+    """Return the blocks of a document in reading order as a tree."""
+    return DocumentNode(kind="document", children=_children(blocks))
 
 
 def _children(nodes: Sequence[DocumentNode]) -> tuple[DocumentNode, ...]:
