@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from vision_agent.model.original.sa2va import OwnRoute
 
 _TILES_AT_ONCE = 8  # of several images in one pass; an image of more tiles is encoded by itself
+_TILES_AT_ONCE_ON_CPU = 4  # more do not fit its caches, and take longer each
 
 
 @dataclass(frozen=True)
@@ -230,11 +231,12 @@ class Backbone:
     def encode_images(self, images: Sequence[Image.Image], max_tiles: int | None = None) -> list[EncodedImage]:
         """Encode several upright RGB images, their tiles together as far as a bound on memory allows."""
         grids = [self.grid_for(*image.size, max_tiles) for image in images]
+        most = _TILES_AT_ONCE_ON_CPU if self.device.type == "cpu" else _TILES_AT_ONCE
         encoded: list[EncodedImage] = []
         while len(encoded) < len(images):
             first = len(encoded)
             last, tiles = first + 1, grids[first].tile_count
-            while last < len(images) and tiles + grids[last].tile_count <= _TILES_AT_ONCE:
+            while last < len(images) and tiles + grids[last].tile_count <= most:
                 tiles += grids[last].tile_count
                 last += 1
             cut = [self.tiles(image, grid) for image, grid in zip(images[first:last], grids[first:last], strict=True)]
