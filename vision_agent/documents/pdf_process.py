@@ -173,7 +173,6 @@ def _pipes(process: "subprocess.Popen[bytes]") -> tuple[IO[bytes], IO[bytes]]:
 def _library_folders() -> list[str]:
     """Where numpy and PDFium's modules lie: all that the process imports besides the standard library and us."""
     require_package("pypdfium2", 'PDFs need pypdfium2: pip install "internvl-vision-agent[ocr]"')
-    require_package("pypdfium2", 'PDFs need pypdfium2: pip install "internvl-vision-agent[ocr]"')
     folders = []
     for module in ("numpy", "pypdfium2", "pypdfium2_raw", "pypdfium2_cfg"):
         found = importlib.util.find_spec(module)
