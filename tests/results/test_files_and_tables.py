@@ -285,3 +285,15 @@ def test_any_label_is_drawn(label: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert drawn(label).shape == (200, 400, 3)
+
+
+def test_other_labels_keep_the_rest() -> None:
+    found = some()
+    renamed = found.renamed({"dog": "狗", "frisbee": "飞盘"})
+    assert list(renamed.labels) == ["狗", "cat"] and renamed.phrases == ("狗", "cat")
+    assert np.array_equal(renamed.xyxy, found.xyxy) and np.array_equal(renamed.scores, found.scores)
+    assert renamed.renamed({"狗": "dog"}) == found
+    assert masks().renamed({"dog": "hund"})[0].mask == masks()[0].mask
+    for wrong in (["狗"], {"dog": 3}, "狗"):
+        with pytest.raises(ArgumentTypeError, match="`labels`"):
+            found.renamed(wrong)  # type: ignore[arg-type]

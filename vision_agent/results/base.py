@@ -51,6 +51,9 @@ class FoundObject(Protocol):
     def score(self) -> float:
         """How sure the model is, 0..1."""
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None) -> Self:
+        """Return it with other values."""
+
     @property
     def box(self) -> Box:
         """Where it is."""
@@ -218,6 +221,16 @@ class FoundObjects(FoundInImage[Found], Generic[Found]):
         wanted = None if label is None else {label} if isinstance(label, str) else set(label)
         kept = (found for found in self if found.score >= min_score and (wanted is None or found.label in wanted))
         return self._with(tuple(kept))
+
+    def renamed(self, labels: Mapping[str, str]) -> Self:
+        """Return the same objects under other labels, such as those of another language; those not given stay.
+
+        Raises ArgumentTypeError for anything but a mapping of strings.
+        """
+        if not isinstance(labels, Mapping) or not all(isinstance(text, str) for pair in labels.items() for text in pair):
+            raise ArgumentTypeError(bad_argument("labels", "a mapping of labels to labels", labels))
+        items = tuple(found.model_copy(update={"label": labels.get(found.label, found.label)}) for found in self)
+        return self._with(items).model_copy(update={"phrases": tuple(labels.get(each, each) for each in self.phrases)})
 
     # --- exports
 
