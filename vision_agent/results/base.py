@@ -227,7 +227,9 @@ class FoundObjects(FoundInImage[Found], Generic[Found]):
 
         Raises ArgumentTypeError for anything but a mapping of strings.
         """
-        if not isinstance(labels, Mapping) or not all(isinstance(text, str) for pair in labels.items() for text in pair):
+        if not isinstance(labels, Mapping) or not all(
+            isinstance(text, str) for pair in labels.items() for text in pair
+        ):
             raise ArgumentTypeError(bad_argument("labels", "a mapping of labels to labels", labels))
         items = tuple(found.model_copy(update={"label": labels.get(found.label, found.label)}) for found in self)
         return self._with(items).model_copy(update={"phrases": tuple(labels.get(each, each) for each in self.phrases)})
