@@ -19,6 +19,7 @@ from vision_agent.data.text.dialogue import Exchange, PhraseTarget
 from vision_agent.data.text.evidence_questions import scene_question
 from vision_agent.data.text.language_mix import routed
 from vision_agent.inference.colors import COLOURS
+from vision_agent.inference.nouns import plural
 from vision_agent.plugins.decoder import BoxTargets
 
 
@@ -85,7 +86,7 @@ def present_phrases(scene: Scene, rng: np.random.Generator | None = None) -> lis
         owned = tuple(index for index, other in enumerate(scene.names) if other == name)
         called = name
         if rng is not None and rng.random() < 0.3:
-            choices = (*words.callable_as(name), words.plural(name))
+            choices = (*words.callable_as(name), plural(name))
             called = choices[rng.integers(len(choices))]
         phrases.append(PhraseTarget(called, owned, _regions(scene, {name})))
     if rng is None:
