@@ -58,6 +58,7 @@ register_tower()
 DEFAULT_CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "default"
 # Today's name and that of the first native folders.
 _OUTPUT_TABLES = frozenset({"lm_head.weight", "language_model.lm_head.weight"})
+_WEIGHT_SUFFIXES = (".safetensors", ".bin")
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -128,6 +129,7 @@ def _load_native(
     tiling = tiling_settings(image_settings(source, files.optional_json), config)
     template = processor_template(files.optional_json)
     check_folder(files.weights_folder(), source)
+    _refuse_unfilled(files, config)
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(source, **files.hub)
@@ -163,6 +165,15 @@ def _read_native(source: str, config: InternVLConfig, arguments: dict[str, Any])
     wrong = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])
     _refuse(source, [*wrong, *map(str, report["mismatched_keys"])])
     return model
+
+
+def _refuse_unfilled(files: "_CheckpointFiles", config: InternVLConfig) -> None:
+    """Refuse settings of a model larger than its files, before it takes memory: what is missing is made up."""
+    held = sum(path.stat().st_size for path in files.weights_folder().iterdir() if path.suffix in _WEIGHT_SUFFIXES)
+    with torch.device("meta"):
+        model = InternVLForConditionalGeneration(config)
+    if held and sum(parameter.numel() for parameter in model.parameters()) > held:  # a number takes a byte at least
+        _refuse_misfits(files, config)
 
 
 def _refuse_misfits(files: "_CheckpointFiles", config: InternVLConfig) -> None:
