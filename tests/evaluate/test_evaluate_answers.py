@@ -152,7 +152,8 @@ def test_captions_are_compared_with_all_that_people_wrote() -> None:
     agent = answering(lambda question, about: words[id(about.image)])
     for one in (park, street):
         agent._scenes[id(one.image)] = one  # type: ignore[attr-defined]
-    whole, letters = scored(agent, [park])
+    right, told, whole, letters = scored(agent, [park])
     assert [whole.value, letters.value] == pytest.approx([1, 1])
-    both, _ = scored(agent, [park, street])
+    both_right, both_told, both, _ = scored(agent, [park, street])
+    assert [right.value, told.value, both_right.value, both_told.value] == pytest.approx([1, 1, 1, 3 / 5])
     assert 0.3 < both.value < 1 and both.count == 2

@@ -451,6 +451,8 @@ def test_calibrating_writes_settings_that_the_model_then_has(
     shutil.copytree(finished / "model", model)
     calibrate(model, archives, "cpu")
     printed = dict(line.split("\t") for line in capsys.readouterr().out.splitlines())
+    captions = VisionAgent.from_pretrained(model).backbone.model.generation_config.answers["captions"]
+    assert str(captions["least"]) == printed.pop("captions") and captions["more"] <= captions["least"]
     assert list(printed) == ["prominence", "quality", "temperature", "threshold", "presence", "maybe", "counted"]
     settings = VisionAgent.from_pretrained(model).routes["det"].decoder.settings
     assert {name: str(settings[name]) for name in printed} == printed

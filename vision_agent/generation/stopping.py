@@ -45,7 +45,7 @@ def cut_at_limits(text: str, options: GenerationOptions, tokenizer: PreTrainedTo
     Args:
         tokenizer: a fast one, which knows the characters of each token.
     """
-    text = cut_at_stop(text, options.stop)
+    text = cut_at_stop(text, options.stop).strip()
     ends = [end for _, end in tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]]
     if len(ends) <= options.max_new_tokens:
         return text, len(ends), False
