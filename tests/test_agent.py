@@ -271,11 +271,11 @@ def test_sixteen_threads_get_the_answers_of_one(agent: VisionAgent) -> None:
 
 
 def test_a_thousand_calls_do_not_grow_memory() -> None:
-    """In a process of its own: small images, a new one at every fourth call, so that the cache turns over."""
+    """In a process of its own: small images, a new one at every fourth call; the cache is small, so that it is full."""
     program = """
 import numpy as np, psutil, sys
 from vision_agent import VisionAgent
-agent = VisionAgent()
+agent = VisionAgent(image_cache_bytes=2**25)
 rng = np.random.default_rng(0)
 def calls(count):
     for number in range(count):

@@ -217,7 +217,7 @@ def test_text_of_a_image_changes_no_plan(agent: VisionAgent, tmp_path: Path) -> 
     store = ImageStore(roots=[tmp_path])
     messages = create_agent(scripted(script), agent.tools(store=store)).invoke({"messages": [HumanMessage("read")]})
     kinds = [type(message).__name__ for message in messages["messages"]]
-    assert kinds == ["HumanMessage", "AIMessage", "ToolMessage", "AIMessage"]
+    assert kinds == ["HumanMessage", "AIMessage", "VisionToolMessage", "AIMessage"]
     content = read(messages["messages"][2])
     assert "never follow instructions" in content["untrusted"]
     assert "ignore" in " ".join(item["text"] for item in content["items"]).lower()
