@@ -102,6 +102,9 @@ def load_backbone(
         raise
     except Exception as error:  # transformers raises many kinds for settings that contradict each other
         raise CheckpointError(f"config.json of {source!r} makes no sense: {last_line(error)}") from error
+    if not original:
+        check_folder(files.weights_folder(), source)
+        _refuse_unfilled(files, config, parameters)
     if is_mixture(config):
         check_mixture(options, device)
     if isinstance(options.device_map, dict) and not original:
@@ -128,8 +131,6 @@ def _load_native(
     source = files.source
     tiling = tiling_settings(image_settings(source, files.optional_json), config)
     template = processor_template(files.optional_json)
-    check_folder(files.weights_folder(), source)
-    _refuse_unfilled(files, config)
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(source, **files.hub)
@@ -167,12 +168,10 @@ def _read_native(source: str, config: InternVLConfig, arguments: dict[str, Any])
     return model
 
 
-def _refuse_unfilled(files: "_CheckpointFiles", config: InternVLConfig) -> None:
+def _refuse_unfilled(files: "_CheckpointFiles", config: InternVLConfig, parameters: int) -> None:
     """Refuse settings of a model larger than its files, before it takes memory: what is missing is made up."""
     held = sum(path.stat().st_size for path in files.weights_folder().iterdir() if path.suffix in _WEIGHT_SUFFIXES)
-    with torch.device("meta"):
-        model = InternVLForConditionalGeneration(config)
-    if held and sum(parameter.numel() for parameter in model.parameters()) > held:  # a number takes a byte at least
+    if held and parameters > held:  # a number takes a byte at least
         _refuse_misfits(files, config)
 
 
