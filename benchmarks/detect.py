@@ -54,10 +54,10 @@ def written_boxes_seconds(agent: VisionAgent, image: Image.Image) -> tuple[float
     prompt = backbone.prompt_ids("where is the car?", [len(encoded.tokens_TC)])
     reading = PromptInputs(tuple(prompt), encoded.tokens_TC)
     forbidden = [*backbone.end_ids, *(route.token_id for route in agent.routes.values())]
-    seconds = median_seconds(
-        lambda: generate(backbone, [reading], GenerationOptions(max_new_tokens=count), forbidden=forbidden), 1
-    )
-    return seconds, count
+    options = GenerationOptions(max_new_tokens=count, max_repeats=None)
+    written = len(generate(backbone, [reading], options, forbidden=forbidden).answers[0])
+    assert written == count, f"only {written} of {count} tokens were written"
+    return median_seconds(lambda: generate(backbone, [reading], options, forbidden=forbidden), 1), count
 
 
 def main() -> None:
