@@ -143,7 +143,7 @@ def measure(folder: Path) -> dict[str, float]:
     backbone = agent.backbone
     # Neither side may end early: the tokens compared are the same in number.
     backbone.model.lm_head = _WithoutEnds(backbone.model.lm_head, backbone.end_ids)
-    options = GenerationOptions(max_new_tokens=TOKENS)
+    options = GenerationOptions(max_new_tokens=TOKENS, max_repeats=None)
     large = image(1, 1792, 1344)
     first, second = QUESTIONS[:2]
 
@@ -162,7 +162,7 @@ def measure(folder: Path) -> dict[str, float]:
 
     images = [image(10 + index, 448, 448) for index in range(8)]
     questions = [QUESTIONS[index % len(QUESTIONS)] for index in range(8)]
-    long = GenerationOptions(max_new_tokens=64)
+    long = GenerationOptions(max_new_tokens=64, max_repeats=None)
     batch = seconds(lambda: agent.ask(questions, list(images), options=long), before=agent.clear_cache)
     loop = seconds(
         lambda: [agent.ask(q, p, options=long) for q, p in zip(questions, images, strict=True)],
