@@ -212,7 +212,7 @@ class _WithoutEnds(torch.nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.head(hidden)
-        logits[..., self.ends] = -torch.inf
+        logits[..., self.ends] = torch.finfo(logits.dtype).min  # finite: infinite scores are refused
         return logits
 
 
