@@ -23,7 +23,7 @@ boxes, P points of a region, T regions by score, F found boxes.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -113,6 +113,8 @@ class BoxDecoder(Decoder):
         limit: most boxes a phrase.
         nms_iou: of two boxes of one phrase that overlap more, the better one stays.
     """
+
+    looks_closer = True
 
     def __init__(
         self,
@@ -217,6 +219,14 @@ class BoxDecoder(Decoder):
             moved_BN4=seen.moved_BN4,
             proposals_BN4=None if seen.fit_BN is None else proposals_BN4,
         )
+
+    def join(self, first: PreparedBoxes, closer: PreparedBoxes) -> PreparedBoxes:
+        """Put the regions of two looks at an image side by side; of one that both show, `decode` takes the better."""
+        regions: dict[str, Any] = {}
+        for name in ("regions_BN4", "embeddings_BNE", "proposed_BN", "prominence_BN", "fit_BN"):
+            parts = getattr(first, name), getattr(closer, name)
+            regions[name] = None if parts[0] is None else torch.cat(parts, dim=1)
+        return replace(first, **regions, sampled=None, moved_BN4=None, proposals_BN4=None)
 
     def phrase_vectors(self, states_KNC: Tensor) -> tuple[Tensor, Tensor]:
         """Map query states to unit vectors (K, E) and biases (K,)."""

@@ -37,6 +37,7 @@ from vision_agent.images.video import VideoSource, sample_frames
 from vision_agent.inference.answering import AnswerPipeline
 from vision_agent.inference.chat import Chat
 from vision_agent.inference.conversation import Conversation, build_batch, load_images
+from vision_agent.inference.detail import Detail
 from vision_agent.inference.engine import InferenceEngine
 from vision_agent.inference.evidence_loop import EvidenceLoop
 from vision_agent.inference.find_options import FindOptions, FindSettings, SegmentSettings
@@ -273,6 +274,7 @@ class VisionAgent:
         threshold: float | None = None,
         only_known: bool = True,
         tiles: Tiles = None,
+        detail: Detail = "auto",
     ) -> Detections | list[Detections] | Iterator[Detections]:
         """Find objects by phrase.
 
@@ -292,6 +294,10 @@ class VisionAgent:
                 None for where it is much larger than the model's view (for the default, over 2,240 pixels or longer
                 than 3:1), in at most 32; True for small objects, as sharp as the model sees; False never; a number for
                 at most so many. `.tiles` of the result says how many there were.
+            detail: how closely the whole image is looked at. The default can look a second time, on a canvas of 640
+                pixels, which costs as much as two images more: "auto" does so for images of 320 pixels and more that
+                are not looked at in tiles, "high" always, in tiles too, "low" never. Other checkpoints see an image in
+                their own tiles, and in one with "low".
 
         Returns:
             boxes in pixels of the upright original, best first within each phrase; empty if nothing is there. A list
@@ -304,7 +310,7 @@ class VisionAgent:
             ArgumentTypeError: swapped arguments, or values of other types.
         """
         phrases = check_phrases(phrase, image)
-        options = FindOptions.of(threshold, only_known, tiles)
+        options = FindOptions.of(threshold, only_known, tiles, detail)
         return look_at(image, self._limits, lambda some: self._predictor.detect_each(phrases, some, options))
 
     @overload
@@ -324,6 +330,7 @@ class VisionAgent:
         threshold: float | None = None,
         only_known: bool = True,
         tiles: Tiles = None,
+        detail: Detail = "auto",
     ) -> Points | list[Points] | Iterator[Points]:
         """Point at objects by phrase, in one image or several. Takes and raises what `detect` does.
 
@@ -331,7 +338,7 @@ class VisionAgent:
         otherwise it is the middle of the box that `detect` finds.
         """
         phrases = check_phrases(phrase, image)
-        options = FindOptions.of(threshold, only_known, tiles)
+        options = FindOptions.of(threshold, only_known, tiles, detail)
         return look_at(image, self._limits, lambda some: self._predictor.point_each(phrases, some, options))
 
     @overload
@@ -351,6 +358,7 @@ class VisionAgent:
         threshold: float | None = None,
         only_known: bool = True,
         tiles: Tiles = None,
+        detail: Detail = "auto",
     ) -> Count | list[Count] | Iterator[Count]:
         """Count objects by phrase: the boxes that are sure enough to be counted are found first, then counted.
 
@@ -361,7 +369,7 @@ class VisionAgent:
             InputError: several phrases with semicolons between them, and as for `detect`.
         """
         one = check_phrase(phrase, image)
-        options = FindOptions.of(threshold, only_known, tiles)
+        options = FindOptions.of(threshold, only_known, tiles, detail)
         return look_at(image, self._limits, lambda some: self._predictor.count_each(one, some, options))
 
     @overload
@@ -390,6 +398,7 @@ class VisionAgent:
         threshold: float | None = None,
         only_known: bool = True,
         tiles: Tiles = None,
+        detail: Detail = "auto",
         segmenter: Segmenter | str | Path | None = None,
     ) -> Segmentation | list[Segmentation] | Iterator[Segmentation]:
         """Return masks of objects, by phrase, by boxes or by points.
@@ -404,7 +413,7 @@ class VisionAgent:
             points: (n, 2), one point for each object, or (n, k, 2), k points for each; beside `boxes` they refine them.
             point_labels: 1 for points on the object, 0 for points beside it; all 1 if None.
             threshold: for a phrase, least score of a box, 0-1; None as for `detect`.
-            only_known, tiles: for a phrase, as for `detect`.
+            only_known, tiles, detail: for a phrase, as for `detect`.
             segmenter: a SAM checkpoint (see `SamSegmenter.from_pretrained`), which is loaded once, or a `Segmenter`;
                 None for the model's own route.
 
@@ -434,7 +443,7 @@ class VisionAgent:
             segmenter = self._predictor.segmenter(segmenter)
             return segmenter.segment(image, boxes=boxes, points=points, point_labels=point_labels, limits=self._limits)
         phrases = check_phrases(phrase, image)
-        options = FindOptions.of(threshold, only_known, tiles)
+        options = FindOptions.of(threshold, only_known, tiles, detail)
         if segmenter is not None:
             by, limits = self._predictor.segmenter(segmenter), self._limits
             return look_at(

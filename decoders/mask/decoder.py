@@ -62,6 +62,8 @@ class MaskDecoder(Decoder):
         margin: how far a box is grown on each side before its mask is made, as a share of its side.
     """
 
+    looks_closer = True
+
     def __init__(self, finder: dict[str, Any], width: int = 64, margin: float = 0.15) -> None:
         super().__init__()
         self.finder = BoxDecoder(**finder)
@@ -71,6 +73,10 @@ class MaskDecoder(Decoder):
     @classmethod
     def for_backbone(cls, route: RouteSpec, hidden_size: int, feature_widths: tuple[int, ...]) -> "MaskDecoder":
         return cls({"hidden_size": hidden_size, "feature_widths": list(feature_widths)})
+
+    def join(self, first: PreparedMasks, closer: PreparedMasks) -> PreparedMasks:
+        """Find in both looks at an image; the masks are made from the first one, as in training."""
+        return PreparedMasks(self.finder.join(first.boxes, closer.boxes), first.maps)
 
     def prepare(self, features: DenseFeatures) -> PreparedMasks:
         """Return proposals, and maps to look at, from feature maps (B, C, H, W), finest first."""

@@ -14,6 +14,7 @@ from vision_agent.batch.image_workers import Asked, image_workers
 from vision_agent.batch.load_agent import load_agent
 from vision_agent.batch.records import Record, head_of
 from vision_agent.errors import InputError, bad_argument
+from vision_agent.inference.detail import Detail
 from vision_agent.inference.find_options import FindOptions
 from vision_agent.inference.tile_layout import Tiles
 from vision_agent.results.answers import Answer
@@ -42,7 +43,7 @@ class ImageJob:
     Attributes:
         verb: a verb of `VisionAgent`.
         request: the phrases (a semicolon separates them), the question, or the length of a caption.
-        threshold, only_known, tiles: as for `VisionAgent.detect`.
+        threshold, only_known, tiles, detail: as for `VisionAgent.detect`.
         model, adapters, device, dtype: as for `VisionAgent.from_pretrained`; None for the default model.
     """
 
@@ -51,6 +52,7 @@ class ImageJob:
     threshold: float | None = None
     only_known: bool = True
     tiles: Tiles = None
+    detail: Detail = "auto"
     model: str | None = None
     adapters: tuple[str, ...] = ()
     device: str = "auto"
@@ -59,7 +61,7 @@ class ImageJob:
     def __post_init__(self) -> None:
         if self.verb not in get_args(Verb):
             raise InputError(bad_argument("verb", f"one of {list(get_args(Verb))}", self.verb))
-        FindOptions.of(self.threshold, self.only_known, self.tiles)
+        FindOptions.of(self.threshold, self.only_known, self.tiles, self.detail)
         if self.verb == "ask":
             check_request("question", self.request, None)
         elif self.verb == "caption":
@@ -78,6 +80,7 @@ class ImageJob:
             "threshold": self.threshold,
             "only_known": self.only_known,
             "tiles": self.tiles,
+            "detail": self.detail,
             "model": self.model,
             "adapters": list(self.adapters),
             "dtype": self.dtype,
@@ -94,9 +97,8 @@ class ImageJob:
             length: Any = self.request
             return agent.caption(images, length=length)
         find: Any = getattr(agent, self.verb)
-        found: Sequence[BaseModel] = find(
-            self.request, images, threshold=self.threshold, only_known=self.only_known, tiles=self.tiles
-        )
+        settings = {"threshold": self.threshold, "only_known": self.only_known, "tiles": self.tiles}
+        found: Sequence[BaseModel] = find(self.request, images, **settings, detail=self.detail)
         return found
 
     def rows(self, record: Record) -> Iterable[Mapping[str, Any]]:

@@ -1,7 +1,7 @@
 """Arguments and options that several commands share, and what commands make of them."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -34,6 +34,10 @@ UnknownOption = Annotated[
 TilesOption = Annotated[
     str,
     typer.Option("--tiles", help="Look at overlapping tiles as well: auto (large images), always, never, or how many."),
+]
+DetailOption = Annotated[
+    Literal["low", "auto", "high"],
+    typer.Option("--detail", help="low: look once; high: also on a larger canvas; auto: where it may show more."),
 ]
 DrawnOption = Annotated[
     Path | None,

@@ -18,6 +18,7 @@ from vision_agent.cli.image_answers import AnswerOutput, answer_images, one_by_o
 from vision_agent.cli.image_arguments import GENERATED, ImageArguments, open_image
 from vision_agent.cli.options import (
     AdapterOption,
+    DetailOption,
     DeviceOption,
     DrawnOption,
     DtypeOption,
@@ -57,6 +58,7 @@ def detect(
     threshold: ThresholdOption = None,
     unknown: UnknownOption = False,
     tiles: TilesOption = "auto",
+    detail: DetailOption = "auto",
     model: ModelOption = None,
     adapter: AdapterOption = None,
     device: DeviceOption = "auto",
@@ -65,7 +67,9 @@ def detect(
 ) -> None:
     """Find objects by phrase: label, score and box (x0,y0,x1,y1 in pixels), one a line."""
     check_phrases(phrase, images[0])
-    job = ImageJob("detect", phrase, threshold, not unknown, read_tiles(tiles), model, _paths(adapter), device, dtype)
+    job = ImageJob(
+        "detect", phrase, threshold, not unknown, read_tiles(tiles), detail, model, _paths(adapter), device, dtype
+    )
     answer_images(job, images, AnswerOutput(as_json, save, out, retry), limits(allow_urls))
 
 
@@ -79,6 +83,7 @@ def segment(
     threshold: ThresholdOption = None,
     unknown: UnknownOption = False,
     tiles: TilesOption = "auto",
+    detail: DetailOption = "auto",
     model: ModelOption = None,
     adapter: AdapterOption = None,
     device: DeviceOption = "auto",
@@ -87,7 +92,9 @@ def segment(
 ) -> None:
     """Find the exact shapes of objects: label, score, box and number of pixels, one a line; masks with --json."""
     check_phrases(phrase, images[0])
-    job = ImageJob("segment", phrase, threshold, not unknown, read_tiles(tiles), model, _paths(adapter), device, dtype)
+    job = ImageJob(
+        "segment", phrase, threshold, not unknown, read_tiles(tiles), detail, model, _paths(adapter), device, dtype
+    )
     answer_images(job, images, AnswerOutput(as_json, save, out, retry), limits(allow_urls))
 
 
@@ -101,6 +108,7 @@ def count(
     threshold: ThresholdOption = None,
     unknown: UnknownOption = False,
     tiles: TilesOption = "auto",
+    detail: DetailOption = "auto",
     model: ModelOption = None,
     adapter: AdapterOption = None,
     device: DeviceOption = "auto",
@@ -109,7 +117,9 @@ def count(
 ) -> None:
     """Count objects."""
     check_phrase(phrase, images[0])
-    job = ImageJob("count", phrase, threshold, not unknown, read_tiles(tiles), model, _paths(adapter), device, dtype)
+    job = ImageJob(
+        "count", phrase, threshold, not unknown, read_tiles(tiles), detail, model, _paths(adapter), device, dtype
+    )
     answer_images(job, images, AnswerOutput(as_json, save, out, retry), limits(allow_urls))
 
 
@@ -122,6 +132,7 @@ def point(
     threshold: ThresholdOption = None,
     unknown: UnknownOption = False,
     tiles: TilesOption = "auto",
+    detail: DetailOption = "auto",
     model: ModelOption = None,
     adapter: AdapterOption = None,
     device: DeviceOption = "auto",
@@ -130,7 +141,9 @@ def point(
 ) -> None:
     """Point at objects: label, score and place (x,y in pixels), one a line."""
     check_phrases(phrase, images[0])
-    job = ImageJob("point", phrase, threshold, not unknown, read_tiles(tiles), model, _paths(adapter), device, dtype)
+    job = ImageJob(
+        "point", phrase, threshold, not unknown, read_tiles(tiles), detail, model, _paths(adapter), device, dtype
+    )
     answer_images(job, images, AnswerOutput(as_json, None, out, retry), limits(allow_urls))
 
 

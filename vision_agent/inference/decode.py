@@ -18,6 +18,7 @@ from torch import Tensor
 from vision_agent.errors import RouteError
 from vision_agent.generation.decoding import overflow_error
 from vision_agent.geometry.frames import TileGrid
+from vision_agent.inference.detail import Detail, looks_closer, prepare_closer
 from vision_agent.inference.engine import InferenceEngine
 from vision_agent.inference.image_cache import CachedImage
 from vision_agent.plugins.cancellation import raise_if_cancelled
@@ -88,12 +89,14 @@ def decode(
     request: DecodeRequest | None = None,
     *,
     only_known: bool = True,
+    detail: Detail = "auto",
 ) -> Any:
     """Return what the route's decoder makes of states.
 
     Args:
         request: `read`'s own if None.
         only_known: nothing is looked for by a phrase that the route was not taught a word of (see `KnownWords`).
+        detail: how closely the image is looked at.
 
     Raises:
         AnswerError: the states are NaN or infinite.
@@ -104,7 +107,7 @@ def decode(
         if not bool(read.states_KNC.isfinite().all()):  # NaN compares as false: there would be no box, silently
             raise overflow_error(engine.backbone)
         raise_if_cancelled()
-        made = prepared(read.images[0], route) if read.images else None
+        made = prepared(engine, read.images[0], route, detail) if read.images else None
         if route.words is None:
             return route.decoder.decode(read.states_KNC, made, request)
         rows = [row for row, phrase in enumerate(read.phrases) if not only_known or route.words.finds(phrase)]
@@ -119,13 +122,20 @@ def _of_rows(request: DecodeRequest, rows: Sequence[int]) -> DecodeRequest:
     return replace(request, phrases=tuple(request.phrases[row] for row in rows), scores=scores)
 
 
-def prepared(image: CachedImage, route: Route) -> Any:
-    """Return what a route's decoder makes of an image alone; made once and kept with the image."""
-    if route.spec.name not in image.prepared:
-        with torch.inference_mode():
-            features = (image.features() if route.decoder.needs_features else DenseFeatures(())).float()
-            image.prepared[route.spec.name] = route.decoder.prepare_image(features, image.image)
-    return image.prepared[route.spec.name]
+def prepared(engine: InferenceEngine, image: CachedImage, route: Route, detail: Detail = "low") -> Any:
+    """Return what a route's decoder makes of an image alone; made once for each look and kept with the image."""
+    name, decoder = route.spec.name, route.decoder
+    with torch.inference_mode():
+        if name not in image.prepared:
+            features = (image.features() if decoder.needs_features else DenseFeatures(())).float()
+            image.prepared[name] = decoder.prepare_image(features, image.image)
+        first = image.prepared[name]
+        if not looks_closer(detail, image.image, engine.backbone, decoder):
+            return first
+        if name not in image.closer:
+            raise_if_cancelled()
+            image.closer[name] = prepare_closer(first, image.image, engine.backbone, decoder)
+        return image.closer[name]
 
 
 def checked(route: Route, result: object, expected: type[T]) -> T:

@@ -43,7 +43,7 @@ def default_cache_bytes(backbone: Backbone) -> int:
 
 
 class CachedImage:
-    """An encoded image, its key in the cache, and what decoders prepared of it, by route name.
+    """An encoded image, its key in the cache, and what decoders prepared of it, by route name: of one look, or of two.
 
     The image itself is kept for decoders that read its pixels.
     """
@@ -53,6 +53,7 @@ class CachedImage:
         self.key = key
         self.image = image
         self.prepared: dict[str, Any] = {}
+        self.closer: dict[str, Any] = {}
         self._encode = encode
 
     def features(self) -> DenseFeatures:

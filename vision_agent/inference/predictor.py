@@ -17,6 +17,7 @@ from vision_agent.geometry.frames import box_area, box_clip
 from vision_agent.images.loading import ImageLimits
 from vision_agent.inference.conversation import Conversation
 from vision_agent.inference.decode import checked, counted_from, decode, forced_states, prepared
+from vision_agent.inference.detail import Detail
 from vision_agent.inference.emitted_routes import read_emitted_route
 from vision_agent.inference.engine import InferenceEngine
 from vision_agent.inference.find_options import FindOptions
@@ -62,18 +63,20 @@ class Predictor:
         image: Image.Image | CachedImage,
         threshold: float | None,
         only_known: bool = True,
+        detail: Detail = "auto",
     ) -> Any:
         """Return what a route's decoder gives for phrases on an image, which is not looked at in tiles.
 
         The routing token is forced, or, where the model was trained to write it, asked for in the decoder's words.
-        `only_known`: see `decode`.
+        `only_known`, `detail`: see `decode`.
         """
         if route.decoder.request(phrases[0]) is None:
             read = forced_states(self._engine, route, phrases, [image])
         else:
             shown = image.image if isinstance(image, CachedImage) else image
             read = read_emitted_route(self._engine, self._routes, route, phrases, [shown])
-        found = decode(self._engine, route, read, read.request(self._backbone.name, threshold), only_known=only_known)
+        request = read.request(self._backbone.name, threshold)
+        found = decode(self._engine, route, read, request, only_known=only_known, detail=detail)
         # Phrases that the model wrote no token for were asked for all the same.
         return found.model_copy(update={"phrases": phrases}) if hasattr(found, "phrases") else found
 
@@ -89,9 +92,7 @@ class Predictor:
     ) -> list[Detections]:
         """Return boxes in each image, by the `[DET]` route where there is one."""
         if "det" not in self._routes:
-            return search(
-                images, options, self._backbone, lambda views: self._ground(phrases, views, options.threshold)
-            )
+            return search(images, options, self._backbone, lambda views, _: self._ground(phrases, views, options))
         return self._each(self._routes["det"], phrases, images, options, Detections)
 
     def count_each(self, phrase: str, images: Sequence[Image.Image], options: FindOptions) -> list[Count]:
@@ -159,9 +160,9 @@ class Predictor:
             raise_if_cancelled()
             request = DecodeRequest((), cached.encoded.grid, self._backbone.name)
             if points is not None:
-                found = decoder.decode_points(points, prepared(cached, route), request, point_labels)
+                found = decoder.decode_points(points, prepared(self._engine, cached, route), request, point_labels)
             else:
-                found = decoder.decode_boxes(boxes, prepared(cached, route), request)
+                found = decoder.decode_boxes(boxes, prepared(self._engine, cached, route), request)
         return checked(route, found, Segmentation)
 
     def segment_by(
@@ -214,17 +215,17 @@ class Predictor:
     ) -> list[FoundT]:
         """What a route's decoder finds in each image and in its tiles."""
 
-        def find(views: list[Image.Image]) -> list[FoundT]:
+        def find(views: list[Image.Image], details: list[Detail]) -> list[FoundT]:
             found = []
-            for view in self._engine.encode_images(views):
-                result = self.run_route(route, phrases, view, options.threshold, options.only_known)
+            for view, detail in zip(self._engine.encode_images(views, options.max_tiles), details, strict=True):
+                result = self.run_route(route, phrases, view, options.threshold, options.only_known, detail)
                 found.append(checked(route, result, expected).seen_in(view.image))
             return found
 
         return search(images, options, self._backbone, find)
 
     def _ground(
-        self, phrases: tuple[str, ...], images: Sequence[Image.Image], threshold: float | None
+        self, phrases: tuple[str, ...], images: Sequence[Image.Image], options: FindOptions
     ) -> list[Detections]:
         """Return boxes by the model's own grounding text, for checkpoints without a `[DET]` route.
 
@@ -232,18 +233,20 @@ class Predictor:
         """
         some = max(1, _GROUNDED_AT_ONCE // len(phrases))
         if len(images) > some:
-            return self._ground(phrases, images[:some], threshold) + self._ground(phrases, images[some:], threshold)
+            return self._ground(phrases, images[:some], options) + self._ground(phrases, images[some:], options)
         decoder = load_text_decoder("grounding")(self._backbone)
         conversations = [
-            Conversation.build(decoder.request(phrase), [image], constraint=decoder.constraint(phrase))
+            Conversation.build(
+                decoder.request(phrase), [image], max_tiles=options.max_tiles, constraint=decoder.constraint(phrase)
+            )
             for image in images
             for phrase in phrases
         ]
         # A list of boxes that is cut off still holds the boxes before the cut.
         room = min(self._engine.answer_room(conversation) for conversation in conversations)
-        options = GenerationOptions(max_new_tokens=max(1, min(_GROUNDING_TOKENS, room)))
+        writing = GenerationOptions(max_new_tokens=max(1, min(_GROUNDING_TOKENS, room)))
         tokens_of_routes = [route.token_id for route in self._routes.values()]
-        output, cached = self._engine.generate(conversations, options, tokens_of_routes)
+        output, cached = self._engine.generate(conversations, writing, tokens_of_routes)
         answers = []
         for ids, logprobs in zip(output.answers, output.logprobs, strict=True):
             said = [(token, p) for token, p in zip(ids, logprobs, strict=True) if token not in self._backbone.end_ids]
@@ -251,7 +254,7 @@ class Predictor:
             answers.append(WrittenAnswer(self._backbone.decode_text(tokens), tuple(tokens), tuple(probabilities)))
         found: list[Detections] = []
         for first in range(0, len(answers), len(phrases)):
-            request = DecodeRequest(phrases, cached[first][0].encoded.grid, self._backbone.name, threshold)
+            request = DecodeRequest(phrases, cached[first][0].encoded.grid, self._backbone.name, options.threshold)
             decoded: Detections = decoder.decode(answers[first : first + len(phrases)], request)
             found.append(decoded.seen_in(cached[first][0].image))
         return found

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from vision_agent.geometry.rle import RunLengths, mask_union
+from vision_agent.inference.detail import Detail
 from vision_agent.inference.find_options import FindOptions
 from vision_agent.inference.tile_layout import Fit, Tile, tiles_of
 from vision_agent.inference.tile_merging import join_views
@@ -39,14 +40,14 @@ def search(
     images: Sequence[Image.Image],
     options: FindOptions,
     backbone: Backbone,
-    find: Callable[[list[Image.Image]], list[FoundT]],
+    find: Callable[[list[Image.Image], list[Detail]], list[FoundT]],
 ) -> list[FoundT]:
     """Return what is found in each image, and in its tiles where it has any.
 
     Args:
         images: upright RGB.
-        options: `tiles` and `tile_threshold` count here.
-        find: looks at some views, all at `options.threshold`.
+        options: `tiles`, `detail` and `tile_threshold` count here.
+        find: looks at some views, all at `options.threshold`, each as closely as is said.
     """
     own_tiles = backbone.tiling.max_tiles
     tiles = [tiles_of(image.size, options.tiles, backbone.grid_for, own_tiles) for image in images]
@@ -54,7 +55,8 @@ def search(
     found: list[list[FoundT]] = [[] for _ in images]
     for first in range(0, len(views), AT_ONCE):
         some = views[first : first + AT_ONCE]
-        seen = find([images[view.image] if view.tile is None else images[view.image].crop(view.tile) for view in some])
+        details = [_detail(options.detail, tiles[view.image]) for view in some]
+        seen = find([_shown(images[view.image], view.tile) for view in some], details)
         for view, result in zip(some, seen, strict=True):
             found[view.image].append(result)
     least = options.tile_threshold
@@ -66,6 +68,15 @@ def search(
         joined: FoundT = _joined(found[number], tiles[number], least or 0.0, squashed)
         results.append(joined)
     return results
+
+
+def _detail(detail: Detail, tiles: Sequence[Tile]) -> Detail:
+    """How closely each view of an image is looked at: tiles are a closer look already."""
+    return "low" if detail == "auto" and tiles else detail
+
+
+def _shown(image: Image.Image, tile: Tile | None) -> Image.Image:
+    return image if tile is None else image.crop(tile)
 
 
 def _views(tiles: Sequence[Sequence[Tile]]) -> list[_View]:

@@ -36,6 +36,8 @@ from vision_agent.plugins.decoder import DenseFeatures
 if TYPE_CHECKING:
     from vision_agent.model.original.sa2va import OwnRoute
 
+_CLOSER = 10 / 7  # the side of the second look, in sides of a tile
+_STRIDE = 32  # pixels of the coarsest map's cell, of which a canvas has a whole number
 _TILES_AT_ONCE = 8  # of several images in one pass; an image of more tiles is encoded by itself
 _TILES_AT_ONCE_ON_CPU = 4  # more do not fit its caches, and take longer each
 
@@ -179,6 +181,17 @@ class Backbone:
         """Most tokens of a prompt and its answer together."""
         return int(self.model.config.text_config.max_position_embeddings)
 
+    @property
+    def closer_side(self) -> int | None:
+        """Side, in pixels, of the larger canvas on which `closer_features` shows an image.
+
+        None for the towers of published checkpoints, which see tiles of one size.
+        """
+        vision = self.model.config.vision_config
+        if not isinstance(vision, LiteTowerConfig):
+            return None
+        return int(self.tiling.size * _CLOSER) // _STRIDE * _STRIDE
+
     # Images ----------------------------------------------------------------------------------------------------
 
     def grid_for(self, width: int, height: int, max_tiles: int | None = None) -> TileGrid:
@@ -251,6 +264,20 @@ class Backbone:
                 encoded.append(EncodedImage(tokens_TC, DenseFeatures(tuple(map(torch.clone, stitched))), grid))
                 start = own.stop
         return encoded
+
+    @torch.inference_mode()
+    def closer_features(self, image: Image.Image) -> DenseFeatures:
+        """Return dense features of an upright RGB image, batch of one, from a canvas of `closer_side`.
+
+        Raises:
+            CheckpointError: the model's tower sees tiles of one size.
+        """
+        if self.closer_side is None:
+            raise CheckpointError(f"the tower of {self.name!r} sees tiles of one size")
+        grid = TileGrid.for_image(*image.size, min_tiles=1, max_tiles=1, tile_size=self.closer_side, cells=1)
+        pixels_1CSS = self.tiles(image, grid).to(self.device, self.dtype)
+        output = self.model.model.vision_tower(pixel_values=pixels_1CSS)
+        return DenseFeatures(tuple(each.to(self.device) for each in output.feature_maps))
 
     # Text --------------------------------------------------------------------------------------------------------
 

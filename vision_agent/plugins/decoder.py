@@ -102,6 +102,8 @@ class Decoder(nn.Module, ABC):
     needs_image: ClassVar[bool] = True
     # Whether it reads an image's feature maps; they are kept only where a loaded route does. Others get none.
     needs_features: ClassVar[bool] = True
+    # Whether it joins what it prepared of two looks at an image, the second one on a larger canvas.
+    looks_closer: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod
@@ -115,6 +117,14 @@ class Decoder(nn.Module, ABC):
     def prepare_image(self, features: DenseFeatures, image: Image.Image) -> Any:
         """Do `prepare` for a decoder that also reads the image itself, upright RGB, as SAM does; others need not."""
         return self.prepare(features)
+
+    def join(self, first: Any, closer: Any) -> Any:
+        """Join what `prepare_image` gave of two looks at one image, for decoders that look closer.
+
+        Raises:
+            RouteError: this one does not.
+        """
+        raise RouteError(f"{type(self).__name__} looks at an image once")
 
     def request(self, phrase: str, *, video: bool = False) -> str | None:
         """Return what the model is asked for a phrase, where it was trained to write the routing token itself.
