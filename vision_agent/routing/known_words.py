@@ -16,6 +16,12 @@ from pydantic import BaseModel, ConfigDict
 
 _WORD = re.compile(r"\w+(?:['\u2019]\w+)?")
 _POSSESSIVE = re.compile(r"['\u2019]s?$")
+# What follows these tells where or with what the thing is that is looked for: "a cup on the table" is no table.
+_BEHIND_THE_HEAD = frozenset(
+    "with without of in on at by for from to into onto off beside besides behind beneath underneath near next close atop "
+    "within above below over under between among around across through along against inside outside that who which "
+    "whose where wearing holding carrying riding sitting standing lying".split()
+)
 _IRREGULAR = {
     "people": "person",
     "children": "child",
@@ -46,8 +52,16 @@ class KnownWords(BaseModel):
         return self._read(phrase)[0]
 
     def finds(self, phrase: str) -> bool:
-        """Return whether the phrase can be looked for: it names something known, or no word of it is unknown."""
+        """Return whether the phrase can be looked for: it names something known, or no word of it is unknown.
+
+        What it names comes first: in "asdfgh next to a dog" only what the asdfgh is near is known.
+        """
         unknown, named = self._read(phrase)
+        if not unknown or not named:
+            return not unknown
+        words = split_words(phrase)
+        behind = (place for place, word in enumerate(words) if place and word in _BEHIND_THE_HEAD)
+        unknown, named = self._read(" ".join(words[: next(behind, len(words))]))
         return named or not unknown
 
     def _read(self, phrase: str) -> tuple[tuple[str, ...], bool]:
@@ -61,8 +75,10 @@ class KnownWords(BaseModel):
             if not size and not words[place].isdecimal() and words[place] not in self._modifiers:
                 unknown[words[place]] = None
             place += max(1, size)
-        # A phrase without any word, such as "???", is unknown as it stands.
-        return tuple(unknown) or (() if words else (phrase.strip(),)), named
+        # A phrase without any word, such as "???", is unknown as it stands; numbers alone count nothing.
+        if all(word.isdecimal() for word in words):
+            return tuple(dict.fromkeys(words)) or (phrase.strip(),), False
+        return tuple(unknown), named
 
     def _name_at(self, words: Sequence[str]) -> int:
         """How many of the first words are the longest known name; 0 for none."""
