@@ -6,7 +6,6 @@ are reported in the page as given.
 """
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from vision_agent.documents.partial_ruling import NUMERIC, RuledGrid, columns_of, completed
 from vision_agent.documents.result import Block, Line, Page, box_around
 from vision_agent.documents.sheet import Piece, Sheet, Token, sheet_of, text_angle
 from vision_agent.documents.table import Cell, Table
@@ -26,9 +26,8 @@ from vision_agent.results.box import Box
 _LINE_SHARE = 40  # a ruling line is at least this part of the page's longer side
 _DRAWN = 0.55  # share of an edge that must be dark for a line to be there
 _FEWEST_ROWS, _FEWEST_COLUMNS = 3, 3  # of a table without lines
+_OPEN = 0.04  # part of a grid's width that is a column without a line at its outer side
 _FULL = 0.8  # share of its column that running text fills, line for line
-
-_NUMERIC = re.compile(r"\W*(?:[A-Z]{2,3}\s?)?[-+(]?\d[\d.,:/' -]*[)-]?\s?\S{0,3}")
 
 _Grid = npt.NDArray[np.bool_]
 
@@ -49,7 +48,7 @@ def find_tables(page: Page, image: Image.Image) -> list[Table]:
     turned, back = _upright(image, text_angle(page.lines))
     tables, taken = [], set[int]()
     for grid in _innermost(_ruled_grids(turned, back.shift)):
-        built = _ruled_table(sheet, grid, back)
+        built = _ruled_table(sheet, completed(grid, sheet), back)
         if built is not None:
             tables.append(built[0])
             taken |= built[1]
@@ -109,22 +108,6 @@ class _Back:
         return Box(x0=min(xs), y0=min(ys), x1=max(xs), y1=max(ys))
 
 
-@dataclass(frozen=True)
-class _RuledGrid:
-    """Lines that cross, in the reading frame.
-
-    Attributes:
-        xs, ys: the lines' places, ascending.
-        beside: (rows, columns - 1), a line stands right of the place.
-        under: (rows - 1, columns), a line lies under the place.
-    """
-
-    xs: tuple[float, ...]
-    ys: tuple[float, ...]
-    beside: _Grid
-    under: _Grid
-
-
 def _upright(image: Image.Image, angle: float) -> tuple[npt.NDArray[np.uint8], _Back]:
     """The image, grey, turned so that its text is upright."""
     cv2 = _opencv()
@@ -142,7 +125,7 @@ def _upright(image: Image.Image, angle: float) -> tuple[npt.NDArray[np.uint8], _
     return cv2.warpAffine(grey, matrix, size, flags=cv2.INTER_LINEAR, borderValue=255), _Back(angle, shift)
 
 
-def _ruled_grids(grey: npt.NDArray[np.uint8], shift: tuple[float, float]) -> list[_RuledGrid]:
+def _ruled_grids(grey: npt.NDArray[np.uint8], shift: tuple[float, float]) -> list[RuledGrid]:
     cv2 = _opencv()
     dark = cv2.adaptiveThreshold(255 - grey, 255, cv2.ADAPTIVE_THRESH_MEAN_C, cv2.THRESH_BINARY, 15, -8)
     length = max(12, max(grey.shape) // _LINE_SHARE)
@@ -162,18 +145,21 @@ def _ruled_grids(grey: npt.NDArray[np.uint8], shift: tuple[float, float]) -> lis
     return grids
 
 
-def _innermost(grids: Sequence[_RuledGrid]) -> list[_RuledGrid]:
+def _innermost(grids: Sequence[RuledGrid]) -> list[RuledGrid]:
     """Grids without those that hold another: a frame around tables is none."""
 
-    def holds(outer: _RuledGrid, inner: _RuledGrid) -> bool:
+    def holds(outer: RuledGrid, inner: RuledGrid) -> bool:
         across = outer.xs[0] <= inner.xs[0] and inner.xs[-1] <= outer.xs[-1]
         return across and outer.ys[0] <= inner.ys[0] and inner.ys[-1] <= outer.ys[-1]
 
     return [grid for grid in grids if not any(other is not grid and holds(grid, other) for other in grids)]
 
 
-def _grid_of(flat: _Grid, tall: _Grid, x0: float, y0: float) -> _RuledGrid | None:
+def _grid_of(flat: _Grid, tall: _Grid, x0: float, y0: float) -> RuledGrid | None:
     ys, xs = _peaks(flat.sum(axis=1), 0.25 * flat.shape[1]), _peaks(tall.sum(axis=0), 0.2 * tall.shape[0])
+    if xs and ys:  # rows often reach beyond the outer lines between columns
+        wide = flat.shape[1]
+        xs = [*([0] if xs[0] > _OPEN * wide else []), *xs, *([wide - 1] if wide - xs[-1] > _OPEN * wide else [])]
     rows, columns = len(ys) - 1, len(xs) - 1
     if rows < 1 or columns < 1 or rows * columns < 4 or rows < 2:
         return None
@@ -187,7 +173,7 @@ def _grid_of(flat: _Grid, tall: _Grid, x0: float, y0: float) -> _RuledGrid | Non
         for column in range(columns):
             strip = flat[max(0, ys[row + 1] - 3) : ys[row + 1] + 4, xs[column] + 2 : xs[column + 1] - 1]
             under[row, column] = strip.size > 0 and strip.any(axis=0).mean() > _DRAWN
-    return _RuledGrid(tuple(x0 + x for x in xs), tuple(y0 + y for y in ys), beside, under)
+    return RuledGrid(tuple(x0 + x for x in xs), tuple(y0 + y for y in ys), beside, under)
 
 
 def _peaks(counts: npt.NDArray[np.int64], least: float) -> list[int]:
@@ -201,7 +187,7 @@ def _peaks(counts: npt.NDArray[np.int64], least: float) -> list[int]:
     return [round(sum(run) / len(run)) for run in found]
 
 
-def _ruled_table(sheet: Sheet, grid: _RuledGrid, back: _Back) -> tuple[Table, set[int]] | None:
+def _ruled_table(sheet: Sheet, grid: RuledGrid, back: _Back) -> tuple[Table, set[int]] | None:
     """The table of a grid and the pieces (by id) that are in it; None for a frame around hardly anything."""
     rows, columns = len(grid.ys) - 1, len(grid.xs) - 1
     areas = _areas(grid, rows, columns)
@@ -243,7 +229,7 @@ def _text(own: Sequence[tuple[Piece, Token]]) -> str:
     return "\n".join(rows)
 
 
-def _areas(grid: _RuledGrid, rows: int, columns: int) -> list[tuple[int, int, int, int]]:
+def _areas(grid: RuledGrid, rows: int, columns: int) -> list[tuple[int, int, int, int]]:
     """Cells as (row, column, row span, column span): places without a line between them, if they form a rectangle."""
     done: set[tuple[int, int]] = set()
     areas = []
@@ -320,7 +306,7 @@ def _gap_table(sheet: Sheet, run: Sequence[Sequence[Piece]]) -> list[Table]:
     full = [row for row in run if len(row) >= _FEWEST_COLUMNS]
     if len(full) < _FEWEST_ROWS or len(full) < 0.5 * len(run):
         return []
-    columns = _columns(full)
+    columns = columns_of(full)
     if len(columns) < _FEWEST_COLUMNS or _is_running_text(full, columns):
         return []
     texts: list[dict[int, list[tuple[Piece, Token]]]] = []
@@ -358,7 +344,7 @@ def _has_numbers(cells: Sequence[Cell], columns: int) -> bool:
     numeric = 0
     for column in range(columns):
         texts = [cell.text for cell in cells if cell.column == column]
-        numeric += bool(texts) and sum(map(bool, map(_NUMERIC.fullmatch, texts))) >= 0.6 * len(texts)
+        numeric += bool(texts) and sum(map(bool, map(NUMERIC.fullmatch, texts))) >= 0.6 * len(texts)
     return 2 * numeric >= columns
 
 
@@ -379,25 +365,6 @@ def _column(x0: float, x1: float, columns: Sequence[tuple[float, float]]) -> int
     """The column that is nearest to the middle of a stretch."""
     middle = (x0 + x1) / 2
     return min(range(len(columns)), key=lambda at: max(columns[at][0] - middle, middle - columns[at][1]))
-
-
-def _columns(rows: Sequence[Sequence[Piece]]) -> list[tuple[float, float]]:
-    """Stretches of the page's width that pieces fill, with white between them. Pieces over several are left out."""
-    most = max(len(row) for row in rows)
-    spans: list[tuple[float, float]] = []
-    for piece in sorted((piece for row in rows if len(row) == most for piece in row), key=lambda piece: piece.x0):
-        if spans and piece.x0 < spans[-1][1]:
-            spans[-1] = (spans[-1][0], max(spans[-1][1], piece.x1))
-        else:
-            spans.append((piece.x0, piece.x1))
-    for piece in (piece for row in rows for piece in row):
-        over = [index for index, (x0, x1) in enumerate(spans) if piece.x0 < x1 and x0 < piece.x1]
-        if not over:
-            spans = sorted([*spans, (piece.x0, piece.x1)])
-        elif len(over) == 1:
-            x0, x1 = spans[over[0]]
-            spans[over[0]] = (min(x0, piece.x0), max(x1, piece.x1))
-    return spans
 
 
 def _is_running_text(rows: Sequence[Sequence[Piece]], columns: Sequence[tuple[float, float]]) -> bool:
