@@ -322,6 +322,12 @@ def test_nms_keeps_the_best_of_each_heap():
     assert geo.box_nms(boxes, [0.5, 0.9, 0.1, 0.4]).tolist() == [1, 2]
     assert geo.box_nms(boxes, [0.5, 0.9, 0.1, 0.4], 0.9).tolist() == [1, 0, 2]
     assert geo.box_nms(boxes, [0.5, 0.9, 0.1, 0.4], groups=["a", "b", "a", "a"]).tolist() == [1, 0, 2]
+    for groups in (["a", "b"], ["b", "a"]):  # the same place, under two labels
+        assert geo.box_nms([[0, 0, 9, 9]] * 2, [0.9, 0.8], groups=groups).tolist() == [0, 1]
+        assert geo.box_nms([[0, 0, 9, 9]] * 2, [0.8, 0.9], groups=groups).tolist() == [1, 0]
+    half = [[0, 0, 2, 1], [0, 0, 1, 1]]  # overlap by 0.5, which is not more than 0.5
+    assert geo.box_nms(half, [0.9, 0.8], 0.5).tolist() == [0, 1]
+    assert geo.box_nms(half, [0.9, 0.8], 0.49).tolist() == [0]
     assert geo.box_nms(np.zeros((0, 4)), []).tolist() == []
     with pytest.raises(InputError, match="scores"):
         geo.box_nms(boxes, [1, 2])

@@ -439,6 +439,13 @@ def test_what_is_shown_of_an_address(address: str, bare: str) -> None:
     assert without_secrets(address) == bare and shown(address) == repr(bare)
 
 
+@pytest.mark.parametrize("url", ["https://example.com:sec99ret/x.png", "https://[::1/x.png?token=sec99ret"])
+def test_what_cannot_be_parsed_is_not_repeated(url: str) -> None:
+    with pytest.raises(UrlRefusedError, match="cannot be parsed") as refused:
+        load_image(url, limits=ImageLimits(allow_urls=True))
+    assert "sec99ret" not in str(refused.value)
+
+
 def test_the_number_of_redirects(server: Server) -> None:
     server.replies["/loop"] = redirect("/loop")
     with pytest.raises(ImageError, match=r"`limits\.max_redirects`"):

@@ -493,3 +493,12 @@ def test_answer():
         Answer(text="", finish_reason="eos", prompt_tokens=0, completion_tokens=0, confidence=1, model="toy")
     with pytest.raises(ValidationError, match="end"):
         RoutedText(token="[DET]", phrase="dog", start=4, end=3)
+
+
+def test_the_best_box_is_drawn_over_worse_ones():
+    image, colors = Image.new("RGB", SIZE, "white"), {"dog": (255, 0, 0), "cat": (0, 0, 255)}
+    boxes = [[100, 100, 300, 300], [100, 100, 300, 200]]  # with a common upper edge
+    for scores in ([0.9, 0.4], [0.4, 0.9]):
+        found = Detections.from_arrays(boxes, scores, ["dog", "cat"], image_size=SIZE, model="toy")
+        drawn = found.draw(image, labels=False, scores=False, colors=colors)
+        assert drawn.getpixel((200, 100)) == colors[found.labels[int(np.argmax(found.scores))]]
