@@ -18,7 +18,7 @@ _WORD = re.compile(r"\w+(?:['\u2019]\w+)?")
 _POSSESSIVE = re.compile(r"['\u2019]s?$")
 # What follows these tells where or with what the thing is that is looked for: "a cup on the table" is no table.
 _BEHIND_THE_HEAD = frozenset(
-    "with without of in on at by for from to into onto off beside besides behind beneath underneath near next close atop "
+    "with without of in on at by for from to into onto off beside behind beneath underneath near next close atop "
     "within above below over under between among around across through along against inside outside that who which "
     "whose where wearing holding carrying riding sitting standing lying".split()
 )
