@@ -133,6 +133,11 @@ def test_without_out_results_are_printed_also_of_stdin(tmp_path: Path, cli: Comm
     assert cli("ocr", "-", stdin=read).stdout == "Total: 12.50\n"
     printed = cli("extract", "-", "--schema", tmp_path / "schema.json", stdin=read)
     assert float(json.loads(printed.stdout)["total"]) == 12.5
+    sure = cli("extract", "-", "--schema", tmp_path / "schema.json", "--min-confidence", "1", stdin=read)
+    assert (json.loads(sure.stdout)["total"], sure.stderr) == (None, "")
+    refused = cli("extract", "-", "--schema", tmp_path / "schema.json", "--min-confidence", "nan", stdin=read)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == "vision-agent: `min_confidence` must be a number from 0 to 1, but got nan\n"
     both = cli("ocr", tmp_path)
     assert (both.returncode, both.stdout) == (1, f"==> {tmp_path / 'a.png'} <==\nTotal: 12.50\n\n")
     assert both.stderr.startswith("vision-agent: ") and len(both.stderr.splitlines()) == 1
@@ -146,7 +151,8 @@ def test_jobs_check_their_settings() -> None:
     for bad in ({"pages": "x"}, {"text_layer": "always"}, {"model": "some/model"}):
         with pytest.raises(InputError, match=next(iter(bad)) if "model" not in bad else "engine"):
             OcrJob(**bad)  # type: ignore[arg-type]
-    for bad in ({"pages": "0"}, {"engine": "magic"}, {"date_order": "ymd"}, {"decimal_mark": ";"}):
+    wrong = ({"pages": "0"}, {"engine": "magic"}, {"date_order": "ymd"}, {"decimal_mark": ";"}, {"min_confidence": 1.5})
+    for bad in wrong:
         with pytest.raises(InputError, match=next(iter(bad))):
             ExtractJob(Receipt, **bad)  # type: ignore[arg-type]
     assert "secret" not in json.dumps(ExtractJob(Receipt, password="secret").settings())

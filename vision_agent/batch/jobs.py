@@ -22,7 +22,7 @@ from vision_agent.documents.reader import DocumentReader
 from vision_agent.documents.result import OcrResult
 from vision_agent.documents.source import DocumentSource
 from vision_agent.errors import ExtractionError, InputError, bad_argument
-from vision_agent.extract.extractor import Engine, Extractor, check_choice
+from vision_agent.extract.extractor import Engine, Extractor, check_choice, check_share
 from vision_agent.extract.result import Extraction
 from vision_agent.extract.target import target_of
 from vision_agent.extract.values.amounts import DecimalMark
@@ -130,7 +130,7 @@ class ExtractJob:
 
     Attributes:
         schema: a Pydantic model that workers can import, "package.module:Model", or the path of a JSON schema.
-        engine, pages, password, date_order, decimal_mark: as for `VisionAgent.extract`.
+        engine, pages, password, date_order, decimal_mark, min_confidence: as for `VisionAgent.extract`.
         model: a checkpoint, which then may read; None for none, unless the engine is "model".
         device: for the model.
     """
@@ -141,6 +141,7 @@ class ExtractJob:
     password: str | None = field(default=None, repr=False)
     date_order: DateOrder | None = None
     decimal_mark: DecimalMark | None = None
+    min_confidence: float = 0.5
     model: str | None = None
     device: str = "auto"
 
@@ -150,6 +151,7 @@ class ExtractJob:
         check_choice("engine", self.engine, get_args(Engine))
         check_choice("date_order", self.date_order, (None, *get_args(DateOrder)))
         check_choice("decimal_mark", self.decimal_mark, (None, *get_args(DecimalMark)))
+        check_share("min_confidence", self.min_confidence)
 
     @cached_property
     def _model(self) -> type[BaseModel]:
@@ -165,6 +167,7 @@ class ExtractJob:
             "schema": self._model.model_json_schema(),
             "date_order": self.date_order,
             "decimal_mark": self.decimal_mark,
+            "min_confidence": self.min_confidence,
         }
 
     def start(self, threads: int) -> Work:
@@ -189,6 +192,7 @@ class ExtractJob:
                     password=self.password,
                     date_order=self.date_order,
                     decimal_mark=self.decimal_mark,
+                    min_confidence=self.min_confidence,
                 )
             except ExtractionError as error:
                 reason = {"type": "ExtractionError", "message": str(error), "missing": list(error.missing)}

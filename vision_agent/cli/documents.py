@@ -73,12 +73,17 @@ def extract(
     engine: Annotated[str, typer.Option("--engine", help="auto, layout or model.")] = "auto",
     date_order: Annotated[str | None, typer.Option("--date-order", help="dmy or mdy, for dates like 1/2/2024.")] = None,
     decimal_mark: Annotated[str | None, typer.Option("--decimal-mark", help='"." or ",".')] = None,
+    min_confidence: Annotated[
+        float, typer.Option("--min-confidence", help="What is less sure, 0 to 1, counts as not found.")
+    ] = 0.5,
     model: ModelOption = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Extract your own schema from documents: print JSON, or write records of many with --out."""
     choices: Any = {"engine": engine, "date_order": date_order, "decimal_mark": decimal_mark}  # the job checks them
-    job = ExtractJob(schema, pages=pages, password=password, model=model, device=device, **choices)
+    job = ExtractJob(
+        schema, pages=pages, password=password, min_confidence=min_confidence, model=model, device=device, **choices
+    )
     _run(paths, job, out, as_json, workers, retry, lambda record: json.dumps(record["value"], ensure_ascii=False))
 
 

@@ -81,7 +81,7 @@ class Extractor:
         check_choice("engine", engine, get_args(Engine))
         check_choice("date_order", date_order, (None, "dmy", "mdy"))
         check_choice("decimal_mark", decimal_mark, (None, ".", ","))
-        _check_share("min_confidence", min_confidence)
+        check_share("min_confidence", min_confidence)
         chosen = engine if engine != "auto" else "model" if self.reads else "layout"
         if chosen == "model" and self._ask is None:
             raise InputError(bad_argument("engine", '"layout" where there is no model', engine))
@@ -131,7 +131,8 @@ def check_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
         raise InputError(bad_argument(name, f"one of {list(allowed)}", value))
 
 
-def _check_share(name: str, value: object) -> None:
+def check_share(name: str, value: object) -> None:
+    """Raise InputError for what is no number from 0 to 1."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         raise InputError(bad_argument(name, "a number from 0 to 1", value))
 
