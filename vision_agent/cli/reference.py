@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from typer.models import CommandInfo, OptionInfo
 
@@ -71,7 +71,9 @@ def _section(command: CommandInfo, function: Callable[..., Any]) -> str:
 
 
 def _type_name(kind: Any) -> str:
-    """`list[Path] | None` -> "PATH"."""
+    """`list[Path] | None` -> "PATH", `Literal["low", "high"]` -> "low/high"."""
+    if get_origin(kind) is Literal:
+        return "/".join(get_args(kind))
     while arguments := get_args(kind):
         kind = arguments[0]
     return str({str: "TEXT", int: "INTEGER"}.get(kind, kind.__name__.upper()))

@@ -22,7 +22,7 @@ _LEAST_SIDE = 320  # pixels of the longer side from which a second look is worth
 
 def check_detail(detail: object) -> Detail:
     """Return the `detail` of a verb. Raises InputError for what is none of its words."""
-    if detail not in get_args(Detail):
+    if not isinstance(detail, str) or detail not in get_args(Detail):
         raise InputError(bad_argument("detail", '"low", "auto" or "high"', detail))
     return detail  # type: ignore[return-value]  # one of its words, as was checked
 
