@@ -1,4 +1,4 @@
-# `make demo`, `make test` and `make mutants`. They first make .venv with the locked versions of constraints.txt, once.
+# `make demo`, `make test`, `make test-clients` and `make mutants`. They first make .venv with the locked versions of constraints.txt, once.
 # For another Python: `make clean`, then `make demo PYTHON=python3.12`.
 
 PYTHON ?= python3
@@ -8,7 +8,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet 
 CHECKED := $(wildcard vision_agent decoders tools tests examples benchmarks)
 
 
-.PHONY: demo test mutants lint types format clean
+.PHONY: demo test test-clients mutants lint types format clean
 # Two pips in one environment would disturb each other.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
@@ -21,6 +21,10 @@ demo: $(VENV)/.demo-installed
 # tests share, and files run in their order: the slowest comes first.
 test: lint types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+# Clients of MCP whose packages do not go with ours: langchain-mcp-adapters wants mcp 1.x.
+test-clients: $(VENV)/.test-installed $(VENV)-clients/.installed
+	$(BIN)/python tests/tools/mcp_clients.py $(VENV)-clients/bin/python
 
 # Plants faults of one line and runs the tests that should notice; `make mutants ONLY="box mask"` for some of them.
 mutants: $(VENV)/.test-installed
@@ -38,7 +42,7 @@ format: $(VENV)/.test-installed
 	$(BIN)/python -m ruff format $(CHECKED)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo.png
+	rm -rf $(VENV) $(VENV)-clients build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo.png
 	find $(CHECKED) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is written last, so that an interrupted install is done again.
@@ -59,4 +63,9 @@ $(VENV)/.demo-installed: $(VENV)/.created pyproject.toml constraints.txt
 $(VENV)/.test-installed: $(VENV)/.created pyproject.toml constraints.txt
 	@echo "Installing into $(VENV); the first time takes some minutes."
 	$(PIP_INSTALL) --editable '.[test,train,supervision]'
+	@touch $@
+
+$(VENV)-clients/.installed: $(VENV)/.created
+	$(PYTHON) -m venv --clear $(VENV)-clients
+	$(VENV)-clients/bin/python -m pip install --disable-pip-version-check --quiet 'langchain-mcp-adapters==0.3.2'
 	@touch $@
