@@ -214,3 +214,64 @@ def test_tables_become_blocks_in_place() -> None:
     (block,) = [block for block in put.blocks if block.table is not None]
     assert block.kind == "table" and len(block.lines) == len(RULED_WORDS)
     assert "| Oak | 12 | 40 |" in put.to_markdown()
+
+
+def test_lines_between_columns_alone_leave_rows_to_their_numbers() -> None:
+    words = [(220, 60, "2019"), (360, 60, "2020"), (500, 60, "2021")]
+    for row, label in enumerate(["Trees", "of these", "Shrubs", "Total"]):
+        words += [(60, 112 + 26 * row, label)]
+        words += [(230 + 140 * at, 112 + 26 * row, str(41 + 3 * row + at)) for at in range(3)]
+    lines = [(40, 50, 640, 50), (40, 100, 640, 100), (40, 230, 640, 230)]
+    lines += [(x, 50, x, 230) for x in (200, 340, 480, 640)]  # no line on the left of the labels
+    (found,) = find_tables(*drawn(words, lines))
+    assert (found.rows, found.columns, found.source) == (5, 4, "lines")
+    assert found.grid()[0] == ["", "2019", "2020", "2021"]
+    assert found.grid()[2] == ["of these", "44", "45", "46"]
+
+
+def test_one_column_of_shaded_rows_leaves_columns_to_the_white_between_words() -> None:
+    rows = [("Austria", "92.9", "7.1", "5,821"), ("Belgium", "0", "100.0", "5,906"), ("Cyprus", "84.0", "0", "17")]
+    words = [(60, 60, "Country"), (280, 60, "Domestic"), (420, 60, "Other"), (560, 60, "Total")]
+    words += [
+        (x, 110 + 50 * at, text)
+        for at, row in enumerate(rows)
+        for x, text in zip((60, 300, 430, 560), row, strict=True)
+    ]
+    lines = [*((40, y, 660, y) for y in (50, 96, 100, 150, 200, 250)), *((x, 50, x, 250) for x in (40, 660))]
+    (found,) = find_tables(*drawn(words, lines))
+    assert found.grid() == [
+        ["Country", "Domestic", "Other", "Total"],
+        *map(list, rows),
+    ]  # and no row in the double line
+
+
+def test_names_over_names_and_headings_of_rows() -> None:
+    words = [(330, 20, "2019"), (570, 20, "2020"), (40, 60, "Kind")]
+    words += [(x, 60, text) for x, text in zip((290, 400, 530, 640), ["Count", "Rate", "Count", "Rate"], strict=True)]
+    at = 90
+    for heading, names in (("Men", ["under 45", "over 45"]), ("Women", ["under 45", "over 45"])):
+        words.append((40, at, heading))
+        for name in names:
+            at += 30
+            words.append((60, at, name))
+            words += [(x, at, f"{at + x}") for x in (300, 410, 540, 650)]
+        at += 30
+    (found,) = find_tables(*drawn(words, []))
+    assert found.header_rows == 2
+    assert [(cell.text, cell.column, cell.column_span) for cell in found.cells if cell.row == 0] == [
+        ("2019", 1, 2),
+        ("2020", 3, 2),
+    ]
+    assert [row[0] for row in found.grid()][2:] == ["Men", "under 45", "over 45", "Women", "under 45", "over 45"]
+
+
+def test_a_label_of_two_lines_stands_around_its_numbers() -> None:
+    words = [(40, 40, "Measure"), (300, 40, "2019"), (420, 40, "2020"), (540, 40, "2021")]
+    for row in range(3):
+        top = 90 + 60 * row
+        words += [(40, top, f"Years of life {row}"), (40, top + 24, "lost early")]
+        words += [(300 + 120 * at, top + 12, f"{row}.{at}41") for at in range(3)]
+    (found,) = find_tables(*drawn(words, []))
+    assert found.grid()[1:] == [
+        [f"Years of life {row}\nlost early", f"{row}.041", f"{row}.141", f"{row}.241"] for row in range(3)
+    ]

@@ -8,26 +8,23 @@ are reported in the page as given.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from vision_agent.documents.partial_ruling import NUMERIC, RuledGrid, columns_of, completed
+from vision_agent.documents.gap_tables import cell_text, gap_tables
+from vision_agent.documents.partial_ruling import RuledGrid, completed
 from vision_agent.documents.result import Block, Line, Page, box_around
 from vision_agent.documents.sheet import Piece, Sheet, Token, sheet_of, text_angle
 from vision_agent.documents.table import Cell, Table
-from vision_agent.documents.writing_direction import words_in_order
 from vision_agent.errors import MissingExtraError
 from vision_agent.results.box import Box
 
 _LINE_SHARE = 40  # a ruling line is at least this part of the page's longer side
 _DRAWN = 0.55  # share of an edge that must be dark for a line to be there
-_FEWEST_ROWS, _FEWEST_COLUMNS = 3, 3  # of a table without lines
 _OPEN = 0.04  # part of a grid's width that is a column without a line at its outer side
-_FULL = 0.8  # share of its column that running text fills, line for line
 
 _Grid = npt.NDArray[np.bool_]
 
@@ -52,7 +49,7 @@ def find_tables(page: Page, image: Image.Image) -> list[Table]:
         if built is not None:
             tables.append(built[0])
             taken |= built[1]
-    return [*tables, *_gap_tables(sheet, taken)]
+    return [*tables, *gap_tables(sheet, taken)]
 
 
 def with_tables(page: Page, image: Image.Image) -> Page:
@@ -209,24 +206,14 @@ def _ruled_table(sheet: Sheet, grid: RuledGrid, back: _Back) -> tuple[Table, set
             for each in held.get((r, c), [])
         ]
         box = back.box(grid.xs[column], grid.ys[row], grid.xs[column + column_span], grid.ys[row + row_span])
-        cells.append(Cell(row=row, column=column, row_span=row_span, column_span=column_span, text=_text(own), box=box))
+        cells.append(
+            Cell(row=row, column=column, row_span=row_span, column_span=column_span, text=cell_text(own), box=box)
+        )
     if sum(bool(cell.text) for cell in cells) < 2 or len(cells) < 3:
         return None
     whole = back.box(grid.xs[0], grid.ys[0], grid.xs[-1], grid.ys[-1])
     header = _header_rows(cells, rows)
     return Table(rows=rows, columns=columns, cells=tuple(cells), header_rows=header, box=whole, source="lines"), taken
-
-
-def _text(own: Sequence[tuple[Piece, Token]]) -> str:
-    """Words by the rows of the page they stand on."""
-    by_row: dict[int, list[Token]] = {}
-    for piece, token in own:
-        by_row.setdefault(piece.row, []).append(token)
-    rows = []
-    for row in sorted(by_row):
-        words = [token.word.text for token in sorted(by_row[row], key=lambda token: token.x0)]
-        rows.append(" ".join(words[index] for index in words_in_order(words)))
-    return "\n".join(rows)
 
 
 def _areas(grid: RuledGrid, rows: int, columns: int) -> list[tuple[int, int, int, int]]:
@@ -274,109 +261,6 @@ def _header_rows(cells: Sequence[Cell], rows: int) -> int:
     spread = any(cell.column_span > 1 for cell in first) and len(first) > 1
     named = bool(second) and not any(character.isdigit() for cell in second for character in cell.text)
     return 2 if spread and named and rows > 2 else 1
-
-
-# Tables without lines --------------------------------------------------------------------------------------------
-
-
-def _gap_tables(sheet: Sheet, taken: set[int]) -> list[Table]:
-    """Runs of rows whose pieces stand in at least three columns."""
-    tables = []
-    run: list[list[Piece]] = []
-    rows = [[piece for piece in row if id(piece) not in taken] for row in sheet.rows]
-    for index, free in enumerate([*rows, []]):
-        far = bool(run) and bool(free) and min(p.y0 for p in free) - max(p.y1 for p in run[-1]) > 1.8 * sheet.height
-        more = index + 1 < len(rows) and len(rows[index + 1]) > 1
-        if run and (not free or far or (len(free) < 2 and not _continues(run, free, more))):
-            tables += _gap_table(sheet, run)
-            run = []
-        if free and (len(free) > 1 or run):
-            run.append(free)
-    return tables + _gap_table(sheet, run)
-
-
-def _continues(run: Sequence[Sequence[Piece]], row: Sequence[Piece], more: bool) -> bool:
-    """Whether a lone piece continues a cell of the row above; where `more` rows follow, it may stand further down."""
-    above = [piece for piece in run[-1] if min(piece.x1, row[0].x1) - max(piece.x0, row[0].x0) > 0]
-    close = (1.4 if more else 0.7) * row[0].height
-    return len(above) == 1 and row[0].y0 - above[0].y1 < close and len(run) > 1
-
-
-def _gap_table(sheet: Sheet, run: Sequence[Sequence[Piece]]) -> list[Table]:
-    full = [row for row in run if len(row) >= _FEWEST_COLUMNS]
-    if len(full) < _FEWEST_ROWS or len(full) < 0.5 * len(run):
-        return []
-    columns = columns_of(full)
-    if len(columns) < _FEWEST_COLUMNS or _is_running_text(full, columns):
-        return []
-    texts: list[dict[int, list[tuple[Piece, Token]]]] = []
-    for row in run:
-        places: dict[int, list[tuple[Piece, Token]]] = {}
-        for piece in row:
-            for part in _over_columns(piece, columns):
-                places.setdefault(_column(part[0].x0, part[-1].x1, columns), []).extend(
-                    (piece, token) for token in part
-                )
-        if len(row) == 1 and texts:
-            for column, own in places.items():
-                texts[-1].setdefault(column, []).extend(own)
-        else:
-            texts.append(places)
-    cells = [
-        Cell(
-            row=index,
-            column=column,
-            text=_text(own),
-            box=box_around([token.word.quad for _, token in own]),
-        )
-        for index, places in enumerate(texts)
-        for column, own in sorted(places.items())
-    ]
-    box = box_around([token.word.quad for row in run for piece in row for token in piece.tokens])
-    header = 1 if not any(character.isdigit() for cell in cells if cell.row == 0 for character in cell.text) else 0
-    if not header and not _has_numbers(cells, len(columns)):
-        return []
-    return [Table(rows=len(texts), columns=len(columns), cells=tuple(cells), header_rows=header, box=box)]
-
-
-def _has_numbers(cells: Sequence[Cell], columns: int) -> bool:
-    """Whether half of the columns are of numbers: addresses and labels side by side are no table."""
-    numeric = 0
-    for column in range(columns):
-        texts = [cell.text for cell in cells if cell.column == column]
-        numeric += bool(texts) and sum(map(bool, map(NUMERIC.fullmatch, texts))) >= 0.6 * len(texts)
-    return 2 * numeric >= columns
-
-
-def _over_columns(piece: Piece, columns: Sequence[tuple[float, float]]) -> list[list[Token]]:
-    """A piece as one part; cut at words that begin a column, where it reaches over several: "Pos. Description"."""
-    parts = [[piece.tokens[0]]]
-    for token in piece.tokens[1:]:
-        here, before = _column(token.x0, token.x1, columns), _column(parts[-1][0].x0, parts[-1][-1].x1, columns)
-        edges = columns[here]
-        if here != before and min(token.x1, edges[1]) > max(token.x0, edges[0]) and piece.x1 > edges[0]:
-            parts.append([token])
-        else:
-            parts[-1].append(token)
-    return parts
-
-
-def _column(x0: float, x1: float, columns: Sequence[tuple[float, float]]) -> int:
-    """The column that is nearest to the middle of a stretch."""
-    middle = (x0 + x1) / 2
-    return min(range(len(columns)), key=lambda at: max(columns[at][0] - middle, middle - columns[at][1]))
-
-
-def _is_running_text(rows: Sequence[Sequence[Piece]], columns: Sequence[tuple[float, float]]) -> bool:
-    """Columns of a newspaper: most pieces fill their column, and hardly any is a number."""
-    pieces = [piece for row in rows for piece in row]
-    filled = []
-    for piece in pieces:
-        width = max(x1 - x0 for x0, x1 in columns if piece.x0 < x1 and x0 < piece.x1)
-        filled.append((piece.x1 - piece.x0) / max(1.0, width))
-    numeric = sum(any(character.isdigit() for character in piece.text) for piece in pieces) / len(pieces)
-    words = median(len(piece.tokens) for piece in pieces)
-    return median(filled) > _FULL and numeric < 0.2 and words > 3
 
 
 def _opencv() -> Any:
