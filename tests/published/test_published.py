@@ -206,6 +206,39 @@ def test_gpt_oss_is_refused_in_a_native_folder_too(tmp_path: Path) -> None:
             load(folder)
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"auto_map": {"AutoModel": "modeling_internvl_chat_hico2.InternVLChatModel"}}, "hico2.*InternVideo2.5"),
+        ({"auto_map": {"AutoModel": "me/mine--modeling_internvl_chat_hico2.InternVLChatModel"}}, "hico2"),
+        ({"auto_map": {"AutoModel": "modeling_hovle_chat.HoVLEChatModel"}}, "modeling_hovle_chat"),
+        ({"architectures": ["InternVLRewardModel"]}, "InternVLRewardModel"),
+        ({"model_type": "internvl_chat_audio", "architectures": ["InternVLChatAudioModel"]}, "internvl_chat_audio"),
+        ({"model_type": "hovle_chat", "architectures": ["HoVLEChatModel"]}, "hovle_chat"),
+        ({"model_type": "qwen2_5_vl", "architectures": ["Qwen2_5_VLForConditionalGeneration"]}, "qwen2_5_vl"),
+        ({"model_type": "llava", "architectures": ["LlavaLlamaForCausalLM"]}, "llava"),
+        ({"model_type": "intern_vit_6b", "architectures": ["InternVisionModel"]}, "intern_vit_6b"),
+        ({"model_type": "internvl", "architectures": ["InternVLModel"], "qllama_config": {}}, "InternVL-14B"),
+        ({"template": "internvl3_5_gpt_oss"}, "internvl3_5_gpt_oss"),
+        ({"quantization_config": {"quant_method": "awq", "bits": 4}}, "awq"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_relatives_are_refused_by_name(changes: dict[str, Any], named: str, tmp_path: Path) -> None:
+    folder = write_published("InternVL2_5-2B", tmp_path)
+    change(folder, "config.json", **changes)
+    for load in (load_backbone, describe):
+        with pytest.raises(CheckpointError, match=named):
+            load(folder)
+
+
+def test_copies_name_the_repository_of_their_code(tmp_path: Path) -> None:
+    folder = write_published("InternVL3-2B", tmp_path)
+    code = "sensenova/SenseNova-SI-1.1-InternVL3-2B--modeling_internvl_chat.InternVLChatModel"
+    change(folder, "config.json", auto_map={"AutoConfig": "configuration_internvl_chat.X", "AutoModel": code})
+    assert load_backbone(folder).name == folder.name == "InternVL3-2B"
+
+
 # Variants that were published or saved by other versions of transformers ------------------------------------------
 
 

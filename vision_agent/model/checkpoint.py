@@ -245,12 +245,22 @@ def _load_original(
 def _refuse_others(source: str, content: dict[str, Any]) -> None:
     """Anything but InternVL is refused, before transformers tries to make sense of it."""
     if content.get("model_type") == "internvl":
+        _refuse_the_first(content)
         return
     remote = " It asks for code of its own (`auto_map`), which is never run." if content.get("auto_map") else ""
     raise CheckpointError(
         f"the checkpoint {source!r} is a {content.get('model_type')!r} model; expected 'internvl' (a native *-hf "
         f"checkpoint) or 'internvl_chat' (the original format).{remote}"
     )
+
+
+def _refuse_the_first(content: dict[str, Any]) -> None:
+    """Refuse the first InternVL, which has the native format's model_type."""
+    if "qllama_config" in content:
+        raise CheckpointError(
+            "config.json is of InternVL-14B (`qllama_config`), which compares images with texts and does not answer; "
+            "it is not supported"
+        )
 
 
 def _extras(content: dict[str, Any]) -> dict[str, Any]:
@@ -338,6 +348,7 @@ def model_config(content: dict[str, Any], names: Collection[str] = ()) -> Intern
     Args:
         names: of the tensors in the weight files, which tell; without any, the language model's settings do.
     """
+    _refuse_the_first(content)
     vision = content.get("vision_config", {})
     if vision.get("model_type") == LiteTowerConfig.model_type:
         content = {**content, "vision_config": LiteTowerConfig.from_dict(vision)}

@@ -51,6 +51,7 @@ _EXPERT_FIELDS = (
     "decoder_sparse_step",
     "mlp_only_layers",
 )
+_CODE = "modeling_internvl_chat"  # the file of the published model's class
 _OUTPUT_TABLES = frozenset({"language_model.lm_head.weight", "language_model.output.weight"})
 _WINDOW_FIELDS = ("use_sliding_window", "sliding_window", "max_window_layers")
 _LANGUAGE_REQUIRED = _LANGUAGE_FIELDS[:5]
@@ -187,6 +188,7 @@ def native_config(content: dict[str, Any], *, image_token_id: int | None = None,
 
 
 def _refuse_unsupported(content: dict[str, Any]) -> None:
+    _refuse_other_code(content)
     if content.get("pad2square"):
         raise CheckpointError("config.json says pad2square: padding images to squares is not supported")
     if content.get("use_backbone_lora") or content.get("use_llm_lora"):
@@ -195,6 +197,23 @@ def _refuse_unsupported(content: dict[str, Any]) -> None:
     if quantized:
         method = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else quantized
         raise CheckpointError(f"the weights are quantized ({method}); load the checkpoint that was not quantized")
+
+
+def _refuse_other_code(content: dict[str, Any]) -> None:
+    """Refuse models of the same format that compute something else with the same weights, such as InternVideo2.5."""
+    if not is_original(content):
+        return
+    classes = content.get("architectures")
+    if isinstance(classes, list) and classes and "InternVLChatModel" not in classes:
+        raise CheckpointError(f"config.json names the model {classes[0]!r:.80}; expected 'InternVLChatModel'")
+    code = content.get("auto_map")
+    # Copies say "owner/name--module.Class".
+    name = str(code.get("AutoModel") or _CODE).rsplit("--", 1)[-1] if isinstance(code, dict) else _CODE
+    if name.split(".")[0] != _CODE:
+        merging = " (InternVideo2.5 merges the image tokens of several frames)" if "hico" in name else ""
+        raise CheckpointError(
+            f"config.json asks for the code {name!r:.80}{merging}, which is never run; supported is what {_CODE!r} does"
+        )
 
 
 def _vision_config(vision: dict[str, Any], size: int) -> dict[str, Any]:
