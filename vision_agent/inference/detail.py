@@ -5,13 +5,15 @@ convolutional network, which sees any size: the same weights, on a larger canvas
 join what they find in both (`Decoder.looks_closer`).
 """
 
-from typing import Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from PIL import Image
 
 from vision_agent.errors import InputError, bad_argument
-from vision_agent.model.backbone import Backbone
-from vision_agent.plugins.decoder import Decoder
+
+if TYPE_CHECKING:  # the command line reads the words above without torch
+    from vision_agent.model.backbone import Backbone
+    from vision_agent.plugins.decoder import Decoder
 
 Detail: TypeAlias = Literal["low", "auto", "high"]
 """How closely: one look ("low"), a second look at everything ("high"), or at what may hold more than one look shows
@@ -27,14 +29,14 @@ def check_detail(detail: object) -> Detail:
     return detail  # type: ignore[return-value]  # one of its words, as was checked
 
 
-def looks_closer(detail: Detail, image: Image.Image, backbone: Backbone, decoder: Decoder) -> bool:
+def looks_closer(detail: Detail, image: Image.Image, backbone: "Backbone", decoder: "Decoder") -> bool:
     """Whether there is a second look at an image."""
     if detail == "low" or not decoder.looks_closer or backbone.closer_side is None:
         return False
     return detail == "high" or max(image.size) >= _LEAST_SIDE
 
 
-def prepare_closer(first: Any, image: Image.Image, backbone: Backbone, decoder: Decoder) -> Any:
+def prepare_closer(first: Any, image: Image.Image, backbone: "Backbone", decoder: "Decoder") -> Any:
     """Return what a decoder makes of both looks at an image; `first` is what it made of the first one."""
     features = backbone.closer_features(image).float()
     return decoder.join(first, decoder.prepare_image(features, image))
