@@ -7,9 +7,12 @@ from typing import Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import create_model
 
 from vision_agent.documents.text_match import find_folded, fold, folded, likeness, words_of
+from vision_agent.extract.target import Leaf, target_of
 from vision_agent.extract.values.amounts import decimal_mark_of, find_numbers, parse_number
+from vision_agent.extract.values.coerce import readings
 from vision_agent.extract.values.currencies import find_currencies
 from vision_agent.extract.values.dates import date_order_of, find_dates, find_time
 from vision_agent.extract.values.spelling import respelled
@@ -253,3 +256,23 @@ def test_well_known_words_are_set_right(read: str, kind: Literal["party", "addre
 )
 def test_other_words_are_left_alone(text: str, kind: Literal["party", "address"]) -> None:
     assert respelled(text, kind) == text
+
+
+def leaf(kind: object) -> Leaf:
+    (found,) = target_of(create_model("Only", value=(kind, ...))).leaves()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("words", "truth"),
+    [("yes", True), ("[x]", True), ("Sí", True), ("ja.", True), ("no", False), ("Non", False), ("NEIN", False)],
+)
+def test_words_for_yes_and_no(words: str, truth: bool) -> None:
+    assert list(readings(leaf(bool), words, words)) == [truth]
+    assert not list(readings(leaf(bool), "maybe", "maybe"))
+
+
+def test_only_whole_numbers_are_integers() -> None:
+    assert 2 in list(readings(leaf(int), Decimal("2.0"), "2.0"))
+    assert all(isinstance(each, Decimal | float) for each in readings(leaf(int), Decimal("2.5"), "2.5"))
+    assert list(readings(leaf(float), Decimal("2.5"), "2.5"))[-1] == 2.5
