@@ -1,5 +1,6 @@
 """Labels of forms with what was filled in for them, without a schema.
 
+The fitted reader of forms (`form_model`) says which texts belong together; what it leaves is found by rules.
 A label is a short text that ends in a colon. What was filled in stands on its right, up to the next label, or below it,
 and goes on in the lines below that begin where it begins. The fields of a PDF's form say themselves what they hold.
 """
@@ -7,6 +8,8 @@ and goes on in the lines below that begin where it begins. The fields of a PDF's
 import re
 from collections.abc import Sequence
 
+from vision_agent.documents.form_links import Group
+from vision_agent.documents.form_model import Link, form_model
 from vision_agent.documents.pdf import PdfField
 from vision_agent.documents.result import KeyValue, Page
 from vision_agent.documents.sheet import Excerpt, Piece, Sheet, box_of, sheet_of
@@ -46,6 +49,44 @@ def key_values_of(page: Page, fields: Sequence[PdfField] = ()) -> list[KeyValue]
     labels = {id(piece): _labels_in(piece) for piece in sheet.pieces}
     asked = [_of_field(page, sheet, field) for field in fields if field.kind in ("text", "choice") and field.value]
     found = list(asked)
+    for pair in (_linked(page, link) for link in form_model().links(sheet)):
+        if pair is not None and not any(_same_place(pair.box, other.box) for other in asked):
+            found.append(pair)
+    by_rules = _by_rules(page, sheet, labels, asked)
+    found += [pair for pair in by_rules if not any(_overlap(pair, other) for other in found)]
+    return sorted(found, key=lambda pair: (pair.key_box or pair.box).y0) if len(found) > len(asked) else found
+
+
+def _linked(page: Page, link: Link) -> KeyValue | None:
+    """A link of the fitted reader as a pair; None where its label or its text is nothing but marks."""
+    key, value = _stripped(link.label, _BLANKS), _stripped(link.text, _BLANKS)
+    if not key or not value or not any(part.text.strip() for part in value):
+        return None
+    read = min(part.score for part in (*key, *value))
+    return KeyValue(
+        key=" ".join(part.text for part in key).rstrip(" :\uff1a_"),
+        value=" ".join(part.text for part in value),
+        key_box=box_of(key),
+        box=box_of(value),
+        page=page.number,
+        confidence=round(read * link.chance, 3),
+    )
+
+
+def _stripped(group: Group, marks: str) -> list[Excerpt]:
+    parts = (Excerpt.whole(line).stripped(marks) for line in group.lines)
+    return [part for part in parts if part is not None and any(map(str.isalnum, part.text))]
+
+
+def _overlap(pair: KeyValue, other: KeyValue) -> bool:
+    """Whether two pairs share a label, or what one has as its value."""
+    mine = [box for box in (pair.key_box, pair.box) if box is not None]
+    others = [box for box in (other.key_box, other.box) if box is not None]
+    return any(_same_place(one, two) or _same_place(two, one) for one in mine for two in others)
+
+
+def _by_rules(page: Page, sheet: Sheet, labels: dict[int, list[_Label]], asked: Sequence[KeyValue]) -> list[KeyValue]:
+    found: list[KeyValue] = []
     used: set[int] = set()
     for piece in sheet.pieces:
         for label in labels[id(piece)]:

@@ -1,0 +1,67 @@
+"""Pairs of forms by the fitted reader: typed words close to their labels, lines of one text, and columns."""
+
+import json
+
+import numpy as np
+
+from vision_agent.documents.form_model import FormModel, form_model
+from vision_agent.documents.key_values import key_values_of
+from vision_agent.documents.result import Block, Line, Page, Word, quad_of
+from vision_agent.evaluate.tree_fitting import fit_trees
+from vision_agent.results.box import Box
+
+
+def page_of(*texts: tuple[float, float, str]) -> Page:
+    """A page of 700 x 900 pixels with texts of 12 pixels at x, y; each letter is 7 wide."""
+    lines = []
+    for x, y, text in texts:
+        at = x
+        for word in text.split():
+            quad = quad_of((at, y, at + 7 * len(word), y + 12))
+            lines.append(Line(words=(Word(text=word, quad=quad, score=1.0),), quad=quad, score=1.0))
+            at += 7 * len(word) + 5
+    block = Block(kind="text", box=Box(x0=0, y0=0, x1=700, y1=900), lines=tuple(lines))
+    return Page(number=1, width=700, height=900, blocks=(block,))
+
+
+def test_what_was_typed_right_behind_a_label_is_its_value() -> None:
+    page = page_of(
+        (60, 100, "TO: George Baroody"),
+        (60, 130, "FROM: Lorillard Research Center"),
+        (60, 160, "DATE: March 8, 1993"),
+        (60, 190, "SUBJECT: Tests of filters"),
+        (60, 260, "Telephone Number: (336) 335-7392"),
+        (400, 260, "Fax Number: (336) 335-7733"),
+    )
+    found = {pair.key: pair.value for pair in key_values_of(page)}
+    assert found["TO"] == "George Baroody"
+    assert found["FROM"] == "Lorillard Research Center"
+    assert found["DATE"] == "March 8, 1993"
+    assert found["SUBJECT"] == "Tests of filters"
+    assert found["Telephone Number"] == "(336) 335-7392"
+    assert found["Fax Number"] == "(336) 335-7733"
+
+
+def test_places_and_confidences_are_those_of_the_words() -> None:
+    (pair,) = key_values_of(page_of((60, 100, "DATE: March 8, 1993")))
+    assert pair.key_box is not None and pair.key_box.xyxy == (60, 100, 95, 112)
+    assert pair.box.xyxy[0] == 100 and 0 < pair.confidence <= 1
+
+
+def test_a_page_without_words_or_with_one_has_no_pairs() -> None:
+    assert key_values_of(page_of()) == [] and key_values_of(page_of((60, 100, "Date"))) == []
+
+
+def test_the_shipped_model_survives_being_written() -> None:
+    model = form_model()
+    again = FormModel.from_json(json.loads(json.dumps(model.to_json())))
+    assert again.to_json() == model.to_json()
+    names = {name for trees in model.trees.values() for name in trees.features}
+    assert {"gap", "own ends in colon", "labels between"} <= names
+
+
+def test_trees_learn_what_no_single_feature_tells() -> None:
+    rows = np.random.default_rng(0).normal(size=(2000, 3))
+    is_so = rows[:, 0] * rows[:, 1] > 0
+    trees = fit_trees(("one", "two", "three"), rows[:1500], is_so[:1500], trees=30)
+    assert ((trees.chances(rows[1500:]) > 0.5) == is_so[1500:]).mean() > 0.9
