@@ -1,8 +1,9 @@
 """Commands that make images: `generate` and `edit`."""
 
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from PIL import Image
@@ -11,63 +12,56 @@ from vision_agent.batch.image_batches import AnsweredImage
 from vision_agent.cli.exits import told
 from vision_agent.cli.image_answers import one_by_one, print_answers
 from vision_agent.cli.image_arguments import GENERATED, ImageArguments, open_image
-from vision_agent.cli.options import (
-    AdapterOption,
-    DeviceOption,
-    DtypeOption,
-    ImagesArgument,
-    ModelOption,
-    UrlOption,
-    agent,
-    limits,
-)
+from vision_agent.cli.option_sets import ModelOptions, expanded
+from vision_agent.cli.options import ImagesArgument, UrlOption, limits
 from vision_agent.cli.saving import ImageOutput
 from vision_agent.errors import InputError, bad_argument
 from vision_agent.images.loading import load_image
 from vision_agent.results.generated import GeneratedImage
 from vision_agent.validation import check_prompts, check_request
 
-SeedOption = Annotated[int | None, typer.Option("--seed", help="The same seed gives the same image.")]
-StepsOption = Annotated[int | None, typer.Option("--steps", help="Steps from noise to image.")]
-GuidanceOption = Annotated[
-    float | None, typer.Option("--guidance", help="How strictly the words are followed, from 1.")
-]
-CreatedJsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, the image in base64.")]
+
+@dataclass(frozen=True)
+class DrawingOptions:
+    """How an image is made."""
+
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, the image in base64.")] = False
+    seed: Annotated[int | None, typer.Option("--seed", help="The same seed gives the same image.")] = None
+    steps: Annotated[int | None, typer.Option("--steps", help="Steps from noise to image.")] = None
+    guidance: Annotated[
+        float | None, typer.Option("--guidance", help="How strictly the words are followed, from 1.")
+    ] = None
+
+    def settings(self) -> dict[str, Any]:
+        """Return what `generate` and `edit` take of them."""
+        return {"seed": self.seed, "steps": self.steps, "guidance": self.guidance}
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `vision-agent`."""
-    app.command()(generate)
-    app.command()(edit)
+    app.command()(expanded(generate))
+    app.command()(expanded(edit))
 
 
 def generate(
     prompt: Annotated[list[str], typer.Argument(help="What the image shows; of several prompts an image each.")],
+    by: ModelOptions,
+    drawing: DrawingOptions,
     save: Annotated[
         Path | None, typer.Option("--save", help="Write the image to this file, several to this folder.")
     ] = None,
-    as_json: CreatedJsonOption = False,
-    seed: SeedOption = None,
-    steps: StepsOption = None,
     size: Annotated[str | None, typer.Option("--size", help="A side, or WIDTHxHEIGHT, in pixels.")] = None,
-    guidance: GuidanceOption = None,
     negative_prompt: Annotated[
         str | None, typer.Option("--negative-prompt", help="What the image should not show.")
     ] = None,
-    model: ModelOption = None,
-    adapter: AdapterOption = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
 ) -> None:
     """Make an image from words."""
     prompts = list(check_prompts("prompt", prompt[0] if len(prompt) == 1 else prompt))
     wanted = None if size is None else _size(size)
-    output = _output(save, as_json, several=len(prompts) > 1)
-    made = agent(model, adapter, device, dtype).generate(
-        prompts, seed=seed, steps=steps, size=wanted, guidance=guidance, negative_prompt=negative_prompt
-    )
+    output = _output(save, drawing.as_json, several=len(prompts) > 1)
+    made = by.load().generate(prompts, size=wanted, negative_prompt=negative_prompt, **drawing.settings())
     for image in made:
-        if as_json:
+        if drawing.as_json:
             print(image.model_dump_json())
         _write(image, output, GENERATED)
 
@@ -75,6 +69,8 @@ def generate(
 def edit(
     prompt: Annotated[str, typer.Argument(help='The change, such as "make the car blue".')],
     images: ImagesArgument,
+    by: ModelOptions,
+    drawing: DrawingOptions,
     save: Annotated[
         Path | None,
         typer.Option("--save", help="Write the changed image to this file; of several images to this folder."),
@@ -82,33 +78,25 @@ def edit(
     mask: Annotated[
         Path | None, typer.Option("--mask", help="An image that is white where the image may change.")
     ] = None,
-    as_json: CreatedJsonOption = False,
-    seed: SeedOption = None,
-    steps: StepsOption = None,
-    guidance: GuidanceOption = None,
-    model: ModelOption = None,
-    adapter: AdapterOption = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
     allow_urls: UrlOption = False,
 ) -> None:
     """Change an image by words."""
     check_request("prompt", prompt, images[0])
     check_prompts("prompt", prompt)
     given = ImageArguments.of(images)
-    output = _output(save, as_json, several=given.several)
+    output = _output(save, drawing.as_json, several=given.several)
     allowed = None if mask is None else load_image(mask, name="mask")
-    load = cache(lambda: agent(model, adapter, device, dtype))
+    load = cache(by.load)
 
     def change(image: Image.Image) -> GeneratedImage:
-        return load().edit(prompt, image, mask=allowed, seed=seed, steps=steps, guidance=guidance)
+        return load().edit(prompt, image, mask=allowed, **drawing.settings())
 
     def write(answered: AnsweredImage) -> None:
         if isinstance(answered.result, GeneratedImage):
             _write(answered.result, output, answered.file)
 
     answers = one_by_one(given.files, lambda file: open_image(file, limits(allow_urls)), change)
-    print_answers(answers, given, as_json=as_json, then=write)
+    print_answers(answers, given, as_json=drawing.as_json, then=write)
 
 
 def _output(save: Path | None, as_json: bool, *, several: bool) -> ImageOutput | None:

@@ -11,30 +11,12 @@ from typing import Annotated
 import typer
 from PIL import Image
 
-from vision_agent.batch import ImageJob
 from vision_agent.batch.image_batches import AnsweredImage
 from vision_agent.cli.exits import told
-from vision_agent.cli.image_answers import AnswerOutput, answer_images, one_by_one, print_answers
+from vision_agent.cli.image_answers import answer_images, one_by_one, print_answers
 from vision_agent.cli.image_arguments import GENERATED, ImageArguments, open_image
-from vision_agent.cli.options import (
-    AdapterOption,
-    DetailOption,
-    DeviceOption,
-    DrawnOption,
-    DtypeOption,
-    ImagesArgument,
-    JsonOption,
-    ModelOption,
-    RecordsOption,
-    RetryOption,
-    ThresholdOption,
-    TilesOption,
-    UnknownOption,
-    UrlOption,
-    agent,
-    limits,
-    read_tiles,
-)
+from vision_agent.cli.option_sets import DrawnResultOptions, FindingOptions, ModelOptions, ResultOptions, expanded
+from vision_agent.cli.options import ImagesArgument, JsonOption, UrlOption, limits
 from vision_agent.cli.saving import ImageOutput
 from vision_agent.planning.result import AgentResult
 from vision_agent.validation import check_length, check_phrase, check_phrases, check_request
@@ -45,148 +27,90 @@ PhraseArgument = Annotated[str, typer.Argument(help="What to find. A semicolon s
 def register(app: typer.Typer) -> None:
     """Add the commands to `vision-agent`."""
     for command in (detect, segment, count, point, ask, caption, run):
-        app.command()(command)
+        app.command()(expanded(command))
 
 
 def detect(
     phrase: PhraseArgument,
     images: ImagesArgument,
-    as_json: JsonOption = False,
-    save: DrawnOption = None,
-    out: RecordsOption = None,
-    retry: RetryOption = False,
-    threshold: ThresholdOption = None,
-    unknown: UnknownOption = False,
-    tiles: TilesOption = "auto",
-    detail: DetailOption = "auto",
-    model: ModelOption = None,
-    adapter: AdapterOption = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
+    result: DrawnResultOptions,
+    finding: FindingOptions,
+    by: ModelOptions,
     allow_urls: UrlOption = False,
 ) -> None:
     """Find objects by phrase: label, score and box (x0,y0,x1,y1 in pixels), one a line."""
     check_phrases(phrase, images[0])
-    job = ImageJob(
-        "detect", phrase, threshold, not unknown, read_tiles(tiles), detail, model, _paths(adapter), device, dtype
-    )
-    answer_images(job, images, AnswerOutput(as_json, save, out, retry), limits(allow_urls))
+    answer_images(finding.job("detect", phrase, by), images, result.output(), limits(allow_urls))
 
 
 def segment(
     phrase: PhraseArgument,
     images: ImagesArgument,
-    as_json: JsonOption = False,
-    save: DrawnOption = None,
-    out: RecordsOption = None,
-    retry: RetryOption = False,
-    threshold: ThresholdOption = None,
-    unknown: UnknownOption = False,
-    tiles: TilesOption = "auto",
-    detail: DetailOption = "auto",
-    model: ModelOption = None,
-    adapter: AdapterOption = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
+    result: DrawnResultOptions,
+    finding: FindingOptions,
+    by: ModelOptions,
     allow_urls: UrlOption = False,
 ) -> None:
     """Find the exact shapes of objects: label, score, box and number of pixels, one a line; masks with --json."""
     check_phrases(phrase, images[0])
-    job = ImageJob(
-        "segment", phrase, threshold, not unknown, read_tiles(tiles), detail, model, _paths(adapter), device, dtype
-    )
-    answer_images(job, images, AnswerOutput(as_json, save, out, retry), limits(allow_urls))
+    answer_images(finding.job("segment", phrase, by), images, result.output(), limits(allow_urls))
 
 
 def count(
     phrase: Annotated[str, typer.Argument(help="What to count.")],
     images: ImagesArgument,
-    as_json: JsonOption = False,
-    save: DrawnOption = None,
-    out: RecordsOption = None,
-    retry: RetryOption = False,
-    threshold: ThresholdOption = None,
-    unknown: UnknownOption = False,
-    tiles: TilesOption = "auto",
-    detail: DetailOption = "auto",
-    model: ModelOption = None,
-    adapter: AdapterOption = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
+    result: DrawnResultOptions,
+    finding: FindingOptions,
+    by: ModelOptions,
     allow_urls: UrlOption = False,
 ) -> None:
     """Count objects."""
     check_phrase(phrase, images[0])
-    job = ImageJob(
-        "count", phrase, threshold, not unknown, read_tiles(tiles), detail, model, _paths(adapter), device, dtype
-    )
-    answer_images(job, images, AnswerOutput(as_json, save, out, retry), limits(allow_urls))
+    answer_images(finding.job("count", phrase, by), images, result.output(), limits(allow_urls))
 
 
 def point(
     phrase: PhraseArgument,
     images: ImagesArgument,
-    as_json: JsonOption = False,
-    out: RecordsOption = None,
-    retry: RetryOption = False,
-    threshold: ThresholdOption = None,
-    unknown: UnknownOption = False,
-    tiles: TilesOption = "auto",
-    detail: DetailOption = "auto",
-    model: ModelOption = None,
-    adapter: AdapterOption = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
+    result: ResultOptions,
+    finding: FindingOptions,
+    by: ModelOptions,
     allow_urls: UrlOption = False,
 ) -> None:
     """Point at objects: label, score and place (x,y in pixels), one a line."""
     check_phrases(phrase, images[0])
-    job = ImageJob(
-        "point", phrase, threshold, not unknown, read_tiles(tiles), detail, model, _paths(adapter), device, dtype
-    )
-    answer_images(job, images, AnswerOutput(as_json, None, out, retry), limits(allow_urls))
+    answer_images(finding.job("point", phrase, by), images, result.output(), limits(allow_urls))
 
 
 def ask(
     question: Annotated[str, typer.Argument(help="A question, which is asked about each image.")],
     images: ImagesArgument,
-    as_json: JsonOption = False,
-    out: RecordsOption = None,
-    retry: RetryOption = False,
-    model: ModelOption = None,
-    adapter: AdapterOption = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
+    result: ResultOptions,
+    by: ModelOptions,
     allow_urls: UrlOption = False,
 ) -> None:
     """Answer a question about an image."""
     check_request("question", question, images[0])
-    job = ImageJob("ask", question, model=model, adapters=_paths(adapter), device=device, dtype=dtype)
-    answer_images(job, images, AnswerOutput(as_json, None, out, retry), limits(allow_urls))
+    answer_images(by.job("ask", question), images, result.output(), limits(allow_urls))
 
 
 def caption(
     images: ImagesArgument,
+    result: ResultOptions,
+    by: ModelOptions,
     length: Annotated[str, typer.Option("--length", help="short, normal or long.")] = "normal",
-    as_json: JsonOption = False,
-    out: RecordsOption = None,
-    retry: RetryOption = False,
-    model: ModelOption = None,
-    adapter: AdapterOption = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
     allow_urls: UrlOption = False,
 ) -> None:
     """Describe an image."""
     check_length(length)
-    job = ImageJob("caption", length, model=model, adapters=_paths(adapter), device=device, dtype=dtype)
-    answer_images(job, images, AnswerOutput(as_json, None, out, retry), limits(allow_urls))
+    answer_images(by.job("caption", length), images, result.output(), limits(allow_urls))
 
 
 def run(
     request: Annotated[
         str, typer.Argument(help="Any request; the model decides how it answers: text, boxes or images.")
     ],
+    by: ModelOptions,
     images: Annotated[
         list[str] | None, typer.Argument(help="Images, each of which the request is about. None: one is generated.")
     ] = None,
@@ -195,10 +119,6 @@ def run(
     save: Annotated[
         Path | None, typer.Option("--save", help="Write the images that are created to this file or folder.")
     ] = None,
-    model: ModelOption = None,
-    adapter: AdapterOption = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
     allow_urls: UrlOption = False,
 ) -> None:
     """Let the model choose its route."""
@@ -206,7 +126,7 @@ def run(
     given = ImageArguments.of(images) if images else ImageArguments([GENERATED], False)
     several = given.several and not together
     output = None if save is None else ImageOutput(save, several=several)
-    load = cache(lambda: agent(model, adapter, device, dtype))
+    load = cache(by.load)
 
     def open_all(file: str) -> list[Image.Image]:
         files = given.files if together else [file]
@@ -223,7 +143,3 @@ def run(
 
     answers = one_by_one(given.files[:1] if together else given.files, open_all, ask_about)
     print_answers(answers, replace(given, several=several), as_json=as_json, then=write)
-
-
-def _paths(adapters: list[Path] | None) -> tuple[str, ...]:
-    return tuple(map(str, adapters or ()))
