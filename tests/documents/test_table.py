@@ -1,6 +1,7 @@
 """Tables: their forms, and finding them by lines and by gaps, also on turned pages."""
 
 import math
+from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw, ImageFont
@@ -9,6 +10,7 @@ from pydantic import ValidationError
 from vision_agent.documents import Cell, Page, Table
 from vision_agent.documents.result import Block, Line, Word, box_around
 from vision_agent.documents.table_detection import find_tables, with_tables
+from vision_agent.evaluate.adjacency import documents
 from vision_agent.results.box import Box
 
 BOX = Box(x0=0, y0=0, x1=10, y1=10)
@@ -275,3 +277,9 @@ def test_a_label_of_two_lines_stands_around_its_numbers() -> None:
     assert found.grid()[1:] == [
         [f"Years of life {row}\nlost early", f"{row}.041", f"{row}.141", f"{row}.241"] for row in range(3)
     ]
+
+
+def test_documents_without_their_pdf_are_left_out_of_the_figure(tmp_path: Path) -> None:
+    for name in ("a-str.xml", "a.pdf", "b-str.xml"):
+        (tmp_path / name).touch()
+    assert [file.name for file in documents(tmp_path)] == ["a-str.xml"]

@@ -50,6 +50,15 @@ def true_tables(file: Path) -> list[list[Placed]]:
     return tables
 
 
+def documents(folder: Path) -> list[Path]:
+    """Return the `-str.xml` files that have their PDF beside them; the published set has some without."""
+    return [file for file in sorted(folder.glob("*-str.xml")) if _pdf_of(file).exists()]
+
+
+def _pdf_of(file: Path) -> Path:
+    return file.with_name(file.name.replace("-str.xml", ".pdf"))
+
+
 def read_tables(document: OcrResult) -> list[list[Placed]]:
     """Return the cells of a document's tables in the same form."""
     return [
@@ -79,10 +88,8 @@ def main() -> None:
     parser.add_argument("--text-layer", choices=("auto", "only"), default="only")
     settings = parser.parse_args()
     reader, right, read, true = DocumentReader(), 0, 0, 0
-    for file in sorted(settings.folder.glob("*-str.xml"))[: settings.limit]:
-        document = reader.read(
-            file.with_name(file.name.replace("-str.xml", ".pdf")), OcrOptions(text_layer=settings.text_layer)
-        )
+    for file in documents(settings.folder)[: settings.limit]:
+        document = reader.read(_pdf_of(file), OcrOptions(text_layer=settings.text_layer))
         assert isinstance(document, OcrResult)
         own = counts(true_tables(file), read_tables(document))
         right, read, true = right + own[0], read + own[1], true + own[2]
