@@ -136,8 +136,7 @@ def _drawn_boxes(image: Image.Image, sheet: Sheet) -> list[tuple[Box, bool]]:
         inside = (words[:, :2] <= middle).all(axis=1) & (words[:, 2:] >= middle).all(axis=1)
         # A reader may take a box for the first character of its label.
         inside &= (words[:, 0] < x0 - 0.3 * (x1 - x0)) | (words[:, 2] < x1 + 1.5 * (x1 - x0))
-        frame = _frame(dark[y0:y1, x0:x1] > 0)
-        if inside.any() or frame is None:
+        if inside.any() or (frame := _frame(dark[y0:y1, x0:x1] > 0)) is None:
             continue
         left, top, right, bottom, inked = frame
         found.append((Box(x0=x0 + left, y0=y0 + top, x1=x0 + right, y1=y0 + bottom), inked >= _INKED))
