@@ -123,7 +123,8 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
             given[name] = kind(**{each.name: given.pop(each.name) for each in fields(kind)})
         command(**given)
 
-    del run.__wrapped__  # type: ignore[attr-defined]  # its signature is not what Typer has to read
-    run.__annotations__ = {each.name: each.annotation for each in parameters}
-    run.__signature__ = inspect.Signature(parameters)
+    shown: Any = run
+    del shown.__wrapped__  # its signature is not what Typer has to read
+    shown.__annotations__ = {each.name: each.annotation for each in parameters}
+    shown.__signature__ = inspect.Signature(parameters)
     return run
