@@ -60,6 +60,9 @@ def _fits(agent: VisionAgent, scenes: list[Scene], of: str, title: str) -> Itera
     yield Figure(name=f"... baseline: the filled box, {title}", value=_mean(filled), count=len(filled), of=of)
     found_of = f"of them that were found by name (box IoU of at least {_FOUND})"
     yield Figure(name=f"mask mIoU by phrase, {title}", value=_mean(by_phrase), count=len(by_phrase), of=found_of)
+    missed = [0.0] * (len(given) - len(by_phrase))
+    all_of = f"{of}, 0 for those that were not found by name"
+    yield Figure(name=f"... of all asked for, {title}", value=_mean([*by_phrase, *missed]), count=len(given), of=all_of)
 
 
 def _matched(scene: Scene, outlined: list[int], found: Segmentation) -> list[float]:
