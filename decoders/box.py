@@ -24,7 +24,7 @@ boxes, P points of a region, T regions by score, F found boxes.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -110,6 +110,7 @@ class BoxDecoder(Decoder):
         prominence: weight of how much a region looks like an object, beside what it is called.
         refined: whether regions' edges are moved once more, and how well they fit is said.
         quality: weight of how well a region fits, the logarithm of the IoU expected of it, in the logit of its score.
+        detail: how closely images were looked at when the thresholds were fitted (see `VisionAgent.detect`).
         limit: most boxes a phrase.
         nms_iou: of two boxes of one phrase that overlap more, the better one stays.
     """
@@ -133,6 +134,7 @@ class BoxDecoder(Decoder):
         counted: float | None = None,
         refined: bool = False,
         quality: float = 0.0,
+        detail: Literal["low", "auto", "high"] = "low",
     ) -> None:
         super().__init__()
         self.settings: dict[str, Any] = {
@@ -151,6 +153,7 @@ class BoxDecoder(Decoder):
             "counted": counted,
             "refined": refined,
             "quality": quality,
+            "detail": detail,
         }
         widths = list(feature_widths)
         pyramid_widths = widths[-_LEVELS:] if len(widths) >= _LEVELS else widths[-1:] * _LEVELS
@@ -219,6 +222,11 @@ class BoxDecoder(Decoder):
             moved_BN4=seen.moved_BN4,
             proposals_BN4=None if seen.fit_BN is None else proposals_BN4,
         )
+
+    @property
+    def usual_detail(self) -> Literal["low", "auto", "high"]:
+        detail: Literal["low", "auto", "high"] = self.settings["detail"]
+        return detail
 
     def join(self, first: PreparedBoxes, closer: PreparedBoxes) -> PreparedBoxes:
         """Put the regions of two looks at an image side by side; of one that both show, `decode` takes the better."""

@@ -274,7 +274,7 @@ class VisionAgent:
         threshold: float | None = None,
         only_known: bool = True,
         tiles: Tiles = None,
-        detail: Detail = "auto",
+        detail: Detail | None = None,
     ) -> Detections | list[Detections] | Iterator[Detections]:
         """Find objects by phrase.
 
@@ -297,7 +297,7 @@ class VisionAgent:
             detail: how closely the whole image is looked at. The default can look a second time, on a canvas of 640
                 pixels, which costs as much as two images more: "auto" does so for images of 320 pixels and more that
                 are not looked at in tiles, "high" always, in tiles too, "low" never. Other checkpoints see an image in
-                their own tiles, and in one with "low".
+                their own tiles, and in one with "low". None for what the scores were fitted with.
 
         Returns:
             boxes in pixels of the upright original, best first within each phrase; empty if nothing is there. A list
@@ -330,7 +330,7 @@ class VisionAgent:
         threshold: float | None = None,
         only_known: bool = True,
         tiles: Tiles = None,
-        detail: Detail = "auto",
+        detail: Detail | None = None,
     ) -> Points | list[Points] | Iterator[Points]:
         """Point at objects by phrase, in one image or several. Takes and raises what `detect` does.
 
@@ -358,7 +358,7 @@ class VisionAgent:
         threshold: float | None = None,
         only_known: bool = True,
         tiles: Tiles = None,
-        detail: Detail = "auto",
+        detail: Detail | None = None,
     ) -> Count | list[Count] | Iterator[Count]:
         """Count objects by phrase: the boxes that are sure enough to be counted are found first, then counted.
 
@@ -398,7 +398,7 @@ class VisionAgent:
         threshold: float | None = None,
         only_known: bool = True,
         tiles: Tiles = None,
-        detail: Detail = "auto",
+        detail: Detail | None = None,
         segmenter: Segmenter | str | Path | None = None,
     ) -> Segmentation | list[Segmentation] | Iterator[Segmentation]:
         """Return masks of objects, by phrase, by boxes or by points.

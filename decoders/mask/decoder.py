@@ -14,7 +14,7 @@ S side of a grid of points.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -73,6 +73,10 @@ class MaskDecoder(Decoder):
     @classmethod
     def for_backbone(cls, route: RouteSpec, hidden_size: int, feature_widths: tuple[int, ...]) -> "MaskDecoder":
         return cls({"hidden_size": hidden_size, "feature_widths": list(feature_widths)})
+
+    @property
+    def usual_detail(self) -> Literal["low", "auto", "high"]:
+        return self.finder.usual_detail
 
     def join(self, first: PreparedMasks, closer: PreparedMasks) -> PreparedMasks:
         """Find in both looks at an image; the masks are made from the first one, as in training."""

@@ -32,8 +32,14 @@ def test_a_second_look_adds_objects_and_shows_none_twice(agent: VisionAgent) -> 
 
 
 @pytest.mark.parametrize(("image", "same_as"), [(STREET, "high"), (SMALL, "low")], ids=["photo", "thumbnail"])
-def test_it_is_automatic_for_all_but_small_images(agent: VisionAgent, image: Image.Image, same_as: Any) -> None:
-    assert found(agent, image) == found(agent, image, detail=same_as)
+def test_automatic_is_for_all_but_small_images(agent: VisionAgent, image: Image.Image, same_as: Any) -> None:
+    assert found(agent, image, detail="auto") == found(agent, image, detail=same_as)
+
+
+def test_nobody_says_it(agent: VisionAgent) -> None:
+    """Images are looked at as they were when the scores were fitted: the shipped thresholds are of one look."""
+    assert agent.routes["det"].decoder.usual_detail == agent.routes["seg"].decoder.usual_detail == "low"
+    assert found(agent, STREET) == found(agent, STREET, detail="low")
 
 
 def test_looks_do_not_depend_on_what_was_asked_before(agent: VisionAgent) -> None:
@@ -54,11 +60,12 @@ def test_masks_points_and_counts_look_as_closely(agent: VisionAgent) -> None:
 def test_tiles_are_a_closer_look_already(agent: VisionAgent) -> None:
     wide = Image.new("RGB", (2000, 480), "dimgray")
     wide.paste(STREET, (700, 0))
-    assert found(agent, wide).tiles == found(agent, wide, detail="low").tiles > 0
-    assert found(agent, wide) == found(agent, wide, detail="low")
+    twice, once = (found(agent, wide, detail=detail) for detail in ("auto", "low"))
+    assert twice.tiles > 0
+    assert twice == once
 
 
-@pytest.mark.parametrize("detail", ["max", "High", "", None, 1, True, ["low"]])
+@pytest.mark.parametrize("detail", ["max", "High", "", 0, 1, True, ["low"]])
 def test_another_word_is_refused(agent: VisionAgent, detail: Any) -> None:
-    with pytest.raises(InputError, match='`detail` must be "low", "auto" or "high"'):
+    with pytest.raises(InputError, match='`detail` must be None, "low", "auto" or "high"'):
         agent.detect("car", STREET, detail=detail)

@@ -52,7 +52,7 @@ class ImageJob:
     threshold: float | None = None
     only_known: bool = True
     tiles: Tiles = None
-    detail: Detail = "auto"
+    detail: Detail | None = None
     model: str | None = None
     adapters: tuple[str, ...] = ()
     device: str = "auto"

@@ -62,7 +62,7 @@ class FindingOptions:
     threshold: ThresholdOption = None
     unknown: UnknownOption = False
     tiles: TilesOption = "auto"
-    detail: DetailOption = "auto"
+    detail: DetailOption = None
 
     def job(self, verb: Verb, phrase: str, by: ModelOptions) -> ImageJob:
         """Return what is looked for in each image. Raises InputError for settings that are wrong."""

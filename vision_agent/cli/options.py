@@ -36,7 +36,7 @@ TilesOption = Annotated[
     typer.Option("--tiles", help="Look at overlapping tiles as well: auto (large images), always, never, or how many."),
 ]
 DetailOption = Annotated[
-    Literal["low", "auto", "high"],
+    Literal["low", "auto", "high"] | None,
     typer.Option("--detail", help="low: look once; high: also on a larger canvas; auto: where it may show more."),
 ]
 DrawnOption = Annotated[

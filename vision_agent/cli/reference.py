@@ -72,6 +72,7 @@ def _section(command: CommandInfo, function: Callable[..., Any]) -> str:
 
 def _type_name(kind: Any) -> str:
     """`list[Path] | None` -> "PATH", `Literal["low", "high"]` -> "low/high"."""
+    kind = next((each for each in get_args(kind) if get_origin(each) is Literal), kind)  # of `Literal[...] | None`
     if get_origin(kind) is Literal:
         return "/".join(get_args(kind))
     while arguments := get_args(kind):

@@ -89,14 +89,14 @@ def decode(
     request: DecodeRequest | None = None,
     *,
     only_known: bool = True,
-    detail: Detail = "auto",
+    detail: Detail | None = None,
 ) -> Any:
     """Return what the route's decoder makes of states.
 
     Args:
         request: `read`'s own if None.
         only_known: nothing is looked for by a phrase that the route was not taught a word of (see `KnownWords`).
-        detail: how closely the image is looked at.
+        detail: how closely the image is looked at; None for what the decoder's scores were fitted with.
 
     Raises:
         AnswerError: the states are NaN or infinite.
@@ -122,7 +122,7 @@ def _of_rows(request: DecodeRequest, rows: Sequence[int]) -> DecodeRequest:
     return replace(request, phrases=tuple(request.phrases[row] for row in rows), scores=scores)
 
 
-def prepared(engine: InferenceEngine, image: CachedImage, route: Route, detail: Detail = "low") -> Any:
+def prepared(engine: InferenceEngine, image: CachedImage, route: Route, detail: Detail | None) -> Any:
     """Return what a route's decoder makes of an image alone; made once for each look and kept with the image."""
     name, decoder = route.spec.name, route.decoder
     with torch.inference_mode():

@@ -22,15 +22,18 @@ Detail: TypeAlias = Literal["low", "auto", "high"]
 _LEAST_SIDE = 320  # pixels of the longer side from which a second look is worth its time
 
 
-def check_detail(detail: object) -> Detail:
-    """Return the `detail` of a verb. Raises InputError for what is none of its words."""
+def check_detail(detail: object) -> Detail | None:
+    """Return the `detail` of a verb. Raises InputError for what is neither None nor one of its words."""
+    if detail is None:
+        return None
     if not isinstance(detail, str) or detail not in get_args(Detail):
-        raise InputError(bad_argument("detail", '"low", "auto" or "high"', detail))
+        raise InputError(bad_argument("detail", 'None, "low", "auto" or "high"', detail))
     return detail  # type: ignore[return-value]  # one of its words, as was checked
 
 
-def looks_closer(detail: Detail, image: Image.Image, backbone: "Backbone", decoder: "Decoder") -> bool:
-    """Whether there is a second look at an image."""
+def looks_closer(detail: Detail | None, image: Image.Image, backbone: "Backbone", decoder: "Decoder") -> bool:
+    """Whether there is a second look at an image; `detail` None for the decoder's own."""
+    detail = detail or decoder.usual_detail
     if detail == "low" or not decoder.looks_closer or backbone.closer_side is None:
         return False
     return detail == "high" or max(image.size) >= _LEAST_SIDE

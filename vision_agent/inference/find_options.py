@@ -18,7 +18,7 @@ class FindSettings(TypedDict, total=False):
     threshold: float | None
     only_known: bool
     tiles: Tiles
-    detail: Detail
+    detail: Detail | None
 
 
 class SegmentSettings(FindSettings, total=False):
@@ -38,7 +38,7 @@ class FindOptions:
         threshold: least score, 0-1; None for the decoder's own.
         only_known: nothing is looked for by a phrase of which the model was taught no word.
         tiles: see `Tiles`.
-        detail: see `Detail`.
+        detail: see `Detail`; None for what the decoder's scores were fitted with.
         tile_threshold: least score of what is found in a tile alone; None for `threshold` or, where that is None too,
             for one that takes more tiles for more chances to err.
     """
@@ -46,7 +46,7 @@ class FindOptions:
     threshold: float | None = None
     only_known: bool = True
     tiles: Tiles = None
-    detail: Detail = "auto"
+    detail: Detail | None = None
     tile_threshold: float | None = None
 
     @property
@@ -56,7 +56,7 @@ class FindOptions:
 
     @classmethod
     def of(
-        cls, threshold: object = None, only_known: object = True, tiles: object = None, detail: object = "auto"
+        cls, threshold: object = None, only_known: object = True, tiles: object = None, detail: object = None
     ) -> Self:
         """Check what a caller gave.
 

@@ -63,7 +63,7 @@ class Predictor:
         image: Image.Image | CachedImage,
         threshold: float | None,
         only_known: bool = True,
-        detail: Detail = "auto",
+        detail: Detail | None = None,
     ) -> Any:
         """Return what a route's decoder gives for phrases on an image, which is not looked at in tiles.
 
@@ -160,9 +160,11 @@ class Predictor:
             raise_if_cancelled()
             request = DecodeRequest((), cached.encoded.grid, self._backbone.name)
             if points is not None:
-                found = decoder.decode_points(points, prepared(self._engine, cached, route), request, point_labels)
+                found = decoder.decode_points(
+                    points, prepared(self._engine, cached, route, "low"), request, point_labels
+                )
             else:
-                found = decoder.decode_boxes(boxes, prepared(self._engine, cached, route), request)
+                found = decoder.decode_boxes(boxes, prepared(self._engine, cached, route, "low"), request)
         return checked(route, found, Segmentation)
 
     def segment_by(
@@ -215,7 +217,7 @@ class Predictor:
     ) -> list[FoundT]:
         """What a route's decoder finds in each image and in its tiles."""
 
-        def find(views: list[Image.Image], details: list[Detail]) -> list[FoundT]:
+        def find(views: list[Image.Image], details: list[Detail | None]) -> list[FoundT]:
             found = []
             for view, detail in zip(self._engine.encode_images(views, options.max_tiles), details, strict=True):
                 result = self.run_route(route, phrases, view, options.threshold, options.only_known, detail)

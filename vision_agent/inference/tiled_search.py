@@ -40,7 +40,7 @@ def search(
     images: Sequence[Image.Image],
     options: FindOptions,
     backbone: Backbone,
-    find: Callable[[list[Image.Image], list[Detail]], list[FoundT]],
+    find: Callable[[list[Image.Image], list[Detail | None]], list[FoundT]],
 ) -> list[FoundT]:
     """Return what is found in each image, and in its tiles where it has any.
 
@@ -70,9 +70,9 @@ def search(
     return results
 
 
-def _detail(detail: Detail, tiles: Sequence[Tile]) -> Detail:
+def _detail(detail: Detail | None, tiles: Sequence[Tile]) -> Detail | None:
     """How closely each view of an image is looked at: tiles are a closer look already."""
-    return "low" if detail == "auto" and tiles else detail
+    return "low" if tiles and detail != "high" else detail
 
 
 def _shown(image: Image.Image, tile: Tile | None) -> Image.Image:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from PIL import Image
 from torch import Tensor, nn
@@ -117,6 +117,11 @@ class Decoder(nn.Module, ABC):
     def prepare_image(self, features: DenseFeatures, image: Image.Image) -> Any:
         """Do `prepare` for a decoder that also reads the image itself, upright RGB, as SAM does; others need not."""
         return self.prepare(features)
+
+    @property
+    def usual_detail(self) -> Literal["low", "auto", "high"]:
+        """How closely images are looked at where nobody says it: as they were when the scores were fitted."""
+        return "low"
 
     def join(self, first: Any, closer: Any) -> Any:
         """Join what `prepare_image` gave of two looks at one image, for decoders that look closer.
