@@ -52,9 +52,11 @@ if TYPE_CHECKING:
     from vision_agent.aio import AsyncChat
     from vision_agent.documents.options import OcrOptions, OcrSettings
     from vision_agent.documents.page_reader import PageReader
+    from vision_agent.extract.contents import DocumentContents
     from vision_agent.extract.extractor import ExtractSettings
     from vision_agent.extract.question_answering import DocumentAnswer
     from vision_agent.extract.result import Extraction, FieldValue
+    from vision_agent.extract.schema_draft import draft_schema
     from vision_agent.images.video import VideoFrames, sample_frames
     from vision_agent.inference.answering import AnswerPipeline
     from vision_agent.inference.chat import Chat
@@ -115,6 +117,7 @@ __all__ = [
     "Detection",
     "Detections",
     "DocumentAnswer",
+    "DocumentContents",
     "DocumentError",
     "DocumentNode",
     "ExtractSettings",
@@ -177,6 +180,7 @@ __all__ = [
     "VisionAgentError",
     "Word",
     "WrittenAnswer",
+    "draft_schema",
     "load_image",
     "new_route",
     "sample_frames",
@@ -206,6 +210,7 @@ _LAZY = {
     "Decoder": "vision_agent.plugins.decoder",
     "DenseFeatures": "vision_agent.plugins.decoder",
     "DocumentAnswer": "vision_agent.extract.question_answering",
+    "DocumentContents": "vision_agent.extract.contents",
     "ExtractSettings": "vision_agent.extract.extractor",
     "Extraction": "vision_agent.extract.result",
     "FieldValue": "vision_agent.extract.result",
@@ -221,6 +226,7 @@ _LAZY = {
     "VideoFrames": "vision_agent.images.video",
     "VisionAgent": "vision_agent.agent",
     "WrittenAnswer": "vision_agent.plugins.decoder",
+    "draft_schema": "vision_agent.extract.schema_draft",
     "new_route": "vision_agent.routing.adapter",
     "sample_frames": "vision_agent.images.video",
     "save_adapter": "vision_agent.routing.adapter",

@@ -26,6 +26,7 @@ from vision_agent.documents.reader import DocumentReader
 from vision_agent.documents.result import OcrResult, Page
 from vision_agent.documents.source import Documents, DocumentSource
 from vision_agent.errors import ArgumentTypeError, InputError, RouteError, bad_argument
+from vision_agent.extract.contents import DocumentContents
 from vision_agent.extract.extractor import Extractor, ExtractSettings
 from vision_agent.extract.question_answering import DocumentAnswer, ask_document, is_document
 from vision_agent.extract.result import Extraction
@@ -652,16 +653,30 @@ class VisionAgent:
         """
         return self._document_reader.pages(source, OcrOptions(**options))
 
+    @overload
+    def extract(
+        self, document: DocumentSource | OcrResult, schema: None = None, **settings: Unpack[ExtractSettings]
+    ) -> Extraction[DocumentContents]: ...
+
+    @overload
     def extract(
         self, document: DocumentSource | OcrResult, schema: type[T], **settings: Unpack[ExtractSettings]
-    ) -> Extraction[T]:
+    ) -> Extraction[T]: ...
+
+    @overload
+    def extract(
+        self, document: DocumentSource | OcrResult, schema: dict[str, Any], **settings: Unpack[ExtractSettings]
+    ) -> Extraction[BaseModel]: ...
+
+    def extract(self, document: Any, schema: Any = None, **settings: Unpack[ExtractSettings]) -> Extraction[Any]:
         """Fill your own Pydantic model from a document. Values come from the document's words, or not at all.
 
         Names, aliases, titles and short descriptions of the model's fields say what to look for.
 
         Args:
             document: as for `ocr`, one document; or the result of `ocr`.
-            schema: the model: nested ones, lists of them, optional fields, enums, dates and decimals may be in it.
+            schema: the model: nested ones, lists of them, optional fields, enums, dates and decimals may be in it; or a
+                JSON schema. None gives what stands there, `DocumentContents`: pairs of labels and values, and tables.
             engine: `"layout"` uses labels, positions, types and sums; `"model"` lets the language model read the page;
                 `"auto"` takes the model where it is a big one.
             pages: which pages, from 1; None for all.

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from vision_agent import InputError, OcrResult
 from vision_agent.batch import ExtractJob, OcrJob
 from vision_agent.batch.records import read_records
-from vision_agent.batch.schema import load_schema
+from vision_agent.extract.schema_loading import load_schema
 
 COMMAND = [sys.executable, "-c", "from vision_agent.cli.main import main; main()"]
 

@@ -9,12 +9,12 @@ from made_documents import LAYOUTS, Made, made
 from pydantic import BaseModel, Field, create_model, field_validator
 from written_pages import AMERICAN, GERMAN, document
 
-from vision_agent.batch.schema import _Reader
 from vision_agent.errors import ExtractionError, InputError
 from vision_agent.evaluate.document_fields import LabelledDocument, measure
 from vision_agent.extract.extractor import Extractor
 from vision_agent.extract.question_answering import answer_by_layout
 from vision_agent.extract.rules.legal_forms import legal_form_in
+from vision_agent.extract.schema_loading import _Reader
 from vision_agent.extract.target import target_of
 
 EXTRACTOR = Extractor(lambda *_, **__: None)

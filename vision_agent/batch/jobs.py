@@ -16,7 +16,6 @@ from pydantic import BaseModel
 from vision_agent._distribution import DISTRIBUTION
 from vision_agent.batch.load_agent import load_agent
 from vision_agent.batch.records import Record, head_of
-from vision_agent.batch.schema import load_schema
 from vision_agent.documents.options import OcrOptions, TextLayer
 from vision_agent.documents.reader import DocumentReader
 from vision_agent.documents.result import OcrResult
@@ -24,6 +23,7 @@ from vision_agent.documents.source import DocumentSource
 from vision_agent.errors import ExtractionError, InputError, bad_argument
 from vision_agent.extract.extractor import Engine, Extractor, check_choice, check_share
 from vision_agent.extract.result import Extraction
+from vision_agent.extract.schema_loading import load_schema
 from vision_agent.extract.target import target_of
 from vision_agent.extract.values.amounts import DecimalMark
 from vision_agent.extract.values.dates import DateOrder

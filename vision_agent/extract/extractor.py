@@ -14,8 +14,10 @@ from vision_agent.documents.source import DocumentSource, page_images
 from vision_agent.errors import ArgumentTypeError, ExtractionError, InputError, bad_argument
 from vision_agent.extract.by_layout import extract_by_layout
 from vision_agent.extract.by_model import Ask, extract_by_model
+from vision_agent.extract.contents import contents_of
 from vision_agent.extract.filling import Filled, drop, fill_blanks
 from vision_agent.extract.result import Extraction, FieldValue
+from vision_agent.extract.schema_loading import model_of
 from vision_agent.extract.target import Group, target_of
 from vision_agent.extract.values.amounts import DecimalMark
 from vision_agent.extract.values.dates import DateOrder
@@ -67,7 +69,7 @@ class Extractor:
     def extract(
         self,
         document: DocumentSource | OcrResult,
-        schema: type[T],
+        schema: type[T] | dict[str, Any] | None = None,
         *,
         engine: Engine = "auto",
         pages: PageChoice = None,
@@ -75,13 +77,18 @@ class Extractor:
         date_order: DateOrder | None = None,
         decimal_mark: DecimalMark | None = None,
         min_confidence: float = 0.5,
-    ) -> Extraction[T]:
+    ) -> Extraction[Any]:
         """Extract an object from a document; see `VisionAgent.extract`."""
-        target = target_of(schema)
+        model = model_of(schema) if isinstance(schema, dict) else schema
+        target = None if model is None else target_of(model)
         check_choice("engine", engine, get_args(Engine))
         check_choice("date_order", date_order, (None, "dmy", "mdy"))
         check_choice("decimal_mark", decimal_mark, (None, ".", ","))
         check_share("min_confidence", min_confidence)
+        if model is None or target is None:
+            if engine == "model":
+                raise InputError(bad_argument("engine", '"layout" or "auto" where there is no schema', engine))
+            return contents_of(self.words(document, pages=pages, password=password), min_confidence)
         chosen = engine if engine != "auto" else "model" if self.reads else "layout"
         if chosen == "model" and self._ask is None:
             raise InputError(bad_argument("engine", '"layout" where there is no model', engine))
@@ -92,7 +99,7 @@ class Extractor:
             shown = self.images(document, words, password=password)
             filled = extract_by_model(words, target, self._ask, shown, date_order=date_order, decimal_mark=decimal_mark)
         filled = _sure(filled, min_confidence, target)
-        return _validated(schema, filled, "model" if chosen == "model" else "layout", words)
+        return _validated(model, filled, "model" if chosen == "model" else "layout", words)
 
     def words(
         self, document: DocumentSource | OcrResult, *, pages: PageChoice = None, password: str | None = None

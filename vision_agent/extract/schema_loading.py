@@ -1,4 +1,4 @@
-"""A Pydantic model from what a command line can name: `package.module:Model`, or a file with a JSON schema."""
+"""A Pydantic model from a JSON schema, or from what a command line can name: `package.module:Model`, or a file."""
 
 import datetime
 import importlib
@@ -51,6 +51,15 @@ def load_schema(name: str) -> type[BaseModel]:
     if not (isinstance(found, type) and issubclass(found, BaseModel)):
         raise InputError(bad_argument("schema", "a Pydantic model class", name))
     return found
+
+
+def model_of(schema: dict[str, Any]) -> type[BaseModel]:
+    """Make a model of a JSON schema; `load_schema` says what is read of it.
+
+    Raises:
+        InputError: it is no schema of an object, or of types that cannot be extracted.
+    """
+    return _Reader(schema).model()
 
 
 class _Reader:
