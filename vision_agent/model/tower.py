@@ -114,7 +114,7 @@ class LiteTower(PreTrainedModel):
 
     def feature_pyramid(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
         """Encode (B, 3, H, W) pixels, scaled to (x - 127) / 128, as maps of strides 4, 8, 16 and 32."""
-        x_BCHW = F.relu6(self.stem(_pad_same(pixel_values, 3, 2)))
+        x_BCHW = F.relu6(self.stem(_pad_same(pixel_values, 3, 2)), inplace=True)
         maps = [F.avg_pool2d(x_BCHW, 2)]
         for number, stage in enumerate(self.stages):
             x_BCHW = stage(x_BCHW)
@@ -141,14 +141,18 @@ class _Block(nn.Module):
         super().__init__()
         width = in_width * expansion
         self.expand = nn.Conv2d(in_width, width, 1) if expansion > 1 else None
-        self.depthwise = nn.Conv2d(width, width, kernel, stride=stride, groups=width)
+        # Equal padding on all sides is the convolution's own work, which saves a copy.
+        padding = kernel // 2 if stride == 1 else 0
+        self.depthwise = nn.Conv2d(width, width, kernel, stride=stride, padding=padding, groups=width)
         self.project = nn.Conv2d(width, out_width, 1)
         self.kernel, self.stride = kernel, stride
         self.residual = stride == 1 and in_width == out_width
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        y_BCHW = x_BCHW if self.expand is None else F.relu6(self.expand(x_BCHW))
-        y_BCHW = F.relu6(self.depthwise(_pad_same(y_BCHW, self.kernel, self.stride)))
+        y_BCHW = x_BCHW if self.expand is None else F.relu6(self.expand(x_BCHW), inplace=True)
+        if self.stride > 1:
+            y_BCHW = _pad_same(y_BCHW, self.kernel, self.stride)
+        y_BCHW = F.relu6(self.depthwise(y_BCHW), inplace=True)
         projected_BCHW: Tensor = self.project(y_BCHW)
         return x_BCHW + projected_BCHW if self.residual else projected_BCHW
 
