@@ -48,6 +48,9 @@ def test_without_a_schema_pairs_and_tables_come_with_their_boxes(agent: VisionAg
     assert found.value.tables == tuple(invoice.tables) and found.value.tables
     assert all(field.found and field.box and 0.5 <= field.confidence <= 1 for field in found.fields.values())
     assert len(found.fields) == len(found.value.key_values)
+    # The rows of its table are told once, as a table.
+    assert len(found.value.tables) == 1
+    assert {"Qty", "Unit price", "Cutting to size"}.isdisjoint(pair.key for pair in found.value.key_values)
     assert found.draw().size == (invoice.pages[0].width, invoice.pages[0].height)
     sure = agent.extract(invoice, min_confidence=0.9)
     assert 0 < len(sure.value.key_values) < len(found.value.key_values)

@@ -8,6 +8,7 @@ from typing import Any
 from vision_agent.documents.result import OcrResult
 from vision_agent.documents.table import Table
 from vision_agent.errors import ArgumentTypeError, bad_argument
+from vision_agent.extract.contents import pairs_beside_tables, plain
 from vision_agent.extract.values.amounts import find_numbers
 from vision_agent.extract.values.currencies import find_currencies
 from vision_agent.extract.values.dates import find_dates
@@ -32,13 +33,11 @@ def draft_schema(document: OcrResult) -> dict[str, Any]:
         raise ArgumentTypeError(bad_argument("document", "an OcrResult, as `agent.ocr` returns it", document))
     properties: dict[str, Any] = {}
     tables = [(table, columns) for table in document.tables if (columns := _columns(table))]
-    in_tables = [{_plain(cell.text) for cell in table.cells} for table, _ in tables]
     labels: set[str] = set()
-    for pair in document.key_values:
-        name, label = _name(pair.key), _plain(pair.key)
-        inside = any({label, _plain(pair.value)} <= texts for texts in in_tables)
+    for pair in pairs_beside_tables(document):
+        name, label = _name(pair.key), plain(pair.key)
         # A label that comes again is the same field: `extract` finds one value by a label.
-        if name and label not in labels and not inside and len(label) <= _LONGEST_LABEL:
+        if name and label not in labels and len(label) <= _LONGEST_LABEL:
             labels.add(label)
             kind = {"type": "boolean"} if pair.checked is not None else _kind(label, [pair.value])
             properties[_free(name, properties)] = {**kind, "description": label}
@@ -55,7 +54,7 @@ def _columns(table: Table) -> dict[str, Any]:
         return {}
     columns: dict[str, Any] = {}
     for at in range(table.columns):
-        label = " ".join(dict.fromkeys(_plain(row[at]) for row in grid[: table.header_rows])).strip()
+        label = " ".join(dict.fromkeys(plain(row[at]) for row in grid[: table.header_rows])).strip()
         if name := _name(label):
             values = [row[at] for row in grid[table.header_rows :] if row[at].strip()]
             columns[_free(name, columns)] = {**_kind(label, values), "description": label}
@@ -80,10 +79,6 @@ def _is_number(value: str) -> bool:
     for _, start, end in reversed(find_currencies(value)):
         bare = bare[:start] + bare[end:]
     return not any(map(str.isalpha, bare)) and len(find_numbers(value)) == 1 and not re.match(r"\s*\+?0\d", value)
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _name(label: str) -> str:
