@@ -75,6 +75,20 @@ def test_ocr_killed_in_the_middle_ends_as_if_it_were_not(tmp_path: Path, cli: Co
     assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
+def test_extract_without_a_schema_gives_a_row_for_each_pair(tmp_path: Path, cli: CommandLine) -> None:
+    Image.new("RGB", (300, 200), "white").save(tmp_path / "blank.png")
+    invoice = Path(__file__).parents[2] / "examples" / "invoice.pdf"
+    cli("extract", invoice, tmp_path / "blank.png", "--out", tmp_path / "pairs.csv")
+    with (tmp_path / "pairs.csv").open(encoding="utf-8", newline="") as table:
+        rows = list(csv.DictReader(table))
+    assert ("Invoice no.", "HT-2031", "1") in [(row["key"], row["value"], row["page"]) for row in rows]
+    assert [row["key"] for row in rows if row["file"].endswith("blank.png")] == [""]
+    printed = json.loads(cli("extract", invoice).stdout)
+    assert [pair["key"] for pair in printed["key_values"]] == [row["key"] for row in rows if row["key"]]
+    refused = cli("extract", invoice, "--engine", "model")
+    assert refused.returncode != 0 and "engine" in refused.stderr
+
+
 def test_extract_to_a_table_by_a_class_and_refuses_another_schema(tmp_path: Path) -> None:
     scan(tmp_path / "a.png", "Date: 14 March 2025", "Total: 12.50")
     scan(tmp_path / "b.png", "Hello")

@@ -14,6 +14,6 @@ def test_the_page_of_commands_is_up_to_date() -> None:
 
 def test_a_row_says_name_type_help_and_default() -> None:
     text = command_reference()
-    assert "$ vision-agent extract PATHS... --schema TEXT\n" in text
+    assert "$ vision-agent known-words MODEL --data PATH\n" in text
     assert "| `--threshold FLOAT` | Least score, 0 to 1. |  |\n" in text
     assert "| `--workers INTEGER` | With --out, processes that work side by side. | `1` |\n" in text

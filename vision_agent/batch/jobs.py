@@ -126,16 +126,17 @@ class ExtractJob:
     """Extract objects, as `VisionAgent.extract`. A record has `value` and `fields`, as an `Extraction` has.
 
     Where a required value is missing, the record has an error and what was found. In tables a file is one row: its
-    values, then for each single one its confidence, page and box.
+    values, then for each single one its confidence, page and box; without a schema each pair is one.
 
     Attributes:
-        schema: a Pydantic model that workers can import, "package.module:Model", or the path of a JSON schema.
+        schema: a Pydantic model that workers can import, "package.module:Model", or the path of a JSON schema; None for
+            what stands there, `DocumentContents`.
         engine, pages, password, date_order, decimal_mark, min_confidence: as for `VisionAgent.extract`.
         model: a checkpoint, which then may read; None for none, unless the engine is "model".
         device: for the model.
     """
 
-    schema: type[BaseModel] | str
+    schema: type[BaseModel] | str | None = None
     engine: Engine = "auto"
     pages: str | None = None
     password: str | None = field(default=None, repr=False)
@@ -146,15 +147,16 @@ class ExtractJob:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        target_of(self._model)
+        if self._model is not None:
+            target_of(self._model)
         OcrOptions(pages=self.pages, password=self.password)
-        check_choice("engine", self.engine, get_args(Engine))
+        check_choice("engine", self.engine, get_args(Engine) if self._model else ("auto", "layout"))
         check_choice("date_order", self.date_order, (None, *get_args(DateOrder)))
         check_choice("decimal_mark", self.decimal_mark, (None, *get_args(DecimalMark)))
         check_share("min_confidence", self.min_confidence)
 
     @cached_property
-    def _model(self) -> type[BaseModel]:
+    def _model(self) -> type[BaseModel] | None:
         return load_schema(self.schema) if isinstance(self.schema, str) else self.schema
 
     def __getstate__(self) -> dict[str, Any]:
@@ -164,7 +166,7 @@ class ExtractJob:
     def settings(self) -> dict[str, Any]:
         return {
             **_common("extract", self.engine, self.pages, self.model),
-            "schema": self._model.model_json_schema(),
+            "schema": self._model and self._model.model_json_schema(),
             "date_order": self.date_order,
             "decimal_mark": self.decimal_mark,
             "min_confidence": self.min_confidence,
@@ -202,6 +204,13 @@ class ExtractJob:
         return work
 
     def rows(self, record: Record) -> Iterable[Mapping[str, Any]]:
+        if self._model is None and record["error"] is None:
+            pairs = record["value"]["key_values"]
+            names = ("key", "value", "checked", "confidence", "page")
+            return [
+                head_of(record) | {name: pair[name] for name in names} | {"box": list(pair["box"].values())}
+                for pair in pairs
+            ] or [head_of(record)]
         single = {path: field for path, field in record.get("fields", {}).items() if "[" not in path}
         evidence = {
             f"{path} ({name})": field["box"] and list(field["box"].values()) if name == "box" else field[name]

@@ -63,7 +63,12 @@ def ocr(
 
 def extract(
     paths: PathsArgument,
-    schema: Annotated[str, typer.Option("--schema", help="package.module:Model, or a .json file with a JSON schema.")],
+    schema: Annotated[
+        str | None,
+        typer.Option(
+            "--schema", help="package.module:Model, or a .json file with a JSON schema; without, pairs and tables."
+        ),
+    ] = None,
     out: RecordsOption = None,
     as_json: JsonOption = False,
     workers: WorkersOption = 1,
@@ -79,7 +84,7 @@ def extract(
     model: ModelOption = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Extract your own schema from documents: print JSON, or write records of many with --out."""
+    """Extract your own schema from documents, or what stands there: print JSON, or write records with --out."""
     choices: Any = {"engine": engine, "date_order": date_order, "decimal_mark": decimal_mark}  # the job checks them
     job = ExtractJob(
         schema, pages=pages, password=password, min_confidence=min_confidence, model=model, device=device, **choices
