@@ -14,7 +14,6 @@ from typing import Any, Literal, cast
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -28,7 +27,7 @@ from vision_agent.model.checkpoint import load_backbone
 from vision_agent.plugins.decoder import DenseFeatures, MaskTargets
 from vision_agent.plugins.registry import load_decoder
 from vision_agent.plugins.route import RouteSpec
-from vision_agent.routing.adapter import Route, add_token, load_adapter, save_adapter
+from vision_agent.routing.adapter import Route, add_token, load_adapter, read_tensors, save_adapter
 from vision_agent.routing.layout import QueryBank
 from vision_agent.routing.states import phrase_states
 from vision_agent.train.loop import (
@@ -243,7 +242,7 @@ def _segment_route(backbone: Backbone, detect: Route, own: Path, start: Path | N
     kept = {name: part for name, part in parts.finder.state_dict().items() if own.is_dir() and _reads_states(name)}
     parts.finder.load_state_dict(detect.decoder.state_dict() | kept)
     if start is not None:
-        given = load_file(start / "adapter.safetensors")
+        given = read_tensors(start)
         prefix = "decoder.head."
         head = {name.removeprefix(prefix): part for name, part in given.items() if name.startswith(prefix)}
         try:

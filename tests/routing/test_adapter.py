@@ -16,7 +16,15 @@ from vision_agent.errors import RouteError
 from vision_agent.model.backbone import Backbone
 from vision_agent.model.checkpoint import load_backbone, save_backbone
 from vision_agent.routing import adapter as adapter_module
-from vision_agent.routing.adapter import add_token, change_settings, load_adapter, new_route, save_adapter
+from vision_agent.routing.adapter import (
+    add_token,
+    change_settings,
+    load_adapter,
+    new_route,
+    read_tensors,
+    save_adapter,
+    share_tensors,
+)
 
 DET = RouteSpec(token="[DET]", decoder="box", num_queries=4)
 IMAGE = Image.new("RGB", (90, 60), "green")
@@ -221,3 +229,57 @@ def test_an_ordinary_word_is_no_routing_token(checkpoint: Path) -> None:
     word = next(text for text, number in vocabulary.items() if number not in added)
     with pytest.raises(RouteError, match="ordinary token"):
         add_token(backbone, word)
+
+
+# --- weights shared with the adapter beside
+
+
+@pytest.fixture
+def pair(adapter: Path) -> Path:
+    """A second adapter beside the first: the same weights, but for one."""
+    second = adapter.parent / "second"
+    shutil.copytree(adapter, second)
+    tensors = load_file(second / "adapter.safetensors")
+    save_file(tensors | {"decoder.phrase_bias.bias": torch.tensor([9.0])}, second / "adapter.safetensors")
+    share_tensors(second, "det", "decoder.", "decoder.")
+    return second
+
+
+def test_weights_that_two_adapters_have_are_on_the_disk_once(checkpoint: Path, adapter: Path, pair: Path) -> None:
+    first, second = load_file(adapter / "adapter.safetensors"), read_tensors(pair)
+    assert list(load_file(pair / "adapter.safetensors")) == [
+        "decoder.phrase_bias.bias",
+        "queries.weight",
+        "token.input",
+    ]
+    assert second.keys() == first.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == ["decoder.phrase_bias.bias"]
+    route = load_adapter(pair, load_backbone(checkpoint))
+    assert torch.equal(route.decoder.state_dict()["phrase_bias.bias"], torch.tensor([9.0]))
+    before = (pair / "adapter.safetensors").read_bytes()
+    share_tensors(pair, "det", "decoder.", "decoder.")
+    assert (pair / "adapter.safetensors").read_bytes() == before
+
+
+def test_shared_weights_that_are_missing_or_others_are_told(checkpoint: Path, adapter: Path, pair: Path) -> None:
+    backbone = load_backbone(checkpoint)
+    tensors = load_file(adapter / "adapter.safetensors")
+    name = "decoder.phrase_head.1.weight"
+    for changed in ({**tensors, name: tensors[name] + 1}, {k: v for k, v in tensors.items() if k != name}):
+        save_file(changed, adapter / "adapter.safetensors")
+        with pytest.raises(CheckpointError, match=r"second.*'det' beside it, which has others"):
+            load_adapter(pair, backbone)
+    (adapter / "adapter.safetensors").write_bytes(b"x" * 20)
+    with pytest.raises(CheckpointError, match=r"det.*damaged"):
+        load_adapter(pair, backbone)
+    shutil.rmtree(adapter)
+    with pytest.raises(CheckpointError, match=r"shares weights with 'det'.*copy both folders"):
+        load_adapter(pair, backbone)
+
+
+def test_shared_weights_come_from_the_folder_beside_alone(checkpoint: Path, adapter: Path, pair: Path) -> None:
+    info = json.loads((pair / "adapter.json").read_text())
+    for name in ("../det", "/etc", "..", "a/b", ""):
+        (pair / "adapter.json").write_text(json.dumps(info | {"shared": info["shared"] | {"adapter": name}}))
+        with pytest.raises(CheckpointError, match="damaged"):
+            load_adapter(pair, load_backbone(checkpoint))

@@ -2,6 +2,8 @@
 
 adapter.json          the RouteSpec, the decoder's settings, the base model's fingerprint, the words it knows
 adapter.safetensors   token.input, token.output (when untied), queries.weight, decoder.*
+
+Weights that an adapter beside it has too may be left out: see `routing/shared_tensors.py`.
 """
 
 import os
@@ -23,6 +25,7 @@ from vision_agent.plugins.registry import load_decoder
 from vision_agent.plugins.route import RouteSpec
 from vision_agent.routing.known_words import KnownWords
 from vision_agent.routing.layout import QueryBank
+from vision_agent.routing.shared_tensors import SharedTensors, find_shared, load_shared
 
 if TYPE_CHECKING:
     from vision_agent.model.original.sa2va import OwnRoute
@@ -59,6 +62,7 @@ class AdapterInfo(BaseModel):
     base_name: str
     base_fingerprint: str
     words: KnownWords | None = None
+    shared: SharedTensors | None = None
 
 
 def add_token(backbone: Backbone, token: str) -> int:
@@ -157,15 +161,45 @@ def rebase_adapter(
     folder = Path(folder)
     info = _read_info(folder)
     settings = {name: value for name, value in settings.items() if name in info.decoder_settings}
+    shared = info.shared
     if settings:
         parts = tuple(f"decoder.{name}." for name in settings)
-        tensors = load_file(folder / "adapter.safetensors")
+        tensors, shared = _read_tensors(folder, info), None
         new = {name: tensor.detach().cpu() for name, tensor in replaced.items() if name.startswith(parts)}
         like = next(iter(tensors.values()))
         tensors |= {name: tensor.to(like.dtype).contiguous() for name, tensor in new.items()}
         _write_tensors(folder, tensors)
-    changed = {"base_name": backbone.name, "base_fingerprint": backbone.fingerprint}
+    changed = {"base_name": backbone.name, "base_fingerprint": backbone.fingerprint, "shared": shared}
     _write_info(folder, info.model_copy(update={**changed, "decoder_settings": info.decoder_settings | settings}))
+
+
+def share_tensors(folder: str | Path, adapter: str, ours: str, theirs: str) -> None:
+    """Leave out of a saved adapter the weights that the one named `adapter` beside it has too.
+
+    Args:
+        ours, theirs: prefixes of the names of weights that are compared, such as "decoder.finder." and "decoder.".
+
+    Raises:
+        CheckpointError: the other adapter is missing or damaged.
+    """
+    folder = Path(folder)
+    info = _read_info(folder)
+    tensors = _read_tensors(folder, info)
+    shared = find_shared(folder, tensors, adapter, ours, theirs)
+    left_out = {ours + name for name in shared.names}
+    if not left_out and info.shared is None:
+        return
+    _write_tensors(folder, {name: tensor for name, tensor in tensors.items() if name not in left_out})
+    _write_info(folder, info.model_copy(update={"shared": shared if left_out else None}))
+
+
+def read_tensors(folder: str | Path) -> dict[str, Tensor]:
+    """Return all weights of a saved adapter by name, those that it shares with one beside it too.
+
+    Raises:
+        CheckpointError: missing or damaged files.
+    """
+    return _read_tensors(Path(folder), _read_info(Path(folder)))
 
 
 def read_words(folder: str | Path) -> KnownWords | None:
@@ -189,10 +223,7 @@ def load_adapter(folder: str | Path, backbone: Backbone) -> Route:
     """
     folder = Path(folder)
     info = _read_info(folder)
-    try:
-        tensors = load_file(folder / "adapter.safetensors")
-    except SafetensorError as error:
-        raise _damaged(folder, error) from error
+    tensors = _read_tensors(folder, info)
     if info.hidden_size != backbone.hidden_size or not _trained_on(backbone, info.base_fingerprint):
         raise AdapterMismatchError(
             f"the adapter {str(folder)!r} was trained on {info.base_name!r} ({info.base_fingerprint!r}), "
@@ -229,6 +260,14 @@ def _read_info(folder: Path) -> AdapterInfo:
     if info.format != _FORMAT:
         raise CheckpointError(f"the adapter {str(folder)!r} has format {info.format!r}; this version reads {_FORMAT}")
     return info
+
+
+def _read_tensors(folder: Path, info: AdapterInfo) -> dict[str, Tensor]:
+    try:
+        own = load_file(folder / "adapter.safetensors")
+    except SafetensorError as error:
+        raise _damaged(folder, error) from error
+    return own if info.shared is None else load_shared(folder, info.shared) | own
 
 
 def _write_tensors(folder: Path, tensors: dict[str, Tensor]) -> None:

@@ -2,7 +2,7 @@
 
 While the language model is frozen, what routing tokens, queries and mappers say stays true. So the adapters beside
 `[DET]` are copied; one that finds boxes with a box decoder of its own gets the new one, but for the parts that read
-its own query states. The words that `[DET]` knows are copied too.
+its own query states, and shares the file of what is the same. The words that `[DET]` knows are copied too.
 """
 
 import shutil
@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from vision_agent.model.backbone import Backbone
-from vision_agent.routing.adapter import Route, read_words, rebase_adapter, write_words
+from vision_agent.routing.adapter import Route, read_words, rebase_adapter, share_tensors, write_words
 
 _FINDER = "finder"  # the setting, and the part, of a decoder that has a box decoder inside
 
@@ -38,5 +38,6 @@ def carry_over(given: Path, made: Path, backbone: Backbone, route: Route, frozen
             if name.split(".")[0] not in frozen
         }
         rebase_adapter(target, backbone, learnt, {_FINDER: route.decoder.settings})
+        share_tensors(target, route.spec.name, f"decoder.{_FINDER}.", "decoder.")
         carried.append(folder.name)
     return carried
