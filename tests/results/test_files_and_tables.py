@@ -218,6 +218,7 @@ def no_fonts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     folder = tmp_path / "fonts"
     folder.mkdir()
     monkeypatch.setattr(fonts, "_folders", lambda: [folder])
+    monkeypatch.setattr(fonts, "_packaged", lambda: ())
     monkeypatch.setattr(fonts, "_COMMON", ())
     monkeypatch.setattr(fonts, "_warned", set())
     for cache in (fonts._installed, fonts._font_for):
@@ -233,7 +234,7 @@ def drawn(label: str, **settings: Any) -> np.ndarray:
 
 
 def test_a_missing_character_is_told_once_with_what_helps(no_fonts: Path, tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match=r"'猫写'.*fonts-noto-cjk.*font='a font.ttf'"):
+    with pytest.warns(UserWarning, match=r"'猫写'.*vision-agent\[fonts\].*font='a font.ttf'"):
         boxes = drawn("猫 写 cat")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -252,6 +253,21 @@ def test_a_font_of_the_machine_is_found(no_fonts: Path, tmp_path: Path) -> None:
         warnings.simplefilter("error")
         found = drawn("狗 क собака dog")
     assert np.array_equal(found, drawn("狗 क собака dog", font=font))
+
+
+def test_the_extra_has_fonts_for_a_machine_that_has_none(no_fonts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.warns(UserWarning, match="no font of this machine"):
+        boxes = [drawn(label) for label in ("狗", "いぬ", "개", "σκύλος", "собака")]
+    monkeypatch.undo()
+    fonts._font_for.cache_clear()
+    monkeypatch.setattr(fonts, "_COMMON", ())
+    monkeypatch.setattr(fonts, "_folders", lambda: [no_fonts])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pictures = [drawn(label) for label in ("狗", "いぬ", "개", "σκύλος", "собака")]
+    assert not any(np.array_equal(one, other) for one, other in zip(boxes, pictures, strict=True))
+    names = {Path(fonts._font_for(character, None) or "").name for character in "狗ぬ개σб"}
+    assert names == {"NotoSansCJK-Regular.ttc", "NotoSans[wdth,wght].ttf"}
 
 
 def test_segments_take_a_font_too(no_fonts: Path, tmp_path: Path) -> None:

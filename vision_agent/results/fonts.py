@@ -1,4 +1,4 @@
-"""Fonts for labels in any script: Pillow's own, one that the caller names, and those of this machine.
+"""Fonts for labels in any script: Pillow's own, one that the caller names, those of the extra `fonts`, the machine's.
 
 Pillow's own font knows ASCII and little else. A text is cut into runs, each in the first font that has its characters,
 as browsers do: fonts of one script often lack the letters of others.
@@ -10,15 +10,20 @@ import unicodedata
 import warnings
 from collections.abc import Iterator
 from functools import lru_cache
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 
 from PIL import ImageFont
 
-from vision_agent.errors import InputError, bad_argument
+from vision_agent.errors import InputError, bad_argument, install_line
 
 Run = tuple[str, ImageFont.FreeTypeFont]
 
-# The first ones to try, which most machines have one of; Pillow looks for them in the system's folders.
+_FONT_PACKAGES = "fontpkg.family"  # the entry points of packages that hold a font, such as fontpkg-noto-sans
+_CJK_PACKAGES = ("noto_cjk_sans_otc",)
+
+# What most machines have one of; Pillow looks for them in the system's folders.
 _COMMON = (
     "DejaVuSans.ttf",
     "NotoSans-Regular.ttf",
@@ -93,8 +98,9 @@ def _warn(missing: list[str]) -> None:
         return
     _warned.update(new)
     warnings.warn(
-        f"no font of this machine has the characters {new!r}, which are drawn as boxes: install one, such as the "
-        "package fonts-noto (fonts-noto-cjk for Chinese, Japanese and Korean), or give draw(..., font='a font.ttf')",
+        f"no font of this machine has the characters {new!r}, which are drawn as boxes: "
+        f"{install_line('fonts')} (Latin, Greek, Cyrillic, Chinese, Japanese, Korean), "
+        "or give draw(..., font='a font.ttf')",
         stacklevel=2,
     )
 
@@ -127,6 +133,7 @@ def _font_for(character: str, first: str | None) -> str | None:
 
 def _candidates() -> Iterator[str]:
     yield ""
+    yield from _packaged()
     yield from _COMMON
     yield from _installed()
 
@@ -140,6 +147,19 @@ def _has(name: str, character: str) -> bool:
     if character.isspace():
         return True
     return bytes(font.getmask(character)) != bytes(font.getmask("\uffff"))
+
+
+@lru_cache(maxsize=1)
+def _packaged() -> tuple[str, ...]:
+    """The upright fonts that Python packages hold: the same on every machine that has them."""
+    modules = [*sorted(each.module for each in entry_points(group=_FONT_PACKAGES)), *_CJK_PACKAGES]
+    found: list[str] = []
+    for module in modules:
+        spec = find_spec(module) if module.isidentifier() else None
+        for folder in (spec.submodule_search_locations or ()) if spec else ():
+            files = [path for path in sorted(Path(folder).rglob("*")) if path.suffix.lower() in _SUFFIXES]
+            found += [str(path) for path in files if "italic" not in path.name.lower()]
+    return tuple(found)
 
 
 @lru_cache(maxsize=1)
