@@ -22,6 +22,8 @@ import regex  # type: ignore[import-untyped]
 import sentencepiece
 import torch
 from safetensors.torch import save_file
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Regex as TokenizerRegex
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -33,6 +35,7 @@ FAMILIES = {
     "llama": "LlamaForCausalLM",
     "yi": "LlamaForCausalLM",
     "phi3": "Phi3ForCausalLM",
+    "gpt_oss": "GptOssForCausalLM",
 }
 TEMPLATES = {
     "qwen2": "internvl2_5",
@@ -42,6 +45,7 @@ TEMPLATES = {
     "llama": "internlm2-chat",
     "yi": "Hermes-2",
     "phi3": "phi3-chat",
+    "gpt_oss": "internvl3_5_gpt_oss",
 }
 IMAGE_TOKENS = ["<img>", "</img>", "<IMG_CONTEXT>", "<quad>", "</quad>", "<ref>", "</ref>", "<box>", "</box>"]
 
@@ -83,6 +87,12 @@ def tiny_config(family: str, vision: str = "300m", vocabulary: int = 600, **chan
     if family == "qwen3_moe":
         language |= {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "norm_topk_prob": True}
         language |= {"decoder_sparse_step": 1, "mlp_only_layers": []}
+    if family == "gpt_oss":
+        language |= {"head_dim": 16, "num_local_experts": 5, "num_experts_per_tok": 2, "intermediate_size": 24}
+        language |= {"num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2}
+        language |= {"sliding_window": 8, "swiglu_limit": 1.5, "attention_bias": True}
+        language["rope_scaling"] = {"rope_type": "yarn", "factor": 8.0, "beta_fast": 32.0, "beta_slow": 1.0}
+        language["rope_scaling"] |= {"truncate": False, "original_max_position_embeddings": 64}
     if family == "phi3":
         language |= {
             "max_position_embeddings": 256,
@@ -198,6 +208,23 @@ def _language_state(content: Config, noise: Callable[..., Tensor], norm: Any, li
     } | norm("language_model.model.norm", hidden, False)
     for index in range(text["num_hidden_layers"]):
         layer = f"language_model.model.layers.{index}"
+        if kind == "GptOss":
+            state |= norm(f"{layer}.input_layernorm", hidden, False)
+            state |= norm(f"{layer}.post_attention_layernorm", hidden, False)
+            state |= {f"{layer}.self_attn.sinks": noise(text["num_attention_heads"]) * 2}
+            for name, rows, columns in (
+                ("self_attn.q_proj", q_rows, hidden),
+                ("self_attn.k_proj", kv_rows, hidden),
+                ("self_attn.v_proj", kv_rows, hidden),
+                ("self_attn.o_proj", hidden, q_rows),
+                ("mlp.router", text["num_local_experts"], hidden),
+            ):
+                state |= linear(f"{layer}.{name}", rows, columns, True)
+            for name, columns, rows in (("gate_up_proj", hidden, 2 * inner), ("down_proj", inner, hidden)):
+                fused = noise(text["num_local_experts"], rows, columns).mT.contiguous()
+                state |= {f"{layer}.mlp.experts.{name}": fused}
+                state |= {f"{layer}.mlp.experts.{name}_bias": noise(text["num_local_experts"], rows)}
+            continue
         if inlm:
             state |= norm(f"{layer}.attention_norm", hidden, False) | norm(f"{layer}.ffn_norm", hidden, False)
             state |= linear(f"{layer}.attention.wqkv", q_rows + 2 * kv_rows, hidden, text["bias"])
@@ -346,6 +373,8 @@ def _rope_tables(text: Config, length: int, dim: int) -> tuple[Tensor, Tensor]:
     exponents = torch.arange(0, dim, 2).float() / dim
     theta, limit = text["rope_theta"], text["max_position_embeddings"]
     scaling = text["rope_scaling"] or {}
+    if scaling.get("rope_type") == "yarn":
+        return _yarn_tables(text, length, dim)
     kind, scale, positions = scaling.get("type"), 1.0, torch.arange(length).float()
     frequencies = theta**-exponents
     if kind == "linear":
@@ -360,6 +389,24 @@ def _rope_tables(text: Config, length: int, dim: int) -> tuple[Tensor, Tensor]:
         ratio = limit / trained
         scale = math.sqrt(1 + math.log(ratio) / math.log(trained)) if kind == "su" else 0.1 * math.log(ratio) + 1
     angles = positions[:, None] * frequencies
+    return angles.cos() * scale, angles.sin() * scale
+
+
+def _yarn_tables(text: Config, length: int, dim: int) -> tuple[Tensor, Tensor]:
+    """YaRN (https://arxiv.org/abs/2309.00071), its ramp not rounded to whole frequencies."""
+    scaling, theta = text["rope_scaling"], text["rope_theta"]
+
+    def place(rotations: float) -> float:
+        """The frequency that turns so often over the trained length."""
+        trained = scaling["original_max_position_embeddings"]
+        return dim / 2 * math.log(trained / (rotations * 2 * math.pi)) / math.log(theta)
+
+    low, high = max(0.0, place(scaling["beta_fast"])), min(dim - 1.0, place(scaling["beta_slow"]))
+    stretched = ((torch.arange(dim // 2).float() - low) / (high - low)).clamp(0, 1)
+    plain = theta ** -(torch.arange(0, dim, 2).float() / dim)
+    frequencies = plain / scaling["factor"] * stretched + plain * (1 - stretched)
+    angles = torch.arange(length).float()[:, None] * frequencies
+    scale = 0.1 * math.log(scaling["factor"]) + 1
     return angles.cos() * scale, angles.sin() * scale
 
 
@@ -404,10 +451,19 @@ def _language(state: State, text: Config, x: Tensor) -> Tensor:
             k = _rms(k, get[f"{layer}.self_attn.k_norm.weight"], eps)
         q, k = _rotate(q, cosines, sines), _rotate(k, cosines, sines)
         k, v = (part.repeat_interleave(heads // kv_heads, dim=0) for part in (k, v))
-        weights = (q @ k.mT / math.sqrt(dim)).masked_fill(future, -math.inf).softmax(-1)
-        seen = (weights @ v).transpose(0, 1).flatten(1)
+        hidden = future
+        if kind == "GptOss" and text["layer_types"][index] == "sliding_attention":
+            hidden = future | torch.ones(len(x), len(x)).tril(-text["sliding_window"]).bool()
+        scores = (q @ k.mT / math.sqrt(dim)).masked_fill(hidden, -math.inf)
+        if kind == "GptOss":  # a place that everything may look at, with nothing there
+            sinks = get[f"{layer}.self_attn.sinks"][:, None, None].expand(-1, len(x), 1)
+            scores, v = torch.cat([scores, sinks], dim=-1), F.pad(v, (0, 0, 0, 1))
+        seen = (scores.softmax(-1) @ v).transpose(0, 1).flatten(1)
         x = x + linear(seen, f"{layer}.attention.wo" if inlm else f"{layer}.self_attn.o_proj")
         normed = _rms(x, get[f"{layer}.{'ffn_norm' if inlm else 'post_attention_layernorm'}.weight"], eps)
+        if kind == "GptOss":
+            x = x + _gpt_oss_experts(get, text, normed, f"{layer}.mlp")
+            continue
         if _is_mixture(text, index):
             x = x + _experts(get, text, normed, f"{layer}.mlp")
             continue
@@ -431,6 +487,21 @@ def _experts(get: State, text: Config, x_LH: Tensor, name: str) -> Tensor:
         for expert in chosen:
             gate, up, down = (get[f"{name}.experts.{expert}.{part}_proj.weight"] for part in ("gate", "up", "down"))
             output[place] += down @ (F.silu(gate @ x) * (up @ x)) * float(shares[expert]) / total
+    return output
+
+
+def _gpt_oss_experts(get: State, text: Config, x_LH: Tensor, name: str) -> Tensor:
+    """Token by token: the experts of the highest scores, by the softmax of these."""
+    output, limit = torch.zeros_like(x_LH), text["swiglu_limit"]
+    for place, x in enumerate(x_LH):
+        scores = get[f"{name}.router.weight"] @ x + get[f"{name}.router.bias"]
+        best = sorted(range(len(scores)), key=lambda expert: -float(scores[expert]))[: text["num_experts_per_tok"]]
+        for expert, share in zip(best, scores[best].softmax(0), strict=True):
+            both = x @ get[f"{name}.experts.gate_up_proj"][expert] + get[f"{name}.experts.gate_up_proj_bias"][expert]
+            gate, up = both[0::2].clamp(max=limit), both[1::2].clamp(-limit, limit)
+            inner = gate / (1 + (-1.702 * gate).exp()) * (1 + up)
+            said = inner @ get[f"{name}.experts.down_proj"][expert] + get[f"{name}.experts.down_proj_bias"][expert]
+            output[place] += share * said
     return output
 
 
@@ -475,7 +546,9 @@ def _token(content: str, special: bool = True, rstrip: bool = False) -> Config:
 def write_tokenizer(folder: Path, family: str, **changes: Any) -> int:
     """Write the tokenizer files of a family, tiny but of the real layout. Returns the number of ids."""
     folder.mkdir(parents=True, exist_ok=True)
-    if family.startswith("qwen"):
+    if family == "gpt_oss":
+        settings = _write_harmony(folder)
+    elif family.startswith("qwen"):
         settings = _write_qwen2(folder)
     else:
         size, spare = 560, 6 if family == "internlm2" else 0
@@ -606,6 +679,51 @@ def _write_qwen2(folder: Path) -> Config:
     }
 
 
+HARMONY = [
+    "<|startoftext|>", "<|endoftext|>", "<|reserved_200000|>", "<|reserved_200001|>", "<|return|>", "<|constrain|>",
+    "<|reserved_200004|>", "<|channel|>", "<|start|>", "<|end|>", "<|message|>", "<|reserved_200009|>",
+    "<|reserved_200010|>", "<|reserved_200011|>", "<|call|>", *(f"<|reserved_{200013 + k}|>" for k in range(5)),
+    "<|endofprompt|>",
+]  # fmt: skip
+# How GPT-OSS cuts text into words ("o200k").
+HARMONY_WORDS = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+    r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def harmony_pipeline(added: dict[str, Config]) -> Tokenizer:
+    """The layout of GPT-OSS's tokenizer.json with a tiny vocabulary; added tokens by their ids."""
+    vocabulary, merges = _byte_pairs()
+    numbered = {token: index for index, token in enumerate(vocabulary)}
+    pipeline = Tokenizer(models.BPE(vocab=numbered, merges=merges, ignore_merges=True))
+    pipeline.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(TokenizerRegex(HARMONY_WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    pipeline.decoder = decoders.ByteLevel()
+    ordered = sorted(added.items(), key=lambda item: int(item[0]))
+    pipeline.add_tokens([AddedToken(token["content"], normalized=False, special=True) for _, token in ordered])
+    return pipeline
+
+
+def _write_harmony(folder: Path) -> Config:
+    first = len(_byte_pairs()[0])
+    added = _appended(first, HARMONY) | _appended(first + len(HARMONY))
+    harmony_pipeline(added).save(str(folder / "tokenizer.json"))
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "added_tokens_decoder": added,
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|return|>",
+        "pad_token": "<|endoftext|>",
+        "model_input_names": ["input_ids", "attention_mask"],
+    }
+
+
 def _merged(word: list[str], pair: tuple[str, str]) -> list[str]:
     merged: list[str] = []
     for part in word:
@@ -622,6 +740,8 @@ def official_ids(folder: Path, text: str) -> list[int]:
     added = {token["content"]: (int(index), token) for index, token in settings["added_tokens_decoder"].items()}
     if settings["tokenizer_class"] == "Qwen2Tokenizer":
         return _with_added(unicodedata.normalize("NFC", text), added, _qwen2_encoder(folder))
+    if (folder / "tokenizer.json").is_file():
+        return _with_added(text, added, _harmony_encoder())
     model = (folder / "tokenizer.model").read_bytes()
     if settings.get("legacy") is False:
         # The space before the text is put by hand below. A message appended to this format overrides: field 3 of
@@ -656,6 +776,27 @@ def _with_added(text: str, added: dict[str, tuple[int, Config]], encode: Callabl
             ids += encode(piece)
         strip = piece in added and added[piece][1]["rstrip"]
     return ids
+
+
+def _harmony_encoder() -> Callable[[str], list[int]]:
+    """tiktoken's way: words by the pattern; one that is in the vocabulary is one token, others are merged."""
+    vocabulary, merges = _byte_pairs()
+    numbered = {token: index for index, token in enumerate(vocabulary)}
+    characters = _byte_characters()
+
+    def encode(text: str) -> list[int]:
+        ids: list[int] = []
+        for word in regex.findall(HARMONY_WORDS, text):
+            parts = [characters[byte] for byte in word.encode()]
+            if "".join(parts) in numbered:
+                ids.append(numbered["".join(parts)])
+                continue
+            for pair in merges:
+                parts = _merged(parts, pair)
+            ids += [numbered[part] for part in parts]
+        return ids
+
+    return encode
 
 
 def _qwen2_encoder(folder: Path) -> Callable[[str], list[int]]:

@@ -17,7 +17,7 @@ from vision_agent.inference.streaming import TextStream
 from vision_agent.model.chat_templates import OFFICIAL_TEMPLATES
 from vision_agent.model.original import convert
 
-FAMILIES = ["qwen2", "internlm2", "llama", "yi", "phi3"]
+FAMILIES = ["qwen2", "internlm2", "llama", "yi", "phi3", "gpt_oss"]
 SHORT = GenerationOptions(max_new_tokens=6)
 
 

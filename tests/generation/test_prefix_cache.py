@@ -27,22 +27,22 @@ def test_the_longest_common_beginning_is_taken_and_one_token_is_left_to_feed() -
     prefixes = PrefixCache()
     prefixes.keep(list(range(40)), filled(40))
     prefixes.keep([*range(25), 99, 98], filled(27, value=0.5))
-    cache, known = prefixes.take([*range(40), 77], CONFIG)
+    cache, known = prefixes.take([*range(40), 77])
     assert known == 40 and cache.get_seq_length() == 40
-    cache, known = prefixes.take([*range(25), 99, 5], CONFIG)
+    cache, known = prefixes.take([*range(25), 99, 5])
     assert known == 26 and float(cache.layers[0].keys[0, 0, -1, 0]) == 25.5
-    _, known = prefixes.take(list(range(40)), CONFIG)
+    _, known = prefixes.take(list(range(40)))
     assert known == 39
-    assert prefixes.take([*range(LEAST_SHARED - 1), 99], CONFIG)[1] == 0
-    assert prefixes.take([50, *range(40)], CONFIG)[1] == 0
+    assert prefixes.take([*range(LEAST_SHARED - 1), 99])[1] == 0
+    assert prefixes.take([50, *range(40)])[1] == 0
 
 
 def test_taking_over_never_changes_what_is_remembered() -> None:
     prefixes = PrefixCache()
     prefixes.keep(list(range(30)), filled(30))
-    first, _ = prefixes.take([*range(30), 7], CONFIG)
+    first, _ = prefixes.take([*range(30), 7])
     first.update(torch.full((1, 2, 5, 16), 9.0), torch.full((1, 2, 5, 16), 9.0), 0)
-    second, known = prefixes.take([*range(30), 7], CONFIG)
+    second, known = prefixes.take([*range(30), 7])
     assert known == 30 and second.layers[0].keys.shape[2] == 30
     assert float(second.layers[0].keys.max()) == 29
 
@@ -54,7 +54,7 @@ def test_memory_is_bounded_and_the_oldest_go_first() -> None:
     for number in range(10):
         prefixes.keep([1000 * number + place for place in range(40)], filled(40))
         assert prefixes.nbytes <= 3 * size
-    known = [prefixes.take([1000 * n + place for place in range(40)], CONFIG)[1] for n in range(10)]
+    known = [prefixes.take([1000 * n + place for place in range(40)])[1] for n in range(10)]
     assert [n for n, value in enumerate(known) if value] == [7, 8, 9]
     prefixes.clear()
     assert prefixes.nbytes == 0

@@ -50,6 +50,17 @@ def test_several_rounds() -> None:
     )
 
 
+def test_gpt_oss_ends_answers_but_the_last_as_everything_else() -> None:
+    prompt = OFFICIAL_TEMPLATES["internvl3_5_gpt_oss"].render([("one", "two"), ("three", None)])
+    assert prompt == (
+        "<|start|>system<|message|>You are InternVL, a large language model trained by Shanghai AI Laboratory.\n"
+        "Knowledge cutoff: 2024-06\nCurrent date: 2025-08-06\n\nReasoning: low\n\n"
+        "# Valid channels: final. Channel must be included for every message.<|end|>"
+        "<|start|>user<|message|>one<|end|><|start|>assistanttwo<|end|>"
+        "<|start|>user<|message|>three<|end|><|start|>assistant"
+    )
+
+
 def test_an_empty_system_message_is_not_the_default_one() -> None:
     template = OFFICIAL_TEMPLATES["Hermes-2"]
     assert template.render([("q", None)], system_message="") == CHATML.format("", "q")
@@ -69,6 +80,7 @@ def test_stops() -> None:
         "internvl2_5": "<|im_end|>",
         "phi3-chat": "<|end|>",
         "internvl_zh": "</s>",
+        "internvl3_5_gpt_oss": "<|return|>",
     }
 
 

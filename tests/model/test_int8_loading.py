@@ -89,7 +89,7 @@ def test_memory_of_loading_is_that_of_the_rounded_model(tmp_path: Path) -> None:
         assert bytes_now <= counted.most < bytes_now + 4 * (4 * 512 * 128) < in_floats * 0.6
 
 
-@pytest.mark.parametrize("family", ["internlm2", "phi3", "llama", "qwen3_moe"])
+@pytest.mark.parametrize("family", ["internlm2", "phi3", "llama", "qwen3_moe", "gpt_oss"])
 def test_values_are_those_of_rounding_afterwards(family: str, tmp_path: Path) -> None:
     official.write_folder(tmp_path / "original", family, shards=2)
     convert(tmp_path / "original", tmp_path / "native")

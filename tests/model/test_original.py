@@ -66,7 +66,7 @@ def random_prompt(length: int, places: int) -> list[int]:
 
 
 @pytest.mark.parametrize("vision", ["300m", "6b"])
-@pytest.mark.parametrize("family", [*FAMILIES, "qwen3", "qwen3_moe"])
+@pytest.mark.parametrize("family", [*FAMILIES, "qwen3", "qwen3_moe", "gpt_oss"])
 def test_logits_of_each_family_with_each_tower(tmp_path: Path, family: str, vision: str) -> None:
     content, state = official.write_folder(tmp_path, family, vision, shards=2 if vision == "6b" else 1)
     loaded = load(tmp_path)

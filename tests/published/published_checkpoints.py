@@ -24,6 +24,7 @@ ORIGINAL = (
     "InternVL3-2B",
     "InternVL3_5-8B",
     "InternVL3_5-30B-A3B",
+    "InternVL3_5-GPT-OSS-20B-A4B-Preview",
 )
 NATIVE = (
     "InternVL2_5-2B-MPO-hf",
@@ -32,15 +33,15 @@ NATIVE = (
     "InternVL3-38B-hf",
     "InternVL3_5-8B-HF",
     "InternVL3_5-30B-A3B-HF",
+    "InternVL3_5-GPT-OSS-20B-A4B-Preview-HF",
 )
 UNSUPPORTED = (
     "InternVL-Chat-V1-5-Int8",
     "InternVL2-8B-AWQ",
-    "InternVL3_5-GPT-OSS-20B-A4B-Preview",
     "Mono-InternVL-2B",
 )
 # Ids of the first added token, as published, by the language model's tokenizer.
-_FIRST_ADDED = {"Qwen2Tokenizer": 151643, "LlamaTokenizer": 92538}
+_FIRST_ADDED = {"Qwen2Tokenizer": 151643, "LlamaTokenizer": 92538, "PreTrainedTokenizerFast": 199998}
 
 Files = dict[str, Any]
 
@@ -71,6 +72,9 @@ def _shrink(language: Files, vision: Files) -> None:
     language |= {"num_attention_heads": 4, "num_key_value_heads": 2}
     if "head_dim" in language:
         language["head_dim"] = 8
+    if "num_local_experts" in language:
+        # GPT-OSS's window stays as published.
+        language |= {"num_local_experts": 4, "num_experts_per_tok": 2, "layer_types": language["layer_types"][:2]}
     if "num_experts" in language:
         language |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
     vision |= {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -83,9 +87,11 @@ def _write_original(folder: Path, files: Files) -> None:
     content = files["config.json"]
     language = content["llm_config"]
     family = {"Qwen2": "qwen2", "Qwen3": "qwen3", "Qwen3Moe": "qwen3", "InternLM2": "internlm2"}
+    family |= {"GptOss": "gpt_oss"}
     rows = official.write_tokenizer(folder, family[language["architectures"][0].removesuffix("ForCausalLM")])
     _shrink(language, content["vision_config"])
     language["vocab_size"] = rows
+    _shift_ids(language, rows - 200028, 199998)  # those of GPT-OSS
     official.write_original(folder, content, official.tiny_state(content))
 
 
@@ -95,17 +101,14 @@ def _write_original(folder: Path, files: Files) -> None:
 def _write_native(folder: Path, files: Files) -> None:
     content, tokens = files["config.json"], files["tokenizer_config.json"]
     first = _FIRST_ADDED[tokens["tokenizer_class"]]
-    write = _write_qwen2 if tokens["tokenizer_class"] == "Qwen2Tokenizer" else _write_llama
-    shift = write(folder, tokens, first) - first
+    writers = {"Qwen2Tokenizer": _write_qwen2, "LlamaTokenizer": _write_llama}
+    shift = writers.get(tokens["tokenizer_class"], _write_harmony)(folder, tokens, first) - first
     language = content["text_config"]
     _shrink(language, content["vision_config"])
     language["vocab_size"] += shift
     content["image_token_id"] += shift
     for file in ("config.json", "generation_config.json"):
-        part = files.get(file, {}).get("text_config", files.get(file, {}))
-        for role in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            if isinstance(part.get(role), int) and part[role] >= first:
-                part[role] += shift
+        _shift_ids(files.get(file, {}).get("text_config", files.get(file, {})), shift, first)
     config = InternVLConfig.from_dict(content)
     config.tie_word_embeddings = False
     torch.manual_seed(0)
@@ -113,6 +116,20 @@ def _write_native(folder: Path, files: Files) -> None:
     for parameter in model.parameters():
         parameter.data = parameter.data * 3 + torch.randn_like(parameter) * 0.02
     model.save_pretrained(folder)
+
+
+def _shift_ids(part: Files, shift: int, first: int) -> None:
+    for role in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        if isinstance(part.get(role), int) and part[role] >= first:
+            part[role] += shift
+
+
+def _write_harmony(folder: Path, tokens: Files, first: int) -> int:
+    """Tokenizer files with a tiny vocabulary. Returns the id of the first added token."""
+    size = len(official._byte_pairs()[0])
+    tokens["added_tokens_decoder"] = {str(int(i) + size - first): t for i, t in tokens["added_tokens_decoder"].items()}
+    official.harmony_pipeline(tokens["added_tokens_decoder"]).save(str(folder / "tokenizer.json"))
+    return size
 
 
 def _write_qwen2(folder: Path, tokens: Files, first: int) -> int:

@@ -140,6 +140,8 @@ ENDS = {
     "InternVL2_5-2B-MPO-hf": ["</s>", "<|im_end|>"],
     "InternVL3-2B-hf": ["<|im_end|>"],
     "InternVL3_5-8B-HF": ["<|im_end|>"],
+    "InternVL3_5-GPT-OSS-20B-A4B-Preview": ["<|return|>"],
+    "InternVL3_5-GPT-OSS-20B-A4B-Preview-HF": ["<|return|>"],
 }
 
 
@@ -151,11 +153,22 @@ def test_answers_end_where_the_published_settings_say(name: str, folder_of: Writ
 
 OLD = "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"  # noqa: RUF001
 NEW = "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"  # noqa: RUF001
-# What stands between the system message and the user's part, and the system message.
+HARMONY = (
+    "You are InternVL, a large language model trained by Shanghai AI Laboratory.\n"
+    "Knowledge cutoff: 2024-06\nCurrent date: 2025-08-06\n\nReasoning: low\n\n"
+    "# Valid channels: final. Channel must be included for every message."
+)
+CHATML = "<|im_start|>system\n{0}{2}<|im_start|>user\n{1}{2}<|im_start|>assistant\n"
+# The prompt around the system message and the user's part, the former, and what ends both.
 TURNS = {
-    "Hermes-2": ("<|im_end|>", OLD),
-    "internlm2-chat": ("<|im_end|>", OLD),
-    "internvl2_5": ("<|im_end|>\n", NEW),
+    "Hermes-2": (CHATML, OLD, "<|im_end|>"),
+    "internlm2-chat": (CHATML, OLD, "<|im_end|>"),
+    "internvl2_5": (CHATML, NEW, "<|im_end|>\n"),
+    "internvl3_5_gpt_oss": (
+        "<|start|>system<|message|>{0}{2}<|start|>user<|message|>{1}{2}<|start|>assistant",
+        HARMONY,
+        "<|end|>",
+    ),
 }
 
 
@@ -164,12 +177,10 @@ TURNS = {
 def test_original_prompts_tiles_and_pixels_are_official(name: str, size: tuple[int, int], folder_of: Write) -> None:
     folder, image = folder_of(name), picture(*size)
     found = load_backbone(folder).encode(QUESTION, image)
-    end, system = TURNS[published(name)["config.json"]["template"]]
+    prompt, system, end = TURNS[published(name)["config.json"]["template"]]
     places = "<img>" + "<IMG_CONTEXT>" * 256 * SIZES[size] + "</img>"
     assert found.num_tiles == (SIZES[size],)
-    assert found.prompt == (
-        f"<|im_start|>system\n{system}{end}<|im_start|>user\n{places}\n{QUESTION}{end}<|im_start|>assistant\n"
-    )
+    assert found.prompt == prompt.format(system, f"{places}\n{QUESTION}", end)
     processor = GotOcr2ImageProcessorPil(
         size={"height": 448, "width": 448}, image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225]
     )
@@ -196,16 +207,6 @@ def test_what_is_not_supported_is_refused_before_weights_are_read(name: str, fol
     assert name in documented
 
 
-def test_gpt_oss_is_refused_in_a_native_folder_too(tmp_path: Path) -> None:
-    folder = write_published("InternVL3-2B-hf", tmp_path)
-    content = json.loads((folder / "config.json").read_text("utf-8"))
-    content["text_config"] |= {"model_type": "gpt_oss", "num_local_experts": 32}
-    (folder / "config.json").write_text(json.dumps(content), "utf-8")
-    for load in (load_backbone, describe):
-        with pytest.raises(CheckpointError, match="gpt_oss"):
-            load(folder)
-
-
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -219,7 +220,7 @@ def test_gpt_oss_is_refused_in_a_native_folder_too(tmp_path: Path) -> None:
         ({"model_type": "llava", "architectures": ["LlavaLlamaForCausalLM"]}, "llava"),
         ({"model_type": "intern_vit_6b", "architectures": ["InternVisionModel"]}, "intern_vit_6b"),
         ({"model_type": "internvl", "architectures": ["InternVLModel"], "qllama_config": {}}, "InternVL-14B"),
-        ({"template": "internvl3_5_gpt_oss"}, "internvl3_5_gpt_oss"),
+        ({"template": "internvl3_5_gptoss"}, "internvl3_5_gptoss"),
         ({"quantization_config": {"quant_method": "awq", "bits": 4}}, "awq"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

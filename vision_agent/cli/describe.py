@@ -13,7 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 from transformers import AutoTokenizer, InternVLForConditionalGeneration
-from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts
+from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
 from transformers.utils.hub import cached_file
 
 from vision_agent.errors import CheckpointError, first_line, last_line
@@ -28,6 +28,7 @@ from vision_agent.model.checkpoint_files import (
 from vision_agent.model.empty_model import misfits
 from vision_agent.model.hub import check_source
 from vision_agent.model.image_settings import image_settings, tiling_settings
+from vision_agent.model.int8 import Experts
 from vision_agent.model.load_options import is_mixture
 from vision_agent.model.original.configuration import (
     is_original,
@@ -290,7 +291,7 @@ def _parameters(model: Any) -> Parameters:
     text, total = model.config.text_config, _count(model)
     idle = 0.0
     if is_mixture(model.config):
-        experts = sum(_count(module) for module in model.modules() if isinstance(module, Qwen3MoeExperts))
+        experts = sum(_count(module) for module in model.modules() if isinstance(module, Experts))
         idle = experts * (1 - text.num_experts_per_tok / text.num_experts)
     return Parameters(
         vision=vision, projector=projector, language=total - vision - projector, active=total - round(idle)
@@ -303,8 +304,11 @@ def _memory(model: Any) -> Memory:
     linears = [module.weight for module in model.model.language_model.modules() if isinstance(module, nn.Linear)]
     mixture = is_mixture(model.config)
     if mixture:
-        experts = [module for module in model.modules() if isinstance(module, Qwen3MoeExperts)]
-        linears += [each for module in experts for each in (module.gate_up_proj, module.down_proj)]
+        experts = [module for module in model.modules() if isinstance(module, Experts)]
+        for module in experts:
+            # Rows first, as they are rounded.
+            for weight in (module.gate_up_proj, module.down_proj):
+                linears.append(weight.mT if isinstance(module, GptOssExperts) else weight)
     rounded = sum(weight.numel() for weight in linears)
     scales = sum(weight.numel() // weight.shape[-1] for weight in linears)
     rest = 2 * (total - rounded)

@@ -31,6 +31,7 @@ from vision_agent.errors import AnswerError, InputError, bad_argument
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.generation.prefix_cache import LEAST_SHARED, PrefixCache, common_beginning
 from vision_agent.generation.stopping import RepetitionWatcher, StopWatcher
+from vision_agent.model.attention import full_cache
 from vision_agent.model.backbone import Backbone
 from vision_agent.plugins.cancellation import CANCELLED, raise_if_cancelled, until_cancelled
 from vision_agent.plugins.constraint import Constraint
@@ -323,7 +324,7 @@ def _search(
         for row, answer in enumerate(answers):
             real_BL[row, : len(answer)] = True
         full_BL, full_mask_BL = torch.cat([ids_BL, new_BL], dim=1), torch.cat([mask_BL.bool(), real_BL], dim=1)
-        cache = DynamicCache(config=backbone.model.config.text_config)
+        cache = full_cache()
         hidden_BLC = backbone.model.model.language_model(
             inputs_embeds=backbone.embed(full_BL, _images(inputs)),
             attention_mask=full_mask_BL.long(),
@@ -373,16 +374,15 @@ def _begin(
     prefixes: PrefixCache | None,
 ) -> tuple[DynamicCache, int]:
     """A cache with the beginning that all rows share, and its length: from the prefix cache, or fed once for all."""
-    config = backbone.model.config.text_config
     if prefixes is None:
-        return DynamicCache(config=config), 0
+        return full_cache(), 0
     # Every row must have a token of its own left to be fed.
     shared = min(common_beginning(marks), *(len(row) - 1 for row in marks))
-    cache, known = prefixes.take(marks[0][: shared + 1], config)
+    cache, known = prefixes.take(marks[0][: shared + 1])
     if len(inputs) == 1:
         return cache, known
     if shared < LEAST_SHARED:
-        return DynamicCache(config=config), 0
+        return full_cache(), 0
     if known < shared:
         first = _rest(backbone, inputs[0], known)
         ids_BL = torch.tensor([first.ids[: shared - known]], device=backbone.device)

@@ -10,13 +10,14 @@ Shape suffixes: H heads, L tokens, D head size.
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
+
+from vision_agent.model.attention import full_cache
 
 # Shorter beginnings are computed again: taking them over costs more than it saves.
 LEAST_SHARED = 16
@@ -38,16 +39,13 @@ class PrefixCache:
         self._next = 0
         self._lock = threading.Lock()
 
-    def take(self, marks: Sequence[int], config: Any) -> tuple[DynamicCache, int]:
+    def take(self, marks: Sequence[int]) -> tuple[DynamicCache, int]:
         """Return a cache that holds a beginning of this prompt, and how many tokens it holds (0 if nothing fits).
 
         At least the prompt's last token is left to be fed, since its state predicts the answer.
-
-        Args:
-            config: the language model's configuration.
         """
         wanted = np.asarray(marks, dtype=np.int64)
-        cache = DynamicCache(config=config)
+        cache = full_cache()
         with self._lock:
             best, shared = None, 0
             for number, entry in self._entries.items():
@@ -68,7 +66,7 @@ class PrefixCache:
         pairs: list[tuple[Tensor, Tensor]] = []
         for layer in cache.layers:
             if type(layer) is not DynamicLayer or layer.keys is None or layer.values is None:
-                return  # such as a sliding window, which has dropped its beginning
+                return  # a layer of another kind may have dropped its beginning
             pairs.append((layer.keys[:, :, :held], layer.values[:, :, :held]))
         layers = tuple(pairs)
         entry = _Entry(np.asarray(marks[:held], dtype=np.int64), layers)

@@ -311,7 +311,7 @@ class Backbone:
             question = with_placeholders(question, len(loaded), combine=combine)
         counts = [grid.tile_count * self.tokens_per_tile for grid in grids]
         prompt = self.prompts.write(
-            [*(history or ()), (question, None)], [sum(counts)] if combine and counts else counts
+            [*(history or ()), (question, None)], [sum(counts)] if combine and counts else counts, opened=False
         )
         tiles = [self.tiles(image, grid) for image, grid in zip(loaded, grids, strict=True)]
         return EncodedPrompt(

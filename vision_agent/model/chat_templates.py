@@ -4,7 +4,8 @@ A published checkpoint in the original format names its template in `config.json
 the official prompt, character for character; `ConversationTemplate.chat_template` says the same in the template
 language of transformers, so that a converted folder needs nothing but transformers.
 
-Facts from OpenGVLab/InternVL, `internvl/conversation.py`.
+Facts from OpenGVLab/InternVL, `internvl/conversation.py`; those of GPT-OSS from
+`internvl_chat_gpt_oss/internvl/model/internvl_chat/conversation.py`.
 """
 
 import json
@@ -19,6 +20,11 @@ _SYSTEM_MESSAGE = (
 )
 _SYSTEM_MESSAGE_2_5 = (
     "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"  # noqa: RUF001
+)
+_SYSTEM_MESSAGE_GPT_OSS = (
+    "You are InternVL, a large language model trained by Shanghai AI Laboratory.\n"
+    "Knowledge cutoff: 2024-06\nCurrent date: 2025-08-06\n\nReasoning: low\n\n"
+    "# Valid channels: final. Channel must be included for every message."
 )
 
 # `@name@` stands for that field of the template, as a jinja string.
@@ -110,16 +116,16 @@ class ConversationTemplate:
 
 
 def _marked(
-    name: str, system_message: str, *, sep: str, system: str, user: str, assistant: str
+    name: str, system_message: str, *, sep: str, system: str, user: str, assistant: str, after_mark: str = "\n"
 ) -> ConversationTemplate:
     """A template in which every part has a start mark of its own and all share one end mark."""
     return ConversationTemplate(
         name=name,
         system_message=system_message,
-        system_start=system + "\n",
+        system_start=system + after_mark,
         system_end=sep,
-        user=user + "\n",
-        assistant=assistant + "\n",
+        user=user + after_mark,
+        assistant=assistant + after_mark,
         user_end=sep,
         assistant_end=sep,
         sep=sep,
@@ -157,6 +163,19 @@ _TEMPLATES = (
         sep="</s>",
         between=": ",
         waiting=":",
+    ),
+    # The end mark of a finished dialogue; earlier answers end as everything else does.
+    replace(
+        _marked(
+            "internvl3_5_gpt_oss",
+            _SYSTEM_MESSAGE_GPT_OSS,
+            sep="<|end|>",
+            system="<|start|>system<|message|>",
+            user="<|start|>user<|message|>",
+            assistant="<|start|>assistant",
+            after_mark="",
+        ),
+        sep="<|return|>",
     ),
 )
 

@@ -21,6 +21,7 @@ from transformers import (
 from transformers.utils.hub import cached_file
 
 from vision_agent.errors import CheckpointError, ConfigError, first_line, last_line
+from vision_agent.model.attention import attention_choice
 from vision_agent.model.backbone import Backbone, TilingSettings
 from vision_agent.model.chat_templates import OFFICIAL_TEMPLATES
 from vision_agent.model.checkpoint_files import (
@@ -41,6 +42,7 @@ from vision_agent.model.load_options import (
     LoadSettings,
     check_load_options,
     check_mixture,
+    check_sinks,
     finish,
     is_mixture,
     load_arguments,
@@ -51,7 +53,7 @@ from vision_agent.model.original.sa2va import is_sa2va, load_sa2va, own_route
 from vision_agent.model.original.weights import load_native
 from vision_agent.model.quiet import quiet
 from vision_agent.model.tower import LiteTowerConfig, register_tower
-from vision_agent.model.weight_files import open_weights
+from vision_agent.model.weight_files import open_weights, refuse_packed
 
 register_tower()
 
@@ -105,6 +107,7 @@ def load_backbone(
     if not original:
         check_folder(files.weights_folder(), source)
         _refuse_unfilled(files, config, parameters)
+    check_sinks(options, config)
     if is_mixture(config):
         check_mixture(options, device)
     if isinstance(options.device_map, dict) and not original:
@@ -159,6 +162,7 @@ def _load_native(
 
 
 def _read_native(source: str, config: InternVLConfig, arguments: dict[str, Any]) -> Any:
+    arguments["attn_implementation"] = attention_choice(config, arguments["attn_implementation"])
     loaded: Any = InternVLForConditionalGeneration.from_pretrained(
         source, config=config, output_loading_info=True, **arguments
     )
@@ -352,10 +356,10 @@ def model_config(content: dict[str, Any], names: Collection[str] = ()) -> Intern
     vision = content.get("vision_config", {})
     if vision.get("model_type") == LiteTowerConfig.model_type:
         content = {**content, "vision_config": LiteTowerConfig.from_dict(vision)}
-    if (content.get("text_config") or {}).get("model_type") == "gpt_oss":
-        raise CheckpointError(
-            "config.json names the language model 'gpt_oss', which is not supported: its attention has sinks"
-        )
+    refuse_packed(names)
+    text = content.get("text_config") or {}
+    if (text.get("quantization_config") or {}).get("quant_method") == "mxfp4":  # the tensors tell that they are not
+        content = {**content, "text_config": {key: text[key] for key in text if key != "quantization_config"}}
     config: Any = InternVLConfig.from_dict(content)
     if not _OUTPUT_TABLES.isdisjoint(names):
         config.tie_word_embeddings = False

@@ -11,9 +11,20 @@ from transformers.initialization import no_init_weights
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts
 
 from vision_agent.errors import CheckpointError, last_line
+from vision_agent.model.attention import attention_choice
 from vision_agent.model.fingerprint import todays_name
-from vision_agent.model.int8 import Int8Experts, Int8Linear, RoundedRows, quantize_linears
+from vision_agent.model.int8 import (
+    Int8Experts,
+    Int8GptOssExperts,
+    Int8Linear,
+    RoundedExperts,
+    RoundedRows,
+    quantize_linears,
+)
 from vision_agent.model.weight_files import WeightFile
+
+# What a tensor of a checkpoint is copied to.
+Target = Tensor | RoundedRows | RoundedExperts
 
 
 def empty_model(
@@ -31,7 +42,7 @@ def empty_model(
     try:
         with no_init_weights(), torch.device("meta") if int8 else nullcontext():
             model: Any = InternVLForConditionalGeneration._from_config(
-                config, dtype=dtype, attn_implementation=attn_implementation
+                config, dtype=dtype, attn_implementation=attention_choice(config, attn_implementation)
             )
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"config.json makes no sense: {last_line(error)}") from error
@@ -55,18 +66,22 @@ def misfits(model: Any, files: Sequence[WeightFile]) -> list[str]:
     return sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
 
 
-def fillable(model: Any) -> dict[str, Tensor | RoundedRows]:
+def fillable(model: Any) -> dict[str, Target]:
     """Return what is filled with a checkpoint's tensors, by native name; experts one by one, as they are stored.
 
     All have a `shape` and a `copy_`. One table for words in and out is named once.
     """
-    targets: dict[str, Tensor | RoundedRows] = dict(model.state_dict())
+    targets: dict[str, Target] = dict(model.state_dict())
     if model.get_input_embeddings().weight is model.get_output_embeddings().weight:
         del targets["lm_head.weight"]
     for name, module in model.named_modules():
         if isinstance(module, Int8Linear):
             targets[f"{name}.weight"] = module.rows
             del targets[f"{name}.scale"]
+        elif isinstance(module, Int8GptOssExperts):  # joined in the files, as they are in memory
+            for part in ("gate_up", "down"):
+                targets[f"{name}.{part}_proj"] = module.joined(part)
+                del targets[f"{name}.{part}_scale"]
         elif isinstance(module, Int8Experts | Qwen3MoeExperts):
             for own, _ in [*module.named_parameters(), *module.named_buffers()]:
                 del targets[f"{name}.{own}"]

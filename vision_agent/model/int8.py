@@ -18,8 +18,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts
 
+# The experts of the mixtures that load.
+Experts = Qwen3MoeExperts | GptOssExperts
 # Elements of a weight that are floats at a time: 1 MiB of fp32, which stays in a core's cache.
 _CHUNK_ELEMENTS = 2**18
 # torch's fused kernel is the fastest up to so many rows, and many times slower for a long prompt.
@@ -47,6 +50,24 @@ class RoundedRows:
             scale_R = part_RI.abs().amax(dim=1).clamp(min=1e-12) / 127
             self.weight_OI[start : start + rows] = (part_RI / scale_R.unsqueeze(1)).round_().clamp_(-127, 127)
             self.scale_O[start : start + rows] = scale_R
+
+
+@dataclass(frozen=True)
+class RoundedExperts:
+    """Where the joined weights (E, I, O) of GPT-OSS's experts are written to as int8."""
+
+    experts: tuple[RoundedRows, ...]
+
+    @property
+    def shape(self) -> torch.Size:
+        outputs, inputs = self.experts[0].shape
+        return torch.Size((len(self.experts), inputs, outputs))
+
+    @torch.no_grad()
+    def copy_(self, float_EIO: Tensor) -> None:
+        """Round the weights of one expert after another."""
+        for rows, float_IO in zip(self.experts, float_EIO, strict=True):
+            rows.copy_(float_IO.T)
 
 
 class Int8Linear(nn.Module):
@@ -90,7 +111,7 @@ class Int8Linear(nn.Module):
 
 
 class Int8Experts(nn.Module):
-    """The experts of a mixture (Qwen3's) for inference, with int8 weights.
+    """The experts of a mixture for inference, with int8 weights: Qwen3's, and below GPT-OSS's.
 
     Attributes:
         gate_up_proj: (E, 2 I, H) int8, of each expert the gate's rows and then the others'.
@@ -107,14 +128,31 @@ class Int8Experts(nn.Module):
     def __init__(self, experts: Any) -> None:
         """Round experts; of those without storage only the shapes are taken."""
         super().__init__()
-        self.act_fn = experts.act_fn
+        self._take(experts)
         for name in ("gate_up", "down"):
-            weight_EOI = getattr(experts, f"{name}_proj").detach()
+            weight_EOI = self._rows_first(getattr(experts, f"{name}_proj").detach())
             self.register_buffer(f"{name}_proj", torch.empty_like(weight_EOI, dtype=torch.int8))
             self.register_buffer(f"{name}_scale", weight_EOI.new_empty(weight_EOI.shape[:2]))
             if not weight_EOI.is_meta:
                 for expert, weight_OI in enumerate(weight_EOI):
                     self.rows(name, expert).copy_(weight_OI)
+
+    def _take(self, experts: Any) -> None:
+        """Take over what stays as it is."""
+        self.act_fn = experts.act_fn
+
+    def _rows_first(self, weight: Tensor) -> Tensor:
+        """Return weights as (E, O, I)."""
+        return weight
+
+    def _compute(self, x_RH: Tensor, expert: int) -> Tensor:
+        gate, up = self._multiply("gate_up", x_RH, expert).chunk(2, dim=-1)
+        return self._multiply("down", self.act_fn(gate) * up, expert)
+
+    def _multiply(self, name: str, x_RI: Tensor, expert: int) -> Tensor:
+        rows = self.rows(name, expert)
+        output_RO: Tensor = _int8_matmul(x_RI, rows.weight_OI, rows.scale_O)
+        return output_RO
 
     def rows(self, name: str, expert: int) -> RoundedRows:
         """Return where one expert's weight, "gate_up" or "down", is written to."""
@@ -125,11 +163,40 @@ class Int8Experts(nn.Module):
         output_RH = torch.zeros_like(x_RH)
         for expert in sorted(set(chosen_RK.flatten().tolist())):
             rows, ranks = torch.where(chosen_RK == expert)
-            gate_up = _int8_matmul(x_RH[rows], self.gate_up_proj[expert], self.gate_up_scale[expert])
-            gate, up = gate_up.chunk(2, dim=-1)
-            said = _int8_matmul(self.act_fn(gate) * up, self.down_proj[expert], self.down_scale[expert])
+            said = self._compute(x_RH[rows], expert)
             output_RH.index_add_(0, rows, (said * weights_RK[rows, ranks, None]).to(output_RH.dtype))
         return output_RH
+
+
+class Int8GptOssExperts(Int8Experts):
+    """The experts of GPT-OSS, whose gate and other rows take turns, with biases and a clamped activation.
+
+    Attributes:
+        gate_up_proj_bias: (E, 2 I), in the format of the activations.
+        down_proj_bias: (E, H).
+    """
+
+    gate_up_proj_bias: Tensor
+    down_proj_bias: Tensor
+
+    def joined(self, name: str) -> RoundedExperts:
+        """Return where all experts' weights, "gate_up" or "down", are written to."""
+        return RoundedExperts(tuple(self.rows(name, expert) for expert in range(len(self.down_proj))))
+
+    def _take(self, experts: Any) -> None:
+        self._alpha, self._limit = experts.alpha, experts.limit
+        for name in ("gate_up_proj_bias", "down_proj_bias"):
+            self.register_buffer(name, getattr(experts, name).detach())
+
+    def _rows_first(self, weight: Tensor) -> Tensor:
+        return weight.transpose(1, 2)
+
+    def _compute(self, x_RH: Tensor, expert: int) -> Tensor:
+        both = self._multiply("gate_up", x_RH, expert) + self.gate_up_proj_bias[expert]
+        gate = both[..., ::2].clamp(max=self._limit)
+        up = both[..., 1::2].clamp(min=-self._limit, max=self._limit)
+        inner = (up + 1) * gate * torch.sigmoid(self._alpha * gate)
+        return self._multiply("down", inner, expert) + self.down_proj_bias[expert]
 
 
 @torch.no_grad()
@@ -147,11 +214,17 @@ def quantize_linears(module: nn.Module, keep: Iterable[str] = ()) -> int:
         (parent, name, child)
         for parent in module.modules()
         for name, child in parent.named_children()
-        if isinstance(child, nn.Linear | Qwen3MoeExperts) and name not in kept
+        if isinstance(child, nn.Linear | Experts) and name not in kept
     ]
     for parent, name, child in found:
-        setattr(parent, name, Int8Linear(child) if isinstance(child, nn.Linear) else Int8Experts(child))
+        setattr(parent, name, _rounded(child))
     return len(found)
+
+
+def _rounded(layer: nn.Module) -> nn.Module:
+    if isinstance(layer, nn.Linear):
+        return Int8Linear(layer)
+    return Int8GptOssExperts(layer) if isinstance(layer, GptOssExperts) else Int8Experts(layer)
 
 
 # An operation of its own, so that torch.compile calls it as one step and does not unroll its loop.

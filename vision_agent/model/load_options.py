@@ -20,6 +20,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, StrictBool, ValidationError, field_validator
 
 from vision_agent.errors import ConfigError, bad_argument, require_extra, require_package
+from vision_agent.model.attention import has_sinks
 from vision_agent.model.compile import check_compiler, compile_steps
 from vision_agent.model.device_map import DeviceMap, check_memory, main_device
 from vision_agent.model.devices import DTYPE_NAMES, choose_device
@@ -169,6 +170,19 @@ def check_mixture(options: LoadOptions, device: torch.device) -> None:
         raise ConfigError("`quantization` and `device_map` do not go together for mixtures of experts; leave one out")
     if options.quantization is not None and options.lora:
         raise ConfigError("`quantization` and `lora` do not go together for mixtures of experts; leave one out")
+
+
+def check_sinks(options: LoadOptions, config: Any) -> None:
+    """See that the attention asked for has the sinks that the language model needs.
+
+    Raises:
+        ConfigError: flash attention, which would leave them out.
+    """
+    if has_sinks(config) and options.attn_implementation == "flash_attention_2":
+        raise ConfigError(
+            "'flash_attention_2' has no attention sinks, which this language model needs; leave `attn_implementation` "
+            "out"
+        )
 
 
 def rounds_while_reading(options: LoadOptions, device: torch.device, *, mixture: bool = False) -> bool:

@@ -23,6 +23,9 @@ _MARKUP = frozenset({"<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"})
 _MARK = "\ue000"
 # Of a chat template, far above what any needs.
 _MOST_SECONDS, _MOST_CHARACTERS = 5.0, 100_000
+# GPT-OSS writes the channel of an answer before its words ("Harmony"). It has one for answers, so that is given: the
+# words come first, and grammars and routes begin with them.
+_CHANNEL, _ANSWERING = "<|channel|>final<|message|>", "<|start|>assistant"
 _MARKED = re.compile(f"{_MARK}(\\d+){_MARK}")
 
 Turn = tuple[str, str | None]
@@ -83,8 +86,16 @@ class PromptWriter:
         # A tokenizer that begins every piece with a space makes the same tokens of a phrase wherever it stands, if it
         # is read as a piece of its own.
         self._by_pieces = _adds_prefix_space(tokenizer)
+        self._opening = _opening(tokenizer, render)
 
-    def write(self, turns: Sequence[Turn], image_tokens: Sequence[int], places: Sequence[int | None] = ()) -> Prompt:
+    def write(
+        self,
+        turns: Sequence[Turn],
+        image_tokens: Sequence[int],
+        places: Sequence[int | None] = (),
+        *,
+        opened: bool = True,
+    ) -> Prompt:
         """Write the prompt of a conversation.
 
         Args:
@@ -93,11 +104,13 @@ class PromptWriter:
                 `<image>` is plain text.
             places: for each round, how many of its `<image>` stand for images; those after them are plain text.
                 None, or no number for a round: all of them.
+            opened: where answers begin with the name of a channel, write it before each of them, the next one too.
 
         Raises:
             InputError: placeholders and images differ in number.
         """
-        pieces = self._pieces(turns, places if image_tokens else [0] * len(turns))
+        opening = self._opening if opened else ""
+        pieces = self._pieces(turns, places if image_tokens else [0] * len(turns), opening)
         found = sum(piece == IMAGE_CONTEXT and filled for piece, filled in pieces)
         if found != len(image_tokens):
             raise InputError(
@@ -120,22 +133,25 @@ class PromptWriter:
             raise CheckpointError(f"the chat template of {self._name!r} drops the user's text or an image")
         before = before.replace(PLACEHOLDER, IMAGE_START + IMAGE_CONTEXT + IMAGE_END)
         before_ids = self._tokenized(before, add_special_tokens=self._adds_bos(before))
-        return self._expanded(before_ids, image_tokens), self._tokenized(after, add_special_tokens=False)
+        after_ids = self._tokenized(_ended(after, self._opening), add_special_tokens=False)
+        return self._expanded(before_ids, image_tokens), after_ids
 
     def text_ids(self, text: str) -> list[int]:
         """Return the token ids of plain text. Special tokens that a user types stay text."""
         return self._tokenized(text, add_special_tokens=False, split_special_tokens=True)
 
-    def _pieces(self, turns: Sequence[Turn], places: Sequence[int | None]) -> list[tuple[str, bool]]:
+    def _pieces(self, turns: Sequence[Turn], places: Sequence[int | None], opening: str) -> list[tuple[str, bool]]:
         """(text, is a template's): template text, user text, and one `IMAGE_CONTEXT` for every placeholder."""
         written: list[list[str]] = []  # texts, cut at their placeholders
+        answers: set[int] = set()  # which of them are
         marked: list[Turn] = []
         for index, (question, answer) in enumerate(turns):
             count = places[index] if index < len(places) else None
             said = [question.split(PLACEHOLDER, -1 if count is None else count)]
-            said += [] if answer is None else [[answer]]
+            said += [] if answer is None else [[answer.removeprefix(opening)]]
             marks = [f"{_MARK}{len(written) + number}{_MARK}" for number in range(len(said))]
             marked.append((marks[0], marks[1] if answer is not None else None))
+            answers |= {len(written) + 1} if answer is not None else set()
             written += said
         rendered = _MARKED.split(self._render(marked))
         if [int(number) for number in rendered[1::2]] != list(range(len(written))):
@@ -143,7 +159,8 @@ class PromptWriter:
         pieces: list[tuple[str, bool]] = []
         for index, piece in enumerate(rendered):
             if index % 2 == 0:
-                pieces.append((piece, True))
+                opens = index + 1 == len(rendered) or int(rendered[index + 1]) in answers
+                pieces.append((_ended(piece, opening) if opens else piece, True))
                 continue
             for place, part in enumerate(written[int(piece)]):
                 if place:
@@ -250,6 +267,17 @@ def _deadline() -> Iterator[None]:
         yield
     finally:
         sys.settrace(None)
+
+
+def _opening(tokenizer: Any, render: Render) -> str:
+    """What answers begin with, before their words."""
+    if not {"<|channel|>", "<|message|>"} <= tokenizer.get_added_vocab().keys():
+        return ""
+    return _CHANNEL if render([(_MARK, None)]).endswith((_ANSWERING, _ANSWERING + _CHANNEL)) else ""
+
+
+def _ended(text: str, end: str) -> str:
+    return text if text.endswith(end) else text + end
 
 
 def _adds_prefix_space(tokenizer: Any) -> bool:

@@ -4,7 +4,7 @@ Tensors of safetensors files, and of torch's newer ones, lie in the file until t
 """
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +17,8 @@ from vision_agent.model.checkpoint_files import read_object, weight_map
 
 # A mapped file takes memory for what was read of it; it is mapped anew after so many bytes.
 _MAPPED_BYTES = 32 * 2**20
+# What ends the names of weights in MXFP4.
+_PACKED = ("_proj_blocks", "_proj_scales")
 
 
 class WeightFile(Protocol):
@@ -123,6 +125,20 @@ def stored_dtype(folder: Path) -> torch.dtype:
         for key in file.keys():
             return file.tensor(key).dtype
     raise CheckpointError(f"the weight files in {str(folder)!r} are empty")
+
+
+def refuse_packed(names: Collection[str]) -> None:
+    """Refuse experts in MXFP4, as openai/gpt-oss has them; InternVL's own are bf16.
+
+    Raises:
+        CheckpointError: a tensor of packed weights among the names.
+    """
+    packed = next((name for name in names if name.endswith(_PACKED)), None)
+    if packed is not None:
+        raise CheckpointError(
+            f"the experts are packed in MXFP4 ({packed}), which is not supported; unpack them with transformers "
+            "(`Mxfp4Config(dequantize=True)`) and save the model again"
+        )
 
 
 def listed_names(names: Sequence[str] | set[str]) -> str:

@@ -86,26 +86,38 @@ class Layout:
         positions_BL: int64 position ids; a segment continues from its cut.
         visible_BLK: bool, True where the token (row of the mask) attends to the key (cached keys first, then laid-out
             ones).
+        keys_BK: int64 position ids of all keys.
         spans: for each row the spans of its segments, in order.
     """
 
     ids_BL: Tensor
     positions_BL: Tensor
     visible_BLK: Tensor
+    keys_BK: Tensor
     spans: tuple[tuple[Span, ...], ...]
 
-    def additive_mask(self, dtype: torch.dtype) -> Tensor:
-        """Return a (B, 1, L, K) mask for attention: 0 where visible, the dtype's minimum elsewhere."""
-        mask = torch.zeros(self.visible_BLK.shape, dtype=dtype, device=self.visible_BLK.device)
-        return mask.masked_fill_(~self.visible_BLK, torch.finfo(dtype).min).unsqueeze(1)
+    def additive_mask(self, dtype: torch.dtype, window: int | None = None) -> Tensor:
+        """Return a (B, 1, L, K) mask for attention: 0 where visible, the dtype's minimum elsewhere.
+
+        Args:
+            window: of a layer with a sliding window: how many tokens it sees, the token itself among them. They are
+                counted along the segment and those it continues, whatever else is laid out between.
+        """
+        seen_BLK = self.visible_BLK
+        if window is not None:
+            seen_BLK = seen_BLK & (self.positions_BL[:, :, None] - self.keys_BK[:, None] < window)
+        mask = torch.zeros(seen_BLK.shape, dtype=dtype, device=seen_BLK.device)
+        return mask.masked_fill_(~seen_BLK, torch.finfo(dtype).min).unsqueeze(1)
 
     def first(self, columns: int) -> "Layout":
         """Return the first columns of a layout without cached keys; its spans may reach beyond them."""
         visible_BLK = self.visible_BLK[:, :columns, :columns]
-        return Layout(self.ids_BL[:, :columns], self.positions_BL[:, :columns], visible_BLK, self.spans)
+        positions_BL = self.positions_BL[:, :columns]
+        return Layout(self.ids_BL[:, :columns], positions_BL, visible_BLK, self.keys_BK[:, :columns], self.spans)
 
     def to(self, device: torch.device | str) -> "Layout":
-        return Layout(self.ids_BL.to(device), self.positions_BL.to(device), self.visible_BLK.to(device), self.spans)
+        ids_BL, positions_BL = self.ids_BL.to(device), self.positions_BL.to(device)
+        return Layout(ids_BL, positions_BL, self.visible_BLK.to(device), self.keys_BK.to(device), self.spans)
 
 
 def arrange(rows: Sequence[Sequence[Segment]], prefix_mask_BP: Tensor | None = None) -> Layout:
@@ -124,17 +136,19 @@ def arrange(rows: Sequence[Sequence[Segment]], prefix_mask_BP: Tensor | None = N
     ids_BL = torch.full((len(rows), length), NO_TOKEN, dtype=torch.long)
     positions_BL = torch.zeros(len(rows), length, dtype=torch.long)
     visible_BLK = torch.zeros(len(rows), length, prefix_size + length, dtype=torch.bool)
+    cached_BP = torch.zeros(len(rows), prefix_size, dtype=torch.long)
     spans = []
     for row, segments in enumerate(rows):
         prefix = torch.zeros(0, dtype=torch.long)
         if prefix_mask_BP is not None:
             prefix = prefix_mask_BP[row].nonzero().flatten().cpu()
+            cached_BP[row, prefix] = torch.arange(len(prefix))
         spans.append(_arrange_row(segments, prefix, row, ids_BL[row], positions_BL[row], visible_BLK[row]))
         # A padded position attends to itself alone: a row of the mask without any key would turn into NaN.
         used = spans[-1][-1].end if spans[-1] else 0
         padding = torch.arange(used, length)
         visible_BLK[row, padding, prefix_size + padding] = True
-    return Layout(ids_BL, positions_BL, visible_BLK, tuple(spans))
+    return Layout(ids_BL, positions_BL, visible_BLK, torch.cat([cached_BP, positions_BL], dim=1), tuple(spans))
 
 
 def _arrange_row(

@@ -12,7 +12,7 @@ from transformers import DynamicCache
 
 from vision_agent.errors import RouteError
 from vision_agent.generation.prefix_cache import PrefixCache
-from vision_agent.model.attention import full_masks
+from vision_agent.model.attention import full_masks, layer_masks
 from vision_agent.model.backbone import Backbone
 from vision_agent.routing.adapter import Route
 from vision_agent.routing.layout import Layout, Segment, Span, arrange, read_segment, state_columns
@@ -58,7 +58,9 @@ def hidden_states(backbone: Backbone, layout: Layout, embeds_BLC: Tensor, cache:
     with full_masks(language_model):
         output = language_model(
             inputs_embeds=embeds_BLC,
-            attention_mask=layout.additive_mask(embeds_BLC.dtype),
+            attention_mask=layer_masks(
+                language_model.config, lambda window: layout.additive_mask(embeds_BLC.dtype, window)
+            ),
             position_ids=layout.positions_BL,
             past_key_values=cache,
             use_cache=cache is not None,
@@ -164,7 +166,7 @@ def _prompt_read(
     image_id = backbone.model.config.image_token_id
     image = iter(image_marks)
     marks = [next(image) if token == image_id else token for token in ids]
-    cache, known = prefixes.take(marks, backbone.model.config.text_config)
+    cache, known = prefixes.take(marks)
     rest = tuple(ids[known:-1])
     if rest:
         segments = [Segment(tokens=rest)]

@@ -18,9 +18,9 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import DynamicCache
 
 from vision_agent.errors import ConfigError, InputError, RouteError, bad_argument
+from vision_agent.model.attention import full_cache
 from vision_agent.model.backbone import Backbone
 from vision_agent.plugins.decoder import Decoder, DenseFeatures
 from vision_agent.plugins.registry import load_decoder
@@ -138,7 +138,7 @@ def forced_states(
     """
     prompts = [[Segment(tokens=tuple(backbone.prompt_ids(FORCED_REQUEST, [len(each)])))] for each in tokens]
     layout = arrange(prompts).to(backbone.device)
-    cache = DynamicCache(config=backbone.model.config.text_config)
+    cache = full_cache()
     with torch.no_grad():
         hidden_states(backbone, layout, embed_layout(backbone, {}, layout, prompts, torch.cat(list(tokens))), cache)
     known_BP = layout.ids_BL != NO_TOKEN

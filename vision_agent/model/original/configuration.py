@@ -22,6 +22,7 @@ LANGUAGE_MODELS = {
     "InternLM2ForCausalLM": "llama",
     "LlamaForCausalLM": "llama",
     "Phi3ForCausalLM": "phi3",
+    "GptOssForCausalLM": "gpt_oss",
 }
 
 # Taken over under the same name where present; all else in `llm_config` is bookkeeping of older library versions.
@@ -51,6 +52,21 @@ _EXPERT_FIELDS = (
     "decoder_sparse_step",
     "mlp_only_layers",
 )
+# Of GPT-OSS; the first two have no sensible default.
+_GPT_OSS_FIELDS = ("num_local_experts", "num_experts_per_tok", "layer_types", "sliding_window", "swiglu_limit")
+# What GPT-OSS's configuration assumes where a file says nothing.
+_GPT_OSS_DEFAULTS: dict[str, Any] = {
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 150000.0,
+    "rope_scaling": {
+        "rope_type": "yarn",
+        "factor": 32.0,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "truncate": False,
+        "original_max_position_embeddings": 4096,
+    },
+}
 _CODE = "modeling_internvl_chat"  # the file of the published model's class
 _OUTPUT_TABLES = frozenset({"language_model.lm_head.weight", "language_model.output.weight"})
 _WINDOW_FIELDS = ("use_sliding_window", "sliding_window", "max_window_layers")
@@ -193,7 +209,10 @@ def _refuse_unsupported(content: dict[str, Any]) -> None:
         raise CheckpointError("config.json says pad2square: padding images to squares is not supported")
     if content.get("use_backbone_lora") or content.get("use_llm_lora"):
         raise CheckpointError("config.json says that LoRA weights are not merged; merge them and save again")
-    quantized = content.get("quantization_config") or _part(content, "llm_config").get("quantization_config")
+    inside = _part(content, "llm_config").get("quantization_config")
+    if isinstance(inside, dict) and inside.get("quant_method") == "mxfp4":
+        inside = None  # left over from openai/gpt-oss-20b; the tensors themselves tell
+    quantized = content.get("quantization_config") or inside
     if quantized:
         method = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else quantized
         raise CheckpointError(f"the weights are quantized ({method}); load the checkpoint that was not quantized")
@@ -240,12 +259,14 @@ def _vision_config(vision: dict[str, Any], size: int) -> dict[str, Any]:
 
 
 def _language_config(content: dict[str, Any]) -> dict[str, Any]:
-    language = _part(content, "llm_config")
     architecture = language_architecture(content)
+    language = _part(content, "llm_config")
+    if architecture == "GptOssForCausalLM":
+        language = _GPT_OSS_DEFAULTS | language
     _require(language, _LANGUAGE_REQUIRED, "llm_config")
     fields = {name: language[name] for name in _LANGUAGE_FIELDS if name in language}
     fields["model_type"] = LANGUAGE_MODELS[architecture]
-    if fields["model_type"] != "llama":
+    if fields["model_type"] not in ("llama", "gpt_oss"):
         fields |= {name: language[name] for name in _WINDOW_FIELDS if name in language}
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         token = language.get(name)
@@ -259,6 +280,9 @@ def _language_config(content: dict[str, Any]) -> dict[str, Any]:
     if architecture == "Qwen3MoeForCausalLM":
         _require(language, _EXPERT_FIELDS[:3], "llm_config")
         fields |= {name: language[name] for name in _EXPERT_FIELDS if language.get(name) is not None}
+    elif architecture == "GptOssForCausalLM":
+        _require(language, _GPT_OSS_FIELDS[:2], "llm_config")
+        fields |= {name: language[name] for name in _GPT_OSS_FIELDS if name in language}
     if architecture != "Phi3ForCausalLM":
         fields.setdefault("rms_norm_eps", 1e-6)
     fields["rope_parameters"] = _rope(language)

@@ -18,10 +18,9 @@ from torch.nn.functional import interpolate
 from transformers import InternVLConfig
 
 from vision_agent.errors import CheckpointError
-from vision_agent.model.empty_model import empty_model, fillable
+from vision_agent.model.empty_model import Target, empty_model, fillable
 from vision_agent.model.fingerprint import WeightSample
-from vision_agent.model.int8 import RoundedRows
-from vision_agent.model.weight_files import WeightFile, listed_names
+from vision_agent.model.weight_files import WeightFile, listed_names, refuse_packed
 
 _Split = Callable[[Tensor, Any], Sequence[Tensor]]
 
@@ -116,7 +115,7 @@ NATIVE_RULES = (
     Rule(r"(.+)", (r"\1",)),
 )
 
-# Qwen2, Qwen3, Llama, Yi and Phi-3 (whose fused tensors are fused natively too) only move.
+# Qwen2, Qwen3, Llama, Yi, Phi-3 and GPT-OSS (whose fused tensors are fused natively too) only move.
 PLAIN_RULES = (
     _FREQUENCIES,
     Rule(r"language_model\.lm_head\.weight", ("lm_head.weight",)),
@@ -146,6 +145,7 @@ LANGUAGE_RULES = {
     "Qwen3ForCausalLM": PLAIN_RULES,
     "Qwen3MoeForCausalLM": PLAIN_RULES,
     "LlamaForCausalLM": PLAIN_RULES,
+    "GptOssForCausalLM": PLAIN_RULES,
     "Phi3ForCausalLM": PLAIN_RULES,
     "InternLM2ForCausalLM": INTERNLM2_RULES,
 }
@@ -202,7 +202,7 @@ def check_original(model: Any, files: Sequence[WeightFile], architecture: str, b
 
 
 def load_by_rules(
-    targets: Mapping[str, Tensor | RoundedRows], files: Sequence[WeightFile], rules: Sequence[Rule], config: Any
+    targets: Mapping[str, Target], files: Sequence[WeightFile], rules: Sequence[Rule], config: Any
 ) -> WeightSample:
     """Copy the tensors of weight files to where rules put them. All of `targets` are filled, once.
 
@@ -235,6 +235,7 @@ def _plan(keys: Sequence[str], rules: Sequence[Rule], wanted: set[str]) -> dict[
             "the weights are of an InternVL-Flash checkpoint, whose router of image tokens (`gating`, `mlp2`) is not "
             "supported; load the checkpoint of the same name without `-Flash`"
         )
+    refuse_packed(keys)
     plan: dict[str, tuple[Rule, tuple[str, ...]]] = {}
     unexpected: list[str] = []
     missing = set(wanted)
@@ -253,7 +254,7 @@ def _plan(keys: Sequence[str], rules: Sequence[Rule], wanted: set[str]) -> dict[
 
 
 def _fill(
-    targets: Mapping[str, Tensor | RoundedRows],
+    targets: Mapping[str, Target],
     names: tuple[str, ...],
     tensor: Tensor,
     rule: Rule,
