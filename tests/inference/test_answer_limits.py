@@ -19,6 +19,8 @@ from vision_agent import (
     VisionAgent,
 )
 from vision_agent.inference.abilities import Abilities
+from vision_agent.inference.choice_matching import meant_by
+from vision_agent.inference.word_reading import asks_to_read
 
 GREY = Image.new("RGB", (64, 48), "grey")
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
@@ -282,3 +284,147 @@ def test_one_stop_text_is_a_stop_text() -> None:
 def test_wrong_options_are_this_packages_error(settings: dict[str, object], said: str) -> None:
     with pytest.raises(InputError, match=said):
         GenerationOptions(**settings)  # type: ignore[arg-type]
+
+
+# --- other words for the same --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("question", "choices", "expected"),
+    [
+        ("is there a dog?", ["ja", "nein"], "ja"),
+        ("is there a dog?", ["いいえ", "はい"], "はい"),
+        ("is there a dog?", ["absent", "present"], "present"),
+        ("is there a dog?", ["there is no dog", "there is a dog"], "there is a dog"),
+        ("is there a train?", ["oui", "non"], "non"),
+        ("is there a train?", ["present", "absent"], "absent"),
+        ("is there a train?", ["there is a train", "there isn't a train"], "there isn't a train"),
+        ("dog or train?", ["train", "dog"], "dog"),
+        ("what animal is it?", ["a cow", "a dog", "a sheep"], "a dog"),
+        ("which is bigger?", ["frisbee", "dog"], "dog"),
+        ("which is smaller?", ["frisbee", "dog"], "frisbee"),
+        ("how many dogs are there?", ["less than 2", "2 or more"], "less than 2"),
+        ("how many dogs are there?", ["none", "at least 1"], "at least 1"),
+        ("how many dogs are there?", ["1-2", "3-5"], "1-2"),
+        ("where is the frisbee?", ["left", "right"], "right"),
+        ("where is the frisbee?", ["at the top", "at the bottom"], "at the bottom"),
+    ],
+)
+def test_choices_in_any_words_follow_the_evidence(
+    agent: VisionAgent, question: str, choices: list[str], expected: str
+) -> None:
+    answer = agent.ask(question, PHOTOS / "000000139872.jpg", choices=choices)
+    assert answer.value == expected and answer.confidence > 0.3 and not answer.warnings
+    assert agent.ask(question, PHOTOS / "000000139872.jpg", choices=choices[::-1]).value == expected
+
+
+def test_a_choice_that_nothing_speaks_for_says_so(agent: VisionAgent) -> None:
+    answer = agent.ask("what colour is the frisbee?", PHOTOS / "000000139872.jpg", choices=["lourd", "vite"])
+    assert answer.confidence < 0.1 and any("none of the choices is likely" in each for each in answer.warnings)
+
+
+@pytest.mark.parametrize(
+    ("words", "choices", "question", "meant"),
+    [
+        ("yes", ["indoors", "outdoors"], "is it outdoors?", None),
+        ("no, i can't see a cat", ["cat", "no cat"], "is there a cat?", "no cat"),
+        ("two", ["more than two", "at most 2"], "how many?", "at most 2"),
+        ("many", ["under 5", "over 5"], "how many?", "over 5"),
+        ("three", ["a few", "one"], "how many?", "a few"),
+        ("one", ["several", "a single one"], "how many?", "a single one"),
+        ("none", ["0", "1+"], "how many?", "0"),
+        ("in the middle", ["left", "right"], "where?", None),
+        ("it is red, at the top left", ["top right", "top left"], "where?", "top left"),
+    ],
+)
+def test_what_the_models_words_mean(words: str, choices: list[str], question: str, meant: str | None) -> None:
+    assert meant_by(words, {choice: choice for choice in choices}, question) == meant
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "what is the text?",
+        "give me the words on the wall",
+        "type out the words you see",
+        "which city is printed?",
+        "what message is displayed?",
+        "licence plate?",
+        "plate number please",
+        "quote the sign",
+        "what's the slogan?",
+        "I need the wording of this poster",
+        "how much does it cost?",
+        "what is the title of the book?",
+    ],
+)
+def test_writing_is_asked_for_in_many_words(question: str) -> None:
+    assert asks_to_read(question)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "how many words are there?",
+        "what is the number of dogs?",
+        "what number of cats are there?",
+        "what colour is the text?",
+        "tell me in a few words what you see",
+        "describe the picture in one word",
+        "is the man reading?",
+        "does the man read a book?",
+        "what do you see?",
+        "what colour is the label?",
+        "is there a sign?",
+        "what would you say it is?",
+    ],
+)
+def test_other_questions_ask_for_no_reading(question: str) -> None:
+    assert not asks_to_read(question)
+
+
+def test_what_is_written_answers_yes_and_no_and_choices(agent: VisionAgent) -> None:
+    pytest.importorskip("rapidocr")
+    from PIL import ImageDraw, ImageFont
+
+    image = Image.new("RGB", (640, 240), "white")
+    ImageDraw.Draw(image).text((40, 70), "OPEN 24 HOURS", fill="black", font=ImageFont.load_default(60))
+    assert agent.ask("is there any text?", image).text == "yes" and agent.ask("is there any text?", GREY).text == "no"
+    assert agent.ask("does the sign say closed?", image).text == "no"
+    assert agent.ask("is the word OPEN written?", image, choices=["nein", "ja"]).value == "ja"
+    answer = agent.ask("what does the sign say?", image, choices=["CLOSED", "OPEN"])
+    assert agent.ask("what number is on the sign?", image, choices=["7", "24"]).value == "24"
+    assert isinstance(answer, DocumentAnswer) and (answer.value, answer.excerpt) == ("OPEN", "OPEN 24 HOURS")
+    assert agent.ask("what is the licence plate?", image).confidence <= 0.5  # what was read is hardly one
+    with pytest.raises(AnswerError, match=r"'OPEN 24 HOURS'.*none of the choices"):
+        agent.ask("what does the sign say?", image, choices=["EXIT", "CLOSED"])
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "what breed is the dog?",
+        "what is behind the dog?",
+        "what is the dog holding?",
+        "how big is the dog?",
+        "what kind of animal is it?",
+        "what is unusual here?",
+        "is it dangerous?",
+        "这是什么?",
+        "?",
+    ],
+)
+@pytest.mark.parametrize("verb", ["ask", "run"])
+def test_open_questions_are_refused_in_other_words_too(agent: VisionAgent, verb: str, question: str) -> None:
+    answer = getattr(agent, verb)(question, PHOTOS / "000000139872.jpg")
+    assert answer.refused is not None and answer.text == answer.refused and answer.confidence == 0.0
+
+
+def test_a_run_refuses_what_ask_refuses_and_draws_what_it_is_told(agent: VisionAgent) -> None:
+    assert agent.run("tell me a joke", PHOTOS / "000000139872.jpg").refused is not None
+    assert agent.run("draw a song bird").refused is None
+    assert agent.run("list all objects", PHOTOS / "000000139872.jpg").refused is None
+    forced = agent.run("tell me about the dog", PHOTOS / "000000139872.jpg", first_route="det")
+    assert [routed.token for routed in forced.routes] == ["[DET]"]
+    with pytest.raises(AnswerError, match="was not taught"):
+        agent.ask("how tall is the dog?", PHOTOS / "000000139872.jpg", schema={"type": "number"})

@@ -10,7 +10,7 @@ from .schemas import AskArguments, CaptionArguments, TextResult
 def _words(answer: Answer, image: StoredImage) -> ToolOutput:
     content = TextResult(
         image=image.id,
-        text=answer.text,
+        text=str(answer.text if answer.value is None else answer.value),  # a choice as the caller wrote it
         confidence=round(answer.confidence, 3),
         complete=answer.finish_reason == "stop",
     )

@@ -28,6 +28,17 @@ def _fits(request: str, patterns: Sequence[str]) -> bool:
     return any(re.search(pattern, request, re.IGNORECASE) for pattern in patterns)
 
 
+# Asks whether, where or how many objects are there, which is answered for unknown ones too: none is found.
+WHETHER_THERE = re.compile(
+    r"\b(?:(?:is|are|was|were) there|any|see|where|how many|what colou?r|contains?|find|show|visible|count)\b",
+    re.IGNORECASE,
+)
+# Asks for an image, whatever words describe it.
+TO_DRAW = re.compile(
+    r"\W*(?:please |can you |could you )?"
+    r"(?:draw|paint|sketch|generate|create|make|render|design|imagine|edit|add|change|turn|replace|remove)\b",
+    re.IGNORECASE,
+)
 Pattern = Annotated[str, AfterValidator(_checked)]
 
 _LARGER = "load a larger InternVL with `VisionAgent.from_pretrained(...)`"
@@ -107,9 +118,15 @@ class Abilities(BaseModel):
         Args:
             looked: the model looked for something, or may still do so.
         """
+        looked = looked and re.search(r"\w", request) is not None
         taught = self.without_looking is None or looked or _fits(request, self.without_looking)
         if taught and not _fits(request, self.beyond):
             return None
+        return self.not_taught(model, images)
+
+    @staticmethod
+    def not_taught(model: str, images: int) -> str:
+        """Return what is said instead of an answer that a model was not taught to give."""
         if not images:
             return f"{model!r} answers about an image, and there is none: give one, or {_LARGER}"
         return (

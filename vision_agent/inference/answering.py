@@ -19,17 +19,18 @@ from vision_agent.generation.grammar import choice_constraint
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.generation.stopping import cut_at_limits, cut_at_stop
 from vision_agent.generation.structured import AnswerForm
-from vision_agent.inference.abilities import Abilities
+from vision_agent.inference.abilities import TO_DRAW, WHETHER_THERE, Abilities
+from vision_agent.inference.choice_matching import ChoiceMatcher
 from vision_agent.inference.conversation import Conversation
 from vision_agent.inference.decode import RouteStates, decode
 from vision_agent.inference.engine import InferenceEngine
-from vision_agent.inference.evidence import Evidence
-from vision_agent.inference.evidence_loop import EvidenceLoop
+from vision_agent.inference.evidence import EVIDENCE_REQUESTS
+from vision_agent.inference.evidence_loop import EvidenceLoop, is_about
 from vision_agent.inference.image_cache import CachedImage
 from vision_agent.inference.image_refs import named_images
 from vision_agent.inference.object_caption import ObjectCaptioner
 from vision_agent.inference.predictor import Predictor
-from vision_agent.inference.streaming import AnswerReader, OpenedRoute
+from vision_agent.inference.streaming import AnswerReader, OpenedRoute, events_of
 from vision_agent.inference.word_forms import WordForm, spoken
 from vision_agent.inference.word_reading import WordReader
 from vision_agent.model.prompt import PLACEHOLDER
@@ -43,6 +44,10 @@ from vision_agent.validation import check_options
 _WORDS_ALONE = RouteChoice()
 _FREE = AnswerForm()
 _UNSEEN = "the answer rests on nothing that was found in the image"
+_UNLIKELY = "none of the choices is likely: the model would say something else"
+_SALAD = 0.05  # routes after words less sure than this stand for nothing that was asked
+_LIKELY = 0.02  # of a choice: less sure it is any of them
+_MADE_UP = 0.2  # words less sure than this, of a model that is held to what it was taught, are none
 _PLACEHOLDERS = re.compile(rf"(?:Image-\d+: )?{PLACEHOLDER}\n?")  # they name every image, so they name none
 
 
@@ -96,6 +101,7 @@ class AnswerPipeline:
         self._captioner = captioner
         self._predictor = predictor
         self._evidence_loop = evidence_loop
+        self._choices = ChoiceMatcher(engine.backbone, routes, predictor)
         self._backbone = engine.backbone
         self._routes = routes
 
@@ -166,7 +172,19 @@ class AnswerPipeline:
         """
         if choice == _WORDS_ALONE and any(map(self._is_special, conversations)):
             return [self._in_words(conversation, options, form) for conversation in conversations]
-        return self._generated(conversations, options, choice, form)
+        refusals = [self._beyond(conversation, choice) for conversation in conversations]
+        kept = [row for row, refused in zip(conversations, refusals, strict=True) if refused is None]
+        answers = iter(self._generated(kept, options, choice, form) if kept else ())
+        return [next(answers) if refused is None else self._refused(refused, form) for refused in refusals]
+
+    def _beyond(self, conversation: Conversation, choice: RouteChoice) -> str | None:
+        """Why a request that may take routes is refused; one to draw, and one whose route is given, never is."""
+        request = _request(conversation)
+        if choice == _WORDS_ALONE or choice.first is not None or TO_DRAW.match(request):
+            return None
+        images = len(conversation.images)
+        refused = self._abilities.refuses_to_say(self.model, request, images, looked=True)
+        return refused and (self._abilities.refuses(self.model, images) or refused)
 
     def _is_special(self, conversation: Conversation) -> bool:
         """Whether an answer in words takes more than generating it."""
@@ -189,19 +207,29 @@ class AnswerPipeline:
         if refused is not None:
             return self._refused(refused, form)
         request = _request(conversation)
-        reads = not self._abilities.reading and form.constraint is None and not form.protocol
+        reads = not self._abilities.reading and not form.protocol
         if reads and self._word_reader.applies_to(conversation, request):
-            return self._word_reader.answer(conversation, request)
-        if form.constraint is None and not form.protocol:
+            return self._read(conversation, request, form)
+        if not form.protocol:
             refused = self._abilities.refuses_to_say(self.model, request, len(conversation.images), looked=True)
             if refused is not None:
-                return self._refused(refused)
+                return self._refused(refused, form)
+        if form.constraint is None and not form.protocol:
             described = self._described(conversation, options)
             if described is not None:
                 return described
         if looks:
             return self._from_evidence(conversation, options, form)
         return self._generated([conversation], options, _WORDS_ALONE, form)[0]
+
+    def _read(self, conversation: Conversation, request: str, form: AnswerForm) -> Answer:
+        """An answer from what is written in the image, in the form that is asked for."""
+        words = WordForm.of(form.schema) if form.schema is not None else None
+        choices: Mapping[str, Any] = words.words if words else spoken(form.choices) | {own: own for own in form.choices}
+        answer = self._word_reader.answer(conversation, request, choices)
+        if words is not None:
+            return answer.model_copy(update={"value": form.parsed(words.value(answer.text), answer.text)})
+        return answer.model_copy(update={"value": form.choices[choices[answer.text]] if choices else None})
 
     def _refused(self, reason: str, form: AnswerForm = _FREE, prompt_tokens: int = 0, written: int = 0) -> Answer:
         """The answer of a model that cannot answer. Raises AnswerError where a value was asked for."""
@@ -231,19 +259,28 @@ class AnswerPipeline:
     def _from_evidence(self, conversation: Conversation, options: GenerationOptions, form: AnswerForm) -> Answer:
         """An answer in words that rests on what was found; `evidence` has the boxes."""
         words = WordForm.of(form.schema) if form.schema is not None else None
-        choices = spoken(form.choices) if form.choices else dict.fromkeys(words.words if words else (), "")
+        choices: Mapping[str, Any] = spoken(form.choices) if form.choices else words.words if words else {}
         grammar = None
         if choices:
             grammar = choice_constraint(self._backbone.tokenizer, list(choices), self._backbone.end_ids)
         elif words is None:
             grammar = form.constraint
         grounded = self._evidence_loop.answer(conversation, options, grammar)
+        if choices:
+            grounded = self._choices.answer(choices, _request(conversation), conversation.images[0], grounded)
         turns, text = grounded.turns, cut_at_stop(grounded.words, options.stop).strip()
-        reason = turns[-1].finish_reasons[0]
+        reason = "stop" if grounded.chosen else turns[-1].finish_reasons[0]
         read, written = turns[0].prompt_tokens[0], sum(len(turn.answers[0]) for turn in turns)
-        looked = _is_about(grounded.evidence, _request(conversation))
-        if not looked and form.constraint is None and not form.protocol:
-            refused = self._abilities.refuses_to_say(self.model, _request(conversation), 1)
+        looked = is_about(grounded.evidence, _request(conversation))
+        unknown = dict.fromkeys(word for found in grounded.detections for word in found.unknown_words)
+        if form.constraint is None and not form.protocol:
+            refused = None
+            if not looked:
+                refused = self._abilities.refuses_to_say(self.model, _request(conversation), 1)
+            elif self._abilities.without_looking is not None and (
+                grounded.confidence < _LIKELY or (unknown and not WHETHER_THERE.search(_request(conversation)))
+            ):
+                refused = self._abilities.not_taught(self.model, 1)
             if refused is not None:
                 return self._refused(refused, form, read, written)
         value: Any
@@ -254,9 +291,10 @@ class AnswerPipeline:
         else:
             value = form.value(text, reason)
         warnings = [*turns[-1].warnings[0], *([_UNSEEN] if form.constraint is not None and not looked else [])]
-        unknown = dict.fromkeys(word for found in grounded.detections for word in found.unknown_words)
         if unknown:
             warnings.append(f"the model was never taught these words: {', '.join(unknown)}")
+        if choices and grounded.confidence < _LIKELY:
+            warnings.append(_UNLIKELY)
         return Answer(
             text=text,
             finish_reason=reason,
@@ -283,6 +321,8 @@ class AnswerPipeline:
         choice: RouteChoice,
         form: AnswerForm,
     ) -> list[Answer]:
+        if choice.first is not None:  # it ends with its routes; evidence, which it may ask for, is for answers in words
+            options = options.model_copy(update={"stop": (*options.stop, *EVIDENCE_REQUESTS)})
         with self._engine.lock:
             constrained = [self._constrained(conversation, choice, options) for conversation in conversations]
             output, images = self._engine.generate(constrained, options, choice.forbidden(self._routes))
@@ -301,11 +341,14 @@ class AnswerPipeline:
                 probability = output.probability(row, opened.index)
                 subject = _Subject.of(conversations[row], images[row])
                 routed[row] += self._results(opened, states_NC, probability, subject)
+        if self._abilities.without_looking is not None and choice.first is None:
+            routed = [own if output.confidence(row) > _SALAD else [] for row, own in enumerate(routed)]
         return [
             self._from_evidence(conversations[row], options, form)
-            if self._evidence_loop.is_asked_for(output.answers[row])
+            if choice.first is None
+            and self._evidence_loop.is_asked_for(output.answers[row])
             and self._evidence_loop.applies_to(conversations[row])
-            else self._answer(output, row, reader.text, conversations[row], form, routed[row], options)
+            else self._answer(output, row, reader.text, conversations[row], form, routed[row], options, choice)
             for row, reader in enumerate(readers)
         ]
 
@@ -322,7 +365,7 @@ class AnswerPipeline:
         """
         if self._is_special(conversation) and not self._is_plain_talk(conversation):
             (answer,) = self.answers([conversation], options, choice, form)
-            yield from _events_of(answer)
+            yield from events_of(answer)
             return
         reader = self._reader(options)
         waiting: list[OpenedRoute] = []
@@ -345,7 +388,7 @@ class AnswerPipeline:
             yield from self._ready(output, waiting, subject, routed)
         for rest in reader.finish():
             yield TextDelta(text=rest)
-        yield AnswerDone(answer=self._answer(output, 0, reader.text, conversation, form, routed, options))
+        yield AnswerDone(answer=self._answer(output, 0, reader.text, conversation, form, routed, options, choice))
 
     def _constrained(self, conversation: Conversation, choice: RouteChoice, options: GenerationOptions) -> Conversation:
         rule = choice.constraint(self._routes, self._backbone.end_ids, options.max_new_tokens)
@@ -418,18 +461,22 @@ class AnswerPipeline:
         form: AnswerForm,
         routed: Sequence[RoutedText],
         options: GenerationOptions,
+        choice: RouteChoice,
     ) -> Answer:
         reason = output.finish_reasons[row]
         read, written = output.prompt_tokens[row], len(output.answers[row])
-        # A request for evidence that nobody can give, such as about several images, is no result of a route.
-        free = form.constraint is None and not form.protocol
+        free = form.constraint is None and not form.protocol and choice.first is None
         described = self._described(conversation, options) if free and not routed else None
         if described is not None:
             return described
+        # A request for evidence that nobody can give, such as about several images, is no result of a route.
         if free and (not routed or self._evidence_loop.is_asked_for(output.answers[row])):
             images = len(conversation.images)
             refused = self._abilities.refuses(self.model, images)
             refused = refused or self._abilities.refuses_to_say(self.model, _request(conversation), images)
+            made_up = not text or output.confidence(row) < _MADE_UP
+            if refused is None and not routed and self._abilities.without_looking is not None and made_up:
+                refused = self._abilities.not_taught(self.model, images)
             if refused is not None:
                 return self._refused(refused, form, read, written)
         return Answer(
@@ -445,33 +492,6 @@ class AnswerPipeline:
         )
 
 
-def _is_about(looks: Sequence[Evidence], request: str) -> bool:
-    """Whether the model looked for what the request names, or found what it looked for.
-
-    Asked what it was not taught, it looks for words of its own making, finds nothing, and says so.
-    """
-    asked = request.lower()
-    for look in looks:
-        words = re.findall(r"\w+", look.phrase.lower())
-        if look.count or look.maybe or 2 * sum(word[:4] in asked for word in words) > len(words):
-            return True
-    return False
-
-
 def _request(conversation: Conversation) -> str:
     """What was asked last, without the places of its images."""
     return _PLACEHOLDERS.sub("", conversation.turns[-1][0]).strip()
-
-
-def _events_of(answer: Answer) -> Iterator[AnswerEvent]:
-    """A finished answer as events, in the order of its text."""
-    sent = 0
-    for routed in sorted(answer.routes, key=lambda each: each.end):
-        if routed.end > sent:
-            yield TextDelta(text=answer.text[sent : routed.end])
-            sent = routed.end
-        yield RouteOpened(token=routed.token, phrase=routed.phrase, start=routed.start, end=routed.end)
-        yield ResultReady(routed=routed)
-    if answer.text[sent:]:
-        yield TextDelta(text=answer.text[sent:])
-    yield AnswerDone(answer=answer)

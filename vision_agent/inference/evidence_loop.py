@@ -59,6 +59,9 @@ class GroundedAnswer:
         turns: what the model generated; the evidence is in none of them.
         detections: the boxes behind the evidence, in order.
         confidence: the probability of the words, and of the evidence, 0-1.
+        free: what it would have said without a grammar; None where there is none.
+        free_confidence: as `confidence`, of those words.
+        chosen: the words are a choice that was made of the free ones, or of what was found.
     """
 
     words: str
@@ -66,6 +69,16 @@ class GroundedAnswer:
     turns: tuple[GenerationOutput, ...]
     detections: tuple[Detections, ...] = ()
     confidence: float = 0.0
+    free: GenerationOutput | None = None
+    free_confidence: float = 0.0
+    chosen: bool = False
+
+    def free_words(self, backbone: Backbone) -> str | None:
+        """Return what it would have said without a grammar; None where there is none."""
+        if self.free is None:
+            return None
+        ids = [token for token in self.free.answers[0] if token not in backbone.end_ids]
+        return _REQUESTS.sub("", backbone.decode_text(ids)).strip()
 
 
 class EvidenceLoop:
@@ -139,10 +152,15 @@ class EvidenceLoop:
                     constraint=constraint,
                 )
             answer = answer_with_evidence(next_turn, gather, self._backbone, route.token_id, last_turn=last_turn)
-        sure = min(turn.confidence(0) for turn in answer.turns)
-        for evidence, score in zip(answer.evidence, best, strict=True):
-            sure *= _certainty(evidence, score, answer.words)
-        return replace(answer, detections=tuple(detections), confidence=sure)
+        free = answer.free_words(self._backbone)
+        return replace(
+            answer,
+            detections=tuple(detections),
+            confidence=_confidence(answer.turns, answer.evidence, best, answer.words),
+            free_confidence=_confidence((*answer.turns[:-1], answer.free), answer.evidence, best, free)
+            if answer.free is not None and free is not None
+            else 0.0,
+        )
 
     def _colour_namer(self, image: Image.Image) -> NameColour:
         return lambda box: next(iter(object_colours(self._routes, self._predictor, image, box)), None)
@@ -225,7 +243,7 @@ def answer_with_evidence(
         if (asked is None or len(evidence) == MAX_EVIDENCE_REQUESTS) and last_turn is not None:
             turns[-1] = last_turn(start)
             ids = [token for token in turns[-1].answers[0] if token not in backbone.end_ids]
-            return GroundedAnswer(backbone.decode_text(ids).strip(), tuple(evidence), tuple(turns))
+            return GroundedAnswer(backbone.decode_text(ids).strip(), tuple(evidence), tuple(turns), free=turn)
         if asked is None or len(evidence) == MAX_EVIDENCE_REQUESTS:
             words = ids[len(ids) - ids[::-1].index(token_id) :] if token_id in ids else ids
             text = _REQUESTS.sub("", backbone.decode_text(words)).strip()
@@ -234,6 +252,19 @@ def answer_with_evidence(
         evidence.append(gather(phrase, relation))
         given = [*backbone.text_ids(evidence_request(relation)), *backbone.text_ids(evidence[-1].text)]
         start = (*start, *ids[:size], *given)
+
+
+def is_about(looks: Sequence[Evidence], request: str) -> bool:
+    """Return whether the model looked for what the request names, or found what it looked for.
+
+    Asked what it was not taught, it looks for words of its own making, finds nothing, and says so.
+    """
+    asked = request.lower()
+    for look in looks:
+        words = re.findall(r"\w+", look.phrase.lower())
+        if look.count or look.maybe or 2 * sum(word[:4] in asked for word in words) > len(words):
+            return True
+    return False
 
 
 def turns_of(
@@ -262,6 +293,16 @@ def turns_of(
         )
 
     return next_turn
+
+
+def _confidence(
+    turns: Sequence[GenerationOutput], looks: Sequence[Evidence], best: Sequence[float], words: str
+) -> float:
+    """The probability of the least probable turn and of all evidence, each with the score of its clearest object."""
+    sure = min(turn.confidence(0) for turn in turns)
+    for evidence, score in zip(looks, best, strict=True):
+        sure *= _certainty(evidence, score, words)
+    return sure
 
 
 def _certainty(evidence: Evidence, score: float, words: str) -> float:

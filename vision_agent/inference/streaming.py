@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from vision_agent.generation.stopping import cut_at_stop
 from vision_agent.inference.engine import InferenceEngine
 from vision_agent.plugins.route import RouteSpec
+from vision_agent.results.answers import Answer
+from vision_agent.results.events import AnswerDone, AnswerEvent, ResultReady, RouteOpened, TextDelta
 
 PHRASE_START, PHRASE_END = "<p>", "</p>"
 # What stands before a phrase without belonging to it.
@@ -174,3 +176,17 @@ class TextStream:
 def _begun_length(text: str, stop: str) -> int:
     """How many characters at the end of the text are the beginning of a stop text."""
     return next((size for size in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:size])), 0)
+
+
+def events_of(answer: Answer) -> Iterator[AnswerEvent]:
+    """Yield a finished answer as events, in the order of its text."""
+    sent = 0
+    for routed in sorted(answer.routes, key=lambda each: each.end):
+        if routed.end > sent:
+            yield TextDelta(text=answer.text[sent : routed.end])
+            sent = routed.end
+        yield RouteOpened(token=routed.token, phrase=routed.phrase, start=routed.start, end=routed.end)
+        yield ResultReady(routed=routed)
+    if answer.text[sent:]:
+        yield TextDelta(text=answer.text[sent:])
+    yield AnswerDone(answer=answer)

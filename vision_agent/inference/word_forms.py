@@ -10,27 +10,46 @@ from typing import Any
 
 from pydantic import BaseModel, JsonValue
 
+from vision_agent.inference.colors import COLOURS
 from vision_agent.inference.evidence import COUNT_WORDS
 
+# "Yes" and "no" as callers write them in their own languages.
+YES_WORDS = frozenset(
+    "yes y true yeah yep ja oui sí si da tak ano kyllä igen evet hai jah ya да так "
+    "はい 是 是的 有 예 네 نعم כן हाँ हां ใช่ vâng có".split()
+)
+NO_WORDS = frozenset(
+    "no n false nope none nein non não nie ne nee nej nei ei nu nem tidak нет ні "
+    "いいえ 否 不 不是 没有 아니요 아니오 لا לא नहीं ไม่ không".split()
+)
 _NUMBERS = {"zero": 0, **{word: number for number, word in enumerate(COUNT_WORDS)}}
+_AROUND = " \t\n.!?,;:\"'\u3002\u00a1"
 _SAID_AS: dict[str, tuple[str, ...]] = {
-    "true": ("yes",),
-    "y": ("yes",),
-    "false": ("no",),
-    "n": ("no",),
+    **{word: ("yes",) for word in YES_WORDS - {"yes"}},
+    **{word: ("no",) for word in NO_WORDS - {"no", "none"}},
     "zero": ("none",),
     **{str(number): (word,) for word, number in _NUMBERS.items() if word != "zero"},
 }
 
 
 def spoken(choices: Iterable[str]) -> dict[str, str]:
-    """Return the texts that stand for choices, each with its choice: themselves, and the words the model knows."""
-    own = {choice: choice for choice in choices}
+    """Return the texts that stand for choices, each with its choice: the word that the model knows, or itself."""
+    own = list(dict.fromkeys(choices))
     known = {choice.lower() for choice in own}
-    more = {
-        word: choice for choice in own for word in _SAID_AS.get(choice.strip().lower(), ()) if word.lower() not in known
-    }
-    return own | {word: choice for word, choice in more.items() if word not in own}
+    texts: dict[str, str] = {}
+    for choice in own:
+        words = [word for word in _SAID_AS.get(choice.strip(_AROUND).casefold(), ()) if word not in known]
+        if not words or words[0] in texts:
+            words = [choice]
+        texts[words[0]] = choice
+    return texts
+
+
+def says_all(choices: Mapping[str, object]) -> bool:
+    """Return whether the model's own words are among the texts of each choice: yes, no, a number, a colour."""
+    own = {"yes", "no", *_NUMBERS, *COLOURS}
+    said = [value for text, value in choices.items() if text.strip(_AROUND).casefold() in own]
+    return all(value in said for value in choices.values())
 
 
 @dataclass(frozen=True)

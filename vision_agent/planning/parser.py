@@ -83,7 +83,7 @@ def read_plan(request: str, images: int) -> Plan | None:
         if isinstance(step, _Refusal):
             return Plan(refused=step.reason) if len(clauses) > 1 or step.sure else None
         steps.append(step)
-    if len(steps) == 1 and not _stands_alone(steps[0], images):
+    if not steps or (len(steps) == 1 and not _stands_alone(steps[0], images)):
         return None
     return Plan(steps=tuple(steps))
 

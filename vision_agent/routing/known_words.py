@@ -64,6 +64,11 @@ class KnownWords(BaseModel):
         unknown, named = self._read(" ".join(words[: next(behind, len(words))]))
         return named or not unknown
 
+    def names_one(self, phrase: str) -> bool:
+        """Return whether the phrase names something known, and no word of it is unknown."""
+        unknown, named = self._read(phrase)
+        return named and not unknown
+
     def _read(self, phrase: str) -> tuple[tuple[str, ...], bool]:
         """The unknown words, and whether there is a known name among the others."""
         words = split_words(phrase)
