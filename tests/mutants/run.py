@@ -262,7 +262,9 @@ class _Loop:
         """Run the tests until one fails: 1 if one did, 0 otherwise, 3 where the fault is not in what was loaded."""
         if fault is not None and not self.early:
             self.announce(fault)
-            if not planting.exchange(self._functions[fault.name] or []):
+            if fault.module not in sys.modules:  # a test will import it
+                planting.plant()
+            elif not planting.exchange(self._functions[fault.name] or []):
                 return 3
         for item, following in zip(session.items, [*session.items[1:], None], strict=True):
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)

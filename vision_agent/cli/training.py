@@ -94,8 +94,8 @@ def evaluate(
         str,
         typer.Option(
             "--suite",
-            help="all, photos, scenes, colours, generated, routing, answers, choices, captions, masks, drawing or "
-            "documents.",
+            help="all, photos, scenes, colours, generated, routing, answers, choices, captions, masks, clicks, "
+            "drawing or documents.",
         ),
     ] = "all",
     out: Annotated[Path | None, typer.Option("--out", help="Write the figures as JSON to this file.")] = None,

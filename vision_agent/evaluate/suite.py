@@ -19,6 +19,7 @@ from vision_agent.errors import ConfigError, bad_argument
 from vision_agent.evaluate.asking import ABSENT_A_PHOTO, ask, each, f1
 from vision_agent.evaluate.average_precision import Question, average_precision
 from vision_agent.evaluate.captions import caption_figures
+from vision_agent.evaluate.clicks import click_figures
 from vision_agent.evaluate.fields import measure
 from vision_agent.evaluate.figures import Figure, Figures
 from vision_agent.evaluate.generation import generation_figures
@@ -203,6 +204,7 @@ SUITES = {
     "choices": choice_figures,
     "captions": caption_figures,
     "masks": mask_figures,
+    "clicks": click_figures,
     "drawing": _drawn,
     "documents": _read,
 }
