@@ -335,6 +335,8 @@ def test_boxes_below_the_threshold_are_dropped(threshold: float | None, kept: in
     assert len(found) == kept
     if kept == 2:
         assert found[0].box.xyxy == pytest.approx((4, 1.2, 5.6, 1.6)), "best first"
+        exact = request("red car", threshold=found[1].score)
+        assert len(decoder.decode([scored(ids, logprobs)], exact)) == 2, "a score that is the threshold reaches it"
 
 
 def test_several_phrases_keep_their_order() -> None:

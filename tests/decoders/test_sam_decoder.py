@@ -140,6 +140,24 @@ def test_scores_are_the_tokens_own_and_the_threshold_counts(folders: dict[str, P
     assert lenient.decode(states(3), prepared, request(["a", "b", "c"], scores=(0.9, 0.2, 0.6))).labels == ["a"]
 
 
+def test_a_phrase_without_a_pixel_has_no_segment_however_sure_its_token(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = decoder_of(folders["sam2"])
+    prepared = seen(decoder, random_image((96, 40)))
+    drawn = decoder.network.masks_of_tokens
+
+    def second_empty(features: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        logits, ratings = drawn(features, tokens)
+        logits[1] = -9.0
+        return logits, ratings
+
+    monkeypatch.setattr(decoder.network, "masks_of_tokens", second_empty)
+    with torch.inference_mode():
+        found = decoder.decode(states(3), prepared, request(["a", "b", "c"], scores=(0.9, 0.9, 0.9)))
+    assert found.labels == ["a", "c"]
+
+
 def test_boxes_and_points_are_prompts_too(folders: dict[str, Path]) -> None:
     decoder = decoder_of(folders["sam2"])
     prepared = seen(decoder, random_image((96, 40)))
@@ -211,6 +229,23 @@ def test_training_draws_the_masks_with_sam_at_rest(folders: dict[str, Path]) -> 
         losses.append(loss.item())
     assert losses[-1] < 0.9 * losses[0]
     assert all(torch.equal(tensor, sam[name]) for name, tensor in decoder.network.module.state_dict().items())
+
+
+def test_the_proposal_that_is_rated_best_is_trained(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = decoder_of(folders["sam"])
+    prepared = [seen(decoder, random_image((64, 64)))]
+    truth = [torch.zeros(1, 64, 64, dtype=torch.bool)]
+    truth[0][0, :, :32] = True
+    right = torch.full((16, 16), -20.0)
+    right[:, :8] = 20.0
+    proposals = torch.stack([-right, right, -right])[None]
+
+    def loss(best: int) -> float:
+        rated = proposals, torch.eye(3)[best][None]
+        monkeypatch.setattr(decoder.network, "masks_of_tokens", lambda features, tokens: rated)
+        return float(decoder.loss(states(1), [0], prepared, truth))
+
+    assert loss(1) < 0.1 and min(loss(0), loss(2)) > 20
 
 
 def test_the_loss_of_right_and_wrong_masks() -> None:

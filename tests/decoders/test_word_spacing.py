@@ -27,6 +27,14 @@ def test_a_gap_that_the_recogniser_nearly_called_a_space_parts_words() -> None:
     assert [span.text for span in unlikely] == ["TotalAmount"]
 
 
+def test_a_gap_is_cut_at_its_widest_blank_and_not_beside_an_accent() -> None:
+    gaps, space = [3.0] * 4 + [14.0] + [3.0] * 5, [0.001] * 4 + [0.6] + [0.001] * 5
+    line = glyphs("TotalAmount"[:11], gaps, space)
+    line.ink[74] = 1.0  # two columns behind the "l" that ends at 72; "A" begins at 86
+    left, right = split(line)
+    assert (left.text, left.end, right.start) == ("Total", 75, 86)
+
+
 def test_letters_set_far_apart_are_one_word() -> None:
     spaced = split(glyphs("INVOICE", [14.0] * 6, [0.05] * 6))
     assert [span.text for span in spaced] == ["INVOICE"]

@@ -215,6 +215,24 @@ def test_images_of_one_batch_are_read_as_each_alone() -> None:
 # The loop --------------------------------------------------------------------------------------------------------
 
 
+def test_images_of_several_sizes_count_as_much_as_others(tmp_path: Path) -> None:
+    def first_loss(numbers: tuple[int, ...]) -> float:
+        losses: list[float] = []
+        once = AdapterTraining(steps=1, batch=len(numbers), rate=1e-2, warm_up=1)
+        train_adapter(
+            tiny_backbone(),
+            SPEC,
+            lambda number: draw(numbers[number]),
+            tmp_path / "-".join(map(str, numbers)),
+            once,
+            on_step=lambda step, loss: losses.append(loss),
+        )
+        return losses[0]
+
+    small, wide = first_loss((0,)), first_loss((1,))
+    assert first_loss((0, 1)) == pytest.approx((small + wide) / 2, rel=0.02)  # the rest is what a step draws
+
+
 def test_shares_of_the_highest_rate() -> None:
     shares = [warm_up_cosine(step, 10, 2) for step in range(10)]
     expected = [0.5, 1.0, 1.0, 0.961940, 0.853553, 0.691342, 0.5, 0.308658, 0.146447, 0.038060]
