@@ -42,9 +42,9 @@ class Receipt(BaseModel):
 
 
 def split_of(shop: str) -> str:
-    """Return the split of a shop's receipts: a quarter of the shops is for the report."""
+    """Return the split of a shop's receipts: an eighth of the shops is for the report."""
     digest = hashlib.sha256(shop.upper().encode()).digest()
-    return "report" if digest[0] % 2 and digest[1] % 2 else "build"
+    return "report" if all(each % 2 for each in digest[:3]) else "build"
 
 
 def receipts(

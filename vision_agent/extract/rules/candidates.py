@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from vision_agent.documents.sheet import Excerpt, Piece
 from vision_agent.extract.lexicon import Kind
-from vision_agent.extract.rules.labels import Label
+from vision_agent.extract.rules.labels import Label, explains
 from vision_agent.extract.rules.view import Typed, View
 
 Relation = Literal["inline", "right", "below", "none"]
@@ -145,6 +145,7 @@ def _next_label(view: View, piece: Piece, start: int) -> int:
         if label.excerpt.start >= start + 1
         and label.likeness > _SURE_LABEL
         and _SEPARATOR.match(piece.text[label.excerpt.end :])
+        and not explains(piece.text[start : label.excerpt.start], label.excerpt.text)  # "Total Inclusive GST:" is one
     ]
     return min(begins, default=len(piece.text))
 

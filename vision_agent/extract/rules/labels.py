@@ -16,9 +16,11 @@ _END = re.compile(r"[:;|=#]|\d")
 _SMALL = frozenset(
     "the of in inc incl inclusive and to for a an der die das de du la le les el los del di da al rm no".split()
 )
-_EXPLAINS = re.compile(r"\b(?:incl|inc\b|including|inclusive|inkl|ttc|enth|iva incl|after|round)", re.IGNORECASE)
+_EXPLAINS = re.compile(
+    r"\b(?:including|inclusive(?: of)?|incl|inc\b|inkl(?:usive)?|ttc|enth|iva incl|after|with\b|round)", re.IGNORECASE
+)
 _EXCLUDES = re.compile(
-    r"\b(?:excl|excluding|exclusive|before|without|exkl|ohne|zzgl|hors|sin|escl|ht)\b", re.IGNORECASE
+    r"\b(?:excluding|exclusive(?: of)?|excl|before|without|exkl|ohne|zzgl|hors|sin|escl|ht)\b", re.IGNORECASE
 )
 _OPPOSITE = (("excl", "incl"), ("exc", "inc"), ("exkl", "inkl"), ("without", "with"))  # a slip turns one into the other
 _RIVAL = 0.25  # what is left of a label that is a part of another one
@@ -56,6 +58,14 @@ def find_labels(sheets: Sequence[Sheet], concepts: Sequence[Concept]) -> dict[st
             for label in _ranked(_in_piece(piece, index)):
                 found[label.concept].append(label)
     return found
+
+
+def explains(between: str, label: str) -> bool:
+    """Return whether a label behind another one explains it: "Total incl." "VAT", "Gesamt" "inkl. MwSt"."""
+    word = between.strip(" (.-")
+    if not word:
+        return any(each.match(label) for each in (_EXPLAINS, _EXCLUDES))
+    return any((match := each.match(word)) and match.end() == len(word) for each in (_EXPLAINS, _EXCLUDES))
 
 
 class _Index:

@@ -7,7 +7,7 @@ from vision_agent.documents.sheet import MARKS, Excerpt, Piece, Sheet
 from vision_agent.documents.text_match import folded
 from vision_agent.extract.rules.candidates import Candidate
 from vision_agent.extract.rules.legal_forms import legal_form_in
-from vision_agent.extract.rules.parties import POSTCODE, is_contact
+from vision_agent.extract.rules.parties import POSTCODE, is_code, is_contact, is_street
 from vision_agent.extract.rules.view import View
 from vision_agent.extract.rules.window_address import sender_of
 
@@ -60,7 +60,7 @@ def _names(sheet: Sheet, piece: Piece) -> Iterator[tuple[Excerpt, float]]:
     if (sender := sender_of(piece)) is not None:
         yield sender, 2.0 if legal_form_in(sender.text) else 0.9
     form = legal_form_in(text)
-    if form is None or not any(map(str.isalpha, text)):
+    if form is None or (is_street(text) and is_code(form)) or not any(map(str.isalpha, text)):
         return
     place = Excerpt(piece, 0, text.index(form) + len(form)).stripped(" :;,-_=|*") or Excerpt.whole(piece)
     if not _is_name(place.text):

@@ -24,7 +24,8 @@ _NO_NAME = words_for("no names")
 _SMALL = words_for("question words")
 POSTCODE = re.compile(
     r"(?<![\d.,/-])(?:[A-Z]{1,2}-)?\d{4,6}(?:-\d{3,4})?(?![\d.,/-]\d|\d)|\b[A-Z]{1,2}\d[A-Z\d]? ?\d[A-Z]{2}\b"
-    r"|(?<![\d.,/-])(?:\d{3} \d{2}|\d{2}-\d{3})(?= [^\W\d_]{2})|\b[A-Z]\d[A-Z] ?\d[A-Z]\d\b"
+    r"|(?<=\d,)\d{5}(?= [^\W\d_]{2})|(?<![\d.,/-])(?:\d{3} \d{2}|\d{2}-\d{3})(?= [^\W\d_]{2})"
+    r"|\b[A-Z]\d[A-Z] ?\d[A-Z]\d\b"
 )
 _HOUSE = re.compile(r"^\W*(?:no\.?\s?|lot\s?)?\d+[a-z]?\b|\b\d{1,4}[a-z]?\s*$", re.I)
 _CONTACT = re.compile(
@@ -42,8 +43,8 @@ _FRONT = re.compile(  # what an address begins with
     r"\W*(?:(?:no|lot|unit|suite|blk|block)\b|\d{1,3}[a-z]?(?:\s?[-/&]\s?\d{1,3}[a-z]?)*(?:,|\s)\s*[^\W\d]{2})", re.I
 )
 _REGISTRATION = re.compile(
-    r"\s*[(<\[{]?\s*(?:(?:co|company|reg|roc|gst|tax|vat)\W*(?:no|reg|id)?\W*){0,3}[A-Z]{0,2}\d{4,}[\s-]*[A-Z0-9]{0,3}\s*[)>\]}]?\s*$"
-    r"|\s+(?:co|company|reg|roc)\W*(?:no|reg)\W*$", re.IGNORECASE
+    r"\s*[(<\[{]?\s*(?:(?:co|company|reg|roc|gst|tax|vat)\W*(?:no|reg|id)?\W*){0,3}[A-Z]{0,2}\d{4,}[\s-]*[A-Z0-9]{0,3}\s*[)>\]}]?"
+    r"(?:\s*\([A-Z0-9]{1,5}\))?[\s.,;]*$|\s+(?:co|company|reg|roc)\W*(?:no|reg)\W*$", re.IGNORECASE
 )  # fmt: skip
 _TORN = re.compile(r"\s*[(\[{][^)\]}]{0,3}$")  # what is left of a number in brackets
 _TITLE = re.compile(
@@ -56,6 +57,8 @@ _SHORTEST_SITE = 4  # letters
 _MAILERS = frozenset(
     "gmail googlemail outlook hotmail yahoo icloud gmx webde tonline example mail live orange free".split()
 )
+_CODE = 3  # letters of a legal form that a part of an address may look like
+_SURE_FORMS = frozenset("ltd inc llc llp plc bhd sdn pty pte".split())
 _LEGAL = 3.6  # log-odds that a legal form adds
 _ROW = 0.3  # that each row further down takes
 _COLUMN_NAMES = frozenset(folded(label) for concept in ITEM_CONCEPTS for label in concept.labels)
@@ -92,7 +95,13 @@ def _along_row(view: View, sheet: Sheet, first: Excerpt) -> list[Candidate]:
     for piece in sheet.right_of(first.piece):
         last, place = places[-1].piece, _name_in(piece)
         like = abs(piece.height - last.height) < 0.3 * last.height and piece.x0 - last.x1 < 2.5 * last.height
-        if not like or place is None or any(map(str.isdigit, place.text)) or set(words_of(place.text)) & _NO_NAME:
+        if (
+            not like
+            or place is None
+            or sum(map(str.isalpha, place.text)) < 2
+            or any(map(str.isdigit, place.text))
+            or set(words_of(place.text)) & _NO_NAME
+        ):
             break
         places.append(place)
     if len(places) == 1 or view.labels_in(first.piece):
@@ -136,7 +145,22 @@ def _forms(place: Excerpt) -> set[str]:
     tokens = re.findall(r"[^\s,;:()/&.-]+", text) if text else []
     forms = {folded(token) for token in tokens} & _LEGAL_FORMS
     forms |= {form} if (form := legal_form_in(text)) is not None else set()
+    if is_street(place.text):  # "LOT P.T. 2811", "Jalan BT 3"
+        forms = {form for form in forms if not is_code(form)}
     return forms | ({"s/b"} if re.search(r"\bS/B\b", text) else set())
+
+
+def is_street(text: str) -> bool:
+    """Return whether a line reads like a street with its number, whatever codes it has."""
+    words = words_of(text)
+    front = _FRONT.match(text) or set(words[:2]) & _STREETS
+    placed = _POSTCODE_PLACE.match(text) and "," in text
+    return any(map(str.isdigit, text)) and bool((front and set(words) & _STREETS) or placed)
+
+
+def is_code(form: str) -> bool:
+    """Return whether a legal form is so short that a part of an address may look like it."""
+    return len(folded(form)) <= _CODE and folded(form) not in _SURE_FORMS
 
 
 def _head(sheet: Sheet) -> list[Piece]:
@@ -149,11 +173,15 @@ def _goes_on(first: Excerpt, second: Excerpt) -> bool:
     words = words_of(second.text)
     rest = [word for word in words if word not in _LEGAL_FORMS and len(word) > 1]
     legal = bool(set(words) & _LEGAL_FORMS)
-    if not words or sum(map(str.isalpha, first.text)) < 3:
+    if not words or sum(map(str.isalpha, first.text)) < 3 or sum(map(str.isalpha, second.text)) < 2:
         return False
-    # "... Hardware &" and "& Sons" are halves; so is a trade: "Eastern" "Stationery Ltd".
+    # "... Hardware &" and "& Sons" are halves; so is a trade: "Eastern" "Stationery Ltd"; "Bistro & Cafe" is none.
     half = first.text.endswith("&") or second.text.startswith("&")
-    trade = set(words) <= _TRADES | _LEGAL_FORMS and abs(one.height - other.height) < 0.4 * one.height
+    trade = (
+        (legal or len(words) == 1)
+        and set(words) <= _TRADES | _LEGAL_FORMS
+        and abs(one.height - other.height) < 0.4 * one.height
+    )
     if not half and not trade and (rest or not legal):
         return False
     if any(character.isdigit() for character in second.text):
@@ -172,7 +200,10 @@ def _name_score(view: View, sheet: Sheet, place: Excerpt) -> float:
     score = 0.4 - _ROW * piece.row
     own = [word for word in words if word not in _LEGAL_FORMS and len(word) > 1]
     plain = [word for word in own if word not in _NO_NAME | _SMALL]
-    score += _LEGAL if forms and plain else 1.5 if set(words) & _TRADES else 0.0
+    trades = set(words) & _TRADES
+    # "Bistro & Cafe" under a name says what it is.
+    score += _LEGAL if forms and plain else -0.3 if trades and set(plain) <= _TRADES else 1.5 if trades else 0.0
+    score -= 1.5 if ":" in place.text else 0.0
     score += 1.2 * min(1.5, max(-0.5, piece.height / sheet.height - 1))
     score -= 3.0 * min(1.0, 2.0 * digits / (letters + digits))
     score -= 1.0 if place.text.islower() else 0.0
@@ -328,7 +359,7 @@ def _address_score(piece: Piece) -> float:
     text = piece.text
     if (number := _REGISTRATION.search(text)) is not None and number.start() > 2 and "(" in number[0]:
         text = text[: number.start()]
-    words = words_of(text)
+    words = words_of(text if piece.score == 1 else respelled(text, "address"))
     if not words:
         return -1.0
     score = -0.6

@@ -3,6 +3,7 @@
 Several amounts of a page look like its total. Which one is settled by what the page's other amounts make of it.
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +19,9 @@ _EXACT = Decimal("0.011")  # amounts are rounded to cents
 _ROUNDING = Decimal("0.5")  # most that a sum is rounded by
 _BY_SUM = 1.4  # log-odds of amounts that add up to the total
 _KEPT = 12  # candidates of a concept that are compared
+_WHOLE = re.compile(r"(?<![\d.,])(\d{1,5})[ -]$")
+_CENTS_ALONE = re.compile(r"[1-9]\d{2,5}")
+_CENTS = re.compile(r"\d\d")
 
 
 def amounts_of(view: View) -> dict[str, list[Candidate]]:
@@ -44,9 +48,11 @@ def totals(view: View, amounts: Mapping[str, Sequence[Candidate]], lines: Sequen
         lines: amounts of the lines of the document's table of items.
     """
     pool = {_place(candidate): candidate for candidate in amounts["total"]}
+    read: set[Decimal] = {candidate.value for candidate in pool.values()}
     for typed in (typed for piece in view.pieces for typed in view.numbers(Excerpt.whole(piece))):
         if typed.number is not None and (typed.number.decimals == 2 or typed.number.currency) and typed.value != 0:
             candidate = Candidate(typed.value, (typed.excerpt,), -2.6 + typed.weight, None, "none", typed)
+            read.add(candidate.value)
             known = pool.get(_place(candidate))
             claimed = any(
                 _place(other) == _place(candidate) and other.score > -1
@@ -64,13 +70,21 @@ def totals(view: View, amounts: Mapping[str, Sequence[Candidate]], lines: Sequen
     plain = (
         1.5 if cents and sum(cents) > 0.6 * len(cents) else 0.0
     )  # what a number without cents loses among amounts with
+    for place, candidate in pool.items():
+        mended = _with_cents(candidate)
+        hundredth = candidate.value / 100 if _CENTS_ALONE.fullmatch(candidate.text) else None
+        if mended is not candidate and (plain or mended.value in read):
+            pool[place] = mended
+        elif hundredth in read and candidate.excerpts[0].piece.score < 1:  # "700" where 7.00 stands, too
+            pool[place] = replace(candidate, value=hundredth, typed=None)
     sums = [candidate.value for candidate in pool.values() if candidate.score > 0]
     for candidate in amounts["rounding"]:  # "Rounded 37.45" behind a total of 37.44
         if any(0 < abs(candidate.value - each) <= _ROUNDING < candidate.value for each in sums):
             pool[_place(candidate)] = candidate
-    if not sums:  # then what would be the subtotal is the total
+    if not sums:  # then what would be the subtotal is the total, unless more was added to it
         for candidate in amounts["subtotal"]:
-            pool[_place(candidate)] = candidate.better(-1.5)
+            raised = any(more > 0 and candidate.value + more in read for more in _likely(amounts["tax"], 0.5))
+            pool[_place(candidate)] = candidate.better(-4.0 if raised else -1.5)
     times = Counter(candidate.value for candidate in pool.values())
     proper = [candidate.value for candidate in pool.values() if candidate.score > -1.0]
     largest = max(proper, default=Decimal(0))
@@ -91,7 +105,9 @@ def totals(view: View, amounts: Mapping[str, Sequence[Candidate]], lines: Sequen
         score += 0.9 * ((piece.middle - top) / max(1.0, bottom - top) - 0.5)
         score += 0.8 * min(1.0, max(-0.5, piece.height / sheet.height - 1))
         score -= 1.5 if _summary_over(view, piece) else 0.0
-        score -= 0.5 if candidate.relation == "right" and len(_row_amounts(view, piece)) > 1 else 0.0
+        if candidate.relation == "right" and len(_row_amounts(view, piece)) > 1:  # a row of a table of taxes
+            paid = any(_later(candidate, each) for each in (*amounts["cash"], *amounts["change"]) if each.score > 1)
+            score -= 1.5 if paid else 0.5
         confirmed = _confirmations(value, amounts, lines)
         ranked.append(replace(candidate, score=score + min(2.4, confirmed), confirmed=confirmed > 0.9))
     return sorted(_rounded(ranked, amounts["rounding"]), key=lambda each: -each.score)
@@ -128,6 +144,16 @@ def _rounded(candidates: Sequence[Candidate], roundings: Sequence[Candidate]) ->
     return [replace(candidate, score=score) for candidate, score in zip(candidates, scores, strict=True)]
 
 
+def _with_cents(candidate: Candidate) -> Candidate:
+    """An amount whose decimal mark was not read: "41 50", "19-80"."""
+    place = candidate.excerpts[0]
+    whole = _WHOLE.search(place.piece.text[: place.start])
+    if whole is None or place.piece.score == 1 or not _CENTS.fullmatch(place.text):
+        return candidate
+    both = Excerpt(place.piece, whole.start(1), place.end)
+    return replace(candidate, value=Decimal(f"{whole[1]}.{place.text}"), excerpts=(both,), typed=None)
+
+
 def _later(first: Candidate, second: Candidate) -> bool:
     one, other = first.excerpts[0].piece, second.excerpts[0].piece
     return (one.page, one.row) > (other.page, other.row)
@@ -154,6 +180,14 @@ def _confirmations(total: Decimal, amounts: Mapping[str, Sequence[Candidate]], l
     additions = [[Decimal(0), *values[name]] for name in ("tax", "service charge", "shipping")]
     roundings = [Decimal(0), *values["rounding"]]
     discounts = [Decimal(0), *(abs(value) for value in values["discount"])]
+    before = [value for value in values["total"] if value > total]  # "Total 277.90", less a discount
+    if any(
+        discount > 0 and _same(other - discount + rounding, total)
+        for other in before
+        for discount in discounts
+        for rounding in roundings
+    ):
+        says += 1.0
     for net in values["subtotal"]:
         sums = {
             net + tax + service + shipping + rounding - discount

@@ -59,7 +59,10 @@ _MISREAD = re.compile(
     r"(?<![A-Za-z0-9])(?=[^/.\s-]*\d|[^\s]*\d\d)[0-9OoIlSBZ]{1,2}([/-])[0-9OoIlSBZ]{1,2}\1[0-9OoIlSBZ]{2,4}(?![A-Za-z])"
 )
 _DIGITS = str.maketrans("OoIlSBZ", "0011582")
-_AMERICAN = re.compile(r"\b[A-Z]{2}\.?\s+\d{5}(?:-\d{4})?\b")
+_AMERICAN = re.compile(  # a state with its code, not "CS 24198"
+    r"\b(?:A[KLRZ]|C[AOT]|D[CE]|FL|GA|HI|I[ADLN]|K[SY]|LA|M[ADEINOST]|N[CDEHJMVY]|O[HKR]|PA|PR|RI|S[CD]|T[NX]|UT|V[AT]"
+    r"|W[AIVY])\.?\s+\d{5}(?:-\d{4})?\b"
+)
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,32 @@ from vision_agent.extract.lexicon import words_for
 
 _ALIKE = ("o0dq", "il1jt!|:", "s5", "b83", "g69", "z2", "nmhw", "bh", "uv")  # no vowels: those make other words
 _LEAST = 5  # letters of a word that may be set right
+_LONG = 8  # letters of a word that no other word is like, but for a vowel
+_VOWELS = frozenset("aeiouy")
 _PHRASES = (("sdn", "bhd"), ("pte", "ltd"), ("pvt", "ltd"))
-_SLASHED = re.compile(r"(?<= )S[/7|][B8963](?=$| ?[(\[{]| [A-Z]{0,2}\d{4})")  # "S/B", which is "SDN BHD"
+_SLASHED = re.compile(
+    r"(?<= )(?:S[/7|][B8963](?=$| ?[(\[{]| [A-Z]{0,2}\d{4})|5/[B8](?=$| ?[(\[{]\d{4}))"
+)  # "S/B", which is "SDN BHD"
+_POSTCODE = re.compile(r"(?<![\w/-])(?=\d\w{4}(?![\w/-]))\d*[OoIlS]\d*(?!\w)")  # 4560O
+_ELL = str.maketrans("1I", "ll")
+_DIGITS = str.maketrans("OoIlS", "00115")
+_NUMBERED = re.compile(r"^(NO|No|LOT|Lot)(?=\d)")  # what an address begins with: "NO290"
+_GLUED = re.compile(r"(?<![\w/-])(\d{1,4})([A-Za-z]{5,})")  # "14JALAN"
+_SHORT = re.compile(r"(?<![\w-])[A-Za-z](?:[a-z]?[1I][a-z]{1,2}|[A-Z]?1[A-Z]{1,2})(?![\w-])")  # "J1n", "BIk"
 _ZERO = re.compile(r"(?<=[A-Z])0(?=[A-Z]{2})|(?<=[A-Z]{2})0(?=[A-Z])")
 _WORD = re.compile(r"[^\s,;/()]+")
 
 
+@lru_cache(maxsize=10_000)
 def respelled(text: str, kind: Literal["party", "address"]) -> str:
     """Return a name or an address as it was most likely printed."""
     text = _ZERO.sub("O", text)
     text = _torn_apart(text, kind)
+    if kind == "address":
+        text = _POSTCODE.sub(lambda match: match[0].translate(_DIGITS), text)
+        text = _NUMBERED.sub(r"\1 ", text)
+        text = _GLUED.sub(lambda match: f"{match[1]} {match[2]}" if _is_street(match[2]) else match[0], text)
+        text = _SHORT.sub(lambda match: _short_word(match[0]), text)
     if kind == "party":
         text = _SLASHED.sub("S/B", text)
     text = _WORD.sub(lambda match: _set_right(match[0], kind), text)
@@ -53,9 +69,22 @@ def _set_right(written: str, kind: str) -> str:
     lowered = core.casefold()
     for word in known.get(len(lowered), ()):
         wrong = [(a, b) for a, b in zip(lowered, word, strict=True) if a != b]
-        if len(wrong) <= max(1, len(word) // 5) and all(_alike(a, b) for a, b in wrong):
+        if len(wrong) <= max(1, len(word) // 5) and (
+            all(_alike(a, b) for a, b in wrong)
+            or (len(word) >= _LONG and len(wrong) == 1 and not set(wrong[0]) <= _VOWELS)
+        ):
             return written.replace(core, _cased(word, core))
     return written
+
+
+def _short_word(written: str) -> str:
+    """A short word of streets in which a scanner saw a digit or a capital: "J1n" is "Jln"."""
+    plain = written.translate(_ELL)
+    return plain if _is_street(plain) else written
+
+
+def _is_street(word: str) -> bool:
+    return folded(word) in words_for("streets")
 
 
 def _torn_apart(text: str, kind: str) -> str:
