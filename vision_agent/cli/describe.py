@@ -12,11 +12,12 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
-from transformers import AutoTokenizer, InternVLForConditionalGeneration
+from transformers import AutoTokenizer, GenerationConfig, InternVLForConditionalGeneration
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
 from transformers.utils.hub import cached_file
 
 from vision_agent.errors import CheckpointError, first_line, last_line
+from vision_agent.model.backbone import check_ends, ending_ids
 from vision_agent.model.checkpoint import DEFAULT_CHECKPOINT, model_config
 from vision_agent.model.checkpoint_files import (
     check_folder,
@@ -37,6 +38,7 @@ from vision_agent.model.original.configuration import (
     native_config,
     read_settings,
 )
+from vision_agent.model.original.loading import check_vocabulary
 from vision_agent.model.original.sa2va import is_sa2va, sa2va_settings
 from vision_agent.model.original.tokenizers import load_tokenizer
 from vision_agent.model.original.weights import check_original
@@ -50,6 +52,7 @@ _GIB, _MIB = 2**30, 2**20
 # NF4 has 4 bits a weight, an 8-bit scale for each 64 of them, and a 32-bit one for each 256 of those.
 _NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 _FORMATS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64", torch.int8: "I8"}
+_GENERATION = "generation_config.json"
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 
 
@@ -367,7 +370,7 @@ def _check_loadable(
     """Refuse what loading would refuse, by names and shapes of tensors and by the tokenizer."""
     if kind == "original":
         if not is_sa2va(content):
-            load_tokenizer(folder)
+            check_vocabulary(folder, load_tokenizer(folder).get_vocab(), content, read_settings(content))
             check_original(model, [_Shapes(file) for file in files], language_architecture(content))
         return
     try:
@@ -381,6 +384,8 @@ def _check_loadable(
             f"{source!r}: the tokenizer gives {IMAGE_CONTEXT!r} the id {context!r}, "
             f"but the model expects {model.config.image_token_id!r}"
         )
+    ids = GenerationConfig.from_pretrained(folder).eos_token_id if (folder / _GENERATION).is_file() else None
+    check_ends(ending_ids(ids, tokenizer), model.config.text_config.vocab_size, source)
     template = processor_template(lambda name: _optional_json(folder, name, source))
     tokenizer.chat_template = template or tokenizer.chat_template
     PromptWriter(tokenizer, render_native(tokenizer, source), source).parts([])

@@ -140,7 +140,9 @@ class Backbone:
         self.name = name
         self.fingerprint = fingerprint
         self.former_fingerprint = former_fingerprint
-        self.end_ids = sorted(end_ids) if end_ids is not None else _end_ids(model, tokenizer)
+        named = model.generation_config.eos_token_id
+        self.end_ids = sorted(end_ids) if end_ids is not None else ending_ids(named, tokenizer)
+        check_ends(self.end_ids, model.get_input_embeddings().weight.shape[0], name)
         self.own_routes = tuple(own_routes)
         self._transposed = transposed
         context = tokenizer.convert_tokens_to_ids(IMAGE_CONTEXT)
@@ -395,10 +397,23 @@ class Backbone:
         return text
 
 
-def _end_ids(model: Any, tokenizer: Any) -> list[int]:
-    ids = model.generation_config.eos_token_id
-    ids = [ids] if isinstance(ids, int) else list(ids or [])
+def ending_ids(named: int | Sequence[int] | None, tokenizer: Any) -> list[int]:
+    """Return the ids that end an answer: those that the generation settings name, and the tokenizer's own."""
+    ids = [named] if isinstance(named, int) else list(named or [])
     return sorted({*ids, tokenizer.eos_token_id} - {None})
+
+
+def check_ends(ids: Sequence[int], rows: int, name: str) -> None:
+    """See that answers can end.
+
+    Raises:
+        CheckpointError: no end token, or one that the model, with so many rows of words, cannot write.
+    """
+    if not ids:
+        raise CheckpointError(f"{name!r} names no token that ends an answer, neither for generation nor its tokenizer")
+    outside = [token for token in ids if not 0 <= token < rows]
+    if outside:
+        raise CheckpointError(f"{name!r} ends answers with the token {outside[0]}, but the model has {rows} rows")
 
 
 def _stitch(map_NCHW: Tensor, grid: TileGrid) -> Tensor:

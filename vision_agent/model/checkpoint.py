@@ -53,7 +53,7 @@ from vision_agent.model.original.sa2va import is_sa2va, load_sa2va, own_route
 from vision_agent.model.original.weights import load_native
 from vision_agent.model.quiet import quiet
 from vision_agent.model.tower import LiteTowerConfig, register_tower
-from vision_agent.model.weight_files import open_weights, refuse_packed
+from vision_agent.model.weight_files import open_weights, refuse_integers, refuse_packed
 
 register_tower()
 
@@ -106,6 +106,7 @@ def load_backbone(
         raise CheckpointError(f"config.json of {source!r} makes no sense: {last_line(error)}") from error
     if not original:
         check_folder(files.weights_folder(), source)
+        refuse_integers(open_weights(files.weights_folder(), exact=False))
         _refuse_unfilled(files, config, parameters)
     check_sinks(options, config)
     if is_mixture(config):
@@ -147,6 +148,7 @@ def _load_native(
         _refuse_misfits(files, config)
         raise CheckpointError(f"the checkpoint {source!r} could not be loaded: {first_line(error)}") from error
     tokenizer.chat_template = template or tokenizer.chat_template
+    _use_own_generation(model)
     if "vision_agent" in content:
         use_official_epsilon(model)
     finish(model, options, device)
@@ -353,6 +355,7 @@ def model_config(content: dict[str, Any], names: Collection[str] = ()) -> Intern
         names: of the tensors in the weight files, which tell; without any, the language model's settings do.
     """
     _refuse_the_first(content)
+    _refuse_settings(content)
     vision = content.get("vision_config", {})
     if vision.get("model_type") == LiteTowerConfig.model_type:
         content = {**content, "vision_config": LiteTowerConfig.from_dict(vision)}
@@ -371,6 +374,32 @@ def model_config(content: dict[str, Any], names: Collection[str] = ()) -> Intern
             raise CheckpointError(f"config.json says vision_feature_layer {layer!r:.80} of {layers} layers")
     checked: InternVLConfig = config
     return checked
+
+
+def _refuse_settings(content: dict[str, Any]) -> None:
+    """Refuse what transformers would do, or need packages for, and nothing here knows of."""
+    for part in (content, content.get("text_config") or {}, content.get("vision_config") or {}):
+        method = part.get("quantization_config")
+        method = method.get("quant_method", "unknown") if isinstance(method, dict) else method
+        if method and (part is content or method != "mxfp4"):
+            raise CheckpointError(f"the weights are quantized ({method}); load the checkpoint that was not quantized")
+    strategy, vision = content.get("vision_feature_select_strategy"), content.get("vision_config") or {}
+    if strategy not in (None, "default") and vision.get("model_type") != LiteTowerConfig.model_type:
+        raise CheckpointError(
+            f"config.json says vision_feature_select_strategy {strategy!r:.80}; expected 'default': the class token "
+            "is no place in the image"
+        )
+
+
+def _use_own_generation(model: Any) -> None:
+    """Keep of the generation settings the ids of tokens, and what is not transformers': answers are written by ours.
+
+    transformers would take what a call does not say, such as a penalty for repetitions, from the checkpoint.
+    """
+    said, common = model.generation_config.to_dict(), GenerationConfig().to_dict().keys()
+    ids = ("eos_token_id", "bos_token_id", "pad_token_id")
+    kept = {name: value for name, value in said.items() if name in ids or name not in common}
+    model.generation_config = GenerationConfig(do_sample=False, **kept)
 
 
 def save_backbone(backbone: Backbone, folder: Path, dtype: torch.dtype = torch.float16) -> None:

@@ -12,6 +12,7 @@ from vision_agent.errors import CheckpointError, first_line
 
 # The largest published one, a tokenizer.json, has 20 MB.
 _MOST_BYTES = 100_000_000
+_LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
 _PARTS = ("vision_config", "text_config", "llm_config")
 # Far above everything published, and small enough to be counted at once.
 _MOST = {
@@ -152,6 +153,31 @@ def check_settings(content: Mapping[str, Any]) -> None:
             for number in value if isinstance(value, list) else [value]:
                 if isinstance(number, int | float) and not least <= number <= most:
                     raise _refusal(f"{where}{name}", value, f"at least {least} and at most {most:,}")
+        _check_experts(part, where)
+        _check_windows(part, where)
+        for name in ("rope_scaling", "rope_parameters"):
+            for number in ("factor", "rope_theta", "original_max_position_embeddings"):
+                value = (part.get(name) or {}).get(number)
+                if value is not None and not _is_positive(value):
+                    raise _refusal(f"{where}{name}.{number}", value, "a number above 0")
+
+
+def _check_experts(part: Mapping[str, Any], where: str) -> None:
+    """A mixture asks some of its experts, and no more than there are."""
+    asked, there = part.get("num_experts_per_tok"), part.get("num_local_experts") or part.get("num_experts")
+    if type(asked) is int and type(there) is int and there and not 1 <= asked <= there:
+        raise _refusal(f"{where}num_experts_per_tok", asked, f"at least 1 and at most {there}, the number of experts")
+
+
+def _check_windows(part: Mapping[str, Any], where: str) -> None:
+    window, kinds = part.get("sliding_window"), part.get("layer_types")
+    if window is not None and not (type(window) is int and window >= 1):
+        raise _refusal(f"{where}sliding_window", window, "a whole number above 0")
+    if kinds is not None and not (isinstance(kinds, list) and set(map(str, kinds)) <= _LAYER_TYPES):
+        raise _refusal(f"{where}layer_types", kinds, f"a list of {' and '.join(sorted(_LAYER_TYPES))}")
+    slides = "sliding_attention" in kinds if kinds is not None else part.get("model_type") == "gpt_oss"
+    if slides and "sliding_window" in part and window is None:
+        raise _refusal(f"{where}sliding_window", window, "a number of tokens, since layers have a window")
 
 
 def _refusal(name: str, value: object, expected: str) -> CheckpointError:
@@ -178,6 +204,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "system_message": (lambda value: isinstance(value, str), "a text"),
     "rope_theta": (_is_positive, "a number above 0"),
     "rope_scaling": (lambda value: isinstance(value, Mapping), "an object"),
+    "rope_parameters": (lambda value: isinstance(value, Mapping), "an object"),
     "rms_norm_eps": (_is_positive, "a number above 0"),
     "layer_norm_eps": (_is_positive, "a number above 0"),
     "eos_token_id": (_is_ids, "a token id, or a list of them"),

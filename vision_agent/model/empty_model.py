@@ -21,8 +21,10 @@ from vision_agent.model.int8 import (
     RoundedRows,
     quantize_linears,
 )
-from vision_agent.model.weight_files import WeightFile
+from vision_agent.model.weight_files import WeightFile, refuse_integers
 
+# Kept by some old files; follows from the configuration.
+_COMPUTED = ".rotary_emb.inv_freq"
 # What a tensor of a checkpoint is copied to.
 Target = Tensor | RoundedRows | RoundedExperts
 
@@ -56,7 +58,9 @@ def empty_model(
 
 def misfits(model: Any, files: Sequence[WeightFile]) -> list[str]:
     """Return the native names of tensors that are missing, unexpected or of another shape than in the model."""
+    refuse_integers(files)
     found = {todays_name(key): tuple(file.tensor(key).shape) for file in files for key in file.keys()}
+    found = {name: shape for name, shape in found.items() if not name.endswith(_COMPUTED)}
     # Experts are stored one by one, or joined as they are in memory.
     joined = any(name.endswith(".mlp.experts.gate_up_proj") for name in found)
     wanted = {name: tuple(to.shape) for name, to in (model.state_dict() if joined else fillable(model)).items()}

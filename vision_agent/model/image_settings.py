@@ -9,6 +9,7 @@ from vision_agent.model.backbone import TilingSettings
 
 # What transformers' image processor takes for what a file does not say.
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+_PROCESSOR = "GotOcr2ImageProcessor"
 _BICUBIC = 3
 _MOST_TILES = 1000
 # Steps that are always done here, and how their absence reads.
@@ -49,6 +50,9 @@ def tiling_settings(content: dict[str, Any], config: Any) -> TilingSettings:
     Raises:
         CheckpointError: a setting that is damaged, does not fit the model, or is not followed here.
     """
+    kind = content.get("image_processor_type")
+    if kind is not None and not str(kind).startswith(_PROCESSOR):
+        raise _refusal("image_processor_type", f"{_PROCESSOR!r} or one of its forms", kind)
     for name, expected in _STEPS.items():
         if content.get(name) is not None and content[name] != expected:
             raise _refusal(name, f"{expected!r}, as all published checkpoints do", content[name])

@@ -18,6 +18,7 @@ from vision_agent.model.checkpoint_files import read_object, weight_map
 # A mapped file takes memory for what was read of it; it is mapped anew after so many bytes.
 _MAPPED_BYTES = 32 * 2**20
 # What ends the names of weights in MXFP4.
+_COUNTED = ("position_ids", "num_batches_tracked")  # no weights
 _PACKED = ("_proj_blocks", "_proj_scales")
 
 
@@ -139,6 +140,22 @@ def refuse_packed(names: Collection[str]) -> None:
             f"the experts are packed in MXFP4 ({packed}), which is not supported; unpack them with transformers "
             "(`Mxfp4Config(dequantize=True)`) and save the model again"
         )
+
+
+def refuse_integers(files: Sequence[WeightFile]) -> None:
+    """Refuse weights that are whole numbers: they have scales, which nothing here reads.
+
+    Raises:
+        CheckpointError: such a tensor.
+    """
+    for file in files:
+        for key in file.keys():
+            dtype = file.tensor(key).dtype
+            if not dtype.is_floating_point and not key.endswith(_COUNTED):
+                raise CheckpointError(
+                    f"{key} in {file.path.name} is {str(dtype).removeprefix('torch.')}: the weights are quantized; "
+                    "load the checkpoint that was not quantized"
+                )
 
 
 def listed_names(names: Sequence[str] | set[str]) -> str:

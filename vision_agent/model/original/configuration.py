@@ -291,8 +291,9 @@ def _language_config(content: dict[str, Any]) -> dict[str, Any]:
 
 def _rope(language: dict[str, Any]) -> dict[str, Any]:
     """Rotary settings under the names of transformers 5; older files say `type`, `su` and `yarn` (of Phi-3)."""
-    theta = float(language.get("rope_theta", 10000.0))
-    scaling = dict(language.get("rope_scaling") or {})
+    # Transformers 5 saves both as one.
+    scaling = dict(language.get("rope_parameters") or language.get("rope_scaling") or {})
+    theta = float(scaling.pop("rope_theta", None) or language.get("rope_theta", 10000.0))
     kind = scaling.pop("rope_type", None) or scaling.pop("type", None) or "default"
     scaling.pop("type", None)
     if "short_factor" not in scaling:

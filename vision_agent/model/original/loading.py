@@ -1,6 +1,6 @@
 """Loads a folder in InternVL's original format as transformers' native model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,22 @@ def read_content(folder: Path) -> dict[str, Any]:
     return content
 
 
+def check_vocabulary(
+    folder: Path, vocabulary: Mapping[str, int], content: dict[str, Any], settings: OriginalSettings
+) -> None:
+    """See that every token of the tokenizer has a row in the model, and that one ends answers.
+
+    Raises:
+        CheckpointError: ids beyond the table of words, or no token that ends answers.
+    """
+    rows, last = content["llm_config"]["vocab_size"], max(vocabulary.values())
+    if last >= rows:
+        raise CheckpointError(f"the tokenizer in {str(folder)!r} has ids up to {last}, but the model has {rows} rows")
+    stop = settings.template.stop
+    if stop not in vocabulary:
+        raise CheckpointError(f"the tokenizer in {str(folder)!r} has no {stop!r}, which ends answers in its template")
+
+
 def load_original(
     folder: Path,
     content: dict[str, Any],
@@ -87,14 +103,8 @@ def load_original(
     files = open_weights(folder)
     tied = is_tied(content, {key for file in files for key in file.keys()})
     config = native_config(content, image_token_id=vocabulary[IMAGE_TOKENS["context_image_token"]], tied=tied)
-    rows = content["llm_config"]["vocab_size"]
-    if max(vocabulary.values()) >= rows:
-        raise CheckpointError(
-            f"the tokenizer in {str(folder)!r} has ids up to {max(vocabulary.values())}, but the model has {rows} rows"
-        )
+    check_vocabulary(folder, vocabulary, content, settings)
     stop = settings.template.stop
-    if stop not in vocabulary:
-        raise CheckpointError(f"the tokenizer in {str(folder)!r} has no {stop!r}, which ends answers in its template")
     tokenizer.chat_template = settings.template.chat_template()
     model = empty_original(config, dtype=dtype, attn_implementation=attn_implementation, int8=int8)
     fingerprint = load_weights(model, files, architecture, beside)

@@ -20,7 +20,7 @@ from transformers import InternVLConfig
 from vision_agent.errors import CheckpointError
 from vision_agent.model.empty_model import Target, empty_model, fillable
 from vision_agent.model.fingerprint import WeightSample
-from vision_agent.model.weight_files import WeightFile, listed_names, refuse_packed
+from vision_agent.model.weight_files import WeightFile, listed_names, refuse_integers, refuse_packed
 
 _Split = Callable[[Tensor, Any], Sequence[Tensor]]
 
@@ -218,6 +218,7 @@ def load_by_rules(
     """
     sample = WeightSample()
     plan = _plan([key for file in files for key in file.keys()], rules, set(targets))
+    refuse_integers(files)
     for file in files:
         for key in file.keys():
             rule, names = plan[key]
