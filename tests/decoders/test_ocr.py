@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from reportlab.pdfgen.canvas import Canvas
 
 from vision_agent import InputError, MissingExtraError, OcrResult, VisionAgent
+from vision_agent.decoders.ocr.rapidocr import RapidReader
 from vision_agent.decoders.ocr.route import OcrDecoder
 from vision_agent.documents.options import OcrOptions
 from vision_agent.documents.reader import DocumentReader
@@ -53,12 +55,32 @@ def test_words_have_text_places_and_scores(document_reader: DocumentReader) -> N
         assert 0.5 < word.score <= 1
         x0, y0, x1, y1 = (round(side) for side in word.box.xyxy)
         assert ink[y0:y1, x0:x1].sum() > 20
+        corners = np.array(word.quad)
+        turned = np.roll(corners, -1, axis=0)
+        area = abs((corners[:, 0] * turned[:, 1] - corners[:, 1] * turned[:, 0]).sum()) / 2
+        assert area == pytest.approx(word.box.area, rel=0.1), "the quad does not cross itself"
     amount = next(word for word in result.words if word.text == "12.50")
     font = ImageFont.load_default(28)
     left, _, right, _ = font.getbbox("12.50")
     start = 40 + font.getlength("Apples and pears ")
     assert amount.box.x0 == pytest.approx(start + left, abs=4)
     assert amount.box.x1 == pytest.approx(start + right, abs=4)
+
+
+def test_small_print_low_on_a_large_page_is_found_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Image.new("RGB", (300, 2600), "white")
+    page.paste("black", (30, 2300, 130, 2310))
+
+    def found(pixels: np.ndarray[Any, Any], **_: Any) -> SimpleNamespace:
+        ys, xs = np.nonzero(pixels[..., 0] < 128)
+        if not len(ys):
+            return SimpleNamespace(boxes=None)
+        (x0, x1), (y0, y1) = (xs.min(), xs.max() + 1), (ys.min(), ys.max() + 1)
+        return SimpleNamespace(boxes=[[[x0, y0], [x1, y0], [x1, y1], [x0, y1]]])
+
+    reader = RapidReader()
+    monkeypatch.setattr(reader, "_detector", found)
+    assert reader.find(page).tolist() == [[[30, 2300], [130, 2300], [130, 2310], [30, 2310]]]
 
 
 @pytest.mark.parametrize("degrees", [90, 180, 270, 3, -6])
