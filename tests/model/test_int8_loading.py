@@ -18,12 +18,19 @@ from torch.utils._pytree import tree_leaves
 from vision_agent import ConfigError
 from vision_agent.cli.describe import describe
 from vision_agent.errors import CheckpointError
+from vision_agent.model import load_options
 from vision_agent.model.checkpoint import load_backbone, save_backbone
 from vision_agent.model.int8 import Int8Experts, Int8Linear, quantize_linears
 from vision_agent.model.load_options import LoadOptions, check_mixture, load_arguments, rounds_while_reading
 from vision_agent.model.original import convert
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights stay as they were read, on every CPU: what is packed afterwards has tests of its own."""
+    monkeypatch.setattr(load_options, "packs_here", lambda: False)
 
 
 class PeakBytes(TorchDispatchMode):

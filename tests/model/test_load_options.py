@@ -21,6 +21,7 @@ from vision_agent.model.attention import full_masks
 from vision_agent.model.compile import compile_steps
 from vision_agent.model.devices import input_device
 from vision_agent.model.int8 import Int8Linear
+from vision_agent.model.int8_packed import PackedInt8Linear
 from vision_agent.model.load_options import UNQUANTIZED, LoadOptions, check_load_options, finish, load_arguments
 from vision_agent.model.lora import apply_lora
 
@@ -170,10 +171,12 @@ def test_half_precision_runs_on_the_cpu(checkpoint: Path, dtype: torch.dtype, bo
 def test_int8_rounds_the_language_model_only(checkpoint: Path) -> None:
     plain, rounded = load(checkpoint, device="cpu"), load(checkpoint, device="cpu", quantization="int8")
     language = rounded.model.language_model
-    assert sum(isinstance(module, Int8Linear) for module in rounded.modules()) == 3 * 7
+    assert sum(isinstance(module, Int8Linear | PackedInt8Linear) for module in rounded.modules()) == 3 * 7
     assert not any(isinstance(module, nn.Linear) for module in language.modules())
     for part in ("vision_tower", "multi_modal_projector"):
-        assert not any(isinstance(module, Int8Linear) for module in getattr(rounded.model, part).modules())
+        assert not any(
+            isinstance(module, Int8Linear | PackedInt8Linear) for module in getattr(rounded.model, part).modules()
+        )
     assert isinstance(rounded.lm_head, nn.Linear)
     assert 0 < distance(logits(rounded), logits(plain)) < 0.05
     assert rounded.generate(torch.tensor([[20, 21]]), max_new_tokens=3, do_sample=False).shape[1] > 2
@@ -370,7 +373,7 @@ def test_unmerged_lora_computes_the_same(tmp_path: Path) -> None:
 def test_lora_is_merged_before_rounding(checkpoint: Path, tmp_path: Path) -> None:
     expected = save_lora(tmp_path / "lora", seed=1)
     model = load(checkpoint, device="cpu", lora=tmp_path / "lora", quantization="int8")
-    assert sum(isinstance(module, Int8Linear) for module in model.modules()) == 3 * 7
+    assert sum(isinstance(module, Int8Linear | PackedInt8Linear) for module in model.modules()) == 3 * 7
     assert distance(logits(model), expected) < 0.05
 
 

@@ -9,7 +9,11 @@ if TYPE_CHECKING:
 
 
 def load_agent(
-    model: str | None = None, adapters: Sequence[str | Path] = (), device: str = "auto", dtype: str = "auto"
+    model: str | None = None,
+    adapters: Sequence[str | Path] = (),
+    device: str = "auto",
+    dtype: str = "auto",
+    quantization: str | None = None,
 ) -> "VisionAgent":
     """Load the agent of a checkpoint; None is the default model. See `VisionAgent.from_pretrained`."""
     # torch is imported here alone: `vision-agent --help` and wrong arguments should not wait for it.
@@ -21,5 +25,9 @@ def load_agent(
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     return VisionAgent.from_pretrained(
-        DEFAULT_CHECKPOINT if model is None else model, adapters=adapters, device=device, dtype=dtype
+        DEFAULT_CHECKPOINT if model is None else model,
+        adapters=adapters,
+        device=device,
+        dtype=dtype,
+        quantization=quantization,
     )

@@ -1,7 +1,7 @@
 """The command `bench`: how fast a model is on this machine."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -26,6 +26,9 @@ def bench(
     out: Annotated[Path | None, typer.Option("--out", help="Write the figures as JSON to this file.")] = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    quantization: Annotated[
+        Literal["int8", "4bit"] | None, typer.Option("--quantization", help="Of the language model: int8 or 4bit.")
+    ] = None,
 ) -> None:
     """Measure a model's speed and memory on this machine, beside transformers with the same weights."""
     _check("requests", requests, 2, 256)
@@ -46,7 +49,8 @@ def bench(
     try:
         torch.set_num_threads(threads or before)
         report = measure_speed(
-            lambda: load_agent(None if model == "default" else model, adapter or (), device, dtype), options
+            lambda: load_agent(None if model == "default" else model, adapter or (), device, dtype, quantization),
+            options,
         )
     finally:
         torch.set_num_threads(before)

@@ -25,6 +25,7 @@ from vision_agent.model.compile import check_compiler, compile_steps
 from vision_agent.model.device_map import DeviceMap, check_memory, main_device
 from vision_agent.model.devices import DTYPE_NAMES, choose_device
 from vision_agent.model.int8 import quantize_linears
+from vision_agent.model.int8_packed import PackedHead, pack_linears, packs_here
 from vision_agent.model.lora import apply_lora, check_lora_folder
 
 # What bitsandbytes must leave alone, by module names of `InternVLForConditionalGeneration`.
@@ -237,6 +238,9 @@ def finish(model: Any, options: LoadOptions, device: torch.device) -> None:
         apply_lora(model, options.lora, merge=not rounded)
     if options.quantization == "int8" and not rounded:
         quantize_linears(model.model.language_model)
+        if device.type == "cpu" and options.device_map is None and not options.compile and packs_here():
+            pack_linears(model.model.language_model)
+            model.set_output_embeddings(PackedHead(model.get_output_embeddings()))
     if not rounded and options.device_map is None:
         model.to(device)
     elif isinstance(options.device_map, dict) and hasattr(model, "_hf_hook"):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from vision_agent.errors import AdapterMismatchError, CheckpointError, RouteError
 from vision_agent.model.backbone import Backbone
 from vision_agent.model.device_map import make_resident
+from vision_agent.model.int8_packed import PackedHead
 from vision_agent.plugins.decoder import Decoder
 from vision_agent.plugins.registry import load_decoder
 from vision_agent.plugins.route import RouteSpec
@@ -84,7 +85,10 @@ def add_token(backbone: Backbone, token: str) -> int:
     table: Tensor = model.get_input_embeddings().weight
     mean_rows = [weight.detach().float().mean(dim=0) for weight in _token_tables(backbone)]
     if token_id >= table.shape[0]:
+        head = model.get_output_embeddings()
         model.resize_token_embeddings(token_id + 1, mean_resizing=False)
+        if isinstance(head, PackedHead):
+            model.set_output_embeddings(PackedHead(model.get_output_embeddings()))
     with torch.no_grad():
         for weight, row in zip(_token_tables(backbone), mean_rows, strict=True):
             weight[token_id] = row.to(weight.dtype)
