@@ -1,5 +1,6 @@
 """PDFs that were made to hold up the process: each is stopped, and nothing else is."""
 
+import io
 import multiprocessing
 import os
 import signal
@@ -111,6 +112,17 @@ def test_images_obey_the_limits_wherever_they_are_used(kind: str) -> None:
     assert pages_of(hostile_pdfs.LARGE[kind](400), limits)[0].size == (476, 476)
     with pytest.raises(DocumentError, match=r"at most 1000000 pixels \(`limits.max_pixels`\), but one is 1200 x 1200"):
         pages_of(hostile_pdfs.LARGE[kind](1200), limits)
+
+
+def test_pages_without_the_image_that_is_too_large_are_read() -> None:
+    file = io.BytesIO()
+    pages = [Image.new("L", (side, side), 200) for side in (300, 1200, 320)]
+    pages[0].save(file, "PDF", save_all=True, append_images=pages[1:])  # Pillow's own writer
+    with BoundedPdf(file.getvalue(), limits=ImageLimits(max_pixels=1_000_000)) as pdf:
+        assert len(pdf) == 3 and pdf.page(1).image.width > 0
+        with pytest.raises(DocumentError, match=r"page 2 of `source` must hold images .* but one is 1200 x 1200"):
+            pdf.page(2)
+        assert pdf.page(3).image.width > 0
 
 
 @pytest.mark.parametrize("box", [b"0 0 14400 14400", b"0 0 1e30 1e30", b"0 0 nan inf"])

@@ -138,6 +138,26 @@ class PdfFile:
         """Close the file."""
         self._document.close()
 
+    def refuse_hidden(self, large: set[tuple[int, int]]) -> None:
+        """Refuse the file for an image (width, height) that is too large and that no page shows as such.
+
+        A page that draws one is refused alone, when it is asked for. Of a mask or a pattern only the file is known.
+
+        Raises:
+            DocumentError: there is one.
+        """
+        pdfium = _pdfium()
+        hidden = set(large)
+        for number in range(1, self._pages + 1):
+            if not hidden:
+                return
+            with suppress(DocumentError), _page(self._document, number, self._name, pdfium) as page:
+                for item in page.get_objects(filter=[pdfium.raw.FPDF_PAGEOBJ_IMAGE], max_depth=_DEEPEST):
+                    with suppress(pdfium.PdfiumError):
+                        hidden.discard(tuple(item.get_px_size()))
+        for width, height in hidden:
+            check_image_size(width, height, self._limits, f"`{self._name}`")
+
     def page(self, number: int, *, with_layer: bool, bitmap_maker: Callable[..., Any]) -> DrawnPage:
         """Draw page `number`, from 1, into a bitmap of `bitmap_maker` (see `pypdfium2.PdfPage.render`).
 
@@ -264,11 +284,6 @@ def _layer(page: Any, bitmap: Any, drawn: _Drawn, pdfium: Any) -> Layer | None:
         )
     finally:
         text.close()
-
-
-def _character(code: int) -> str:
-    """A character, or the mark for an unknown one: zero and halves of a pair are none."""
-    return chr(code) if 0 < code < 0xD800 or 0xDFFF < code < 0x110000 else "\ufffd"
 
 
 class _Styles:

@@ -48,14 +48,12 @@ def page_scale(size: tuple[float, float], number: int, limits: ImageLimits, name
     return scale
 
 
-def check_images(content: FileContent, limits: ImageLimits, name: str) -> None:
-    """Refuse a file with an image that is too large, wherever it is used: on a page, as a mask, in a pattern.
+def large_images(content: FileContent, limits: ImageLimits) -> set[tuple[int, int]]:
+    """Return width and height of all images over `limits.max_pixels`: on a page, as a mask, in a pattern.
 
     Dictionaries of images stand readably in the file, in encrypted ones too: only what streams hold can be packed.
-
-    Raises:
-        DocumentError: an image over `limits.max_pixels`.
     """
+    found = set()
     for match in _STREAM.finditer(content):
         place = match.start()
         if content[max(0, place - 3) : place] == b"end":
@@ -64,12 +62,13 @@ def check_images(content: FileContent, limits: ImageLimits, name: str) -> None:
         dictionary = _ESCAPE.sub(lambda escape: bytes([int(escape[1], 16)]), before[before.rfind(b"obj") + 3 :])
         if not _IS_IMAGE.search(dictionary):
             continue
-        check_image_size(_side(dictionary, _WIDTH, content), _side(dictionary, _HEIGHT, content), limits, f"`{name}`")
+        found.add((_side(dictionary, _WIDTH, content), _side(dictionary, _HEIGHT, content)))
         if b"JPXDecode" in dictionary:  # its own head counts, not the dictionary
             head = _JPEG_2000.search(content, match.end(), match.end() + _DICTIONARY)
             if head:
                 right, bottom, left, top = struct.unpack(">4I", head[1])
-                check_image_size(right - left, bottom - top, limits, f"`{name}`")
+                found.add((right - left, bottom - top))
+    return {(width, height) for width, height in found if width * height > limits.max_pixels}
 
 
 def check_image_size(width: int, height: int, limits: ImageLimits, where: str) -> None:

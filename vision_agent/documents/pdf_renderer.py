@@ -114,7 +114,7 @@ class _Server:
         from vision_agent.images.limits import ImageLimits
 
         self._new_bitmap: Any = pypdfium2.PdfBitmap.new_native
-        self._open_pdf, self._check_images, self._limits = pdf.PdfFile, pdf_bounds.check_images, ImageLimits
+        self._open_pdf, self._large_images, self._limits = pdf.PdfFile, pdf_bounds.large_images, ImageLimits
         self._shared = shared
         self._pixels: mmap.mmap | None = None
         self._document: PdfFile | None = None
@@ -138,10 +138,12 @@ class _Server:
         content = data if request["path"] is None else _mapped(request["path"])
         _limit_memory(self._at_start + request["memory"] + 2 * len(content))
         limits, name = self._limits(**request["limits"]), request["name"]
-        self._check_images(content, limits, name)
+        large = self._large_images(content, limits)
         # PDFium reads it in place, without another copy.
         whole = content if isinstance(content, bytes) else (ctypes.c_ubyte * len(content)).from_buffer(content)
-        return self._open_pdf(whole, password=request["password"], limits=limits, name=name)
+        document = self._open_pdf(whole, password=request["password"], limits=limits, name=name)
+        document.refuse_hidden(large)
+        return document
 
     def _bitmap(self, width: int, height: int, **settings: Any) -> Any:
         """A bitmap in the memory that the parent sees too."""
