@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from vision_agent.agent import VisionAgent
@@ -13,7 +13,7 @@ def load_agent(
     adapters: Sequence[str | Path] = (),
     device: str = "auto",
     dtype: str = "auto",
-    quantization: str | None = None,
+    quantization: Literal["int8", "4bit"] | None = None,
 ) -> "VisionAgent":
     """Load the agent of a checkpoint; None is the default model. See `VisionAgent.from_pretrained`."""
     # torch is imported here alone: `vision-agent --help` and wrong arguments should not wait for it.
