@@ -44,7 +44,7 @@ class BoundedPdf:
         name: what the caller calls it, for messages.
 
     Raises:
-        DocumentError: broken, empty or no PDF, one with a mask or pattern that is too large, or one that takes too long.
+        DocumentError: broken, empty or no PDF, one with a mask that is too large, or one that takes too long to open.
         PasswordError: encrypted, and the password is missing or wrong.
         MissingExtraError: pypdfium2 is not installed.
     """
