@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vision_agent.plugins.decoder import BoxTargets, Decoder, DecodeRequest, DenseFeatures
+from vision_agent.plugins.decoder import BoxTargets, Decoder, DecodeRequest, DenseFeatures, finite
 from vision_agent.plugins.route import RouteSpec
 from vision_agent.results.detections import Detections
 
@@ -269,6 +269,7 @@ class BoxDecoder(Decoder):
         keep_KT &= keep_KT.cumsum(dim=1) <= self.settings["limit"]
         # All of it in one copy: on an accelerator the host waits for each.
         found_KT6 = torch.cat([boxes_KT4, scores_KT.unsqueeze(-1), keep_KT.unsqueeze(-1)], dim=-1).cpu().numpy()
+        finite(found_KT6)
         phrase_indices, ranks = found_KT6[..., 5].nonzero()
         found_F6 = found_KT6[phrase_indices, ranks]
         return Detections.from_arrays(

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from vision_agent.errors import RouteError
-from vision_agent.plugins.decoder import Decoder, DecodeRequest, DenseFeatures
+from vision_agent.plugins.decoder import Decoder, DecodeRequest, DenseFeatures, finite
 from vision_agent.plugins.image_decoder import ImageDecoder, ImageRequest, finished
 from vision_agent.plugins.route import RouteSpec
 from vision_agent.results.generated import GeneratedImages, Progress
@@ -212,8 +212,8 @@ def _from_image(image: Image.Image) -> Tensor:
 
 
 def _to_image(image_3HW: Tensor) -> Image.Image:
-    pixels = (image_3HW.float() * 255).round().clamp(0, 255).byte()
-    return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
+    pixels_HW3 = finite(image_3HW.float().permute(1, 2, 0).cpu().numpy())
+    return Image.fromarray((pixels_HW3 * 255).round().clip(0, 255).astype(np.uint8))
 
 
 def _previews(progress: Progress) -> Callable[[int, int, Tensor], None]:

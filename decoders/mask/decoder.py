@@ -25,7 +25,7 @@ from torch import Tensor
 from vision_agent.errors import InputError, bad_argument
 from vision_agent.geometry.frames import box_clip, box_iou
 from vision_agent.geometry.rle import RunLengths
-from vision_agent.plugins.decoder import Decoder, DecodeRequest, DenseFeatures, MaskTargets
+from vision_agent.plugins.decoder import Decoder, DecodeRequest, DenseFeatures, MaskTargets, finite
 from vision_agent.plugins.route import RouteSpec
 from vision_agent.results.segmentation import Mask, Segmentation
 
@@ -320,7 +320,7 @@ class MaskDecoder(Decoder):
             phrases_ME = like.new_zeros(len(xyxy), self.finder.settings["embedding"])
         unit_M4 = torch.from_numpy(request.grid.convert(xyxy, "image", "unit")).to(like)
         logits_MSS, rating_M = self.head(prepared.maps, unit_M4[None], phrases_ME[None])
-        return logits_MSS.float().cpu().numpy(), torch.sigmoid(rating_M.float()).cpu().numpy()
+        return finite(logits_MSS.float().cpu().numpy()), finite(torch.sigmoid(rating_M.float()).cpu().numpy())
 
     def _grown(self, xyxy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         grown: npt.NDArray[np.float64] = self.head.grown(torch.from_numpy(xyxy)).numpy()

@@ -1,6 +1,7 @@
 """What an answer must not hide: numbers that overflow, repetitions, and questions that a model cannot answer."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,57 @@ def test_states_that_are_no_numbers_give_no_boxes_but_an_error(agent: VisionAgen
     finally:
         with torch.no_grad():
             route.queries.weight.copy_(kept)
+
+
+def test_features_that_are_no_numbers_give_no_empty_mask_but_an_error(agent: VisionAgent) -> None:
+    """Masks of points and boxes ask the language model nothing, whose scores would tell."""
+    tower = agent.backbone.model.model.vision_tower
+    weight = next(each for each in tower.parameters() if each.ndim == 4)
+    kept = weight.detach().clone()
+    agent.clear_cache()
+    try:
+        with torch.no_grad():
+            weight.view(-1)[3] = math.inf
+        for where in ({"points": [(300, 200)]}, {"boxes": [(50, 50, 300, 300)]}):
+            with pytest.raises(AnswerError, match="NaN or infinite"):
+                agent.segment(image=PHOTOS / "000000139872.jpg", **where)
+    finally:
+        with torch.no_grad():
+            weight.copy_(kept)
+        agent.clear_cache()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    ("route", "call"),
+    [
+        ("det", lambda agent, photo: agent.detect("dog", photo)),
+        ("det", lambda agent, photo: agent.detect("dog", [photo, photo])),
+        ("det", lambda agent, photo: agent.count("dog", photo)),
+        ("det", lambda agent, photo: agent.ask("is there a dog?", photo, choices=["yes", "no"])),
+        ("det", lambda agent, photo: list(agent.ask("is there a dog?", photo, stream=True))),
+        ("det", lambda agent, photo: list(agent.run("find the dog", photo, stream=True))),
+        ("seg", lambda agent, photo: agent.segment("dog", photo)),
+        ("seg", lambda agent, photo: agent.point("dog", photo)),
+        ("gen", lambda agent, photo: agent.generate("a red apple", seed=1)),
+    ],
+)
+def test_numbers_of_a_decoder_that_are_none_are_no_result(
+    agent: VisionAgent, route: str, call: Callable[[VisionAgent, Path], object], value: float
+) -> None:
+    weights = [each for each in agent.routes[route].decoder.parameters() if each.is_floating_point()]
+    broken = weights[len(weights) // 2]
+    kept = broken.detach().clone()
+    agent.clear_cache()
+    try:
+        with torch.no_grad():
+            broken.fill_(value)
+        with pytest.raises(AnswerError, match="NaN or infinite in float32"):
+            call(agent, PHOTOS / "000000139872.jpg")
+    finally:
+        with torch.no_grad():
+            broken.copy_(kept)
+        agent.clear_cache()
 
 
 def test_each_token_costs_the_host_one_transfer(tiny: VisionAgent, monkeypatch: pytest.MonkeyPatch) -> None:

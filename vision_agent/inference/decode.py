@@ -7,7 +7,8 @@ what the decoder prepared of the image.
 Shape suffixes: K routing tokens, N states of each, C hidden size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ from vision_agent.geometry.frames import TileGrid
 from vision_agent.inference.detail import Detail, looks_closer, prepare_closer
 from vision_agent.inference.engine import InferenceEngine
 from vision_agent.inference.image_cache import CachedImage
+from vision_agent.model.backbone import Backbone
 from vision_agent.plugins.cancellation import raise_if_cancelled
 from vision_agent.plugins.decoder import DecodeRequest, DenseFeatures
 from vision_agent.routing.adapter import Route
@@ -99,7 +101,7 @@ def decode(
         detail: how closely the image is looked at; None for what the decoder's scores were fitted with.
 
     Raises:
-        AnswerError: the states are NaN or infinite.
+        AnswerError: the states, or what the decoder makes of them, are NaN or infinite.
         CancelledError: nobody waits for the result any longer.
     """
     request = request or read.request(engine.backbone.name)
@@ -108,10 +110,11 @@ def decode(
             raise overflow_error(engine.backbone)
         raise_if_cancelled()
         made = prepared(engine, read.images[0], route, detail) if read.images else None
-        if route.words is None:
-            return route.decoder.decode(read.states_KNC, made, request)
-        rows = [row for row, phrase in enumerate(read.phrases) if not only_known or route.words.finds(phrase)]
-        found = route.decoder.decode(read.states_KNC[rows], made, _of_rows(request, rows))
+        with overflow_told(engine.backbone):
+            if route.words is None:
+                return route.decoder.decode(read.states_KNC, made, request)
+            rows = [row for row, phrase in enumerate(read.phrases) if not only_known or route.words.finds(phrase)]
+            found = route.decoder.decode(read.states_KNC[rows], made, _of_rows(request, rows))
     unknown = tuple(dict.fromkeys(word for phrase in read.phrases for word in route.words.unknown(phrase)))
     return found.model_copy(update={"phrases": request.phrases, "unknown_words": unknown})
 
@@ -123,12 +126,18 @@ def _of_rows(request: DecodeRequest, rows: Sequence[int]) -> DecodeRequest:
 
 
 def prepared(engine: InferenceEngine, image: CachedImage, route: Route, detail: Detail | None) -> Any:
-    """Return what a route's decoder makes of an image alone; made once for each look and kept with the image."""
+    """Return what a route's decoder makes of an image alone; made once for each look and kept with the image.
+
+    Raises:
+        AnswerError: it is NaN or infinite.
+    """
     name, decoder = route.spec.name, route.decoder
     with torch.inference_mode():
         if name not in image.prepared:
             features = (image.features() if decoder.needs_features else DenseFeatures(())).float()
-            image.prepared[name] = decoder.prepare_image(features, image.image)
+            made = decoder.prepare_image(features, image.image)
+            _check_finite(made, engine.backbone)
+            image.prepared[name] = made
         first = image.prepared[name]
         if not looks_closer(detail, image.image, engine.backbone, decoder):
             return first
@@ -136,6 +145,24 @@ def prepared(engine: InferenceEngine, image: CachedImage, route: Route, detail: 
             raise_if_cancelled()
             image.closer[name] = prepare_closer(first, image.image, engine.backbone, decoder)
         return image.closer[name]
+
+
+@contextmanager
+def overflow_told(backbone: Backbone) -> Iterator[None]:
+    """Turn a decoder's error about NaN and infinite numbers into one that names the remedy."""
+    try:
+        yield
+    except FloatingPointError as error:
+        raise overflow_error(backbone) from error
+
+
+def _check_finite(made: object, backbone: Backbone) -> None:
+    """Raise AnswerError where a decoder makes numbers of an image that are none. The host waits for them once."""
+    fields = vars(made).values() if hasattr(made, "__dict__") else [made]
+    tensors = [each for field in fields for each in (field if isinstance(field, tuple | list) else [field])]
+    numbers = [each for each in tensors if isinstance(each, Tensor) and each.is_floating_point() and each.numel()]
+    if numbers and not bool(torch.stack([each.isfinite().all() for each in numbers]).all()):
+        raise overflow_error(backbone)
 
 
 def checked(route: Route, result: object, expected: type[T]) -> T:

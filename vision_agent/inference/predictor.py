@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 
 from vision_agent.errors import InputError, RouteError, bad_argument
+from vision_agent.generation.decoding import overflow_error
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.geometry.frames import box_area, box_clip
 from vision_agent.images.loading import ImageLimits
 from vision_agent.inference.conversation import Conversation
-from vision_agent.inference.decode import checked, counted_from, decode, forced_states, prepared
+from vision_agent.inference.decode import checked, counted_from, decode, forced_states, overflow_told, prepared
 from vision_agent.inference.detail import Detail
 from vision_agent.inference.emitted_routes import read_emitted_route
 from vision_agent.inference.engine import InferenceEngine
@@ -145,6 +146,7 @@ class Predictor:
         Raises:
             RouteError: no such route, or its decoder takes words alone.
             InputError: both boxes and points, and what the decoder refuses.
+            AnswerError: the image's features are NaN or infinite.
         """
         route = self.route("seg")
         decoder = route.decoder
@@ -159,12 +161,12 @@ class Predictor:
             cached = self._engine.encode_image(image)
             raise_if_cancelled()
             request = DecodeRequest((), cached.encoded.grid, self._backbone.name)
-            if points is not None:
-                found = decoder.decode_points(
-                    points, prepared(self._engine, cached, route, "low"), request, point_labels
-                )
-            else:
-                found = decoder.decode_boxes(boxes, prepared(self._engine, cached, route, "low"), request)
+            made = prepared(self._engine, cached, route, "low")
+            with overflow_told(self._backbone):
+                if points is not None:
+                    found = decoder.decode_points(points, made, request, point_labels)
+                else:
+                    found = decoder.decode_boxes(boxes, made, request)
         return checked(route, found, Segmentation)
 
     def segment_by(

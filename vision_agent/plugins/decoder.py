@@ -3,8 +3,10 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 from torch import Tensor, nn
 
@@ -12,6 +14,21 @@ from vision_agent.errors import RouteError
 from vision_agent.geometry.frames import TileGrid
 from vision_agent.plugins.constraint import Constraint
 from vision_agent.plugins.route import RouteSpec
+
+T = TypeVar("T", bound=np.floating[Any])
+
+
+def finite(values: npt.NDArray[T]) -> npt.NDArray[T]:
+    """Return what a decoder computed, as it is.
+
+    NaN compares as false: without this check there would be no box, silently.
+
+    Raises:
+        FloatingPointError: it is NaN or infinite. The verbs make an `AnswerError` of it that names the remedy.
+    """
+    if not np.isfinite(values).all():
+        raise FloatingPointError("a decoder's numbers are NaN or infinite")
+    return values
 
 
 @dataclass(frozen=True)
