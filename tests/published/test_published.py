@@ -506,6 +506,8 @@ def test_a_name_that_the_hub_does_not_know_is_said_so(
         load("someone/mistyped", cache_dir=tmp_path)
     with pytest.raises(CheckpointError, match="neither a folder nor a hub name"):
         load("path/to/nothing", cache_dir=tmp_path)
+    with pytest.raises(CheckpointError, match="neither a folder nor a hub name"):
+        load("x" * 300, cache_dir=tmp_path)  # longer than any file's name
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from vision_agent.model.checkpoint_files import (
     tensor_names,
 )
 from vision_agent.model.empty_model import misfits
-from vision_agent.model.hub import check_source
+from vision_agent.model.hub import check_source, is_here
 from vision_agent.model.image_settings import image_settings, tiling_settings
 from vision_agent.model.int8 import Experts
 from vision_agent.model.load_options import is_mixture
@@ -191,7 +191,7 @@ def describe(
         CheckpointError: no such folder or name, missing, damaged or truncated files, another architecture.
     """
     source = str(DEFAULT_CHECKPOINT if name_or_path == "default" else name_or_path)
-    local = Path(source).exists()
+    local = is_here(source)
     folder = Path(source) if local else _cached_folder(source, cache_dir, local_files_only)
     content = _read_json(folder, "config.json", source)
     check_settings(content)

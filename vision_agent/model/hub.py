@@ -22,9 +22,9 @@ def check_source(source: str, cache_dir: str | Path | None = None, local_files_o
     Raises:
         CheckpointError: neither; the message says how to do without a network.
     """
-    if Path(source).is_dir():
-        return local_files_only
     neither = f"the checkpoint {source!r} is neither a folder nor a hub name"
+    if is_here(source) and Path(source).is_dir():
+        return local_files_only
     try:
         validate_repo_id(source)
     except HFValidationError as error:
@@ -38,6 +38,14 @@ def check_source(source: str, cache_dir: str | Path | None = None, local_files_o
     if problem and not cached:
         raise CheckpointError(f"{neither} that can be reached: {problem}. {_remedy(source)}")
     return bool(problem)
+
+
+def is_here(source: str) -> bool:
+    """Return whether a checkpoint's name is a path on this machine; one that no path can have is none."""
+    try:
+        return Path(source).exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _problem(source: str) -> str | None:
