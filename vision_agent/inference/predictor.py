@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 
 from vision_agent.errors import InputError, RouteError, bad_argument
-from vision_agent.generation.decoding import overflow_error
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.geometry.frames import box_area, box_clip
 from vision_agent.images.loading import ImageLimits
