@@ -318,3 +318,26 @@ def test_addresses_stay_off(chat: ChatVision) -> None:
     with pytest.raises(UrlRefusedError):
         chat.invoke([HumanMessage([{"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}])])
     assert json.dumps(chat._identifying_params)
+
+
+def test_structured_output_of_the_default_is_what_it_saw(agent: VisionAgent) -> None:
+    class There(BaseModel):
+        """Whether it is there."""
+
+        there: bool
+
+    photo = {"type": "image", "base64": base64.b64encode(PHOTO.read_bytes()).decode(), "mime_type": "image/jpeg"}
+    model = ChatVision(agent=agent).with_structured_output(There)
+    for name, there in (("dog", True), ("train", False)):
+        asked = [HumanMessage([{"type": "text", "text": f"is there a {name}?"}, photo])]
+        assert model.invoke(asked) == There(there=there)
+    assert list(model.stream(asked)) == [There(there=False)]
+
+
+def test_the_tool_gives_a_choice_as_it_was_written(agent: VisionAgent) -> None:
+    store = ImageStore()
+    image = store.add(PHOTO)
+    said = agent.call_tool(
+        "ask", {"image": image, "question": "is there a dog?", "choices": ["False", "True"]}, store=store
+    )
+    assert said.content["text"] == "True" and said.content["confidence"] > 0.5

@@ -316,11 +316,26 @@ def _message(answer: "Answer", with_tools: bool) -> AIMessage:
         "confidence": answer.confidence,
         "warnings": list(answer.warnings),
     }
-    said: dict[str, Any] = json.loads(answer.text) if with_tools else {"answer": answer.text}
+    said: dict[str, Any] = json.loads(answer.text) if with_tools else {"answer": _written(answer)}
     if "answer" in said:
         return AIMessage(content=said["answer"], usage_metadata=usage, response_metadata=metadata)
     call = {"name": said["tool"], "args": said["arguments"], "id": f"call_{uuid4().hex[:12]}", "type": "tool_call"}
     return AIMessage(content="", tool_calls=[call], usage_metadata=usage, response_metadata=metadata)
+
+
+def _written(answer: "Answer") -> str:
+    """The text; of a value that was made of a word, such as of "yes" under a schema, the value's JSON."""
+    if answer.value is None:
+        return answer.text
+    try:
+        json.loads(answer.text)
+    except ValueError:
+        pass
+    else:
+        return answer.text
+    if isinstance(answer.value, BaseModel):
+        return answer.value.model_dump_json(by_alias=True)
+    return json.dumps(answer.value, ensure_ascii=False)
 
 
 def _chunk(whole: AIMessage, text: str, run_manager: CallbackManagerForLLMRun | None) -> ChatGenerationChunk:
