@@ -105,6 +105,20 @@ def test_weights_of_whole_numbers_are_refused(
             load(folder)
 
 
+def test_an_index_of_nothing_but_names_is_enough(written: dict[str, Path], tmp_path: Path) -> None:
+    """Tools that split files write the table alone, of which transformers fails with `KeyError: 'metadata'`."""
+    folder = Path(shutil.copytree(written[NATIVE], tmp_path / NATIVE))
+    expected, ids = load_backbone(folder, dtype="fp32"), torch.arange(40)
+    shard = "model-00001-of-00001.safetensors"
+    index = {"weight_map": dict.fromkeys(load_file(folder / "model.safetensors"), shard)}
+    (folder / "model.safetensors").rename(folder / shard)
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), "utf-8")
+    found = load_backbone(folder, dtype="fp32")
+    assert found.fingerprint == expected.fingerprint and found.end_ids == expected.end_ids
+    assert torch.equal(found.logits(ids), expected.logits(ids))
+    assert describe(folder).parameters.total == sum(each.numel() for each in expected.model.parameters())
+
+
 def test_info_takes_the_frequencies_that_old_files_keep(written: dict[str, Path], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(written[NATIVE], tmp_path / NATIVE))
     state = load_file(folder / "model.safetensors")

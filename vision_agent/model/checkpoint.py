@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import torch
-from safetensors.torch import save_file
 from transformers import (
     AutoTokenizer,
     GenerationConfig,
@@ -52,6 +51,7 @@ from vision_agent.model.original import is_original, load_original, native_confi
 from vision_agent.model.original.sa2va import is_sa2va, load_sa2va, own_route
 from vision_agent.model.original.weights import load_native
 from vision_agent.model.quiet import quiet
+from vision_agent.model.tensor_files import save_file
 from vision_agent.model.tower import LiteTowerConfig, register_tower
 from vision_agent.model.weight_files import open_weights, refuse_integers, refuse_packed
 
@@ -138,8 +138,10 @@ def _load_native(
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(source, **files.hub)
-            if rounds_while_reading(options, device, mixture=is_mixture(config)):
-                model = _read_rounded(files, config, options, dtype)
+            int8 = rounds_while_reading(options, device, mixture=is_mixture(config))
+            plain = options.device_map is None and options.quantization is None
+            if int8 or (plain and files.has_bare_index()):
+                model = _read_ourselves(files, config, options, dtype, int8=int8)
             else:
                 model = _read_native(source, config, load_arguments(options, device, dtype) | files.hub)
     except CheckpointError:
@@ -194,9 +196,11 @@ def _refuse(source: str, wrong: Sequence[str]) -> None:
         raise CheckpointError(f"the weights in {source!r} do not fit their config.json: {', '.join(wrong[:5])}{more}")
 
 
-def _read_rounded(files: "_CheckpointFiles", config: InternVLConfig, options: LoadOptions, dtype: torch.dtype) -> Any:
-    """The model with int8 weights, which never has others."""
-    model = empty_model(config, dtype=dtype, attn_implementation=options.attn_implementation, int8=True)
+def _read_ourselves(
+    files: "_CheckpointFiles", config: InternVLConfig, options: LoadOptions, dtype: torch.dtype, *, int8: bool
+) -> Any:
+    """The model without transformers' reader, which rounds nothing while it reads; int8 weights never are others."""
+    model = empty_model(config, dtype=dtype, attn_implementation=options.attn_implementation, int8=int8)
     load_native(model, open_weights(files.folder(), exact=False))
     if files.path("generation_config.json"):
         model.generation_config = GenerationConfig.from_pretrained(files.source, **files.hub)
@@ -322,6 +326,11 @@ class _CheckpointFiles:
         """Names of the tensors in the weight files; none where there are only `.bin` files."""
         single = self.path(_SINGLE)
         return tensor_names(single, None if single else self.optional_json(_INDEX), self.source)
+
+    def has_bare_index(self) -> bool:
+        """Whether there is an index without "metadata", as tools that split files write it: transformers needs it."""
+        index = None if self.path(_SINGLE) else self.optional_json(_INDEX)
+        return index is not None and "metadata" not in index
 
     def folder(self) -> Path:
         """The folder with all files of the checkpoint, downloaded if need be."""
