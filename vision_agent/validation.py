@@ -1,6 +1,7 @@
 """Checks of what callers pass to verbs, made before anything expensive. Needs no torch."""
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from itertools import islice
 from numbers import Real
@@ -68,8 +69,8 @@ def check_length(length: object) -> None:
 def check_phrases(phrase: object, image: object) -> tuple[str, ...]:
     """Check the phrases and return each once. Tells swapped arguments from other mistakes.
 
-    A semicolon separates phrases, in a string as in a list's. The same words in other letters or at other distances
-    are the same phrase: the first spelling counts.
+    A semicolon separates phrases, in a string as in a list's. The same words in other letters, at other distances,
+    with another article or another mark at the end are the same phrase: the first spelling counts.
 
     Raises:
         InputError: no phrase, or one without words or too long.
@@ -90,8 +91,15 @@ def check_phrases(phrase: object, image: object) -> tuple[str, ...]:
         for part in parts or [""]:
             _check_text(name, part, image, LONGEST_PHRASE)
         for part in parts:
-            asked.setdefault(" ".join(part.casefold().split()), part)
+            asked.setdefault(_same(part), part)
     return tuple(asked.values())
+
+
+def _same(phrase: str) -> str:
+    """What a phrase is compared by: its words, without an article before them and marks around them."""
+    visible = "".join(each for each in phrase.casefold() if unicodedata.category(each) != "Cf")
+    words = " ".join(visible.split()).strip(" .,!?:")
+    return re.sub(r"^(?:an?|the)\s+(?=\S)", "", words) or words or phrase.casefold()
 
 
 def _strings(phrase: object) -> list[str] | None:

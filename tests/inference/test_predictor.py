@@ -23,6 +23,7 @@ from vision_agent.train.adapter_training import train_adapter
         (["frisbee;dog", " Dog ", "fris bee"], ("frisbee", "dog", "fris bee")),
         ("red  car;red car;;", ("red  car",)),
         (("frisbee", "dog", "frisbee"), ("frisbee", "dog")),
+        (["a dog", "The dog", "dog.", "d\u200bog", "an  dog!"], ("a dog",)),
     ],
 )
 def test_each_phrase_is_asked_once(agent: VisionAgent, photo: Path, phrase: Any, asked: tuple[str, ...]) -> None:
