@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vision_agent.errors import CheckpointError, ConfigError
 from vision_agent.inference.colors import COLOURS
 from vision_agent.model.devices import choose_device
+from vision_agent.model.tensor_files import save_file
 from vision_agent.plugins.registry import load_decoder
 from vision_agent.train.loop import OnStep, Stage, TrainingLoop, claim_folder, mixed_precision
 

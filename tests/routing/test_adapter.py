@@ -231,6 +231,12 @@ def test_an_ordinary_word_is_no_routing_token(checkpoint: Path) -> None:
         add_token(backbone, word)
 
 
+def test_files_are_as_readable_as_others(adapter: Path) -> None:
+    beside = adapter / "beside.txt"
+    beside.write_text("by the rules of this process")
+    assert (adapter / "adapter.safetensors").stat().st_mode == beside.stat().st_mode
+
+
 # --- weights shared with the adapter beside
 
 

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vision_agent.errors import AdapterMismatchError, CheckpointError, RouteError
 from vision_agent.model.backbone import Backbone
 from vision_agent.model.device_map import make_resident
 from vision_agent.model.int8_packed import PackedHead
+from vision_agent.model.tensor_files import save_file
 from vision_agent.plugins.decoder import Decoder
 from vision_agent.plugins.registry import load_decoder
 from vision_agent.plugins.route import RouteSpec
