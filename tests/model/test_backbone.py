@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from vision_agent import CheckpointError, ConfigError, VisionAgent
+from vision_agent import CheckpointError, ConfigError, InputError, VisionAgent
 from vision_agent.model.backbone import Backbone
 from vision_agent.model.checkpoint import load_backbone
 from vision_agent.model.devices import choose_dtype
@@ -85,6 +86,18 @@ def test_saved_checkpoint_loads_with_the_same_answers(backbone: Backbone, checkp
     torch.testing.assert_close(loaded.encode_image(image).tokens_TC, backbone.encode_image(image).tokens_TC)
     assert loaded.prompt_ids("a dog", [4]) == backbone.prompt_ids("a dog", [4])
     assert loaded.tiling == backbone.tiling
+
+
+@pytest.mark.parametrize("question", [None, 5, b"what?", ["what?"]])
+def test_a_question_that_is_no_text_is_said_so(question: Any, backbone: Backbone) -> None:
+    with pytest.raises(InputError, match="`question`"):
+        backbone.encode(question)
+
+
+@pytest.mark.parametrize("turn", [("who?",), ("who?", None), (1, 2), "ab", ("a", "b", "c"), None])
+def test_an_earlier_round_is_a_question_and_an_answer(turn: Any, backbone: Backbone) -> None:
+    with pytest.raises(InputError, match=r"`history\[1\]`"):
+        backbone.encode("what?", history=[("who?", "me"), turn])
 
 
 def test_missing_and_half_written_checkpoints_are_clear_errors(checkpoint: Path, tmp_path: Path) -> None:

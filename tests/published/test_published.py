@@ -358,13 +358,15 @@ def test_a_template_for_words_alone_gets_words(native: Path) -> None:
 
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 LONG = "{% for a in range(99999) %}{{ messages[0]['content'] }}{% endfor %}"
+# Each one step, of a text that no memory holds.
+HUGE = ("{{ 'a' * 10 ** 11 }}", "{{ 'a' * 99999999999 }}", "{{ 'a'.center(99999999999) }}", "{{ 9 ** 9 ** 9 }}")
 DEEP = "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}"
 
 
 @pytest.mark.parametrize(
     "template",
-    [None, "{{ 1 / 0 }}", "{% for", "{{ raise_exception('no') }}", "no words", ENDLESS, LONG, DEEP],
-    ids=["none", "division", "syntax", "its own error", "no words", "endless", "long", "deep"],
+    [None, "{{ 1 / 0 }}", "{% for", "{{ raise_exception('no') }}", "no words", ENDLESS, LONG, DEEP, *HUGE],
+    ids=["none", "division", "syntax", "its own error", "no words", "endless", "long", "deep", *HUGE],
 )
 def test_templates_that_are_missing_or_fail_are_errors_of_the_checkpoint(
     native: Path, template: str | None, monkeypatch: pytest.MonkeyPatch

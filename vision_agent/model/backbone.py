@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import GenerationConfig
 
-from vision_agent.errors import CheckpointError
+from vision_agent.errors import CheckpointError, InputError, bad_argument
 from vision_agent.geometry.frames import TileGrid
 from vision_agent.images.loading import ImageSource, load_image
 from vision_agent.model.devices import input_device
@@ -303,8 +303,13 @@ class Backbone:
 
         Raises:
             InputError: images and placeholders, or images and `max_tiles`, differ in number; an image that cannot
-                be read; `max_tiles` outside 1-40.
+                be read; `max_tiles` outside 1-40; a question or an earlier round that is no text.
         """
+        if not isinstance(question, str):
+            raise InputError(bad_argument("question", "a text", question))
+        for number, turn in enumerate(history or ()):
+            if not (isinstance(turn, tuple | list) and len(turn) == 2 and all(isinstance(said, str) for said in turn)):
+                raise InputError(bad_argument(f"history[{number}]", "a question and its answer", turn))
         given: list[Any] = list(images) if isinstance(images, list | tuple) else [] if images is None else [images]
         loaded = [load_image(item, name=f"images[{index}]") for index, item in enumerate(given)]
         bounds = check_tiles(max_tiles, len(loaded))

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from jinja2 import Environment
+from jinja2.nodes import Const, Pow
+
 from vision_agent.errors import CheckpointError, InputError, bad_argument, first_line
 
 IMAGE_START, IMAGE_END, IMAGE_CONTEXT = "<img>", "</img>", "<IMG_CONTEXT>"
@@ -22,7 +25,7 @@ _MARKUP = frozenset({"<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"})
 # Private-use characters stand for what users wrote while a template is rendered; no template changes them.
 _MARK = "\ue000"
 # Of a chat template, far above what any needs.
-_MOST_SECONDS, _MOST_CHARACTERS = 5.0, 100_000
+_MOST_SECONDS, _MOST_CHARACTERS, _LARGEST_NUMBER = 5.0, 100_000, 1_000_000
 # GPT-OSS writes the channel of an answer before its words ("Harmony"). It has one for answers, so that is given: the
 # words come first, and grammars and routes begin with them.
 _CHANNEL, _ANSWERING = "<|channel|>final<|message|>", "<|start|>assistant"
@@ -219,6 +222,7 @@ def render_native(tokenizer: Any, name: str) -> Render:
     """
     if tokenizer.chat_template is None:
         raise CheckpointError(f"the checkpoint {name!r} has no chat template: expected a file chat_template.jinja")
+    _check_numbers(str(tokenizer.chat_template), name)
 
     def message(role: str, text: str, parts: bool) -> dict[str, Any]:
         return {"role": role, "content": [{"type": "text", "text": text}] if parts else text}
@@ -245,6 +249,20 @@ def render_native(tokenizer: Any, name: str) -> Render:
     except CheckpointError:
         parts = False
     return lambda turns: written(turns, parts)
+
+
+def _check_numbers(template: str, name: str) -> None:
+    """Refuse powers and very large numbers: one text of that length takes all memory, in a step that none can stop."""
+    try:
+        syntax = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(template)
+    except Exception:  # said where it is used; some tags are transformers' own
+        return
+    large = (each.value for each in syntax.find_all(Const) if isinstance(each.value, int | float))
+    if any(abs(value) > _LARGEST_NUMBER for value in large) or next(syntax.find_all(Pow), None) is not None:
+        raise CheckpointError(
+            f"the chat template of {name!r} reckons with powers, or with numbers above {_LARGEST_NUMBER}; none that "
+            "writes dialogues does"
+        )
 
 
 @contextmanager
