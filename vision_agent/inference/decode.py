@@ -161,7 +161,10 @@ def _check_finite(made: object, backbone: Backbone) -> None:
     fields = vars(made).values() if hasattr(made, "__dict__") else [made]
     tensors = [each for field in fields for each in (field if isinstance(field, tuple | list) else [field])]
     numbers = [each for each in tensors if isinstance(each, Tensor) and each.is_floating_point() and each.numel()]
-    if numbers and not bool(torch.stack([each.isfinite().all() for each in numbers]).all()):
+    if not numbers:
+        return
+    device = numbers[0].device
+    if not bool(torch.stack([each.isfinite().all().to(device) for each in numbers]).all()):
         raise overflow_error(backbone)
 
 
