@@ -144,6 +144,7 @@ def bad_argument(name: str, expected: str, got: object) -> str:
 EXTRAS = {
     "cuda-quantization": ("accelerate", "bitsandbytes"),
     "diffusers": ("diffusers",),
+    "fonts": ("fontpkg_noto_sans", "noto_cjk_sans_otc"),
     "heic": ("pi_heif",),
     "langchain": ("langchain_core",),
     "lora": ("peft",),

@@ -78,5 +78,8 @@ def test_wrong_arguments_are_told_before_a_model_is_loaded(
 
 
 def test_answers_that_do_not_fit_the_context_are_refused(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, error = bench(capsys, str(checkpoint), *FEW[:2], "--tokens", "4096", "--image-size", "64x48")
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["text_config"]["max_position_embeddings"] = 80
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    code, _, error = bench(capsys, str(checkpoint), *FEW, "--tokens", "79")
     assert code == 2 and "`tokens` must be at most " in error

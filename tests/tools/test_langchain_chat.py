@@ -158,7 +158,8 @@ def test_what_may_not_be_read(chat: ChatVision, block: dict[str, Any]) -> None:
         chat.invoke([HumanMessage([block])])
 
 
-def test_options(agent: VisionAgent) -> None:
+def test_options(checkpoint: Path) -> None:
+    agent = VisionAgent.from_pretrained(checkpoint)  # one that writes whatever it is asked
     drawn = ChatVision(agent=agent, max_tokens=12, temperature=1.5, seed=3)
     assert drawn.invoke("hello").text == drawn.invoke("hello").text
     assert drawn.bind(seed=4).invoke("hello").text != drawn.invoke("hello").text
