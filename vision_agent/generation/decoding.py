@@ -11,23 +11,14 @@ import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
-from transformers import (
-    DynamicCache,
-    GenerationConfig,
-    LogitsProcessorList,
-    RepetitionPenaltyLogitsProcessor,
-    StoppingCriteria,
-    StoppingCriteriaList,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
+from transformers import DynamicCache, GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from vision_agent.errors import AnswerError, InputError, bad_argument
+from vision_agent.generation.answer_row import AnswerRow, FinishReason, drawn, sampling_filters
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.generation.prefix_cache import LEAST_SHARED, PrefixCache, common_beginning
 from vision_agent.generation.stopping import RepetitionWatcher, StopWatcher
@@ -35,8 +26,6 @@ from vision_agent.model.attention import full_cache
 from vision_agent.model.backbone import Backbone
 from vision_agent.plugins.cancellation import CANCELLED, raise_if_cancelled, until_cancelled
 from vision_agent.plugins.constraint import Constraint
-
-FinishReason = Literal["stop", "length", "repetition"]
 
 
 @dataclass(frozen=True)
@@ -103,7 +92,7 @@ class GenerationOutput:
         size = self.mask_BP.shape[1]
         while (place := self.cache.get_seq_length()) < size:
             column = place - (size - self.new_BL.shape[1])
-            _forward(backbone, self.new_BL[:, column : column + 1], self.mask_BP[:, : place + 1], self.cache, None)
+            feed_tokens(backbone, self.new_BL[:, column : column + 1], self.mask_BP[:, : place + 1], self.cache, None)
 
 
 def check_context(backbone: Backbone, prompt_tokens: int, image_tokens: int, options: GenerationOptions) -> None:
@@ -184,79 +173,76 @@ def _decode(
     grammars: Sequence[Constraint | None],
     prefixes: PrefixCache | None,
 ) -> Iterator[GenerationOutput]:
-    rows = range(len(inputs))
-    marks = [_marks(backbone, prompt) for prompt in inputs] if prefixes is not None else []
+    rows = [AnswerRow(backbone, options, grammar) for grammar in grammars]
+    marks = [prompt_marks(backbone, prompt) for prompt in inputs] if prefixes is not None else []
     cache, known = _begin(backbone, inputs, marks, prefixes)
-    rest = [_rest(backbone, prompt, known) for prompt in inputs]
+    rest = [rest_of_prompt(backbone, prompt, known) for prompt in inputs]
     ids_BL, mask_BL = _padded(backbone, rest)
     output = GenerationOutput(
-        answers=[[] for _ in rows],
-        logprobs=[[] for _ in rows],
-        forced=[[] for _ in rows],
-        finish_reasons=["length" for _ in rows],
-        warnings=[() for _ in rows],
+        answers=[row.ids for row in rows],
+        logprobs=[row.logprobs for row in rows],
+        forced=[row.forced for row in rows],
+        finish_reasons=[row.finish_reason for row in rows],
+        warnings=[row.warnings for row in rows],
         cache=cache,
         mask_BP=torch.cat([mask_BL.new_ones(len(rows), known), mask_BL], dim=1).bool(),
         prompt_tokens=tuple(len(prompt.ids) for prompt in inputs),
         reused_tokens=known,
         new_BL=ids_BL[:, :0],
     )
-    states = [grammar.start() if grammar is not None else None for grammar in grammars]
-    filters = _filters(options)
-    generators = [_generator(backbone, options) for _ in rows] if options.do_sample else []
+    filters = sampling_filters(options)
+    generators = [row.generator for row in rows if row.generator is not None]
     banned = torch.tensor(sorted(forbidden), dtype=torch.long, device=backbone.device)
     ends = torch.tensor(backbone.end_ids, device=backbone.device)
-    watcher, repetition = StopWatcher(backbone, options.stop), RepetitionWatcher(options.max_repeats)
-    is_open = [True for _ in rows]
     feed_BL, tokens_TC = ids_BL, _images(rest)
-    for _ in range(options.max_new_tokens):
+    while any(row.is_open for row in rows):
         with torch.inference_mode():
-            scores_BV = _forward(backbone, feed_BL, output.mask_BP, cache, tokens_TC)
+            scores_BV = feed_tokens(backbone, feed_BL, output.mask_BP, cache, tokens_TC)
             finite_B = scores_BV.isfinite().all(dim=-1)
             scores_BV[:, banned] = -torch.inf
             logprobs_BV = scores_BV.log_softmax(dim=-1)
-            for row, state in enumerate(states):
-                if state is not None and is_open[row]:
-                    scores_BV[row] = state.mask(scores_BV[row])
+            for index, row in enumerate(rows):
+                if row.is_open and grammars[index] is not None:
+                    scores_BV[index] = row.masked(scores_BV[index])
             filtered_BV = filters(cast(torch.LongTensor, output.new_BL), scores_BV) if filters else scores_BV
             if generators:
-                chances_BV = filtered_BV.softmax(dim=-1).nan_to_num(1.0)  # drawing fails on NaN; it is refused below
-                pairs = zip(chances_BV, generators, strict=True)
-                next_B = torch.cat([torch.multinomial(chances_V, 1, generator=own) for chances_V, own in pairs])
+                next_B = torch.cat([drawn(each, own) for each, own in zip(filtered_BV, generators, strict=True)])
             else:
                 next_B = filtered_BV.argmax(dim=-1)
-            chosen_B = logprobs_BV.gather(1, next_B[:, None])[:, 0]
-            open_B = torch.tensor(is_open, device=backbone.device)
+            open_B = torch.tensor([row.is_open for row in rows], device=backbone.device)
             next_B = torch.where(open_B, next_B, ends[0])
             output.new_BL = torch.cat([output.new_BL, next_B[:, None]], dim=1)
             output.mask_BP = torch.cat([output.mask_BP, open_B[:, None]], dim=1)
-            # All that the host has to know goes in one transfer: every other would be one more wait for each token.
-            # Token ids are exact in float32, up to 2^24.
-            told_4B = torch.stack([next_B.float(), chosen_B, torch.isin(next_B, ends).float(), finite_B.float()])
-            told = told_4B.T.tolist()
-        for row in [row for row in rows if is_open[row]]:
-            token, logprob, end, finite = int(told[row][0]), told[row][1], bool(told[row][2]), bool(told[row][3])
-            if not finite:
-                raise overflow_error(backbone, output.answers[row])
-            output.answers[row].append(token)
-            output.logprobs[row].append(logprob)
-            state = states[row]
-            output.forced[row].append(state is not None and state.forces(token))
-            if state is not None:
-                state.accept(token)
-                output.warnings[row] = state.warnings
-            if end or watcher.stops(output.answers[row]):
-                output.finish_reasons[row] = "stop"
-                is_open[row] = False
-            elif repetition.stops(output.answers[row]) and (state is None or state.complete):
-                output.finish_reasons[row] = "repetition"
-                is_open[row] = False
+            told = told_of(next_B, logprobs_BV, finite_B, ends)
+        for index, row in enumerate(rows):
+            if row.is_open:
+                if not told[index].is_finite:
+                    raise overflow_error(backbone, row.ids)
+                row.accept(*told[index][:3])
+                output.finish_reasons[index], output.warnings[index] = row.finish_reason, row.warnings
         yield output
-        if not any(is_open):
-            break
         feed_BL, tokens_TC = next_B[:, None], None
     if prefixes is not None and len(inputs) == 1:
         prefixes.keep([*marks[0], *output.answers[0]], cache)
+
+
+class Told(NamedTuple):
+    """What the host has to know of a row's next token."""
+
+    token: int
+    logprob: float
+    is_end: bool
+    is_finite: bool
+
+
+def told_of(next_B: Tensor, logprobs_BV: Tensor, finite_B: Tensor, ends: Tensor) -> list[Told]:
+    """Return what the host has to know of the next tokens, in one transfer: any other would be one more wait a token.
+
+    Token ids are exact in float32, up to 2^24.
+    """
+    chosen_B = logprobs_BV.gather(1, next_B[:, None])[:, 0]
+    told_4B = torch.stack([next_B.float(), chosen_B, torch.isin(next_B, ends).float(), finite_B.float()])
+    return [Told(int(token), logprob, bool(end), bool(finite)) for token, logprob, end, finite in told_4B.T.tolist()]
 
 
 def overflow_error(backbone: Backbone, answer: Sequence[int] = ()) -> AnswerError:
@@ -270,10 +256,10 @@ def overflow_error(backbone: Backbone, answer: Sequence[int] = ()) -> AnswerErro
     return AnswerError(f"{backbone.name!r} gives scores that are NaN or infinite in {precision}; {remedy}", text)
 
 
-def _forward(
+def feed_tokens(
     backbone: Backbone, ids_BL: Tensor, mask_BP: Tensor, cache: DynamicCache, tokens_TC: Tensor | None
 ) -> Tensor:
-    """Feed tokens that follow the cache; the float32 scores (B, V) of what comes next."""
+    """Feed tokens that follow the cache; return the float32 scores (B, V) of what comes next."""
     rows, new = ids_BL.shape
     # Without padding before or between real tokens no mask is needed, and attention takes its fast path. What an
     # ended row is fed does not matter.
@@ -384,19 +370,19 @@ def _begin(
     if shared < LEAST_SHARED:
         return full_cache(), 0
     if known < shared:
-        first = _rest(backbone, inputs[0], known)
+        first = rest_of_prompt(backbone, inputs[0], known)
         ids_BL = torch.tensor([first.ids[: shared - known]], device=backbone.device)
         count = int((ids_BL == backbone.model.config.image_token_id).sum())
         with torch.inference_mode():
             tokens_TC = first.tokens_TC[:count] if first.tokens_TC is not None and count else None
-            _forward(backbone, ids_BL, torch.ones_like(ids_BL), cache, tokens_TC)
+            feed_tokens(backbone, ids_BL, torch.ones_like(ids_BL), cache, tokens_TC)
         prefixes.keep(marks[0][:shared], cache)
     cache.batch_repeat_interleave(len(inputs))
     return cache, shared
 
 
-def _rest(backbone: Backbone, prompt: PromptInputs, known: int) -> PromptInputs:
-    """The part of a prompt that is still to be fed."""
+def rest_of_prompt(backbone: Backbone, prompt: PromptInputs, known: int) -> PromptInputs:
+    """Return the part of a prompt that is still to be fed."""
     if not known:
         return prompt
     fed = sum(token == backbone.model.config.image_token_id for token in prompt.ids[:known])
@@ -404,33 +390,11 @@ def _rest(backbone: Backbone, prompt: PromptInputs, known: int) -> PromptInputs:
     return PromptInputs(prompt.ids[known:], tokens_TC if tokens_TC is not None and len(tokens_TC) else None)
 
 
-def _marks(backbone: Backbone, prompt: PromptInputs) -> list[int]:
-    """Token ids, with each image token replaced by a number that names it."""
+def prompt_marks(backbone: Backbone, prompt: PromptInputs) -> list[int]:
+    """Return token ids, with each image token replaced by a number that names it."""
     image = iter(prompt.image_marks)
     context = backbone.model.config.image_token_id
     return [next(image, -1) if token == context else token for token in prompt.ids]
-
-
-def _filters(options: GenerationOptions) -> LogitsProcessorList:
-    """transformers' own processors, in the order in which `generate` applies them."""
-    filters = LogitsProcessorList()
-    if options.repetition_penalty != 1.0:
-        filters.append(RepetitionPenaltyLogitsProcessor(options.repetition_penalty))
-    if options.do_sample:
-        if options.temperature != 1.0:
-            filters.append(TemperatureLogitsWarper(options.temperature))
-        if options.top_k:
-            filters.append(TopKLogitsWarper(options.top_k))
-        if options.top_p < 1.0:
-            filters.append(TopPLogitsWarper(options.top_p))
-    return filters
-
-
-def _generator(backbone: Backbone, options: GenerationOptions) -> torch.Generator:
-    """The random numbers of one row. Rows do not share them, so that a batch draws what single calls draw."""
-    generator = torch.Generator(backbone.device)
-    _ = generator.seed() if options.seed is None else generator.manual_seed(options.seed)
-    return generator
 
 
 class _EachStep(StoppingCriteria):
