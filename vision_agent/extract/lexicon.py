@@ -44,12 +44,31 @@ def words_for(group: str) -> frozenset[str]:
     return frozenset(folded(word) for word in _FILE["words"][group].split())
 
 
+_SIDES = {"total": "including", "subtotal": "excluding"}
+
+
 def _read(group: str) -> tuple[Concept, ...]:
     """The concepts of a group of `lexicon.json`, in the order in which names are looked up."""
-    listed = _FILE[group]
     return tuple(
-        Concept(each["name"], each["kind"], tuple(each["labels"]), tuple(each.get("names", ()))) for each in listed
+        Concept(
+            each["name"],
+            each["kind"],
+            tuple(dict.fromkeys([*each["labels"], *_of_tax(_SIDES.get(each["name"]))])),
+            tuple(each.get("names", ())),
+        )
+        for each in _FILE[group]
     )
+
+
+def _of_tax(side: str | None) -> list[str]:
+    """Labels that say whether tax is in an amount: "amount excl vat". One side alone would be taken for the other."""
+    return [
+        f"{amount} {word} {tax}"
+        for language in (_FILE["with and without tax"] if side else ())
+        for amount in language["amounts"]
+        for word in language[side]
+        for tax in language["taxes"]
+    ]
 
 
 CONCEPTS = _read("document")
