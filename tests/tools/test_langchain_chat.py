@@ -19,9 +19,9 @@ from PIL import Image
 from pydantic import BaseModel, Field
 
 from vision_agent import ImageStore, InputError, UrlRefusedError, VisionAgent
+from vision_agent.planning.tool_prompt import tool_preface
 from vision_agent.tools.langchain.chat_model import ChatVision
 from vision_agent.tools.langchain.messages import conversation_of
-from vision_agent.tools.langchain.tool_prompt import tool_preface
 
 PHOTO = Path(__file__).parents[2] / "examples" / "photos" / "000000139872.jpg"
 TOO_SMALL = "the default model cannot copy arguments out of a question; that the call is valid is tested below"

@@ -7,7 +7,6 @@ a grammar, so their JSON is always valid, whatever the checkpoint was trained fo
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
@@ -17,8 +16,6 @@ from vision_agent.aio import in_thread
 from vision_agent.errors import InputError, MissingExtraError, bad_argument, first_line
 from vision_agent.generation.json_schema import prepare_schema
 from vision_agent.images.store import ImageStore
-
-from .tool_prompt import tool_preface
 
 try:
     from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -38,11 +35,8 @@ except ImportError as error:
 
 if TYPE_CHECKING:
     from vision_agent.generation.options import GenerationOptions
-    from vision_agent.generation.structured import AnswerForm
-    from vision_agent.inference.conversation import Conversation
+    from vision_agent.planning.formed_answer import FormedRequest
     from vision_agent.results.answers import Answer
-
-_CALL_TOKENS = 512  # most tokens of a tool call or structured answer, where `max_tokens` does not say
 
 
 class ChatVision(BaseChatModel):
@@ -126,8 +120,8 @@ class ChatVision(BaseChatModel):
             return
         from vision_agent.results.events import AnswerDone, TextDelta
 
-        conversation, options, form = self._prepared(messages, stop, kwargs)
-        for event in self.agent.answer_pipeline.stream(conversation, options, form=form):
+        asked = self._prepared(messages, stop, kwargs)
+        for event in self.agent.answer_pipeline.stream(asked.conversation, asked.options, form=asked.form):
             if isinstance(event, TextDelta):
                 chunk = ChatGenerationChunk(message=AIMessageChunk(content=event.text))
                 if run_manager is not None:
@@ -137,51 +131,34 @@ class ChatVision(BaseChatModel):
                 yield _chunk(_message(event.answer, False), "", run_manager)
 
     def _answered(self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> "Answer":
-        conversation, options, form = self._prepared(messages, stop, kwargs)
-        answer: Answer = self.agent.answer_pipeline.answers([conversation], options, form=form)[0]
+        asked = self._prepared(messages, stop, kwargs)
+        answer: Answer = self.agent.answer_pipeline.answers([asked.conversation], asked.options, form=asked.form)[0]
         return answer
 
     def _prepared(
         self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
-    ) -> "tuple[Conversation, GenerationOptions, AnswerForm]":
-        from vision_agent.generation.structured import AnswerForm
+    ) -> "FormedRequest":
+        from vision_agent.planning.formed_answer import FormedRequest
 
         from .messages import conversation_of
 
         tools, schema = kwargs.get("tools") or [], kwargs.get("schema")
-        choice = kwargs.get("tool_choice")
-        if tools:
-            tools = [tool for tool in tools if choice in (None, "any", tool["function"]["name"])]
-            schema = _call_schema(tools, choice)
-        options = self._options(stop, bool(schema), kwargs)
-        form = replace(AnswerForm.of(schema, None, self.agent.backbone, options), protocol=bool(schema))
         store = self.store if self.store is not None else ImageStore(limits=self.agent.image_limits)
-        preface = tool_preface(tools, choice is not None, self._count, self.agent.backbone.context) if tools else ""
-        conversation = conversation_of(messages, store, preface, form.constraint)
-        if tools:
-            self._check_room(conversation, len(tools), options)
-        return conversation, options, form
-
-    def _count(self, text: str) -> int:
-        return len(self.agent.backbone.text_ids(text))
-
-    def _check_room(self, conversation: "Conversation", tools: int, options: "GenerationOptions") -> None:
-        """Refuse words that do not fit beside the list of tools. Images are counted later, with all else."""
-        backbone = self.agent.backbone
-        needed = sum(self._count(text) for turn in conversation.turns for text in turn if text)
-        if needed + options.max_new_tokens > backbone.context:
-            raise InputError(
-                f"the messages and the shortest list of {tools} tools have {needed} tokens, and the answer may have "
-                f"`max_tokens`={options.max_new_tokens}, but {backbone.name!r} takes {backbone.context} in all: bind "
-                "fewer tools, such as agent.tools(['detect', 'count']), choose one of them with `tool_choice`, or send "
-                "fewer messages"
-            )
+        return FormedRequest.of(
+            self.agent.backbone,
+            lambda preface, constraint: conversation_of(messages, store, preface, constraint),
+            self._options(stop, bool(tools or schema), kwargs),
+            tools=tools,
+            choice=kwargs.get("tool_choice"),
+            schema=schema or None,
+        )
 
     def _options(self, stop: list[str] | None, formed: bool, kwargs: dict[str, Any]) -> "GenerationOptions":
         from vision_agent.generation.options import GenerationOptions
+        from vision_agent.planning.formed_answer import FORMED_TOKENS
 
         settings: dict[str, Any] = {"stop": () if formed else tuple(stop or self.stop or ())}
-        tokens = kwargs.get("max_tokens", self.max_tokens) or (_CALL_TOKENS if formed else None)
+        tokens = kwargs.get("max_tokens", self.max_tokens) or (FORMED_TOKENS if formed else None)
         if tokens is not None:
             settings["max_new_tokens"] = tokens
         if temperature := kwargs.get("temperature", self.temperature):
@@ -281,29 +258,10 @@ def _no_error(found: Any) -> None:
     return None
 
 
-def _call_schema(tools: Sequence[dict[str, Any]], choice: str | None) -> dict[str, Any]:
-    """The JSON of an answer with tools: a call of one of them, or, where no call is demanded, words."""
-    functions = [tool["function"] for tool in tools]
-    forms = [
-        _object(tool={"const": function["name"]}, arguments=_closed(function.get("parameters")))
-        for function in functions
-    ]
-    if choice is None:
-        forms.append(_object(answer={"type": "string"}))
-    return {"anyOf": forms} if len(forms) > 1 else forms[0]
-
-
-def _object(**properties: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
-
-
-def _closed(parameters: dict[str, Any] | None) -> dict[str, Any]:
-    """A tool's parameters; one without any takes no keys at all."""
-    return {**parameters, "additionalProperties": False} if parameters and parameters.get("properties") else _object()
-
-
 def _message(answer: "Answer", with_tools: bool) -> AIMessage:
     """The answer as a message; with tools, its JSON becomes a call or words."""
+    from vision_agent.planning.formed_answer import read_said
+
     usage = {
         "input_tokens": answer.prompt_tokens,
         "output_tokens": answer.completion_tokens,
@@ -316,26 +274,11 @@ def _message(answer: "Answer", with_tools: bool) -> AIMessage:
         "confidence": answer.confidence,
         "warnings": list(answer.warnings),
     }
-    said: dict[str, Any] = json.loads(answer.text) if with_tools else {"answer": _written(answer)}
-    if "answer" in said:
-        return AIMessage(content=said["answer"], usage_metadata=usage, response_metadata=metadata)
-    call = {"name": said["tool"], "args": said["arguments"], "id": f"call_{uuid4().hex[:12]}", "type": "tool_call"}
+    said = read_said(answer, with_tools)
+    if said.tool is None:
+        return AIMessage(content=said.text, usage_metadata=usage, response_metadata=metadata)
+    call = {"name": said.tool, "args": said.arguments, "id": f"call_{uuid4().hex[:12]}", "type": "tool_call"}
     return AIMessage(content="", tool_calls=[call], usage_metadata=usage, response_metadata=metadata)
-
-
-def _written(answer: "Answer") -> str:
-    """The text; of a value that was made of a word, such as of "yes" under a schema, the value's JSON."""
-    if answer.value is None:
-        return answer.text
-    try:
-        json.loads(answer.text)
-    except ValueError:
-        pass
-    else:
-        return answer.text
-    if isinstance(answer.value, BaseModel):
-        return answer.value.model_dump_json(by_alias=True)
-    return json.dumps(answer.value, ensure_ascii=False)
 
 
 def _chunk(whole: AIMessage, text: str, run_manager: CallbackManagerForLLMRun | None) -> ChatGenerationChunk:
