@@ -3,6 +3,7 @@
 import random
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import original_format as official
@@ -96,8 +97,13 @@ def test_version_1_pixel_shuffle_is_transposed(tmp_path: Path) -> None:
 
 def test_what_a_checkpoint_asks_for_and_does_not_get(tmp_path: Path) -> None:
     official.write_folder(tmp_path / "a", "qwen2")
-    with pytest.raises(ConfigError, match="vision-agent convert"):
-        VisionAgent.from_pretrained(tmp_path / "a", device_map={"": "cpu"})
+    waiting = {"": "cpu", "model.vision_tower": "disk"}
+    with pytest.raises(ConfigError, match=r"`device_map`.*wait on disk.*vision-agent convert"):
+        VisionAgent.from_pretrained(tmp_path / "a", device_map=waiting, offload_folder=tmp_path / "off")
+    with pytest.raises(ConfigError, match=r"wait on disk.*vision-agent convert"):
+        VisionAgent.from_pretrained(
+            tmp_path / "a", device_map="auto", max_memory={"cpu": "60KB"}, offload_folder=tmp_path / "off"
+        )
     folder = tmp_path / "other"
     folder.mkdir()
     (folder / "config.json").write_text('{"model_type": "florence2", "auto_map": {"AutoModel": "code.Model"}}')
@@ -106,6 +112,15 @@ def test_what_a_checkpoint_asks_for_and_does_not_get(tmp_path: Path) -> None:
     (folder / "config.json").write_text("[1, 2]")
     with pytest.raises(CheckpointError, match=r"config.json .*damaged: expected an object"):
         VisionAgent.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("places", [{"": "cpu"}, "auto", "balanced", "sequential"])
+def test_a_device_map_takes_an_original_folder(places: Any, tmp_path: Path) -> None:
+    official.write_folder(tmp_path, "internlm2")
+    plain, mapped = VisionAgent.from_pretrained(tmp_path), VisionAgent.from_pretrained(tmp_path, device_map=places)
+    assert mapped.backbone.fingerprint == plain.backbone.fingerprint
+    assert set(mapped.backbone.model.hf_device_map.values()) == {"cpu"}
+    assert mapped.ask("what?", image(2), options=SHORT) == plain.ask("what?", image(2), options=SHORT)
 
 
 def test_convert_from_the_command_line(

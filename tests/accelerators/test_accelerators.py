@@ -13,7 +13,7 @@ PROGRAM = Path(__file__).with_name("scenarios.py")
 # How many there are, so that none is left out unseen.
 # Most waits of the host for boxes of one phrase: the decoder's are three, once for each suppression and for the result.
 MOST_WAITS = {"detect": 6}
-SCENARIOS = {("default", "one"): 22, ("default", "two"): 22, ("tiny", "one"): 8, ("tiny", "two"): 8}
+SCENARIOS = {("default", "one"): 22, ("default", "two"): 22, ("tiny", "one"): 10, ("tiny", "two"): 10}
 SCENARIOS |= {("training", "one"): 4, ("training", "two"): 2}
 
 

@@ -34,7 +34,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class PeakBytes(TorchDispatchMode):
-    """Counts the bytes of all tensors that operations made and that are still there, but for files that are mapped.
+    """Counts the bytes of all tensors on the CPU that operations made, or that were read, and that are still there.
 
     Attributes:
         most: the largest sum there was.
@@ -48,7 +48,7 @@ class PeakBytes(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
         for each in tree_leaves(output):
-            if isinstance(each, Tensor) and not each.is_meta:
+            if isinstance(each, Tensor) and each.device.type == "cpu" and each.layout == torch.strided:
                 self._count(each.untyped_storage())
         return output
 

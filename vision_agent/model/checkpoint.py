@@ -30,7 +30,7 @@ from vision_agent.model.checkpoint_files import (
     read_object,
     tensor_names,
 )
-from vision_agent.model.device_map import fitted_map
+from vision_agent.model.device_map import fitted_map, planned_map, spread
 from vision_agent.model.devices import choose_dtype, published_dtype
 from vision_agent.model.empty_model import empty_model, misfits
 from vision_agent.model.fingerprint import file_fingerprint, native_fingerprint, with_lora
@@ -111,9 +111,12 @@ def load_backbone(
     check_sinks(options, config)
     if is_mixture(config):
         check_mixture(options, device)
-    if isinstance(options.device_map, dict) and not original:
-        options = options.model_copy(update={"device_map": fitted_map(options.device_map, empty)})
     dtype = choose_dtype(device, options.dtype, parameters=parameters, published=published_dtype(content))
+    places = options.device_map
+    if isinstance(places, str) and original:
+        places = planned_map(places, empty, dtype, options.max_memory)
+    if isinstance(places, dict):
+        options = options.model_copy(update={"device_map": fitted_map(places, empty)})
     load = _load_original if original else _load_native
     return load(files, content, config, options, device, dtype)
 
@@ -141,7 +144,7 @@ def _load_native(
             int8 = rounds_while_reading(options, device, mixture=is_mixture(config))
             plain = options.device_map is None and options.quantization is None
             if int8 or (plain and files.has_bare_index()):
-                model = _read_ourselves(files, config, options, dtype, int8=int8)
+                model = _read_ourselves(files, config, options, device, dtype, int8=int8)
             else:
                 model = _read_native(source, config, load_arguments(options, device, dtype) | files.hub)
     except CheckpointError:
@@ -197,10 +200,16 @@ def _refuse(source: str, wrong: Sequence[str]) -> None:
 
 
 def _read_ourselves(
-    files: "_CheckpointFiles", config: InternVLConfig, options: LoadOptions, dtype: torch.dtype, *, int8: bool
+    files: "_CheckpointFiles",
+    config: InternVLConfig,
+    options: LoadOptions,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    int8: bool,
 ) -> Any:
     """The model without transformers' reader, which rounds nothing while it reads; int8 weights never are others."""
-    model = empty_model(config, dtype=dtype, attn_implementation=options.attn_implementation, int8=int8)
+    model = empty_model(config, dtype=dtype, attn_implementation=options.attn_implementation, int8=int8, places=device)
     load_native(model, open_weights(files.folder(), exact=False))
     if files.path("generation_config.json"):
         model.generation_config = GenerationConfig.from_pretrained(files.source, **files.hub)
@@ -215,12 +224,12 @@ def _load_original(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Backbone:
-    by_bitsandbytes = device.type == "cuda" and not is_mixture(config)
-    for name, value in (("device_map", options.device_map), ("quantization", options.quantization)):
-        if value is not None and (name == "device_map" or by_bitsandbytes):
-            raise ConfigError(
-                f"`{name}` works on native checkpoints only; write one with `vision-agent convert {files.source} NEW`"
-            )
+    remedy = f"works on native checkpoints only; write one with `vision-agent convert {files.source} NEW`"
+    if options.quantization is not None and device.type == "cuda" and not is_mixture(config):
+        raise ConfigError(f"`quantization` {remedy}")
+    spread_out = options.device_map if isinstance(options.device_map, dict) else None
+    if spread_out is not None and "disk" in spread_out.values():
+        raise ConfigError(f"a `device_map` with weights that wait on disk {remedy}")
     folder = files.folder()
     sa2va = is_sa2va(content)
     loader = load_sa2va if sa2va else load_original
@@ -230,7 +239,10 @@ def _load_original(
         dtype=dtype,
         attn_implementation=options.attn_implementation,
         int8=rounds_while_reading(options, device, mixture=is_mixture(config)),
+        places=device if spread_out is None else spread_out,
     )
+    if spread_out is not None:
+        spread(loaded.model, spread_out)
     finish(loaded.model, options, device)
     return Backbone(
         loaded.model,

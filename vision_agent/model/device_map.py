@@ -79,17 +79,45 @@ def fitted_map(device_map: dict[str, int | str], model: Any) -> dict[str, int | 
     unknown = sorted(set(device_map) - names)
     if unknown:
         raise ConfigError(bad_argument("device_map", "names of the model's modules", unknown[0]))
-    bare = [name for name, _ in model.named_parameters() if _place(device_map, name) is None]
+    bare = [name for name, _ in model.named_parameters() if place_of(device_map, name) is None]
     if bare:
         raise ConfigError(f"`device_map` has no device for {bare[0]!r}; name it, or a module that holds it, or ''")
     fitted = dict(device_map)
     if _tied(model):
         tables = model.get_input_embeddings(), model.get_output_embeddings()
         first, last = (next(name for name, module in model.named_modules() if module is table) for table in tables)
-        place = _place(fitted, first)
-        if place is not None and _place(fitted, last) != place:
+        place = place_of(fitted, first)
+        if place is not None and place_of(fitted, last) != place:
             fitted[last] = place
     return _without_nesting(fitted, model)
+
+
+def planned_map(
+    plan: str, model: Any, dtype: torch.dtype, max_memory: Mapping[int | str, int | str] | None
+) -> dict[str, int | str]:
+    """Return where accelerate's plan of this name puts a model, as transformers plans it.
+
+    Args:
+        model: the model without storage.
+        max_memory: None for what the devices have.
+    """
+    from accelerate.utils import get_balanced_memory, get_max_memory, infer_auto_device_map
+
+    whole: dict[str, Any] = {"no_split_module_classes": sorted(model._no_split_modules or ()), "dtype": dtype}
+    room = None if max_memory is None else dict(max_memory)
+    if plan == "sequential":
+        room = get_max_memory(room)
+    else:
+        room = get_balanced_memory(model, max_memory=room, low_zero=plan == "balanced_low_0", **whole)
+    planned: dict[str, int | str] = dict(infer_auto_device_map(model, max_memory=room, **whole))
+    return planned
+
+
+def spread(model: Any, device_map: Mapping[str, int | str]) -> None:
+    """Let accelerate move what goes into each module of a model whose weights lie where the map says."""
+    from accelerate import dispatch_model
+
+    dispatch_model(model, device_map=dict(device_map), skip_keys=model._skip_keys_device_placement)
 
 
 def _without_nesting(device_map: dict[str, int | str], model: Any) -> dict[str, int | str]:
@@ -146,7 +174,7 @@ def _hooks(module: nn.Module) -> list[Any]:
     return [] if hook is None else list(getattr(hook, "hooks", [hook]))
 
 
-def _place(device_map: Mapping[str, int | str], name: str) -> int | str | None:
-    """The place of the longest name in the map that the named parameter is, or lies below."""
+def place_of(device_map: Mapping[str, int | str], name: str) -> int | str | None:
+    """Return the place of the longest name in the map that the named parameter is, or lies below; None if none."""
     fitting = [key for key in device_map if not key or name == key or name.startswith(f"{key}.")]
     return device_map[max(fitting, key=len)] if fitting else None

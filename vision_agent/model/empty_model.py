@@ -1,7 +1,6 @@
 """Makes a model without values, and says under which names its tensors are filled."""
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts
 
 from vision_agent.errors import CheckpointError, last_line
 from vision_agent.model.attention import attention_choice
+from vision_agent.model.device_map import place_of
 from vision_agent.model.fingerprint import todays_name
 from vision_agent.model.int8 import (
     Int8Experts,
@@ -27,22 +27,30 @@ from vision_agent.model.weight_files import WeightFile, refuse_integers
 _COMPUTED = ".rotary_emb.inv_freq"
 # What a tensor of a checkpoint is copied to.
 Target = Tensor | RoundedRows | RoundedExperts
+# Where a model lies: on one device, or by the names of its modules on several.
+Places = torch.device | Mapping[str, int | str]
 
 
 def empty_model(
-    config: InternVLConfig, *, dtype: torch.dtype, attn_implementation: str, int8: bool = False
+    config: InternVLConfig,
+    *,
+    dtype: torch.dtype,
+    attn_implementation: str,
+    int8: bool = False,
+    places: Places | None = None,
 ) -> InternVLForConditionalGeneration:
     """Make a native model whose weights are not set, in eval mode.
 
     Args:
         int8: the language model's linear layers and experts are int8, and never were anything else: memory is that of
             the rounded model.
+        places: the devices that its tensors are made on, and nothing of them elsewhere; None for torch's default.
 
     Raises:
         CheckpointError: settings that contradict each other.
     """
     try:
-        with no_init_weights(), torch.device("meta") if int8 else nullcontext():
+        with no_init_weights(), torch.device("meta"):
             model: Any = InternVLForConditionalGeneration._from_config(
                 config, dtype=dtype, attn_implementation=attention_choice(config, attn_implementation)
             )
@@ -51,7 +59,7 @@ def empty_model(
     model.tie_weights()  # left out with the setting of weights
     if int8:
         quantize_linears(model.model.language_model)
-        _give_storage(model)
+    _give_storage(model, torch.get_default_device() if places is None else places)
     empty: InternVLForConditionalGeneration = model.eval().requires_grad_(False)
     return empty
 
@@ -104,13 +112,15 @@ def _parts(experts: Int8Experts | Qwen3MoeExperts, expert: int) -> dict[str, Ten
     return {"gate_proj": gate_OI, "up_proj": up_OI, "down_proj": experts.down_proj.data[expert]}
 
 
-def _give_storage(model: nn.Module) -> None:
-    """Put a model without storage on the CPU: tensors that a checkpoint fills are left as they come."""
+def _give_storage(model: nn.Module, places: Places) -> None:
+    """Put a model without storage on its devices: tensors that a checkpoint fills are left as they come."""
     given: dict[nn.Parameter, nn.Parameter] = {}  # tables that are one stay one
-    for module in model.modules():
+    for path, module in model.named_modules():
+        start = f"{path}." if path else ""
         for name, parameter in module.named_parameters(recurse=False):
             if parameter not in given:
-                given[parameter] = nn.Parameter(torch.empty_like(parameter, device="cpu"), False)
+                made = torch.empty_like(parameter, device=_device(places, start + name))
+                given[parameter] = nn.Parameter(made, False)
             setattr(module, name, given[parameter])
         computed = module._non_persistent_buffers_set & set(dict(module.named_buffers(recurse=False)))
         if computed:
@@ -118,7 +128,16 @@ def _give_storage(model: nn.Module) -> None:
             kind: Any = type(module)
             fresh = kind(module.config)
             for name in computed:
-                setattr(module, name, getattr(fresh, name))
+                setattr(module, name, getattr(fresh, name).to(_device(places, start + name)))
         for name, buffer in module.named_buffers(recurse=False):
             if name not in computed:
-                setattr(module, name, torch.empty_like(buffer, device="cpu"))
+                setattr(module, name, torch.empty_like(buffer, device=_device(places, start + name)))
+
+
+def _device(places: Places, name: str) -> torch.device | int | str:
+    return places if isinstance(places, torch.device) else _named(places, name)
+
+
+def _named(places: Mapping[str, int | str], name: str) -> int | str:
+    place = place_of(places, name)
+    return "cpu" if place is None else place  # 0 is a device

@@ -42,14 +42,15 @@ class RoundedRows:
 
     @torch.no_grad()
     def copy_(self, float_OI: Tensor) -> None:
-        """Round a weight, some rows at a time, as it is in the format of the scales."""
+        """Round a weight, some rows at a time and where it lies, as it is in the format of the scales."""
         rows = max(1, _CHUNK_ELEMENTS // max(1, float_OI.shape[1]))
         for start in range(0, len(float_OI), rows):
             part_RI = float_OI[start : start + rows].to(self.scale_O.dtype).float()
             # A row of zeros would divide by zero.
             scale_R = part_RI.abs().amax(dim=1).clamp(min=1e-12) / 127
-            self.weight_OI[start : start + rows] = (part_RI / scale_R.unsqueeze(1)).round_().clamp_(-127, 127)
-            self.scale_O[start : start + rows] = scale_R
+            rounded_RI = (part_RI / scale_R.unsqueeze(1)).round_().clamp_(-127, 127).to(torch.int8)
+            self.weight_OI[start : start + rows].copy_(rounded_RI)
+            self.scale_O[start : start + rows].copy_(scale_R)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from vision_agent.errors import CheckpointError
 from vision_agent.model.checkpoint_files import check_folder, check_settings, read_object
+from vision_agent.model.empty_model import Places
 from vision_agent.model.original.configuration import (
     OriginalSettings,
     is_tied,
@@ -27,7 +28,7 @@ class OriginalCheckpoint(OriginalSettings):
     """A loaded checkpoint: the settings of its `config.json`, and
 
     Attributes:
-        model: a transformers `InternVLForConditionalGeneration`, in eval mode, on the CPU.
+        model: a transformers `InternVLForConditionalGeneration`, in eval mode, on its device.
         tokenizer: gives the official ids of a whole prompt.
         end_ids: ids that end an answer. Officially that is the template's stop token and no other; the language
             model's own end token does not stop.
@@ -77,6 +78,7 @@ def load_original(
     dtype: torch.dtype,
     attn_implementation: str,
     int8: bool = False,
+    places: Places | None = None,
     settings: OriginalSettings | None = None,
     beside: Sequence[Rule] = (),
 ) -> OriginalCheckpoint:
@@ -88,6 +90,7 @@ def load_original(
         dtype: of the model; tensors are converted to it one at a time.
         attn_implementation: as transformers takes it; what `config.json` says of it is not used.
         int8: round the language model to int8 while it is read, tensor by tensor.
+        places: the device that tensors go to one at a time, or those of modules by their native names.
         settings: None for those that `config.json` says.
         beside: rules of tensors in the weight files that other models read.
 
@@ -106,7 +109,7 @@ def load_original(
     check_vocabulary(folder, vocabulary, content, settings)
     stop = settings.template.stop
     tokenizer.chat_template = settings.template.chat_template()
-    model = empty_original(config, dtype=dtype, attn_implementation=attn_implementation, int8=int8)
+    model = empty_original(config, dtype=dtype, attn_implementation=attn_implementation, int8=int8, places=places)
     fingerprint = load_weights(model, files, architecture, beside)
     model.generation_config = GenerationConfig(
         eos_token_id=vocabulary[stop], pad_token_id=tokenizer.pad_token_id, do_sample=False

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vision_agent.errors import CheckpointError
 from vision_agent.model.chat_templates import ConversationTemplate
+from vision_agent.model.empty_model import Places
 from vision_agent.model.original.configuration import OriginalSettings, read_settings
 from vision_agent.model.original.loading import OriginalCheckpoint, load_original
 from vision_agent.model.original.weights import Rule
@@ -86,7 +87,13 @@ def is_sa2va(content: dict[str, Any]) -> bool:
 
 
 def load_sa2va(
-    folder: Path, content: dict[str, Any], *, dtype: torch.dtype, attn_implementation: str, int8: bool = False
+    folder: Path,
+    content: dict[str, Any],
+    *,
+    dtype: torch.dtype,
+    attn_implementation: str,
+    int8: bool = False,
+    places: Places | None = None,
 ) -> OriginalCheckpoint:
     """The base model of a Sa2VA folder; the arguments and errors are those of `load_original`."""
     loaded = load_original(
@@ -95,6 +102,7 @@ def load_sa2va(
         dtype=dtype,
         attn_implementation=attn_implementation,
         int8=int8,
+        places=places,
         settings=sa2va_settings(content),
         beside=_BESIDE,
     )

@@ -2,7 +2,7 @@
 
 A table of rules maps original names to native ones; a rule may cut a fused tensor into several. Names are checked
 before any weight is read, so that a missing or unexpected one is an error that names it and costs no time. Tensors are
-converted one at a time: memory holds the model and one tensor.
+converted one at a time and go straight to their device: memory holds the model, if it is on the CPU, and one tensor.
 
 Shape suffixes: D head size, E width of the vision tower, H hidden size, G query heads per key head, K key heads.
 """
@@ -18,7 +18,7 @@ from torch.nn.functional import interpolate
 from transformers import InternVLConfig
 
 from vision_agent.errors import CheckpointError
-from vision_agent.model.empty_model import Target, empty_model, fillable
+from vision_agent.model.empty_model import Places, Target, empty_model, fillable
 from vision_agent.model.fingerprint import WeightSample
 from vision_agent.model.weight_files import WeightFile, listed_names, refuse_integers, refuse_packed
 
@@ -151,12 +151,19 @@ LANGUAGE_RULES = {
 }
 
 
-def empty_original(config: InternVLConfig, *, dtype: torch.dtype, attn_implementation: str, int8: bool = False) -> Any:
+def empty_original(
+    config: InternVLConfig,
+    *,
+    dtype: torch.dtype,
+    attn_implementation: str,
+    int8: bool = False,
+    places: Places | None = None,
+) -> Any:
     """Make a native model whose weights are not set, with the official constants that no weight holds.
 
     Arguments and errors are those of `empty_model`.
     """
-    model = empty_model(config, dtype=dtype, attn_implementation=attn_implementation, int8=int8)
+    model = empty_model(config, dtype=dtype, attn_implementation=attn_implementation, int8=int8, places=places)
     use_official_epsilon(model)
     return model
 
@@ -226,6 +233,7 @@ def load_by_rules(
                 pieces = _fill(targets, names, file.tensor(key), rule, config, f"{key} in {file.path.name}")
                 for name, piece in zip(names, pieces, strict=True):
                     sample.add(name, piece)
+                del pieces, piece  # before the next tensor is read
     return sample
 
 
