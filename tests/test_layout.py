@@ -20,7 +20,7 @@ PLUGGED_IN = ("vision_agent.decoders", "vision_agent.tools", "decoders", "tools"
 STAIRS = (
     *("__version__", "_distribution", "checkpoints", "errors", "geometry", "images", "results", "plugins", "model"),
     *("generation", "routing", "validation", "documents", "extract", "inference", "data", "planning", "train"),
-    *("aio", "agent", "evaluate", "batch", "cli", "__main__"),
+    *("aio", "agent", "evaluate", "batch", "serve", "cli", "__main__"),
 )
 SAME_NAME_ALLOWED = {"__init__", "options", "result", "loading"}
 MOST_LINES = {"agent.py": 1000}

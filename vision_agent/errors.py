@@ -153,6 +153,7 @@ EXTRAS = {
     "offload": ("accelerate",),
     "parquet": ("pyarrow",),
     "sam": ("segment_anything", "torchvision"),
+    "serve": ("python_multipart", "starlette", "uvicorn"),
     "smolagents": ("smolagents",),
     "structured": ("llguidance",),
     "supervision": ("supervision",),

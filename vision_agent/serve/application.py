@@ -1,0 +1,100 @@
+"""The server as one ASGI application, for uvicorn or any other server of ASGI.
+
+    app = Application(VisionAgent(), ServeOptions(keys=("...",)))
+
+`process.py` runs it behind a port.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from vision_agent.serve.chat_endpoint import ChatEndpoint
+from vision_agent.serve.counters import Counters
+from vision_agent.serve.desk import Desk
+from vision_agent.serve.gate import Gate, record_of
+from vision_agent.serve.options import ServeOptions
+from vision_agent.serve.problems import Problem
+from vision_agent.serve.request_sources import Sources
+
+if TYPE_CHECKING:
+    from vision_agent.agent import VisionAgent
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+MCP_PATH = "/mcp"
+
+
+class Application:
+    """Serves one agent. It is an ASGI application.
+
+    Args:
+        agent: does the work.
+        options: what is allowed.
+        mcp: answers what is sent to /mcp; None where MCP is not served.
+
+    Attributes:
+        counters: what was counted so far.
+    """
+
+    def __init__(self, agent: "VisionAgent", options: ServeOptions | None = None, mcp: ASGIApp | None = None) -> None:
+        options = options or ServeOptions()
+        self.counters = Counters()
+        self._desk = Desk(options, self.counters)
+        self._mcp = mcp
+        sources = Sources(options, agent.image_limits)
+        chat = ChatEndpoint(agent, options, self._desk, self.counters, sources)
+        self._routes: dict[str, Mapping[str, Endpoint]] = {
+            "/v1/models": {"GET": chat.models},
+            "/v1/models/": {"GET": chat.model},
+            "/v1/chat/completions": {"POST": chat.completions},
+            "/health/live": {"GET": _alive},
+            "/health/ready": {"GET": self._ready},
+            "/metrics": {"GET": self._metrics},
+        }
+        self._gate = Gate(self._answer, options, self.counters)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._gate(scope, receive, send)
+
+    def drain(self) -> None:
+        """Take no new work, and say so to probes; what runs goes on."""
+        self._desk.draining = True
+
+    def close(self) -> None:
+        """Let go of the threads."""
+        self._desk.close()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path: str = scope["path"]
+        record = record_of(scope)
+        if self._mcp is not None and path.rstrip("/") == MCP_PATH:
+            record.route = MCP_PATH
+            await self._mcp(scope, receive, send)
+            return
+        route = path if path in self._routes else "/v1/models/" if path.startswith("/v1/models/") else None
+        if route is None:
+            raise Problem(404, f"there is nothing at {path[:100]!r}", code="not_found")
+        record.route = route
+        methods = self._routes[route]
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        if method not in methods:
+            allowed = ", ".join(methods)
+            said = f"{route} takes {allowed}, and not {scope['method'][:20]}"
+            raise Problem(405, said, code="method_not_allowed", headers={"allow": allowed})
+        response = await methods[method](Request(scope, receive))
+        await response(scope, receive, send)
+
+    async def _ready(self, request: Request) -> Response:
+        if self._desk.draining:
+            return JSONResponse({"status": "stopping"}, 503)
+        return JSONResponse({"status": "ready"})
+
+    async def _metrics(self, request: Request) -> Response:
+        return PlainTextResponse(self.counters.text(), media_type="text/plain; version=0.0.4")
+
+
+async def _alive(request: Request) -> Response:
+    return JSONResponse({"status": "alive"})
