@@ -146,7 +146,7 @@ class ChatVision(BaseChatModel):
         store = self.store if self.store is not None else ImageStore(limits=self.agent.image_limits)
         return FormedRequest.of(
             self.agent.backbone,
-            lambda preface, constraint: conversation_of(messages, store, preface, constraint),
+            lambda preface: conversation_of(messages, store, preface),
             self._options(stop, bool(tools or schema), kwargs),
             tools=tools,
             choice=kwargs.get("tool_choice"),

@@ -9,18 +9,14 @@ from vision_agent.errors import InputError, bad_argument
 from vision_agent.images.store import ImageStore
 from vision_agent.inference.conversation import Conversation
 from vision_agent.planning.message_rounds import MessageRounds, call_text, typed_text
-from vision_agent.plugins.constraint import Constraint
 
 
-def conversation_of(
-    messages: Sequence[BaseMessage], store: ImageStore, preface: str = "", constraint: Constraint | None = None
-) -> Conversation:
+def conversation_of(messages: Sequence[BaseMessage], store: ImageStore, preface: str = "") -> Conversation:
     """Turn a list of messages into a conversation.
 
     Args:
         store: opens images: ids as `file_id`, `data:` addresses, and https addresses where it allows them.
         preface: stands before the first question.
-        constraint: the grammar of the answer.
 
     Raises:
         InputError: a message or block that is neither text nor an image, or an image that may not be read.
@@ -38,7 +34,7 @@ def conversation_of(
             rounds.give(message.name or "", text, failed=message.status == "error")
         else:
             rounds.ask(text)
-    return rounds.conversation(constraint)
+    return rounds.conversation()
 
 
 def _blocks(message: BaseMessage) -> list[dict[str, Any]]:

@@ -18,7 +18,6 @@ from vision_agent.inference.conversation import Conversation
 from vision_agent.model.backbone import Backbone
 from vision_agent.planning.message_rounds import tool_names
 from vision_agent.planning.tool_prompt import tool_preface
-from vision_agent.plugins.constraint import Constraint
 from vision_agent.results.answers import Answer
 
 FORMED_TOKENS = 512
@@ -47,8 +46,8 @@ class FormedRequest:
     def of(
         cls,
         backbone: Backbone,
-        read: Callable[[str, Constraint | None], Conversation],
-        options: GenerationOptions,
+        read: Callable[[str], Conversation],
+        options: GenerationOptions | Callable[[Conversation], GenerationOptions],
         *,
         tools: Sequence[dict[str, Any]] = (),
         choice: str | None = None,
@@ -57,7 +56,8 @@ class FormedRequest:
         """Put it together.
 
         Args:
-            read: makes the conversation of a preface and the grammar of the answer.
+            read: makes the conversation, with a preface before its first question.
+            options: how the answer is written, or what says so once the conversation is known.
             tools: that the answer may call, as OpenAI has them.
             choice: None to leave it to the model, `ANY_TOOL` for a call of some tool, or the name of one.
             schema: of an answer without tools; None for words.
@@ -68,13 +68,15 @@ class FormedRequest:
         if tools:
             tools = [tool for tool in tools if choice in (None, ANY_TOOL, tool["function"]["name"])]
             schema = _call_schema(tools, choice)
-        form = replace(AnswerForm.of(schema, None, backbone, options), protocol=schema is not None)
 
         def count(text: str) -> int:
             return len(backbone.text_ids(text))
 
         preface = tool_preface(tools, choice is not None, count, backbone.context) if tools else ""
-        conversation = read(preface, form.constraint)
+        conversation = read(preface)
+        options = options if isinstance(options, GenerationOptions) else options(conversation)
+        form = replace(AnswerForm.of(schema, None, backbone, options), protocol=schema is not None)
+        conversation = replace(conversation, constraint=form.constraint)
         if tools:
             needed = sum(count(text) for turn in conversation.turns for text in turn if text)
             _check_room(needed, len(tools), options, backbone)

@@ -13,7 +13,6 @@ from PIL import Image
 
 from vision_agent.inference.conversation import Conversation
 from vision_agent.model.prompt import PLACEHOLDER, Turn
-from vision_agent.plugins.constraint import Constraint
 
 _GO_ON = "Go on."  # where nobody asks, but an answer is due
 
@@ -63,8 +62,8 @@ class MessageRounds:
         self._asked = []
         self._earlier = len(self._images)
 
-    def conversation(self, constraint: Constraint | None = None) -> Conversation:
-        """Return the rounds with the question that has no answer yet; `constraint` is the answer's grammar."""
+    def conversation(self) -> Conversation:
+        """Return the rounds with the question that has no answer yet."""
         count = self._earlier
         earlier = Conversation(
             tuple(self._turns),
@@ -77,7 +76,6 @@ class MessageRounds:
             self._images[count:],
             after=earlier,
             max_tiles=self._tiles[count:],
-            constraint=constraint,
         )
 
 
