@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -52,6 +53,7 @@ from .box_truth import (
 _LEVELS = 3
 _LOG_SIZE_LIMIT = 4.0  # exp(4) strides either side: wider than any canvas
 _PROPOSAL_NMS_IOU = 0.7
+_STEPS = 32  # of suppression, at first: photos need 3 to 8
 _REFINED_IOU = 0.4  # least overlap with a true box for a region's edges to be taught that box
 _NEAR_IOU = 0.1  # least overlap with a true box for a region to be taught how well it fits
 _POINTS = 6  # a region is described at 6 x 6 points
@@ -265,10 +267,9 @@ class BoxDecoder(Decoder):
         boxes_KT4 = prepared.regions_BN4[0][regions_KT]
         keep_KT = (scores_KT >= threshold) & (boxes_KT4[..., 2:] > boxes_KT4[..., :2]).all(-1)
         keep_KT &= prepared.proposed_BN[0][regions_KT]
-        keep_KT &= non_maximum(boxes_KT4, keep_KT, self.settings["nms_iou"])
-        keep_KT &= keep_KT.cumsum(dim=1) <= self.settings["limit"]
-        # All of it in one copy: on an accelerator the host waits for each.
-        found_KT6 = torch.cat([boxes_KT4, scores_KT.unsqueeze(-1), keep_KT.unsqueeze(-1)], dim=-1).cpu().numpy()
+        found_KT6, settled = self._kept(boxes_KT4, scores_KT, keep_KT, _STEPS)
+        if not settled:
+            found_KT6, _ = self._kept(boxes_KT4, scores_KT, keep_KT, None)
         finite(found_KT6)
         phrase_indices, ranks = found_KT6[..., 5].nonzero()
         found_F6 = found_KT6[phrase_indices, ranks]
@@ -281,6 +282,17 @@ class BoxDecoder(Decoder):
             phrases=request.phrases,
             decoder="box",
         )
+
+    def _kept(
+        self, boxes_KT4: Tensor, scores_KT: Tensor, keep_KT: Tensor, steps: int | None
+    ) -> tuple[npt.NDArray[np.float32], bool]:
+        """Boxes, scores and whether they are shown, (K, T, 6); and whether suppression came to its end."""
+        keep_KT, settled = non_maximum(boxes_KT4, keep_KT, self.settings["nms_iou"], steps=steps)
+        keep_KT = keep_KT & (keep_KT.cumsum(dim=1) <= self.settings["limit"])
+        # All of it in one copy: on an accelerator the host waits for each.
+        columns = [each.to(boxes_KT4).expand_as(scores_KT).unsqueeze(-1) for each in (scores_KT, keep_KT, settled)]
+        found_KT7 = torch.cat([boxes_KT4, *columns], dim=-1).cpu().numpy()
+        return found_KT7[..., :6], bool(found_KT7[..., 6].all())
 
     def loss(
         self, states_KNC: Tensor, rows_K: Sequence[int], prepared: PreparedBoxes, targets: Sequence[BoxTargets]
@@ -361,7 +373,10 @@ class BoxDecoder(Decoder):
         wanted = min(self.settings["proposals"], objectness_BL.shape[1])
         scores_BT, cells_BT = objectness_BL.topk(min(4 * wanted, objectness_BL.shape[1]), dim=1)
         boxes_BT4 = boxes_BL4.gather(1, cells_BT[..., None].expand(-1, -1, 4)).clamp(0, 1)
-        keep_BT = non_maximum(boxes_BT4, torch.ones_like(scores_BT, dtype=torch.bool), _PROPOSAL_NMS_IOU)
+        # What a few steps leave too many is suppressed with the phrases' boxes: no device is waited for.
+        keep_BT, _ = non_maximum(
+            boxes_BT4, torch.ones_like(scores_BT, dtype=torch.bool), _PROPOSAL_NMS_IOU, steps=_STEPS
+        )
         _, first_BN = torch.where(keep_BT, scores_BT, -torch.inf).topk(wanted, dim=1)
         proposed_BN, objectness_BN = keep_BT.gather(1, first_BN), scores_BT.gather(1, first_BN)
         # The best box always stays, so no image is without a proposal.
@@ -396,13 +411,15 @@ class BoxDecoder(Decoder):
     def _pyramid(self, features: DenseFeatures) -> list[Tensor]:
         maps = features.maps[-_LEVELS:]
         if len(maps) < _LEVELS:
-            # One map at the tower's stride: a simple pyramid around it, as ViTDet has (arxiv.org/abs/2203.16527).
-            only = maps[-1]
-            finer = F.interpolate(only, scale_factor=2.0, mode="bilinear", align_corners=False)
-            maps = (finer, only, F.avg_pool2d(only, 2, ceil_mode=True))
+            # One map at the tower's stride: a simple pyramid around it, as ViTDet has (arxiv.org/abs/2203.16527). Means
+            # of cells and what is linear in their channels may change places: the few channels are resized.
+            finer, same, coarser = (lateral(maps[-1]) for lateral in self.laterals)
+            finer = F.interpolate(finer, scale_factor=2.0, mode="bilinear", align_corners=False)
+            levels = [finer, same, F.avg_pool2d(coarser, 2, ceil_mode=True)]
+        else:
+            levels = [lateral(map_BCHW) for lateral, map_BCHW in zip(self.laterals, maps, strict=True)]
         merged: list[Tensor] = []
-        for lateral, map_BCHW in zip(reversed(self.laterals), reversed(maps), strict=True):
-            level = lateral(map_BCHW)
+        for level in reversed(levels):
             if merged:
                 level = level + F.interpolate(merged[0], size=level.shape[-2:], mode="nearest")
             merged.insert(0, level)

@@ -6,8 +6,6 @@ Shape suffixes as in `box`; T regions sorted by score.
 import torch
 from torch import Tensor
 
-_STEPS = 8  # photos need 3 to 8
-
 
 def pairwise_iou(first_G4: Tensor, second_L4: Tensor) -> Tensor:
     """Map boxes (..., G, 4) and (..., L, 4) to their IoU (..., G, L)."""
@@ -32,22 +30,30 @@ def _area(boxes_4: Tensor) -> Tensor:
     return (boxes_4[..., 2:] - boxes_4[..., :2]).clamp(min=0).prod(-1)
 
 
-def non_maximum(boxes_KT4: Tensor, candidate_KT: Tensor, iou: float, *, steps: int | None = None) -> Tensor:
+def non_maximum(
+    boxes_KT4: Tensor, candidate_KT: Tensor, iou: float, *, steps: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Suppress greedily what is not best, for all phrases at once; boxes are sorted by score within a phrase.
 
     A box stays if no better box that stays overlaps it. Iterating that rule from "all stay" settles from the front and
-    reaches the greedy answer as soon as nothing changes.
+    reaches the greedy answer as soon as nothing changes. The host waits for no device.
 
     Args:
-        steps: after how many it is looked whether anything changed. None for each on a CPU, and for every eighth
-            elsewhere: the host waits for a device's answer, and steps too many change nothing.
+        steps: the most there are, an even number; None for as many as there may have to be, one a box.
+
+    Returns:
+        which boxes stay (K, T), and whether that is the greedy answer, a bool without dimensions. Where it is not yet,
+        some boxes too many stay, behind a row of `steps` boxes each of which overlaps the next.
     """
     overlaps_KTT = (pairwise_iou(boxes_KT4, boxes_KT4) > iou).triu(diagonal=1)
-    steps = steps or (1 if boxes_KT4.device.type == "cpu" else _STEPS)
+    most = boxes_KT4.shape[1] if steps is None else steps
+    on_host = boxes_KT4.device.type == "cpu"
     keep_KT = candidate_KT
-    while True:
-        for _ in range(steps):
-            before_KT = keep_KT
-            keep_KT = candidate_KT & ~(overlaps_KTT & before_KT[:, :, None]).any(dim=1)
-        if torch.equal(keep_KT, before_KT):
-            return keep_KT
+    changed = torch.zeros((), dtype=torch.bool, device=boxes_KT4.device)
+    for _ in range(most):
+        before_KT = keep_KT
+        keep_KT = candidate_KT & ~(overlaps_KTT & before_KT[:, :, None]).any(dim=1)
+        changed = (keep_KT != before_KT).any()
+        if on_host and not changed:
+            break
+    return keep_KT, ~changed

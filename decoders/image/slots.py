@@ -83,20 +83,18 @@ def compose(rows_RF: Tensor, sprites_T4SS: Tensor, size: tuple[int, int], under_
     canvas = ground if under_3HW is None else under_3HW
     down = ((torch.arange(height, device=canvas.device) + 0.5) / height)[:, None]
     across = ((torch.arange(width, device=canvas.device) + 0.5) / width)[None]
-    is_there = (rows_RF[:, _THERE] > 0).tolist()  # read once: a device is waited for
-    if under_3HW is not None and is_there[_GONE]:
+    is_there = rows_RF[:, _THERE] > 0  # chosen by where it is: the host would have to wait for a device's answer
+    if under_3HW is not None:
         x, y, wide, high = (rows_RF[_GONE, 1:5] / _PLACE_SCALE).unbind()
         edge = 0.03  # the part that goes fades over a thirtieth of the image
         beyond = torch.maximum((across - 0.5 - x).abs() - wide / 2, (down - 0.5 - y).abs() - high / 2)
-        canvas = canvas + (ground - canvas) * (1 - beyond / edge).clamp(0, 1)
+        canvas = torch.where(is_there[_GONE], canvas + (ground - canvas) * (1 - beyond / edge).clamp(0, 1), canvas)
     for row, sprite, is_drawn in zip(rows_RF[1:_GONE], sprites_T4SS, is_there[1:_GONE], strict=True):
-        if not is_drawn:
-            continue
         half = (row[_WIDTH] / _SIZE_SCALE + _SIZE_MIDDLE).clamp(0.05, 1) / 2
         x = ((across - 0.5 - row[_X] / _PLACE_SCALE) / half).expand(height, width)
         y = ((down - 0.5 - row[_Y] / _PLACE_SCALE) / half).expand(height, width)
         places = torch.stack([x, y], dim=-1)
         drawn = F.grid_sample(sprite[None], places[None], align_corners=False)[0]
         light = (1 + row[_LIGHT] / _LIGHT_SCALE).clamp(0.5, 1.5)
-        canvas = canvas * (1 - drawn[3:]) + (drawn[:3] * light).clamp(0, 1)
+        canvas = torch.where(is_drawn, canvas * (1 - drawn[3:]) + (drawn[:3] * light).clamp(0, 1), canvas)
     return canvas.clamp(0, 1)

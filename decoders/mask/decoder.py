@@ -248,19 +248,15 @@ class MaskDecoder(Decoder):
 
         With `exact`, nothing of a mask lies outside its box.
         """
-        masks: list[Mask] = []
-        ratings: list[float] = []
         size = _size(request)
-        for first in range(0, len(xyxy), _AT_ONCE):
-            some = slice(first, first + _AT_ONCE)
-            told = None if phrases_ME is None else phrases_ME[some]
-            logits_MSS, rating_M = self._logits(xyxy[some], told, prepared, request)
-            grown_M4 = self._grown(xyxy[some])
-            limits_M4 = xyxy[some] if exact else grown_M4
-            for logits_SS, grown, limit in zip(logits_MSS, grown_M4.tolist(), limits_M4.tolist(), strict=True):
-                runs = RunLengths.from_logits(logits_SS, size[::-1], box=grown, within=limit)
-                masks.append(Mask.from_runs(runs))
-            ratings += rating_M.tolist()
+        logits_MSS, rating_M = self._logits(xyxy, phrases_ME, prepared, request)
+        ratings = rating_M.tolist()
+        grown_M4 = self._grown(xyxy)
+        limits_M4 = xyxy if exact else grown_M4
+        masks = [
+            Mask.from_runs(RunLengths.from_logits(logits_SS, size[::-1], box=grown, within=limit))
+            for logits_SS, grown, limit in zip(logits_MSS, grown_M4.tolist(), limits_M4.tolist(), strict=True)
+        ]
         return Segmentation.from_masks(
             masks,
             ratings if scores is None else scores,
@@ -319,8 +315,14 @@ class MaskDecoder(Decoder):
         if phrases_ME is None:
             phrases_ME = like.new_zeros(len(xyxy), self.finder.settings["embedding"])
         unit_M4 = torch.from_numpy(request.grid.convert(xyxy, "image", "unit")).to(like)
-        logits_MSS, rating_M = self.head(prepared.maps, unit_M4[None], phrases_ME[None])
-        return finite(logits_MSS.float().cpu().numpy()), finite(torch.sigmoid(rating_M.float()).cpu().numpy())
+        told = [like.new_empty(0, FINE * FINE + 1)]
+        for first in range(0, len(xyxy), _AT_ONCE):
+            some = slice(first, first + _AT_ONCE)
+            logits_MSS, rating_M = self.head(prepared.maps, unit_M4[None, some], phrases_ME[None, some])
+            told.append(torch.cat([logits_MSS.float().flatten(1), torch.sigmoid(rating_M.float())[:, None]], dim=1))
+        # All of it in one copy: on an accelerator the host waits for each.
+        numbers_MX: npt.NDArray[np.float32] = finite(torch.cat(told).cpu().numpy())
+        return numbers_MX[:, :-1].reshape(-1, FINE, FINE), numbers_MX[:, -1]
 
     def _grown(self, xyxy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         grown: npt.NDArray[np.float64] = self.head.grown(torch.from_numpy(xyxy)).numpy()

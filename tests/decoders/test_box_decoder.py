@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numerics import assert_same, tolerance
@@ -280,15 +282,55 @@ def test_no_more_boxes_a_phrase_than_the_limit(limit: int) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**31), st.integers(1, 40), st.sampled_from([0.1, 0.5, 0.7]), st.sampled_from([None, 2, 8]))
+@given(st.integers(0, 2**31), st.integers(1, 40), st.sampled_from([0.1, 0.5, 0.7]), st.sampled_from([None, 40]))
 def test_suppression_equals_the_greedy_definition(seed: int, count: int, iou: float, steps: int | None) -> None:
     generator = torch.Generator().manual_seed(seed)
     corner = torch.rand(1, count, 2, generator=generator)
     boxes = torch.cat([corner, corner + 0.05 + 0.5 * torch.rand(1, count, 2, generator=generator)], dim=-1)
     candidates = torch.ones(1, count, dtype=torch.bool)
-    kept = non_maximum(boxes, candidates, iou, steps=steps)[0].nonzero().flatten().tolist()
+    keep, settled = non_maximum(boxes, candidates, iou, steps=steps)
+    kept = keep[0].nonzero().flatten().tolist()
+    assert bool(settled)
     expected = box_nms(boxes[0].double().numpy(), np.linspace(1, 0.1, count), iou)
     assert kept == sorted(np.asarray(expected).tolist())
+
+
+@pytest.mark.parametrize("length", [10, 32, 33, 34, 70])
+def test_a_row_of_boxes_that_overlap_each_other_is_suppressed_to_its_end(length: int) -> None:
+    """Of boxes that overlap the next one each, every second stays: the last is decided after all others."""
+    left = torch.arange(length) * 0.4
+    row = torch.stack([left, torch.zeros(length), left + 1, torch.ones(length)], dim=-1)
+    boxes, candidates = row[None], torch.ones(1, length, dtype=torch.bool)
+    few, settled = non_maximum(boxes, candidates, 0.4, steps=32)
+    assert bool(settled) == (length <= 32)
+    every, _ = non_maximum(boxes, candidates, 0.4)
+    assert every[0].tolist() == [number % 2 == 0 for number in range(length)]
+    assert bool((few | ~every).all())  # never too few
+
+
+@pytest.mark.parametrize("size", [(4, 4), (5, 7), (1, 3)])
+@torch.no_grad()
+def test_channels_of_the_only_map_are_reduced_before_it_is_resized(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = BoxDecoder(16, [24], width=16, embedding=8).eval()
+    only = torch.randn(2, 24, *size, generator=torch.Generator().manual_seed(0))
+    resized = (F.interpolate(only, scale_factor=2.0, mode="bilinear"), only, F.avg_pool2d(only, 2, ceil_mode=True))
+    fine, middle, coarse = (lateral(each) for lateral, each in zip(model.laterals, resized, strict=True))
+    middle = middle + F.interpolate(coarse, size=middle.shape[-2:], mode="nearest")
+    fine = fine + F.interpolate(middle, size=fine.shape[-2:], mode="nearest")
+    expected = [smooth(each) for smooth, each in zip(model.smooth, (fine, middle, coarse), strict=True)]
+    channels: list[int] = []
+    real = F.interpolate
+
+    def watched(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        channels.append(x.shape[1])
+        return real(x, *args, **kwargs)
+
+    monkeypatch.setattr(F, "interpolate", watched)
+    for found_level, level in zip(model._pyramid(DenseFeatures((only,))), expected, strict=True):
+        torch.testing.assert_close(found_level, level, rtol=1e-4, atol=1e-5)
+    assert channels == [16, 16, 16]
 
 
 # Truth and loss ----------------------------------------------------------------------------------------------------

@@ -381,15 +381,24 @@ class Backbone:
         before, after = self.prompt_parts(image_tokens)
         return before + self.text_ids(request) + after
 
-    def embed(self, ids_BL: Tensor, tokens_TC: Tensor | None = None) -> Tensor:
-        """Embed token ids (negative ones give a zero row) as (B, L, C), with image tokens put at their placeholders."""
+    def embed(self, ids_BL: Tensor, tokens_TC: Tensor | None = None, image_places: int | None = None) -> Tensor:
+        """Embed token ids (negative ones give a zero row) as (B, L, C), with image tokens put at their placeholders.
+
+        Args:
+            image_places: how many placeholders there are, for callers who know it; None to count them, for which the
+                host waits where the ids are on a device.
+
+        Raises:
+            CheckpointError: another number of image tokens than of placeholders.
+        """
         embeds_BLC: Tensor = self.model.get_input_embeddings()(ids_BL.clamp(min=0)).to(self.device)
         embeds_BLC = embeds_BLC * (ids_BL >= 0).unsqueeze(-1)
         if tokens_TC is None:
             return embeds_BLC
         places = ids_BL == self.model.config.image_token_id
-        if int(places.sum()) != len(tokens_TC):
-            raise CheckpointError(f"{int(places.sum())} image places in the prompt for {len(tokens_TC)} tokens")
+        count = int(places.sum()) if image_places is None else image_places
+        if count != len(tokens_TC):
+            raise CheckpointError(f"{count} image places in the prompt for {len(tokens_TC)} tokens")
         return embeds_BLC.masked_scatter(places.unsqueeze(-1), tokens_TC.to(embeds_BLC.device, embeds_BLC.dtype))
 
     def token_scores(self, hidden_BLC: Tensor) -> Tensor:

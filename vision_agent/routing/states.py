@@ -38,7 +38,9 @@ def embed_layout(
     tokens_TC: Tensor,
 ) -> Tensor:
     """Return embeddings (B, L, C) of a layout: token rows, image tokens, and query banks in their blocks."""
-    embeds_BLC = backbone.embed(layout.ids_BL, tokens_TC if len(tokens_TC) else None)
+    image_id = backbone.model.config.image_token_id
+    count = sum(segment.tokens.count(image_id) for segments in rows for segment in segments)
+    embeds_BLC = backbone.embed(layout.ids_BL, tokens_TC if len(tokens_TC) else None, image_places=count)
     places: list[tuple[int, int]] = []
     banks: list[Tensor] = []
     for segments, spans in zip(rows, layout.spans, strict=True):
