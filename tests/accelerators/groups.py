@@ -169,7 +169,21 @@ def tiny(two: bool, folder: Path) -> list[Scenario]:
         assert not there or held.most < 1.02 * max(sizes) < 0.51 * sum(sizes), (held.most, max(sizes), sum(sizes))
         return agent.ask("what is it?", image, options=SHORT)
 
+    original_format.write_folder(folder / "gpt-oss", "gpt_oss", shards=2)
+
+    def gpt_oss(there: bool, **settings: Any) -> Any:
+        """Sinks, windows and joined experts; the experts are on the devices of their layers."""
+        at = (
+            ({"device_map": split(4)} if two and not settings else {"device": "pretend:1"})
+            if there
+            else {"device": "cpu"}
+        )
+        agent = VisionAgent.from_pretrained(folder / "gpt-oss", **at, **settings)
+        return agent.ask(["what is it?", "where?"], [image, noise(1, (64, 96))], options=SHORT)
+
     return [
+        ("GPT-OSS", gpt_oss),
+        ("GPT-OSS, int8", lambda there: gpt_oss(there, quantization="int8")),
         ("original", original),
         ("original, int8", lambda there: original(there, quantization="int8")),
         ("grounding", lambda there: of(there).detect(["red car", "dog"], image)),

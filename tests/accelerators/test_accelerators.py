@@ -16,7 +16,7 @@ PROGRAM = Path(__file__).with_name("scenarios.py")
 MOST_WAITS = {"detect": 3, "run_route": 3, "run_route, many phrases": 3, "count": 2, "load_adapter": 3}
 MOST_WAITS |= {"segment": 4, "segment, boxes": 1, "segment, points": 2, "point": 3}
 MOST_WAITS |= {"generate": 2, "edit": 2, "ask, plain": 6, "ask, sampled": 6}
-SCENARIOS = {("default", "one"): 23, ("default", "two"): 23, ("tiny", "one"): 10, ("tiny", "two"): 10}
+SCENARIOS = {("default", "one"): 23, ("default", "two"): 23, ("tiny", "one"): 12, ("tiny", "two"): 12}
 SCENARIOS |= {("training", "one"): 4, ("training", "two"): 2}
 
 
