@@ -6,12 +6,13 @@
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from vision_agent.serve.api_schema import api_schema
 from vision_agent.serve.chat_endpoint import ChatEndpoint
 from vision_agent.serve.counters import Counters
 from vision_agent.serve.desk import Desk
@@ -19,6 +20,8 @@ from vision_agent.serve.gate import Gate, record_of
 from vision_agent.serve.options import ServeOptions
 from vision_agent.serve.problems import Problem
 from vision_agent.serve.request_sources import Sources
+from vision_agent.serve.verb_endpoint import VerbEndpoint
+from vision_agent.serve.verb_forms import VERBS
 
 if TYPE_CHECKING:
     from vision_agent.agent import VisionAgent
@@ -53,7 +56,11 @@ class Application:
             "/health/live": {"GET": _alive},
             "/health/ready": {"GET": self._ready},
             "/metrics": {"GET": self._metrics},
+            "/openapi.json": {"GET": self._schema},
         }
+        self._verbs = [VerbEndpoint(form, agent, options, self._desk, self.counters, sources) for form in VERBS]
+        self._routes |= {endpoint.form.path: {"POST": endpoint.answer} for endpoint in self._verbs}
+        self._described: dict[str, Any] | None = None
         self._gate = Gate(self._answer, options, self.counters)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,6 +98,11 @@ class Application:
         if self._desk.draining:
             return JSONResponse({"status": "stopping"}, 503)
         return JSONResponse({"status": "ready"})
+
+    async def _schema(self, request: Request) -> Response:
+        if self._described is None:
+            self._described = api_schema(self._verbs)
+        return JSONResponse(self._described)
 
     async def _metrics(self, request: Request) -> Response:
         return PlainTextResponse(self.counters.text(), media_type="text/plain; version=0.0.4")

@@ -1,0 +1,96 @@
+"""`/openapi.json`: what may be asked for and what comes back, from the very models that read requests and results."""
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+from pydantic.json_schema import GenerateJsonSchema, models_json_schema
+
+from vision_agent._distribution import DISTRIBUTION
+from vision_agent.serve.chat_reply import ChatChunk, ChatCompletion, ModelList, Refusal
+from vision_agent.serve.chat_request import ChatRequest
+from vision_agent.serve.verb_endpoint import VerbEndpoint
+
+_REF = "#/components/schemas/{model}"
+_TEXT = {"type": "string"}
+_KEY = {"type": "http", "scheme": "bearer"}
+
+
+class _Quiet(GenerateJsonSchema):
+    """Of defaults that JSON has no words for, nothing is said."""
+
+    ignored_warning_kinds = frozenset({"skipped-choice", "non-serializable-default"})  # type: ignore[assignment]
+
+
+def api_schema(verbs: Sequence[VerbEndpoint]) -> dict[str, Any]:
+    """Return the description of the server in OpenAPI 3.1."""
+    asked = [(endpoint.model, "validation") for endpoint in verbs]
+    results = dict.fromkeys((result, "serialization") for endpoint in verbs for result in endpoint.form.results)
+    chat = [(ChatRequest, "validation"), *((each, "serialization") for each in (ChatCompletion, ChatChunk, ModelList))]
+    wanted: Any = [*asked, *results, *chat, (Refusal, "serialization")]
+    refs, defined = models_json_schema(wanted, ref_template=_REF, schema_generator=_Quiet)
+    schemas = defined["$defs"]
+    if "Mask" in schemas:
+        schemas["Mask"] = _masks(schemas["Mask"])
+    paths: dict[str, Any] = {
+        "/v1/chat/completions": {"post": _chat(refs)},
+        "/v1/models": {"get": _got("List the model.", _json(refs[ModelList, "serialization"]))},
+        "/health/live": {"get": _got("Say whether the process lives.", _json({"type": "object"}))},
+        "/health/ready": {"get": _got("Say whether requests are taken.", _json({"type": "object"}))},
+        "/metrics": {"get": _got("Give counts for Prometheus.", {"text/plain": {"schema": _TEXT}})},
+    }
+    for endpoint in verbs:
+        one = [refs[result, "serialization"] for result in endpoint.form.results]
+        result = one[0] if len(one) == 1 else {"anyOf": one}
+        if endpoint.form.several is not None:
+            result = {"anyOf": [*one, {"type": "array", "items": result}]}
+        if endpoint.form.name == "generate":  # several images are one result of their own
+            result = {"anyOf": [*one, {"type": "object", "properties": {"kind": {"const": "generated_images"}}}]}
+        request = refs[endpoint.model, "validation"]
+        paths[endpoint.form.path] = {
+            "post": {
+                **_got(endpoint.form.summary, _json(result)),
+                "operationId": endpoint.form.name,
+                "requestBody": _body({**_json(request), "multipart/form-data": {"schema": request}}),
+            }
+        }
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "vision-agent", "version": version(DISTRIBUTION)},
+        "paths": paths,
+        "components": {"schemas": schemas, "securitySchemes": {"key": _KEY}},
+        "security": [{"key": []}, {}],
+    }
+
+
+def _chat(refs: Any) -> dict[str, Any]:
+    chunks = {"text/event-stream": {"schema": refs[ChatChunk, "serialization"]}}
+    told = _got("Answer a chat.", {**_json(refs[ChatCompletion, "serialization"]), **chunks})
+    return {**told, "operationId": "chat", "requestBody": _body(_json(refs[ChatRequest, "validation"]))}
+
+
+def _masks(runs: dict[str, Any]) -> dict[str, Any]:
+    """A mask in each of the forms that `masks` chooses from."""
+    size = runs["properties"]["size"]
+    ring = {"type": "array", "items": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}}
+    parts = {"type": "array", "items": {"type": "array", "items": ring}}
+    image = {"type": "string", "contentEncoding": "base64", "contentMediaType": "image/png"}
+    forms = [_only(size=size, polygons=parts), _only(size=size, png=image)]
+    return {"title": "Mask", "description": runs.get("description", ""), "anyOf": [runs, *forms]}
+
+
+def _only(**properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
+
+
+def _json(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
+
+
+def _body(content: dict[str, Any]) -> dict[str, Any]:
+    return {"required": True, "content": content}
+
+
+def _got(summary: str, content: dict[str, Any]) -> dict[str, Any]:
+    refused = {"description": "Why not.", "content": _json({"$ref": _REF.format(model="Refusal")})}
+    return {"summary": summary, "responses": {"200": {"description": "Done.", "content": content}, "default": refused}}
