@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import cli  # noqa: F401  # a fixture
+from live_server import client, data_url, url  # noqa: F401  # fixtures
 from transformers import GenerationConfig, InternVLConfig, InternVLForConditionalGeneration
 
 from vision_agent import VisionAgent

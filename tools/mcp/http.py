@@ -4,10 +4,11 @@ A session has images of its own, so only versions of the protocol that have sess
 `Origin` of requests are checked: a web page that makes a browser call this server is refused.
 """
 
+import contextlib
 import ipaddress
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -118,14 +119,7 @@ async def serve(
         names = (*names, str(urlsplit(public).hostname))
     if not _is_local(host):
         print(f"vision-agent: whoever can reach {host} can use this server, without any password", file=sys.stderr)
-    security = TransportSecuritySettings(
-        enable_dns_rebinding_protection=True,
-        allowed_hosts=[part for name in names for part in (name, f"{name}:*")],
-        allowed_origins=[part for name in names for part in (f"http://{name}", f"http://{name}:*")],
-    )
-    manager = StreamableHTTPSessionManager(
-        server, security_settings=security, max_request_body_size=_MAX_BODY, session_idle_timeout=IDLE_SECONDS
-    )
+    manager = _manager(server, names)
     # Logs go where the program's own go, and not to stdout.
     config = uvicorn.Config(
         application(manager, ended, image),
@@ -137,6 +131,32 @@ async def serve(
     async with manager.run():
         print(f"vision-agent: serving MCP at {listening.url}", file=sys.stderr)
         await uvicorn.Server(config).serve(sockets=[listening.socket])
+
+
+@contextlib.asynccontextmanager
+async def mounted(server: Any, names: tuple[str, ...] | None, ended: Callable[[str], None]) -> AsyncIterator[ASGIApp]:
+    """Run MCP as a part of another application, as long as this is open; yields what answers requests to `PATH`.
+
+    Args:
+        server, ended: as for `serve`.
+        names: hosts by which clients may reach it; None for any, where the other application checks who calls.
+    """
+    manager = _manager(server, None if names is None else tuple(f"[{n}]" if ":" in n else n for n in names))
+    async with manager.run():
+        yield application(manager, ended, lambda key, image_id: None)
+
+
+def _manager(server: Any, names: tuple[str, ...] | None) -> StreamableHTTPSessionManager:
+    """The sessions of a server; requests to other hosts than these, or from pages of others, are refused."""
+    known = names or ()
+    security = TransportSecuritySettings(
+        enable_dns_rebinding_protection=names is not None,
+        allowed_hosts=[part for name in known for part in (name, f"{name}:*")],
+        allowed_origins=[part for name in known for part in (f"http://{name}", f"http://{name}:*")],
+    )
+    return StreamableHTTPSessionManager(
+        server, security_settings=security, max_request_body_size=_MAX_BODY, session_idle_timeout=IDLE_SECONDS
+    )
 
 
 def application(

@@ -141,6 +141,14 @@ class MCPServer:
         """
         asyncio.run(http.serve(self.server(), at, self._forget, self._linked, self._public))
 
+    def mounted(self, hosts: tuple[str, ...] | None) -> contextlib.AbstractAsyncContextManager[Any]:
+        """Serve as a part of another ASGI application, as long as this is open; gives what answers at /mcp.
+
+        Args:
+            hosts: names by which clients may reach it; None for any, where the other application checks who calls.
+        """
+        return http.mounted(self.server(), hosts, self._forget)
+
     # What can be done, or go wrong, before a model is loaded.
     claim_stdout = staticmethod(stdio.claim_stdout)
     listen = staticmethod(http.listen)

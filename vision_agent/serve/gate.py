@@ -10,7 +10,6 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -196,8 +195,3 @@ async def _lifespan(receive: Receive, send: Send) -> None:
         await send({"type": f"lifespan.{kind}.complete"})
         if kind == "shutdown":
             return
-
-
-def bare_hosts(hosts: Sequence[str]) -> tuple[str, ...]:
-    """Return names as `ServeOptions.hosts` has them: in lower case, IPv6 without brackets, each once."""
-    return tuple(dict.fromkeys(host.strip("[]").lower() for host in hosts))

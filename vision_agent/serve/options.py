@@ -1,7 +1,9 @@
 """What a server allows: who may call it, and how much one request may ask for."""
 
+import ipaddress
 import math
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from vision_agent.errors import InputError, bad_argument
@@ -89,3 +91,31 @@ def read_keys(path: Path) -> tuple[str, ...]:
                 f"`keys` must be {expected}, but key {number} of {str(path)!r} has other signs than ASCII's"
             )
     return keys
+
+
+def is_local(host: str) -> bool:
+    """Return whether a name or an address is of this machine, for itself."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def guarded(options: ServeOptions, host: str) -> ServeOptions:
+    """Return the options for a server at `host`: elsewhere than on this machine it needs keys, and has other names.
+
+    Raises:
+        InputError: no keys.
+    """
+    if is_local(host):
+        return options
+    if not options.keys:
+        raise InputError(
+            f"`host` is {host!r}, which others can reach: give `--keys FILE`, or serve this machine alone, at 127.0.0.1"
+        )
+    return replace(options, hosts=None) if options.hosts == LOCAL_HOSTS else options
+
+
+def bare_hosts(hosts: Sequence[str]) -> tuple[str, ...]:
+    """Return names as `ServeOptions.hosts` has them: in lower case, IPv6 without brackets, each once."""
+    return tuple(dict.fromkeys(host.strip("[]").lower() for host in hosts))
