@@ -273,6 +273,28 @@ def test_a_stage_with_minutes_ends_when_they_are_over(data: Path, finished: Path
     assert [line["step"] for line in log(tmp_path)[1:]] == [0]
 
 
+def test_ends_of_stages_have_their_shares_in_the_finished_model(data: Path, finished: Path, tmp_path: Path) -> None:
+    def stages(*shares: float) -> TrainConfig:
+        base = distilling(finished / "model").model_dump()
+        named = [base["stages"][0] | {"name": f"stage{number}", "share": share} for number, share in enumerate(shares)]
+        return TrainConfig.model_validate(base | {"stages": named})
+
+    ends = [weights_of(train(stages(*[0.0] * count), data, tmp_path / str(count), "cpu")) for count in (1, 2)]
+    meant = stages(0.5, 1.5)
+    # Killed in the second stage, for the mean of the first has to be kept.
+    test_train.killed(meant, data, tmp_path / "mean", 3)
+    mean = weights_of(train(meant, data, tmp_path / "mean", "cpu"))
+    moved = [name for name, tensor in ends[0].items() if not torch.equal(tensor, ends[1][name])]
+    assert [name for name in moved if "decoder" in name] and [name for name in moved if "vision_tower" in name]
+    for name in moved:
+        expected = 0.25 * ends[0][name].double() + 0.75 * ends[1][name].double()
+        torch.testing.assert_close(mean[name].double(), expected, rtol=2e-3, atol=2e-4)
+
+
+def weights_of(model: Path) -> dict[str, torch.Tensor]:
+    return load_file(model / "model.safetensors") | load_file(model / "adapters" / "det" / "adapter.safetensors")
+
+
 def test_a_stage_may_draw_images_of_its_own(data: Path, finished: Path, tmp_path: Path) -> None:
     other = DataSection(photos=0, mosaics=0, composed=1, composed_on_photos=0, animals=0)
     common = distilling(finished / "model", steps=1)
@@ -290,6 +312,8 @@ def test_a_stage_may_draw_images_of_its_own(data: Path, finished: Path, tmp_path
         ({"kind": "images", "tiles": ()}, "a `rate`"),
         ({"kind": "text", "rate": 1e-3}, "no `tiles`"),
         ({"kind": "images", "rate": 1e-3, "tiles": (), "minutes": 3.0}, "no `minutes`"),
+        ({"kind": "images", "rate": 1e-3, "tiles": (), "share": 0.5}, "no `share`"),
+        ({"share": -0.5}, "share"),
         ({"tiles": (50,)}, "tiles.0"),
     ],
 )

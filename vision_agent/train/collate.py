@@ -4,7 +4,7 @@ Shape suffixes as in `routing`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from vision_agent.data.text.dialogue import Exchange, PhraseTarget
 from vision_agent.model.backbone import Backbone
 from vision_agent.plugins.decoder import BoxTargets
 from vision_agent.routing.adapter import Route
-from vision_agent.routing.layout import Layout, Segment, arrange
+from vision_agent.routing.layout import Layout, Segment, arrange, query_block
 from vision_agent.routing.states import FORCED_REQUEST, forced_segments
 
 
@@ -87,7 +87,7 @@ class Collator:
             row_labels: list[tuple[int, list[int]]] = []
             for target in targets:
                 (lead, block) = forced_segments(self._backbone, self._route, [target.phrase], parent=1)
-                segments += [lead, Segment(queries=block.queries, route=block.route, parent=len(segments))]
+                segments += [lead, replace(block, parent=len(segments))]
                 row_reads.append((len(segments) - 1, target.phrase))
             forced_columns = max(forced_columns, sum(map(len, segments)))
             for exchange in exchanges:
@@ -97,7 +97,7 @@ class Collator:
                 row_labels.append((answer, learnt))
                 for end, phrase in routed:
                     spec = self._route.spec
-                    segments.append(Segment(queries=spec.num_queries, route=spec.name, parent=answer, cut=end))
+                    segments.append(query_block(spec, parent=answer, cut=end))
                     row_reads.append((len(segments) - 1, phrase))
             rows.append(segments)
             labelled.append(row_labels)

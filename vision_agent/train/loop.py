@@ -64,6 +64,7 @@ class Stage:
     ema: float = 0.0
     more: Stateful | None = None
     deadline: "Deadline | None" = None
+    share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ class TrainingLoop:
 
     Attributes:
         average: averaged weights, by the names of `module.state_dict()`.
+        ends: mean of the weights at the ends of the stages that have a share in it; None until the first of them ended.
         resumed: whether the folder held a state.
     """
 
@@ -107,6 +109,8 @@ class TrainingLoop:
         self._folder, self._module, self._save_minutes, self._on_step = folder, module, save_minutes, on_step
         self._stages_start_averaged = stages_start_averaged
         self.average = _copied(module)
+        self.ends: dict[str, Tensor] | None = None
+        self._shares = 0.0
         self._finished: list[str] = []
         self._state: dict[str, Any] = {"stage": "", "step": 0}
         self.resumed = (folder / "state.pt").exists()
@@ -115,6 +119,7 @@ class TrainingLoop:
             self._state = torch.load(folder / "state.pt", map_location=device, weights_only=True)
             module.load_state_dict(self._state["parts"])
             self.average, self._finished = self._state["average"], self._state["finished"]
+            self.ends, self._shares = self._state.get("ends"), self._state.get("shares", 0.0)
         self._drop_unsaved_lines()
 
     def run(self, stage: Stage) -> None:
@@ -159,6 +164,7 @@ class TrainingLoop:
                 break
         if self._stages_start_averaged:
             self._module.load_state_dict(self.average)
+        self._keep_end(stage.share)
         self._finished.append(stage.name)
         self._save("", 0, None)
 
@@ -173,11 +179,27 @@ class TrainingLoop:
         decay = min(decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.average.values()), [live[name] for name in self.average], 1 - decay)
 
+    @torch.no_grad()
+    def _keep_end(self, share: float) -> None:
+        """Give the weights at a stage's end their share in the mean of such weights."""
+        if not share:
+            return
+        self._shares += share
+        if self.ends is None:
+            self.ends = _copied(self._module)
+        live = self._module.state_dict()
+        for name, mean in self.ends.items():
+            if mean.is_floating_point():
+                mean.lerp_(live[name], share / self._shares)
+            else:
+                mean.copy_(live[name])
+
     def _save(self, name: str, step: int, stage: Stage | None, seconds: float = 0.0) -> None:
         more = None if stage is None or stage.more is None else stage.more.state_dict()
         optimiser = None if stage is None else stage.optimiser.state_dict()
         self._state = {"stage": name, "step": step, "optimiser": optimiser, "more": more, "seconds": seconds}
-        weights = {"parts": self._module.state_dict(), "average": self.average, "finished": self._finished}
+        weights: dict[str, Any] = {"parts": self._module.state_dict(), "average": self.average}
+        weights |= {"finished": self._finished, "ends": self.ends, "shares": self._shares}
         partial = self._folder / "state.pt.partial"
         torch.save(self._state | weights, partial)
         os.replace(partial, self._folder / "state.pt")

@@ -50,7 +50,7 @@ from vision_agent.train.loop import (
 from vision_agent.train.name_teacher import NameTeacher
 from vision_agent.train.new_model import new_backbone, train_tokenizer
 
-DETECT = RouteSpec(token="[DET]", decoder="box", num_queries=4, looks=True)
+DETECT = RouteSpec(token="[DET]", decoder="box", num_queries=4, block="causal", looks=True)
 # Routes the language model learns to choose. All but `[DET]` get their decoder, and its queries, in later stages of
 # their own, with the language model frozen.
 TOKENS = {"det": DETECT.token, "seg": "[SEG]", "ocr": "[OCR]", "gen": "[GEN]", "edit": "[EDIT]"}
@@ -126,6 +126,7 @@ class _Run:
                 losses=self._losses if boxes is None else boxes.losses,
                 ema=settings.ema,
                 more=self.distillation or boxes,
+                share=settings.share,
                 deadline=None if minutes is None else Deadline(minutes, lambda over: cosine(over, _LEAST_RATE)),
             )
         )
@@ -133,6 +134,8 @@ class _Run:
     def export(self) -> Path:
         """Write the weights as a checkpoint with its adapter; returns its folder."""
         folder = self.out / "model"
+        if self.loop.ends is not None:
+            self.parts.load_state_dict(self.loop.ends)
         save_backbone(self.backbone, folder)
         save_adapter(folder / "adapters" / self.route.spec.name, self.route, self.backbone)
         if self.config.init is not None and all(stage.kind == "distil" for stage in self.config.stages):
