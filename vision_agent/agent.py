@@ -192,7 +192,7 @@ class VisionAgent:
             ObjectCaptioner(self._routes, self._predictor, self.model),
         )
         self._image_generator = ImageGenerator(self._engine, self._routes)
-        self._session: ImageStore | None = None
+        self._session = ImageStore(limits=self._limits)
         self._runner = RequestRunner(self._pipeline, self._next_call, self._toolkit, self._limits)
         self._document_reader = DocumentReader(self._limits, self._pipeline.ask, self.model)
         ask, parameters = self._pipeline.ask, self._pipeline.parameters
@@ -214,12 +214,15 @@ class VisionAgent:
             CheckpointError: the adapter cannot be loaded.
             AdapterMismatchError: it was trained on another base model.
         """
-        with self._engine.lock:
+
+        def loaded() -> str:
             route = load_adapter(folder, self._backbone)
             self._routes[route.spec.name] = route
             tie_networks(self._routes)
             self._engine.clear()
-        return route.spec.name
+            return route.spec.name
+
+        return self._engine.run(loaded)
 
     def __repr__(self) -> str:
         routes = " ".join(route.spec.token for route in self._routes.values())
@@ -949,10 +952,7 @@ class VisionAgent:
         Raises:
             ToolError: the call is refused; the message is for the language model.
         """
-        if store is None:
-            with self._engine.lock:
-                self._session = store = self._session or ImageStore(limits=self._limits)
-        return self._toolkit(store).call(name, arguments)
+        return self._toolkit(self._session if store is None else store).call(name, arguments)
 
     # Inside ----------------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@
     │   └── AdapterMismatchError           an adapter that was trained on another base model
     ├── AnswerError (RuntimeError)         an answer that cannot be turned into what was asked for, or that rests on
     │                                      scores that are no numbers (an overflow in half precision)
+    ├── BusyError (RuntimeError)           too many requests wait for the model already
     ├── ExtractionError (RuntimeError)     a document that does not state what the caller's model requires
     ├── RouteError (ValueError)            a routing token used where it cannot be
     ├── ToolError (RuntimeError)           a tool call that was refused; the message says what to do instead
@@ -97,6 +98,10 @@ class AnswerError(VisionAgentError, RuntimeError):
     def __init__(self, message: str, text: str) -> None:
         super().__init__(message)
         self.text = text
+
+
+class BusyError(VisionAgentError, RuntimeError):
+    """Too many requests wait for the model already; the same request may be made again later."""
 
 
 class ExtractionError(VisionAgentError, RuntimeError):

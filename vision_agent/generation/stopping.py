@@ -6,6 +6,7 @@ from transformers import PreTrainedTokenizerBase
 
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.model.backbone import Backbone
+from vision_agent.model.tokenizing import tokenized
 
 _LONGEST_PHRASE = 48  # tokens of what may be repeated
 _LEAST_TOKENS = 24  # of a phrase and its repetitions together: "no, no, no, no" is an answer
@@ -46,7 +47,8 @@ def cut_at_limits(text: str, options: GenerationOptions, tokenizer: PreTrainedTo
         tokenizer: a fast one, which knows the characters of each token.
     """
     text = cut_at_stop(text, options.stop).strip()
-    ends = [end for _, end in tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]]
+    read = tokenized(tokenizer, text, add_special_tokens=False, return_offsets_mapping=True)
+    ends = [end for _, end in read["offset_mapping"]]
     if len(ends) <= options.max_new_tokens:
         return text, len(ends), False
     return text[: ends[options.max_new_tokens - 1]], options.max_new_tokens, True

@@ -14,6 +14,7 @@ from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 from vision_agent.errors import CheckpointError
+from vision_agent.model.tokenizing import tokenized
 
 _SPACE_MARK = "\u2581"  # a space in sentencepiece
 _BYTE_SPACE = "\u0120"  # a space in byte-level vocabularies
@@ -96,7 +97,7 @@ class Vocabulary:
         tokenizer = self._tokenizer()
         if tokenizer is None:
             raise ReferenceError("the tokenizer of this vocabulary is gone")
-        ids: list[int] = tokenizer(text, add_special_tokens=False, **options)["input_ids"]
+        ids: list[int] = tokenized(tokenizer, text, add_special_tokens=False, **options)["input_ids"]
         return ids
 
 

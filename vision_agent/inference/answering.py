@@ -101,8 +101,8 @@ class AnswerPipeline:
         self._captioner = captioner
         self._predictor = predictor
         self._evidence_loop = evidence_loop
-        self._choices = ChoiceMatcher(engine.backbone, routes, predictor)
         self._backbone = engine.backbone
+        self._choices = ChoiceMatcher(self._backbone, routes, predictor)
         self._routes = routes
 
     @property
@@ -323,24 +323,26 @@ class AnswerPipeline:
     ) -> list[Answer]:
         if choice.first is not None:  # it ends with its routes; evidence, which it may ask for, is for answers in words
             options = options.model_copy(update={"stop": (*options.stop, *EVIDENCE_REQUESTS)})
-        with self._engine.lock:
-            constrained = [self._constrained(conversation, choice, options) for conversation in conversations]
-            output, images = self._engine.generate(constrained, options, choice.forbidden(self._routes))
-            readers = []
-            for ids in output.answers:
-                reader = self._reader(options)
-                for _ in (*reader.push(ids), *reader.finish()):
-                    pass  # the reader keeps what it reads
-                readers.append(reader)
-            places = [(row, opened) for row, reader in enumerate(readers) for opened in reader.opened]
-            if places:
-                output.fill_cache(self._backbone)
-            states = self._states(output, places)
-            routed: list[list[RoutedText]] = [[] for _ in readers]
-            for (row, opened), states_NC in zip(places, states, strict=True):
+        constrained = [self._constrained(conversation, choice, options) for conversation in conversations]
+        output, images = self._engine.generate(constrained, options, choice.forbidden(self._routes))
+        readers = []
+        for ids in output.answers:
+            reader = self._reader(options)
+            for _ in (*reader.push(ids), *reader.finish()):
+                pass  # the reader keeps what it reads
+            readers.append(reader)
+        places = [(row, opened) for row, reader in enumerate(readers) for opened in reader.opened]
+        routed: list[list[RoutedText]] = [[] for _ in readers]
+
+        def take_routes() -> None:
+            output.fill_cache(self._backbone)
+            for (row, opened), states_NC in zip(places, self._states(output, places), strict=True):
                 probability = output.probability(row, opened.index)
                 subject = _Subject.of(conversations[row], images[row])
                 routed[row] += self._results(opened, states_NC, probability, subject)
+
+        if places:
+            self._engine.run(take_routes)
         if self._abilities.without_looking is not None and choice.first is None:
             routed = [own if output.confidence(row) > _SALAD else [] for row, own in enumerate(routed)]
         return [
@@ -383,8 +385,7 @@ class AnswerPipeline:
                     waiting.append(new)
                     yield RouteOpened(token=new.spec.token, phrase=new.phrase, start=new.start, end=new.end)
         if waiting:
-            with self._engine.lock:
-                output.fill_cache(self._backbone)
+            self._engine.run(lambda: output.fill_cache(self._backbone))
             yield from self._ready(output, waiting, subject, routed)
         for rest in reader.finish():
             yield TextDelta(text=rest)
@@ -402,14 +403,16 @@ class AnswerPipeline:
         self, output: GenerationOutput, waiting: Sequence[OpenedRoute], subject: _Subject, routed: list[RoutedText]
     ) -> Iterator[ResultReady]:
         """Results of routes whose tokens are in the cache; they are added to `routed`."""
-        with self._engine.lock:
+
+        def results() -> list[RoutedText]:
             states = self._states(output, [(0, opened) for opened in waiting])
-            new = [
+            return [
                 item
                 for opened, states_NC in zip(waiting, states, strict=True)
                 for item in self._results(opened, states_NC, output.probability(0, opened.index), subject)
             ]
-        routed += new
+
+        routed += (new := self._engine.run(results))
         yield from (ResultReady(routed=item) for item in new)
 
     def _states(self, output: GenerationOutput, places: Sequence[tuple[int, OpenedRoute]]) -> list[Tensor]:

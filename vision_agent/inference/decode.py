@@ -70,8 +70,10 @@ def forced_states(
         CancelledError: nobody waits for the result any longer.
     """
     backbone = engine.backbone
-    with engine.lock, torch.inference_mode():
-        raise_if_cancelled()  # the caller may have gone while another thread had the model
+
+    @torch.inference_mode()
+    def read() -> RouteStates:
+        raise_if_cancelled()  # the caller may have gone while others had the model
         cached = []
         for image in images:
             cached.append(image if isinstance(image, CachedImage) else engine.encode_image(image, max_tiles))
@@ -81,7 +83,9 @@ def forced_states(
         marks = [mark for each in cached for mark in each.token_marks]
         counts = list(map(len, tokens))
         states_KNC = read_forced(backbone, route, tokens_TC, counts, phrases, marks, engine.prefixes).float()
-    return RouteStates(states_KNC, tuple(phrases), cached)
+        return RouteStates(states_KNC, tuple(phrases), cached)
+
+    return engine.run(read)
 
 
 def decode(
@@ -104,19 +108,25 @@ def decode(
         AnswerError: the states, or what the decoder makes of them, are NaN or infinite.
         CancelledError: nobody waits for the result any longer.
     """
-    request = request or read.request(engine.backbone.name)
-    with engine.lock, torch.inference_mode():
+    asked = request or read.request(engine.backbone.name)
+
+    @torch.inference_mode()
+    def decoded() -> Any:
         if not bool(read.states_KNC.isfinite().all()):  # NaN compares as false: there would be no box, silently
             raise overflow_error(engine.backbone)
         raise_if_cancelled()
         made = prepared(engine, read.images[0], route, detail) if read.images else None
         with overflow_told(engine.backbone):
             if route.words is None:
-                return route.decoder.decode(read.states_KNC, made, request)
+                return route.decoder.decode(read.states_KNC, made, asked)
             rows = [row for row, phrase in enumerate(read.phrases) if not only_known or route.words.finds(phrase)]
-            found = route.decoder.decode(read.states_KNC[rows], made, _of_rows(request, rows))
+            return route.decoder.decode(read.states_KNC[rows], made, _of_rows(asked, rows))
+
+    found = engine.run(decoded)
+    if route.words is None:
+        return found
     unknown = tuple(dict.fromkeys(word for phrase in read.phrases for word in route.words.unknown(phrase)))
-    return found.model_copy(update={"phrases": request.phrases, "unknown_words": unknown})
+    return found.model_copy(update={"phrases": asked.phrases, "unknown_words": unknown})
 
 
 def _of_rows(request: DecodeRequest, rows: Sequence[int]) -> DecodeRequest:

@@ -49,17 +49,21 @@ def read_emitted_route(
     ]
     backbone = engine.backbone
     others = [each.token_id for each in routes.values() if each is not route]
-    with engine.lock, torch.inference_mode():
-        output, cached = engine.generate(conversations, GenerationOptions(max_new_tokens=_TOKENS), others)
-        emitted = [
-            Emitted(row, index, route.spec.name)
-            for row, answer in enumerate(output.answers)
-            for index, token in enumerate(answer)
-            if token == route.token_id
-        ]
+    output, cached = engine.generate(conversations, GenerationOptions(max_new_tokens=_TOKENS), others)
+    emitted = [
+        Emitted(row, index, route.spec.name)
+        for row, answer in enumerate(output.answers)
+        for index, token in enumerate(answer)
+        if token == route.token_id
+    ]
+
+    @torch.inference_mode()
+    def read() -> list[torch.Tensor]:
         if emitted:
             output.fill_cache(backbone)
-        states = read_emitted(backbone, routes, output.cache, output.mask_BP, output.answers, emitted)
+        return read_emitted(backbone, routes, output.cache, output.mask_BP, output.answers, emitted)
+
+    states = engine.run(read)
     empty = torch.empty(0, route.spec.states_per_token, backbone.hidden_size, device=backbone.device)
     return RouteStates(
         states_KNC=torch.stack(states).float() if states else empty,

@@ -1,11 +1,10 @@
-"""From conversations to generated tokens: images encoded once, prompts read once, one model for all threads.
+"""From conversations to generated tokens: images encoded once, prompts read once, one thread that owns the model.
 
 Shape suffixes: T image tokens, C hidden size.
 """
 
-import threading
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from PIL import Image
@@ -13,24 +12,32 @@ from PIL import Image
 from vision_agent.generation.decoding import GenerationOutput, PromptInputs, check_context, generate_steps
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.generation.prefix_cache import PrefixCache
+from vision_agent.generation.step_batch import Row
 from vision_agent.generation.stopping import cut_at_stop
 from vision_agent.inference.conversation import Conversation
 from vision_agent.inference.image_cache import CachedImage, ImageCache, default_cache_bytes
+from vision_agent.inference.scheduler import StepScheduler
 from vision_agent.model.backbone import Backbone, EncodedImage
+from vision_agent.model.compile import has_compiled_steps
+from vision_agent.model.devices import device_memory
 from vision_agent.model.prompt import Prompt
 from vision_agent.plugins.cancellation import CANCELLED, raise_if_cancelled, until_cancelled
+from vision_agent.plugins.constraint import Constraint
 from vision_agent.routing.adapter import Route
 
+T = TypeVar("T")
+
 _PREFIX_TOKENS = 16384  # keys and values of at most this many tokens are cached, or of one context
+_LEAST_BYTES = 2**29  # of the keys and values of rows that are written at a time
+_SHARE = 8  # of the device's memory that they may take
 
 
 class InferenceEngine:
-    """Answers conversations with one backbone. Safe to share between threads.
+    """Answers conversations with one backbone. Safe to share between threads: answers are written side by side.
 
     Attributes:
         images: cache of recent images.
         prefixes: cache of the keys and values of recent prompts.
-        lock: held while the model runs.
     """
 
     def __init__(
@@ -47,8 +54,18 @@ class InferenceEngine:
         self._routes = routes
         self.images = ImageCache(default_cache_bytes(backbone) if image_cache_bytes is None else image_cache_bytes)
         tokens = min(backbone.context, _PREFIX_TOKENS)
-        self.prefixes = PrefixCache(max(2**25, tokens * _bytes_per_token(backbone)))
-        self.lock = threading.RLock()
+        a_token = _bytes_per_token(backbone)
+        self.prefixes = PrefixCache(max(2**25, tokens * a_token))
+        most_bytes = min(max(_LEAST_BYTES, 4 * tokens * a_token), device_memory(backbone.device) // _SHARE)
+        self._scheduler = StepScheduler(a_token, most_bytes)
+
+    def run(self, work: Callable[[], T]) -> T:
+        """Run a function in the thread that owns the model, between two steps of the answers, and return its result.
+
+        Raises:
+            BusyError: too many requests wait already.
+        """
+        return self._scheduler.run(work)
 
     def clear(self) -> None:
         """Forget all images and prompts."""
@@ -61,9 +78,13 @@ class InferenceEngine:
 
     def encode_images(self, images: Sequence[Image.Image], max_tiles: int | None = None) -> list[CachedImage]:
         """Return the entries of several images in the cache; those that are new go through the tower together."""
-        with self.lock, torch.inference_mode():
-            raise_if_cancelled()  # the caller may have gone while another thread had the model
-            return self.images.get_all(images, self._encode, max_tiles, maps=self._maps_are_read())
+
+        def encoded() -> list[CachedImage]:
+            raise_if_cancelled()  # the caller may have gone while others had the model
+            with torch.inference_mode():
+                return self.images.get_all(images, self._encode, max_tiles, maps=self._maps_are_read())
+
+        return self.run(encoded)
 
     def _maps_are_read(self) -> bool:
         if self._routes is None:
@@ -82,33 +103,64 @@ class InferenceEngine:
         options: GenerationOptions,
         forbidden: Sequence[int] = (),
     ) -> tuple[GenerationOutput, list[list[CachedImage]]]:
-        """Generate all answers as one batch; also returns the images that each is about.
+        """Generate all answers; also returns the images that each is about.
+
+        A single answer is written beside those of other threads. Several are one batch of their own, whose steps take
+        turns with those of others.
 
         Raises:
             InputError: a prompt that does not fit the model's context.
             CancelledError: the event in `CANCELLED` was set.
+            BusyError: too many requests wait already.
         """
-        cancelled = CANCELLED.get()
-        with self.lock, torch.inference_mode():
-            raise_if_cancelled(cancelled)  # it may have been set while another thread had the model
-            inputs, images = self._prepare(conversations, options)
-            steps = self._steps(conversations, inputs, options, forbidden)
-            (output,) = deque(until_cancelled(steps, cancelled), maxlen=1)
-        return output, images
+        inputs, images = self._prepare(conversations, options)
+        if len(inputs) == 1:
+            return self.write(inputs[0], options, forbidden, conversations[0].constraint), images
+        grammars = [conversation.constraint for conversation in conversations]
+        return self._write_together(grammars, inputs, options, forbidden), images
+
+    def write(
+        self,
+        inputs: PromptInputs,
+        options: GenerationOptions,
+        forbidden: Sequence[int] = (),
+        constraint: Constraint | None = None,
+    ) -> GenerationOutput:
+        """Generate the answer to one prompt, beside those of other threads.
+
+        Args:
+            inputs: of `prompt_inputs`, or longer.
+            forbidden: token ids that must not be generated.
+
+        Raises:
+            InputError: a prompt that does not fit the model's context.
+            CancelledError: the event in `CANCELLED` was set.
+            BusyError: too many requests wait already.
+        """
+        if options.num_beams > 1 or self._scheduler.is_owner() or self._is_compiled():
+            return self._write_together([constraint], [inputs], options, forbidden)
+        return self._scheduler.submit(self._row(inputs, options, forbidden, constraint)).last()
 
     def stream(
         self, conversation: Conversation, options: GenerationOptions, forbidden: Sequence[int] = ()
     ) -> Iterator[tuple[GenerationOutput, list[CachedImage]]]:
-        """Yield one answer as it grows, with its images. The model is free for others between its tokens."""
-        with self.lock, torch.inference_mode():
-            inputs, (images,) = self._prepare([conversation], options)
-        steps = self._steps([conversation], inputs, options, forbidden)
-        while True:
-            with self.lock:
-                output = next(steps, None)
-            if output is None:
-                return
-            yield output, images
+        """Yield one answer as it grows, with its images. Those of others are written beside it, or between its tokens.
+
+        Where the answer may take a route, its cache is that of the tokens so far.
+        """
+        (inputs,), (images,) = self._prepare([conversation], options)
+        free = {route.token_id for route in (self._routes or {}).values()} - set(forbidden)
+        if free or options.num_beams > 1 or self._scheduler.is_owner() or self._is_compiled():
+            steps = self._steps([conversation.constraint], [inputs], options, forbidden)
+            while (output := self.run(lambda: next(steps, None))) is not None:
+                yield output, images
+            return
+        written = self._scheduler.submit(self._row(inputs, options, forbidden, conversation.constraint), stepwise=True)
+        try:
+            for output in written:
+                yield output, images
+        finally:
+            written.close()
 
     def prompt_inputs(self, conversation: Conversation, options: GenerationOptions) -> PromptInputs:
         """Return a conversation as the model reads it. Raises InputError where it does not fit the context."""
@@ -126,7 +178,14 @@ class InferenceEngine:
     def _prepare(
         self, conversations: Sequence[Conversation], options: GenerationOptions
     ) -> tuple[list[PromptInputs], list[list[CachedImage]]]:
+        """The prompts as the model reads them, and the images of each."""
+        return self.run(lambda: self._prepared(conversations, options))
+
+    def _prepared(
+        self, conversations: Sequence[Conversation], options: GenerationOptions
+    ) -> tuple[list[PromptInputs], list[list[CachedImage]]]:
         """Tokenize prompts first: what does not fit the context fails before any image is encoded."""
+        raise_if_cancelled()  # the caller may have gone while others had the model
         prompts = []
         for conversation in conversations:
             counts = self._image_tokens(conversation)
@@ -135,7 +194,8 @@ class InferenceEngine:
             prompts.append(prompt)
         inputs, images = [], []
         for prompt, cached in zip(prompts, self._encoded(conversations), strict=True):
-            tokens_TC = torch.cat([each.encoded.tokens_TC for each in cached]) if cached else None
+            with torch.inference_mode():
+                tokens_TC = torch.cat([each.encoded.tokens_TC for each in cached]) if cached else None
             marks = tuple(mark for each in cached for mark in each.token_marks)
             inputs.append(PromptInputs(prompt.ids, tokens_TC, marks))
             images.append(cached)
@@ -172,15 +232,44 @@ class InferenceEngine:
 
     def _steps(
         self,
-        conversations: Sequence[Conversation],
+        grammars: Sequence[Constraint | None],
         inputs: Sequence[PromptInputs],
         options: GenerationOptions,
         forbidden: Sequence[int],
     ) -> Iterator[GenerationOutput]:
-        grammars = [conversation.constraint for conversation in conversations]
         return generate_steps(
             self.backbone, inputs, options, forbidden=forbidden, constraints=grammars, prefixes=self.prefixes
         )
+
+    def _row(
+        self,
+        inputs: PromptInputs,
+        options: GenerationOptions,
+        forbidden: Sequence[int],
+        constraint: Constraint | None,
+    ) -> Row:
+        images = 0 if inputs.tokens_TC is None else len(inputs.tokens_TC)
+        check_context(self.backbone, len(inputs.ids), images, options)
+        gone = CANCELLED.get()
+        raise_if_cancelled(gone)
+        row = Row(self.backbone, inputs, options, tuple(forbidden), constraint, self.prefixes)
+        if gone is not None:
+            row.is_gone = gone.is_set
+        return row
+
+    def _write_together(
+        self,
+        grammars: Sequence[Constraint | None],
+        inputs: Sequence[PromptInputs],
+        options: GenerationOptions,
+        forbidden: Sequence[int],
+    ) -> GenerationOutput:
+        steps = self._steps(grammars, inputs, options, forbidden)
+        return self._scheduler.run_steps(until_cancelled(steps, CANCELLED.get()))
+
+    def _is_compiled(self) -> bool:
+        """Whether steps are compiled, for a cache of one batch: such answers are written one after another."""
+        return has_compiled_steps(self.backbone.model.model.language_model)
 
 
 def _bytes_per_token(backbone: Backbone) -> int:

@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from PIL import Image
 
 from vision_agent.generation.decoding import GenerationOutput, PromptInputs, generate
@@ -32,7 +31,6 @@ from vision_agent.inference.evidence import (
 from vision_agent.inference.object_colors import object_colours
 from vision_agent.inference.predictor import Predictor
 from vision_agent.model.backbone import Backbone
-from vision_agent.plugins.cancellation import raise_if_cancelled
 from vision_agent.plugins.constraint import Constraint
 from vision_agent.results.box import Box
 from vision_agent.results.detections import Detections
@@ -45,6 +43,8 @@ _ROUTE = "det"
 
 # Finds a phrase, down to a score, in the image that is asked about.
 Find = Callable[[str, float], Detections]
+# Generates the answer to a prompt, without some tokens and under a grammar.
+Write = Callable[[PromptInputs, GenerationOptions, Sequence[int], Constraint | None], GenerationOutput]
 # Names the colour of the object in a box of that image; None where it is unclear.
 NameColour = Callable[[Box], str | None]
 
@@ -135,23 +135,16 @@ class EvidenceLoop:
             detections.append(found.filter(min_score=least) or found[:1])
             return found
 
-        with self._engine.lock, torch.inference_mode():
-            raise_if_cancelled()  # the caller may have gone while another thread had the model
-            inputs = self._engine.prompt_inputs(conversation, options)
-            others = [each.token_id for name, each in self._routes.items() if name != _ROUTE]
-            next_turn = turns_of(self._backbone, inputs, options, others, self._engine.prefixes)
-            gather = EvidenceFinder(find, self._colour_namer(image), least, presence, maybe)
-            last_turn = None
-            if constraint is not None:
-                last_turn = turns_of(
-                    self._backbone,
-                    inputs,
-                    options,
-                    [*others, route.token_id],
-                    self._engine.prefixes,
-                    constraint=constraint,
-                )
-            answer = answer_with_evidence(next_turn, gather, self._backbone, route.token_id, last_turn=last_turn)
+        inputs, write = self._engine.prompt_inputs(conversation, options), self._engine.write
+        others = [each.token_id for name, each in self._routes.items() if name != _ROUTE]
+        next_turn = turns_of(self._backbone, inputs, options, others, write=write)
+        gather = EvidenceFinder(find, self._colour_namer(image), least, presence, maybe)
+        last_turn = None
+        if constraint is not None:
+            last_turn = turns_of(
+                self._backbone, inputs, options, [*others, route.token_id], constraint=constraint, write=write
+            )
+        answer = answer_with_evidence(next_turn, gather, self._backbone, route.token_id, last_turn=last_turn)
         free = answer.free_words(self._backbone)
         return replace(
             answer,
@@ -275,12 +268,14 @@ def turns_of(
     prefixes: PrefixCache | None = None,
     *,
     constraint: Constraint | None = None,
+    write: Write | None = None,
 ) -> Callable[[tuple[int, ...]], GenerationOutput]:
     """Return what `answer_with_evidence` takes as `next_turn`, for one prompt.
 
     Args:
         forbidden: token ids that must not be generated: those of all routes but `[DET]`.
         prefixes: caches keys and values, so that each turn feeds only what is new.
+        write: generates a turn, with a cache of its own; None to generate it here and now.
         constraint: the grammar of the turn; under one, evidence is not asked for.
     """
     requests = EVIDENCE_REQUESTS if constraint is None else ()
@@ -288,6 +283,8 @@ def turns_of(
 
     def next_turn(start: tuple[int, ...]) -> GenerationOutput:
         longer = replace(inputs, ids=(*inputs.ids, *start))
+        if write is not None:
+            return write(longer, until_request, forbidden, constraint)
         return generate(
             backbone, [longer], until_request, forbidden=forbidden, constraints=[constraint], prefixes=prefixes
         )

@@ -155,7 +155,9 @@ class Predictor:
             raise InputError("`boxes` and `points` together need `segmenter=`; the model's own route takes one of them")
         if points is None and point_labels is not None:
             raise InputError(bad_argument("point_labels", "left out where there are no `points`", point_labels))
-        with self._engine.lock, torch.inference_mode():
+
+        @torch.inference_mode()
+        def decoded() -> object:
             raise_if_cancelled()
             cached = self._engine.encode_image(image)
             raise_if_cancelled()
@@ -163,10 +165,10 @@ class Predictor:
             made = prepared(self._engine, cached, route, "low")
             with overflow_told(self._backbone):
                 if points is not None:
-                    found = decoder.decode_points(points, made, request, point_labels)
-                else:
-                    found = decoder.decode_boxes(boxes, made, request)
-        return checked(route, found, Segmentation)
+                    return decoder.decode_points(points, made, request, point_labels)
+                return decoder.decode_boxes(boxes, made, request)
+
+        return checked(route, self._engine.run(decoded), Segmentation)
 
     def segment_by(
         self,
@@ -201,12 +203,15 @@ class Predictor:
         if not isinstance(segmenter, str | Path):
             return segmenter
         key = str(segmenter)
-        with self._engine.lock:
+
+        def loaded() -> Segmenter:
             if key not in self._segmenters:
                 self._segmenters[key] = load_segmenter("sam").from_pretrained(
                     segmenter, input_device(self._backbone.model)
                 )
-        return self._segmenters[key]
+            return self._segmenters[key]
+
+        return self._engine.run(loaded)
 
     def _each(
         self,

@@ -13,6 +13,7 @@ from vision_agent.inference.emitted_routes import read_emitted_route
 from vision_agent.inference.engine import InferenceEngine
 from vision_agent.plugins.cancellation import until_cancelled
 from vision_agent.plugins.decoder import Decoder
+from vision_agent.results.segmentation import Segmentation
 from vision_agent.results.video_segmentation import VideoSegmentation
 from vision_agent.routing.adapter import Route
 
@@ -39,9 +40,13 @@ def segment_clip(
     clip = _each_once(clip)
     first = clip.images[:PROMPTED_FRAMES]
     read = _read(engine, routes, route, phrases, first)
-    with engine.lock, torch.inference_mode():
-        tracked = route.decoder.track(read.states_KNC, clip.images, len(first), read.request(engine.backbone.name))
-        frames = tuple(until_cancelled(tracked))
+
+    @torch.inference_mode()
+    def tracked() -> tuple[Segmentation, ...]:
+        found = route.decoder.track(read.states_KNC, clip.images, len(first), read.request(engine.backbone.name))
+        return tuple(until_cancelled(found))
+
+    frames = engine.run(tracked)
     return VideoSegmentation(
         frames=frames,
         indices=clip.indices,

@@ -21,6 +21,11 @@ def compile_steps(language_model: Any, backend: str | Callable[..., Any] = "indu
     language_model.forward = _CompiledSteps(language_model.forward, backend)
 
 
+def has_compiled_steps(language_model: Any) -> bool:
+    """Return whether `compile_steps` was called on a language model."""
+    return isinstance(language_model.forward, _CompiledSteps)
+
+
 class _CompiledSteps:
     """A language model's forward pass, compiled for steps and as it was for everything else."""
 

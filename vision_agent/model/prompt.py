@@ -17,6 +17,7 @@ from jinja2 import Environment
 from jinja2.nodes import Const, Pow
 
 from vision_agent.errors import CheckpointError, InputError, bad_argument, first_line
+from vision_agent.model.tokenizing import tokenized
 
 IMAGE_START, IMAGE_END, IMAGE_CONTEXT = "<img>", "</img>", "<IMG_CONTEXT>"
 PLACEHOLDER = "<image>"
@@ -197,7 +198,7 @@ class PromptWriter:
 
     def _tokenized(self, text: str, **options: bool) -> list[int]:
         # The context is checked by its true length; transformers would warn of the one in the tokenizer's files.
-        ids: list[int] = self._tokenizer(text, verbose=False, **options)["input_ids"]
+        ids: list[int] = tokenized(self._tokenizer, text, verbose=False, **options)["input_ids"]
         return ids
 
     def _expanded(self, ids: Sequence[int], image_tokens: Sequence[int]) -> list[int]:

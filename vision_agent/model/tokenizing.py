@@ -1,0 +1,16 @@
+"""The one way to a tokenizer's ids.
+
+transformers' tokenizers keep some settings of a call in themselves, `split_special_tokens` among them: two threads that
+call one tokenizer at a time get the ids of each other's settings.
+"""
+
+import threading
+from typing import Any
+
+_one_call = threading.Lock()
+
+
+def tokenized(tokenizer: Any, text: str, **options: Any) -> Any:
+    """Return what a tokenizer makes of a text under some options of its call: `input_ids` and what they ask for."""
+    with _one_call:
+        return tokenizer(text, **options)
