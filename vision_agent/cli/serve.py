@@ -40,7 +40,7 @@ def serve(
     max_body: Annotated[int, typer.Option("--max-body", help="Most MiB of a request.")] = 32,
     max_images: Annotated[int, typer.Option("--max-images", help="Most images of a request.")] = 16,
     max_tokens: Annotated[int, typer.Option("--max-tokens", help="Most tokens of an answer.")] = 4096,
-    max_running: Annotated[int, typer.Option("--max-running", help="Requests that are worked on at once.")] = 8,
+    max_running: Annotated[int, typer.Option("--max-running", help="Requests that are worked on at once.")] = 16,
     max_queue: Annotated[int, typer.Option("--max-queue", help="Requests that wait; one more gets 429.")] = 64,
     seconds: Annotated[float, typer.Option("--seconds", help="Longest work for a request.")] = 300.0,
     drain_seconds: Annotated[

@@ -51,7 +51,7 @@ class ServeOptions:
     max_characters: int = 200_000
     max_tokens: int = 4096
     max_choices: int = 16
-    max_running: int = 8
+    max_running: int = 16
     max_queue: int = 64
     queue_seconds: float = 60.0
     request_seconds: float = 300.0
