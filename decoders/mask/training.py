@@ -41,7 +41,7 @@ from vision_agent.train.loop import (
     warm_up_cosine,
 )
 
-SEGMENT = RouteSpec(token="[SEG]", decoder="mask", num_queries=4, ends=True)
+SEGMENT = RouteSpec(token="[SEG]", decoder="mask", num_queries=4, block="causal", ends=True)
 
 _BIAS_WEIGHT = 0.1
 _PHRASE_SHARE = 0.5  # of the steps that tell the mask network what it looks at: it must do without, too

@@ -1,5 +1,6 @@
 """Routing: layouts, and the parity of teacher-forced and generated reading."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,16 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from vision_agent import RouteSpec
+from vision_agent.decoders.mask.training import SEGMENT
 from vision_agent.errors import RouteError
 from vision_agent.generation.decoding import GenerationOutput, generate
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.model.attention import full_masks
 from vision_agent.model.backbone import Backbone
-from vision_agent.routing.adapter import Route, new_route
+from vision_agent.model.checkpoint import DEFAULT_CHECKPOINT
+from vision_agent.routing.adapter import AdapterInfo, Route, new_route, save_adapter
 from vision_agent.routing.layout import (
+    Layout,
     QueryBank,
     Segment,
     Span,
@@ -27,6 +31,7 @@ from vision_agent.routing.layout import (
     state_columns,
 )
 from vision_agent.routing.states import Emitted, embed_layout, forced_segments, hidden_states, read_emitted, read_forced
+from vision_agent.train.trainer import DETECT
 
 DET = RouteSpec(token="[DET]", decoder="box", num_queries=4)
 SELF = RouteSpec(token="[SEG]", decoder="box", num_queries=0, read="self")
@@ -340,6 +345,85 @@ def test_a_forced_route_is_read_after_its_phrase(backbone: Backbone, routes: dic
             routes[name].token_id,
         ]
         assert_same(state, one_pass(backbone, routes[name], sequence, len(sequence) - 1), WIDEST)
+
+
+@torch.inference_mode()
+def test_a_causal_block_is_read_as_any_engine_reads_text(backbone: Backbone, routes: dict[str, Route]) -> None:
+    """What a language model alone, without a mask of ours, gives of the text and the queries after it."""
+    full, phrases = routes["det"], ["where is the red car", "dog"]
+    spec = full.spec.model_copy(update={"block": "causal"})
+    route = Route(spec, full.token_id, full.queries, full.decoder)
+    rows = backbone.model.get_input_embeddings().weight
+
+    def alone(ids: list[int]) -> Tensor:
+        embeds_TC = torch.cat([rows[torch.tensor(ids)], route.queries.weight])
+        states: Tensor = backbone.model.model.language_model(inputs_embeds=embeds_TC[None]).last_hidden_state
+        return states[0, len(ids) :]
+
+    prompt = backbone.prompt_ids("Find each thing.", [])
+    causal, both = (read_forced(backbone, each, NO_IMAGES, [], phrases) for each in (route, full))
+    for phrase, state, other in zip(phrases, causal, both, strict=True):
+        ids = [*prompt, *backbone.text_ids(phrase), route.token_id]
+        assert_same(state, alone(ids), WIDEST)
+        assert (state[0] - other[0]).abs().max() > 0.01  # the first query of a full block sees the others
+        assert_same(state[-1], read_last(backbone, full, ids), WIDEST)
+    prompts, written = generated(backbone, ["a dog", "where is the red car? and the bus?"])
+    for row, answer in enumerate(written.answers):
+        use_token(backbone, route, answer[3])
+        emitted = [Emitted(row, 3, "det")]
+        (states,) = read_emitted(backbone, {"det": route}, written.cache, written.mask_BP, written.answers, emitted)
+        assert_same(states, alone([*prompts[row], *answer[:4]]), WIDEST)
+
+
+def read_last(backbone: Backbone, route: Route, ids: list[int]) -> Tensor:
+    """The state of the last query of a causal block, by a mask that is written out."""
+    rows = backbone.model.get_input_embeddings().weight
+    embeds_TC = torch.cat([rows[torch.tensor(ids)], route.queries.weight])
+    mask_TT = torch.full((len(embeds_TC), len(embeds_TC)), torch.finfo(torch.float32).min).triu(1)
+    with full_masks(backbone.model.model.language_model):
+        states: Tensor = backbone.model.model.language_model(
+            inputs_embeds=embeds_TC[None], attention_mask=mask_TT[None, None], use_cache=False
+        ).last_hidden_state
+    return states[0, -1]
+
+
+def test_a_forced_route_has_a_mask_for_its_phrases_alone(
+    backbone: Backbone, routes: dict[str, Route], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = backbone.encode_image(Image.new("RGB", (200, 120), "green"))
+    count, phrases = len(image.tokens_TC), ["dog", "a red car"]
+    laid_out: list[int] = []
+    real = Layout.additive_mask
+
+    def watched(layout: Layout, dtype: torch.dtype, window: int | None = None) -> Tensor:
+        laid_out.append(layout.visible_BLK.shape[1])
+        return real(layout, dtype, window)
+
+    monkeypatch.setattr(Layout, "additive_mask", watched)
+    read_forced(backbone, routes["det"], image.tokens_TC, [count], phrases)
+    own = sum(len(backbone.text_ids(phrase)) + 1 + 4 for phrase in phrases)
+    assert set(laid_out) == {1 + own} and count > own  # the prompt's last token goes with them
+
+
+def test_detecting_and_segmenting_are_trained_causally_and_old_adapters_keep_what_they_have(
+    tmp_path: Path, backbone: Backbone, routes: dict[str, Route]
+) -> None:
+    assert DETECT.block == SEGMENT.block == "causal"
+    assert RouteSpec(token="[X]", decoder="box").block == "full"
+    det = routes["det"]
+    route = Route(det.spec.model_copy(update={"block": "causal"}), det.token_id, det.queries, det.decoder)
+    save_adapter(tmp_path / "new", route, backbone, torch.float32)
+    content = json.loads((tmp_path / "new" / "adapter.json").read_text("utf-8"))
+    assert content["route"]["block"] == "causal"
+    assert AdapterInfo.model_validate(content).route.block == "causal"
+    del content["route"]["block"]
+    assert AdapterInfo.model_validate(content).route.block == "full"
+    with pytest.raises(ValidationError, match="block"):
+        RouteSpec(token="[X]", decoder="box", block="both")  # type: ignore[arg-type]
+    # Those of the shipped model were trained fully.
+    for name in ("det", "seg", "gen"):
+        shipped = json.loads((DEFAULT_CHECKPOINT / "adapters" / name / "adapter.json").read_text("utf-8"))
+        assert AdapterInfo.model_validate(shipped).route.block == "full"
 
 
 def test_each_route_is_read_with_its_own_queries(backbone: Backbone) -> None:

@@ -139,6 +139,19 @@ def test_forced_phrases_with_and_without_a_kept_prompt(
         close(states, alone(backbone, layers, embeds_TC, route.queries.weight)[own.shape[1] :])
 
 
+@torch.inference_mode()
+def test_causal_blocks_are_read_as_text(windowed: tuple[Backbone, list[bool]], routes: dict[str, Route]) -> None:
+    backbone, layers = windowed
+    full = routes["det"]
+    route = Route(full.spec.model_copy(update={"block": "causal"}), full.token_id, full.queries, full.decoder)
+    phrases, ids = ["the red car on the street", "dog"], backbone.prompt_ids("Find each thing.", [])
+    found = read_forced(backbone, route, torch.empty(0, backbone.hidden_size), [], phrases)
+    for phrase, states in zip(phrases, found, strict=True):
+        own = torch.tensor([*ids, *backbone.text_ids(phrase), route.token_id])
+        embeds_TC = torch.cat([backbone.model.get_input_embeddings().weight[own], route.queries.weight])
+        close(states, alone(backbone, layers, embeds_TC, None)[len(own) :])
+
+
 def test_training_reads_what_detecting_reads(windowed: tuple[Backbone, list[bool]], routes: dict[str, Route]) -> None:
     backbone, _ = windowed
     route = routes["det"]

@@ -14,6 +14,9 @@ class RouteSpec(BaseModel):
         num_queries: queries per emitted token; 0 unless `read` is `"queries"`.
         read: which states the decoder gets: of the query block, of the token itself, or of the one before it (see
             `routing.layout`).
+        block: what a query sees of its block: all queries (`"full"`), or itself and those before it (`"causal"`), as
+            any engine for language models reads it. A route is read as it was trained; adapters of before 0.2, which
+            do not say it, are `"full"`.
         loss_weight: weight of the decoder's loss in training.
         looks: the language model was taught to take this route before it answers in words, and to continue with what
             was found (see `inference.evidence`). For routes whose decoder gives boxes.
@@ -26,6 +29,7 @@ class RouteSpec(BaseModel):
     decoder: str = Field(min_length=1)
     num_queries: int = Field(default=4, ge=0, le=1024)
     read: Literal["queries", "self", "prev"] = "queries"
+    block: Literal["full", "causal"] = "full"
     loss_weight: float = Field(default=1.0, ge=0)
     looks: bool = False
     ends: bool = False

@@ -2,8 +2,8 @@
 
 A *route* is a token (`[DET]`), a bank of learned queries and the name of a decoder. For every emitted routing token a
 *block* of query embeddings is placed after the whole sequence. A block attends to the text up to and including its
-token, and to itself. Text tokens do not attend to the queries, so the text does not change: it is the base model's
-own. All blocks of all rows of a batch are read in one forward pass.
+token, and to itself: to all of it, or causally, as `RouteSpec.block` says. Text tokens do not attend to the queries, so
+the text does not change: it is the base model's own. All blocks of all rows of a batch are read in one forward pass.
 
 The unit of this module is the *segment*: a run of tokens or queries that hangs off a cut of a parent segment. A row is
 a tree of segments; `arrange` flattens the trees of a batch into position ids and one attention mask. Training (the
@@ -52,6 +52,7 @@ class Segment:
     Attributes:
         tokens: token ids; empty for a query block.
         queries: number of query embeddings; 0 for text.
+        causal: a query attends to itself and those before it, as text does, and not to its whole block.
         route: name of the route whose queries these are, or whose token ends the text.
         parent: index in the row of the segment it continues; None for the row's prefix (or nothing).
         cut: how many tokens of the parent it attends to; None for all.
@@ -62,6 +63,7 @@ class Segment:
     route: str | None = None
     parent: int | None = None
     cut: int | None = None
+    causal: bool = False
 
     def __len__(self) -> int:
         return len(self.tokens) + self.queries
@@ -181,7 +183,9 @@ def _arrange_row(
             first = first_positions[parent] + cut
         own = torch.ones(len(segment), len(segment), dtype=torch.bool)
         visible_LK[start:end] = shared_K
-        visible_LK[start:end, offset + start : offset + end] = own if segment.queries else own.tril()
+        visible_LK[start:end, offset + start : offset + end] = (
+            own if segment.queries and not segment.causal else own.tril()
+        )
         positions_L[start:end] = torch.arange(first, first + len(segment))
         if segment.tokens:
             ids_L[start:end] = torch.tensor(segment.tokens)
@@ -197,6 +201,11 @@ def emitted_routes(token_ids: Sequence[int], routes: Mapping[int, RouteSpec]) ->
     return [(index, routes[token]) for index, token in enumerate(token_ids) if token in routes]
 
 
+def query_block(route: RouteSpec, parent: int | None = None, cut: int | None = None) -> Segment:
+    """Return the block of a route's queries; see `Segment` for where it hangs."""
+    return Segment(queries=route.num_queries, route=route.name, parent=parent, cut=cut, causal=route.block == "causal")
+
+
 def read_segment(route: RouteSpec, answer_start: int, index: int, token_ids: Sequence[int]) -> Segment:
     """Return the segment whose states a decoder reads for the routing token at `index` of an answer.
 
@@ -208,7 +217,7 @@ def read_segment(route: RouteSpec, answer_start: int, index: int, token_ids: Seq
         RouteError: `"prev"` for a token with nothing before it.
     """
     if route.read == "queries":
-        return Segment(queries=route.num_queries, route=route.name, cut=answer_start + index + 1)
+        return query_block(route, cut=answer_start + index + 1)
     if route.read == "self":
         return Segment(tokens=(token_ids[index],), route=route.name, cut=answer_start + index)
     if index == 0:

@@ -12,10 +12,10 @@ from transformers import DynamicCache
 
 from vision_agent.errors import RouteError
 from vision_agent.generation.prefix_cache import PrefixCache
-from vision_agent.model.attention import full_masks, layer_masks
+from vision_agent.model.attention import full_cache, full_masks, layer_masks
 from vision_agent.model.backbone import Backbone
 from vision_agent.routing.adapter import Route
-from vision_agent.routing.layout import Layout, Segment, Span, arrange, read_segment, state_columns
+from vision_agent.routing.layout import Layout, Segment, Span, arrange, query_block, read_segment, state_columns
 
 # The request of a forced route. The phrases stand in the answer, so one prompt serves any number of them.
 FORCED_REQUEST = "Find each thing."
@@ -86,7 +86,7 @@ def forced_segments(backbone: Backbone, route: Route, phrases: Sequence[str], pa
         segments.append(Segment(tokens=text, parent=parent))
         if route.spec.read == "queries":
             owner = parent + len(segments)
-            segments.append(Segment(queries=route.spec.num_queries, route=route.spec.name, parent=owner))
+            segments.append(query_block(route.spec, parent=owner))
     return segments
 
 
@@ -135,22 +135,20 @@ def read_forced(
 ) -> Tensor:
     """Return the states (K, N, C) of a route forced for each phrase on one prompt's images.
 
-    The prompt, but for its last token, is read first and kept; the phrases then continue it in one forward pass.
+    The prompt, but for its last token, is read first, as any text; the phrases then continue it in one forward pass,
+    whose mask is of their tokens and blocks alone.
 
     Args:
         tokens_TC: of all images.
         image_tokens: how many each image has.
         image_marks: what names each image token, as `PrefixCache` has it.
-        prefixes: where the prompt's keys and values are kept; None to read all in one pass.
+        prefixes: where the prompt's keys and values are kept; None for nowhere.
     """
-    ids = tuple(backbone.prompt_ids(FORCED_REQUEST, image_tokens))
-    cache, known = None, 0
-    if prefixes is not None:
-        cache, known = _prompt_read(backbone, ids, tokens_TC, image_marks, prefixes)
-        tokens_TC = tokens_TC[:0]
-    segments = [Segment(tokens=ids[known:]), *forced_segments(backbone, route, phrases, parent=0)]
+    ids = backbone.prompt_ids(FORCED_REQUEST, image_tokens)
+    cache, known = _prompt_read(backbone, ids, tokens_TC, image_marks, prefixes)
+    segments = [Segment(tokens=tuple(ids[known:])), *forced_segments(backbone, route, phrases, parent=0)]
     layout = arrange([segments], torch.ones(1, known, dtype=torch.bool)).to(backbone.device)
-    embeds_BLC = embed_layout(backbone, {route.spec.name: route}, layout, [segments], tokens_TC)
+    embeds_BLC = embed_layout(backbone, {route.spec.name: route}, layout, [segments], tokens_TC[:0])
     hidden_BLC = hidden_states(backbone, layout, embeds_BLC, cache)
     spans = layout.spans[0][1:]
     read = spans[1::2] if route.spec.read == "queries" else spans
@@ -159,24 +157,38 @@ def read_forced(
 
 def _prompt_read(
     backbone: Backbone,
-    ids: Sequence[int],
+    ids: list[int],
     tokens_TC: Tensor,
     image_marks: Sequence[int],
-    prefixes: PrefixCache,
+    prefixes: PrefixCache | None,
 ) -> tuple[DynamicCache, int]:
     """A cache of all of a prompt but its last token, and how many those are; what is not kept yet is read and kept."""
     image_id = backbone.model.config.image_token_id
-    image = iter(image_marks)
-    marks = [next(image) if token == image_id else token for token in ids]
-    cache, known = prefixes.take(marks)
-    rest = tuple(ids[known:-1])
+    marks: list[int] = []
+    cache, known = full_cache(), 0
+    if prefixes is not None:
+        image = iter(image_marks)
+        marks = [next(image) if token == image_id else token for token in ids]
+        cache, known = prefixes.take(marks)
+    rest = ids[known:-1]
     if rest:
-        segments = [Segment(tokens=rest)]
-        layout = arrange([segments], torch.ones(1, known, dtype=torch.bool)).to(backbone.device)
-        fed_TC = tokens_TC[sum(token == image_id for token in ids[:known]) :]
-        hidden_states(backbone, layout, embed_layout(backbone, {}, layout, [segments], fed_TC), cache)
-        prefixes.keep(marks[:-1], cache)
+        _read_text(backbone, rest, tokens_TC[ids[:known].count(image_id) :], cache)
+        if prefixes is not None:
+            prefixes.keep(marks[:-1], cache)
     return cache, len(ids) - 1
+
+
+def _read_text(backbone: Backbone, ids: list[int], tokens_TC: Tensor, cache: DynamicCache) -> None:
+    """Add tokens to a cache. They see what comes before them: attention needs no mask, and has its fastest kernels."""
+    start = cache.get_seq_length()
+    count = ids.count(backbone.model.config.image_token_id)
+    ids_1L = torch.tensor([ids], device=backbone.device)
+    backbone.model.model.language_model(
+        inputs_embeds=backbone.embed(ids_1L, tokens_TC if len(tokens_TC) else None, image_places=count),
+        position_ids=torch.arange(start, start + len(ids), device=backbone.device)[None],
+        past_key_values=cache,
+        use_cache=True,
+    )
 
 
 @torch.inference_mode()
