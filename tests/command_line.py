@@ -12,7 +12,7 @@ from vision_agent import VisionAgent
 from vision_agent.cli.main import main
 from vision_agent.model.checkpoint import DEFAULT_CHECKPOINT
 
-_DEFAULT = {"adapters": (), "device": "auto", "dtype": "auto", "quantization": None}
+_DEFAULT = {"adapters": (), "device": "auto", "dtype": "auto", "quantization": None, "threads": None}
 
 
 @dataclass(frozen=True)

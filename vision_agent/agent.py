@@ -62,6 +62,7 @@ from vision_agent.inference.tracking import segment_clip
 from vision_agent.inference.word_reading import WordReader
 from vision_agent.model.backbone import Backbone
 from vision_agent.model.checkpoint import DEFAULT_CHECKPOINT, adapter_folders, load_backbone
+from vision_agent.model.devices import release_memory
 from vision_agent.model.load_options import LoadSettings
 from vision_agent.planning.options import Planner, RunOptions, RunSettings
 from vision_agent.planning.result import AgentResult
@@ -160,7 +161,7 @@ class VisionAgent:
             image_limits: what images are accepted.
             image_cache_bytes: most bytes of encoded images that are kept: see `VisionAgent`.
             settings: `device`, `dtype`, `attn_implementation`, `quantization`, `compile`, `device_map`,
-                `offload_folder`, `max_memory`, `lora`: see `LoadOptions` in `vision_agent.model.load_options`.
+                `offload_folder`, `max_memory`, `lora`, `threads`: see `model.load_options.LoadOptions`.
 
         Raises:
             CheckpointError: the checkpoint or an adapter cannot be loaded.
@@ -229,8 +230,9 @@ class VisionAgent:
         return f"{type(self).__name__}({self.model!r} on {self._backbone.device}, routes: {routes or 'none'})"
 
     def clear_cache(self) -> None:
-        """Forget all encoded images and all prompts that were read."""
+        """Forget all encoded images and all prompts that were read, and give their memory back to the system."""
         self._engine.clear()
+        release_memory(self._backbone.device)
 
     @property
     def model(self) -> str:

@@ -5,7 +5,6 @@ the caches; cores that each take an image of their own do. Either way a result d
 alone, whatever was asked before.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 from pydantic import BaseModel
+
+from vision_agent.model.threads import available_cpus
 
 if TYPE_CHECKING:
     from vision_agent.agent import VisionAgent
@@ -57,7 +58,7 @@ def image_workers(load: Callable[[], "VisionAgent"], ask: Ask, total: int) -> It
         finally:
             agents.put(agent)
 
-    count = min(_MOST_AGENTS, _cores()) if total >= _WORTH_IT and _weighs(first) <= _SMALL else 1
+    count = min(_MOST_AGENTS, available_cpus()) if total >= _WORTH_IT and _weighs(first) <= _SMALL else 1
     if count == 1:
         yield lambda images: [alone(image) for image in images]
         return
@@ -70,11 +71,6 @@ def image_workers(load: Callable[[], "VisionAgent"], ask: Ask, total: int) -> It
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _weighs(agent: "VisionAgent") -> int:

@@ -14,6 +14,7 @@ def load_agent(
     device: str = "auto",
     dtype: str = "auto",
     quantization: Literal["int8", "4bit"] | None = None,
+    threads: int | None = None,
 ) -> "VisionAgent":
     """Load the agent of a checkpoint; None is the default model. See `VisionAgent.from_pretrained`."""
     # torch is imported here alone: `vision-agent --help` and wrong arguments should not wait for it.
@@ -30,4 +31,5 @@ def load_agent(
         device=device,
         dtype=dtype,
         quantization=quantization,
+        threads=threads,
     )

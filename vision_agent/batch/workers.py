@@ -5,7 +5,6 @@ so here each worker has a pipe of its own: one that dies costs its file, and ano
 """
 
 import multiprocessing
-import os
 import signal
 import threading
 from collections import deque
@@ -20,6 +19,7 @@ from vision_agent import errors
 from vision_agent.batch.jobs import Job
 from vision_agent.batch.records import as_line, failed
 from vision_agent.errors import MissingExtraError, VisionAgentError
+from vision_agent.model.threads import available_cpus
 
 # New processes rather than forks: the threads of torch and onnxruntime do not live through a fork.
 _CONTEXT = multiprocessing.get_context("spawn")
@@ -37,7 +37,7 @@ class WorkerPool:
     def __init__(self, job: Job, count: int) -> None:
         self._job = job
         self._count = count
-        self._threads = max(1, (os.cpu_count() or 1) // count)
+        self._threads = max(1, available_cpus() // count)
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> Self:

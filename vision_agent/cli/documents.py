@@ -1,7 +1,6 @@
 """The commands for documents: `vision-agent ocr invoice.pdf`, and of many `vision-agent ocr scans --out out.jsonl`."""
 
 import json
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from vision_agent.cli.exits import FAILED, run_to_end, told, with_bar
 from vision_agent.cli.image_arguments import STDIN, read_stdin
 from vision_agent.cli.options import DeviceOption, JsonOption, ModelOption, RecordsOption, RetryOption
 from vision_agent.errors import InputError, MissingExtraError, VisionAgentError, bad_argument
+from vision_agent.model.threads import available_cpus
 
 _MOST_BYTES = 2 * 1024**3  # of a document on stdin
 _PASSWORD_HELP = "Of encrypted PDFs. Better set the variable VISION_AGENT_PASSWORD, which no process list shows."
@@ -121,7 +121,7 @@ def _print(files: Sequence[str], job: Job, as_json: bool, shown: Callable[[Recor
         typer.Exit: with 1 where some of several documents failed.
         VisionAgentError: what is wrong with the one document that was asked for.
     """
-    work = job.start(os.cpu_count() or 1)
+    work = job.start(available_cpus())
     failures = 0
     for file in with_bar(files, len(files), shown=several):
         try:

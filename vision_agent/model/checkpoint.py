@@ -52,6 +52,7 @@ from vision_agent.model.original.sa2va import is_sa2va, load_sa2va, own_route
 from vision_agent.model.original.weights import load_native
 from vision_agent.model.quiet import quiet
 from vision_agent.model.tensor_files import save_file
+from vision_agent.model.threads import use_threads
 from vision_agent.model.tower import LiteTowerConfig, register_tower
 from vision_agent.model.weight_files import open_weights, refuse_integers, refuse_packed
 
@@ -87,6 +88,7 @@ def load_backbone(
     """
     source, options = str(name_or_path), LoadOptions.of(**settings)
     device = check_load_options(options)
+    use_threads(options.threads)
     local_files_only = check_source(source, cache_dir, local_files_only)
     files = _CheckpointFiles(source, {"cache_dir": cache_dir, "local_files_only": local_files_only})
     content = files.json("config.json")

@@ -1,7 +1,9 @@
 """Which device to run on, and in which number format."""
 
+import ctypes
 import logging
 import os
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -150,3 +152,16 @@ def _product_seconds(dtype: torch.dtype, side: int = 384, tries: int = 5) -> flo
         matrix @ matrix
         best = min(best, time.perf_counter() - start)
     return best
+
+
+def release_memory(device: torch.device) -> None:
+    """Give the system back what torch and the C library keep of freed memory, as far as they can."""
+    if device.type != "cpu":
+        try:
+            torch.accelerator.empty_cache()
+        except (RuntimeError, NotImplementedError, AttributeError):
+            logging.getLogger(__name__).debug("%s keeps its freed memory", device)
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's: each thread's arena keeps what it freed
+        if trim is not None:
+            trim(0)

@@ -14,10 +14,10 @@ Quantisation by device:
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Annotated, Any, Literal, TypedDict, Unpack
 
 import torch
-from pydantic import BaseModel, ConfigDict, StrictBool, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, field_validator
 
 from vision_agent.errors import ConfigError, bad_argument, require_extra, require_package
 from vision_agent.model.attention import has_sinks
@@ -41,6 +41,7 @@ _EXPECTED = {
     "offload_folder": "None or a folder",
     "max_memory": "None or a dict of devices to sizes such as {0: '20GiB', 'cpu': '60GiB'}",
     "lora": "a folder or a list of folders",
+    "threads": "None or a whole number from 1 to 1024",
 }
 
 
@@ -56,6 +57,7 @@ class LoadSettings(TypedDict, total=False):
     offload_folder: str | Path | None
     max_memory: Mapping[int | str, int | str] | None
     lora: str | Path | list[str | Path] | tuple[str | Path, ...]
+    threads: int | None
 
 
 class LoadOptions(BaseModel):
@@ -75,6 +77,8 @@ class LoadOptions(BaseModel):
         offload_folder: with `device_map`, where weights that fit on no device wait on disk.
         max_memory: with `device_map`, the most to use of each device: by the number of an accelerator, "cpu", "disk".
         lora: PEFT LoRA folders, added to the language model together.
+        threads: of torch on the CPU, in the whole process; None for as many as torch takes, and no more than the
+            processors that this process has (see `threads.available_cpus`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -88,6 +92,7 @@ class LoadOptions(BaseModel):
     offload_folder: Path | None = None
     max_memory: dict[int | str, int | str] | None = None
     lora: tuple[Path, ...] = ()
+    threads: Annotated[int, Field(strict=True, ge=1, le=1024)] | None = None
 
     @classmethod
     def of(cls, **settings: Unpack[LoadSettings]) -> "LoadOptions":
