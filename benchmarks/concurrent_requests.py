@@ -32,7 +32,7 @@ from vision_agent.generation.step_batch import CHUNK
 
 REQUESTS = 16
 EVERY = 0.15  # seconds between two requests
-ANSWERS = (8, 96, 24, 64, 12, 80, 16, 48)  # tokens
+ANSWERS = (24, 96, 40, 64, 32, 80, 56, 48)  # tokens
 PROMPTS = (1, 6, 2, 12)  # times that the question is said
 LONG = 300
 

@@ -33,7 +33,8 @@ from vision_agent.model.attention import full_cache, full_masks
 from vision_agent.model.backbone import Backbone
 from vision_agent.plugins.constraint import Constraint
 
-CHUNK = 256  # tokens of prompts that are read between two steps
+CHUNK = 256  # tokens of prompts that are read between two steps, and four times as many where no others wait
+SHORT = 64  # tokens of what is left of a prompt that need not wait for its turn
 _READ_ONCE = 128  # tokens; a beginning of this length that another row is just reading is waited for
 _WORTH_TAKING = 64  # tokens; where others wait, shorter beginnings are read again, together with theirs
 
@@ -168,9 +169,13 @@ class StepBatch:
         row.cache = None
 
     @torch.inference_mode()
-    def read(self) -> list[Row]:
-        """Read one chunk of the prompts that wait; return the rows that wrote their first token, or failed."""
-        some = self._next_to_read()
+    def read(self, *, short_only: bool = False) -> list[Row]:
+        """Read one chunk of the prompts that wait; return the rows that wrote their first token, or failed.
+
+        Args:
+            short_only: leave prompts that have more than `SHORT` tokens left.
+        """
+        some = self._next_to_read(short_only)
         if not some:
             return []
         try:
@@ -208,7 +213,7 @@ class StepBatch:
 
     # Inside ----------------------------------------------------------------------------------------------------------
 
-    def _next_to_read(self) -> list[Row]:
+    def _next_to_read(self, short_only: bool) -> list[Row]:
         """The rows that are read now: the first one, and as many that are new as fit into the chunk with it."""
         some: list[Row] = []
         longest = 0
@@ -217,6 +222,8 @@ class StepBatch:
                 continue
             if not row.fed:
                 self._take_known(row)
+            if short_only and len(row.inputs.ids) - row.fed > SHORT:
+                continue
             longest = max(longest, len(row.inputs.ids))
             if not some:
                 some.append(row)
@@ -242,7 +249,7 @@ class StepBatch:
         if cache.get_seq_length() != row.fed:
             raise RuntimeError(f"the cache holds {cache.get_seq_length()} of {row.fed} tokens")
         rest = rest_of_prompt(self.backbone, row.inputs, row.fed)
-        ids = rest.ids[:CHUNK]
+        ids = rest.ids[: CHUNK if len(self.rows) > 1 else 4 * CHUNK]
         images = sum(token == self.backbone.model.config.image_token_id for token in ids)
         ids_1L = torch.tensor([ids], device=self.backbone.device)
         tokens_TC = rest.tokens_TC[:images] if rest.tokens_TC is not None and images else None

@@ -9,6 +9,7 @@ The thread begins with the first request. It holds nothing while it has nothing 
 
 import atexit
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -261,6 +262,7 @@ class _Owner:
         self._waiting: deque[_RowRequest] = deque()
         self._begun: dict[Row, _RowRequest] = {}
         self._batch: StepBatch | None = None
+        self._owed = 0.0  # seconds of writing, for what was spent on reading long prompts
 
     @property
     def is_busy(self) -> bool:
@@ -325,10 +327,20 @@ class _Owner:
             self._batch = self._batch or StepBatch(request.row.backbone)
             self._batch.add(request.row)
         if self._batch is not None:
-            self._deliver(self._batch.read())
-            self._deliver(self._batch.step())
+            self._read_and_write(self._batch)
         if not self._begun:
             self._batch = None
+
+    def _read_and_write(self, batch: StepBatch) -> None:
+        """Read one chunk and write one step. Long prompts get half of the time while others are written."""
+        writes = bool(batch.writing)
+        is_owed = writes and self._owed > 0
+        began = time.perf_counter()
+        self._deliver(batch.read(short_only=is_owed))
+        read = time.perf_counter()
+        self._deliver(batch.step())
+        taken = read - began if writes and not is_owed else 0.0
+        self._owed = max(0.0, self._owed + taken - (time.perf_counter() - read))
 
     def _deliver(self, rows: list[Row]) -> None:
         for row in rows:
