@@ -22,9 +22,10 @@ demo: $(VENV)/.demo-installed
 test: lint types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-# Clients of MCP whose packages do not go with ours: langchain-mcp-adapters wants mcp 1.x.
+# Clients whose packages do not go with ours, or are not needed else: langchain-mcp-adapters wants mcp 1.x.
 test-clients: $(VENV)/.test-installed $(VENV)-clients/.installed
 	$(BIN)/python tests/tools/mcp_clients.py $(VENV)-clients/bin/python
+	$(BIN)/python tests/serve/openai_clients.py $(VENV)-clients/bin/python
 
 # Plants faults of one line and runs the tests that should notice; `make mutants ONLY="box mask"` for some of them.
 mutants: $(VENV)/.test-installed
@@ -67,5 +68,6 @@ $(VENV)/.test-installed: $(VENV)/.created pyproject.toml constraints.txt
 
 $(VENV)-clients/.installed: $(VENV)/.created
 	$(PYTHON) -m venv --clear $(VENV)-clients
-	$(VENV)-clients/bin/python -m pip install --disable-pip-version-check --quiet 'langchain-mcp-adapters==0.3.2'
+	$(VENV)-clients/bin/python -m pip install --disable-pip-version-check --quiet 'langchain-mcp-adapters==0.3.2' \
+	  'langchain-openai==1.7.3' 'langchain-tests==1.1.9' pytest-asyncio
 	@touch $@
