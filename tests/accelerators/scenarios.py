@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--lines", action="store_true")
     given = parser.parse_args()
     pretend.install()
-    sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("", "decoders", "model", "train")]
+    sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("", "decoders", "model", "serve", "train")]
     import groups
 
     with tempfile.TemporaryDirectory() as folder:

@@ -112,10 +112,12 @@ def decode(
 
     @torch.inference_mode()
     def decoded() -> Any:
-        if not bool(read.states_KNC.isfinite().all()):  # NaN compares as false: there would be no box, silently
-            raise overflow_error(engine.backbone)
         raise_if_cancelled()
-        made = prepared(engine, read.images[0], route, detail) if read.images else None
+        made = None
+        if read.images:
+            made = prepared(engine, read.images[0], route, detail, read.states_KNC)
+        else:
+            _check_finite(engine.backbone, read.states_KNC)
         with overflow_told(engine.backbone):
             if route.words is None:
                 return route.decoder.decode(read.states_KNC, made, asked)
@@ -135,19 +137,30 @@ def _of_rows(request: DecodeRequest, rows: Sequence[int]) -> DecodeRequest:
     return replace(request, phrases=tuple(request.phrases[row] for row in rows), scores=scores)
 
 
-def prepared(engine: InferenceEngine, image: CachedImage, route: Route, detail: Detail | None) -> Any:
+def prepared(
+    engine: InferenceEngine,
+    image: CachedImage,
+    route: Route,
+    detail: Detail | None,
+    states_KNC: Tensor | None = None,
+) -> Any:
     """Return what a route's decoder makes of an image alone; made once for each look and kept with the image.
 
+    Args:
+        states_KNC: what is looked for, which is checked with it: the host waits for both at once.
+
     Raises:
-        AnswerError: it is NaN or infinite.
+        AnswerError: the states, or what is made, are NaN or infinite.
     """
     name, decoder = route.spec.name, route.decoder
     with torch.inference_mode():
         if name not in image.prepared:
             features = (image.features() if decoder.needs_features else DenseFeatures(())).float()
             made = decoder.prepare_image(features, image.image)
-            _check_finite(made, engine.backbone)
+            _check_finite(engine.backbone, made, states_KNC)
             image.prepared[name] = made
+        else:
+            _check_finite(engine.backbone, states_KNC)
         first = image.prepared[name]
         if not looks_closer(detail, image.image, engine.backbone, decoder):
             return first
@@ -166,9 +179,12 @@ def overflow_told(backbone: Backbone) -> Iterator[None]:
         raise overflow_error(backbone) from error
 
 
-def _check_finite(made: object, backbone: Backbone) -> None:
-    """Raise AnswerError where a decoder makes numbers of an image that are none. The host waits for them once."""
-    fields = vars(made).values() if hasattr(made, "__dict__") else [made]
+def _check_finite(backbone: Backbone, *made: object) -> None:
+    """Raise AnswerError for numbers that are none: NaN compares as false, so there would be no box, silently.
+
+    The host waits for all of them once.
+    """
+    fields = [field for each in made for field in (vars(each).values() if _has_fields(each) else [each])]
     tensors = [each for field in fields for each in (field if isinstance(field, tuple | list) else [field])]
     numbers = [each for each in tensors if isinstance(each, Tensor) and each.is_floating_point() and each.numel()]
     if not numbers:
@@ -176,6 +192,10 @@ def _check_finite(made: object, backbone: Backbone) -> None:
     device = numbers[0].device
     if not bool(torch.stack([each.isfinite().all().to(device) for each in numbers]).all()):
         raise overflow_error(backbone)
+
+
+def _has_fields(made: object) -> bool:
+    return hasattr(made, "__dict__") and not isinstance(made, Tensor)
 
 
 def checked(route: Route, result: object, expected: type[T]) -> T:
