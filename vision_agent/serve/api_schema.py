@@ -9,6 +9,7 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 from vision_agent._distribution import DISTRIBUTION
 from vision_agent.serve.chat_reply import ChatChunk, ChatCompletion, ModelList, Refusal
 from vision_agent.serve.chat_request import ChatRequest
+from vision_agent.serve.moondream_endpoint import MOONDREAM_PATHS, MoondreamRequest
 from vision_agent.serve.verb_endpoint import VerbEndpoint
 
 _REF = "#/components/schemas/{model}"
@@ -27,7 +28,7 @@ def api_schema(verbs: Sequence[VerbEndpoint]) -> dict[str, Any]:
     asked = [(endpoint.model, "validation") for endpoint in verbs]
     results = dict.fromkeys((result, "serialization") for endpoint in verbs for result in endpoint.form.results)
     chat = [(ChatRequest, "validation"), *((each, "serialization") for each in (ChatCompletion, ChatChunk, ModelList))]
-    wanted: Any = [*asked, *results, *chat, (Refusal, "serialization")]
+    wanted: Any = [*asked, *results, *chat, (MoondreamRequest, "validation"), (Refusal, "serialization")]
     refs, defined = models_json_schema(wanted, ref_template=_REF, schema_generator=_Quiet)
     schemas = defined["$defs"]
     if "Mask" in schemas:
@@ -39,6 +40,9 @@ def api_schema(verbs: Sequence[VerbEndpoint]) -> dict[str, Any]:
         "/health/ready": {"get": _got("Say whether requests are taken.", _json({"type": "object"}))},
         "/metrics": {"get": _got("Give counts for Prometheus.", {"text/plain": {"schema": _TEXT}})},
     }
+    for path in MOONDREAM_PATHS:
+        told = _got("Answer moondream's client.", _json({"type": "object"}))
+        paths[path] = {"post": {**told, "requestBody": _body(_json(refs[MoondreamRequest, "validation"]))}}
     for endpoint in verbs:
         one = [refs[result, "serialization"] for result in endpoint.form.results]
         result = one[0] if len(one) == 1 else {"anyOf": one}

@@ -17,6 +17,7 @@ from vision_agent.serve.chat_endpoint import ChatEndpoint
 from vision_agent.serve.counters import Counters
 from vision_agent.serve.desk import Desk
 from vision_agent.serve.gate import Gate, record_of
+from vision_agent.serve.moondream_endpoint import MOONDREAM_PATHS, MoondreamEndpoint
 from vision_agent.serve.options import ServeOptions
 from vision_agent.serve.problems import Problem
 from vision_agent.serve.request_sources import Sources
@@ -60,6 +61,8 @@ class Application:
         }
         self._verbs = [VerbEndpoint(form, agent, options, self._desk, self.counters, sources) for form in VERBS]
         self._routes |= {endpoint.form.path: {"POST": endpoint.answer} for endpoint in self._verbs}
+        moondream = MoondreamEndpoint(agent, self._desk, sources, chat.check_model)
+        self._routes |= {path: {"POST": moondream.answer} for path in MOONDREAM_PATHS}
         self._described: dict[str, Any] | None = None
         self._gate = Gate(self._answer, options, self.counters)
 

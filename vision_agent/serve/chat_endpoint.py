@@ -69,7 +69,7 @@ class ChatEndpoint:
 
     async def model(self, request: Request) -> Response:
         """Answer `/v1/models/NAME`."""
-        self.check_model(request.url.path.removeprefix("/v1/models/"))
+        self.check_model(request.scope["path"].removeprefix("/v1/models/"))
         return JSONResponse(self._model())
 
     async def completions(self, request: Request) -> Response:

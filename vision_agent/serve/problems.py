@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse
 
 from vision_agent.errors import (
     AnswerError,
+    BusyError,
     ExtractionError,
     ImageTooLargeError,
     MissingExtraError,
@@ -28,6 +29,7 @@ _CODES: tuple[tuple[type[VisionAgentError], int, str], ...] = (
     (PathRefusedError, 400, "path_refused"),
     (RouteError, 400, "route_missing"),
     (MissingExtraError, 400, "extra_missing"),
+    (BusyError, 429, "queue_full"),
     # What was asked for is right, and still there is no answer. Clients do not try 422 again.
     (AnswerError, 422, "no_answer"),
     (ExtractionError, 422, "fields_missing"),
@@ -104,7 +106,8 @@ def problem_of(error: VisionAgentError, names: Mapping[str, str] | None = None) 
     for own, theirs in (names or {}).items():
         message = message.replace(f"`{own}`", f"`{theirs}`")
         param = theirs if param == own else param
-    return Problem(status, message, param=param, code=code)
+    later = {"retry-after": "1"} if status == 429 else None
+    return Problem(status, message, param=param, code=code, headers=later)
 
 
 def problem_of_fields(error: ValidationError, given: bytes | Any) -> Problem:
