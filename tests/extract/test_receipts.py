@@ -8,6 +8,7 @@ import pytest
 from pydantic import BaseModel
 from written_pages import Text, document
 
+from vision_agent.evaluate.fields import plain
 from vision_agent.extract.extractor import Extractor
 from vision_agent.extract.result import Extraction
 
@@ -80,3 +81,36 @@ def test_a_number_of_a_receipt_is_no_american_postcode() -> None:
 
 def _in_rows(rows: list[tuple[str, str]]) -> list[Text]:
     return [(x, 60 + 40 * row, text) for row, each in enumerate(rows) for x, text in zip((60, 400), each, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("lines", "name"),
+    [
+        (["#000002 BAIFU (M) Sdn Bhd", "DAISO JAPAN, IOI MALL"], "BAIFU (M) Sdn Bhd"),
+        (["SIMPLIFIED TAX INVOICE", "SIN THYE & COMPANY", "NO.54, BATU 5, JALAN IPOH,"], "SIN THYE & COMPANY"),
+        (["Petrol Subang Airport", "47200 Subang", "Merchant Number 00000:020138429"], "Petrol Subang Airport"),
+    ],
+)
+def test_serials_titles_and_numbers_of_merchants_are_no_names(lines: list[str], name: str) -> None:
+    class Shop(BaseModel):
+        company: str
+
+    assert extract([(60, 40 + 40 * row, text) for row, text in enumerate(lines)], Shop).value.company == name
+
+
+@pytest.mark.parametrize(
+    ("lines", "address"),
+    [
+        (["Lot 6, Jalan Batai,", "50490, Kuala Lumpur", "T: 03-2093 7358 | F: 03-2093 7359"], slice(0, 2)),
+        (["LOT R1, LEBUHRAYA UTARA,", "84600,PAGOH,JOHOR", "Careline : 1800 88 1231"], slice(0, 2)),
+        (["LOT 204, JALAN BATU 12 1/4,", "43100 HULU LANGAT, SELANGOR."], slice(0, 2)),
+        (["Lot NO : 20, Level UG1, Publika Solaris", "Dutamas.", "No 1, Jalan Dutamas, 50480 KL"], slice(0, 3)),
+    ],
+)
+def test_addresses_begin_with_their_lot_and_end_before_telephones(lines: list[str], address: slice) -> None:
+    class Shop(BaseModel):
+        company: str
+        address: str
+
+    texts = [(60, 40 + 40 * row, text) for row, text in enumerate(["Paradigm Trading Sdn Bhd", *lines])]
+    assert plain(str(extract(texts, Shop).value.address)) == plain(" ".join(lines[address]))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vision_agent.documents.sheet import MARKS, Excerpt, Piece, Sheet
+from vision_agent.documents.text_match import words_of
 from vision_agent.extract.rules.candidates import Candidate, regions_of
 from vision_agent.extract.rules.labels import Label
 from vision_agent.extract.rules.parties import is_contact, line_score
@@ -12,6 +13,8 @@ from vision_agent.extract.rules.view import View
 
 _LINES = 7
 _EXPLAINS = re.compile(r"\(.*\)")  # a line in brackets under a label is not the name
+# "Merchant Number" asks for something of the merchant, and names nobody.
+_OF_IT = frozenset("number no nr id code name reference ref copy signature phone".split())
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def names(view: View, labels: Sequence[Label]) -> list[Candidate]:
             lines = [line for line in block.lines[:2] if not _EXPLAINS.fullmatch(line.text.strip())]
             place = (lines or block.lines)[0].stripped(MARKS)
             wordy = place is not None and sum(character.isalpha() for character in place.text) >= 2
-            if place is not None and wordy and not is_contact(place.text):
+            if place is not None and wordy and not is_contact(place.text) and not _OF_IT >= set(words_of(place.text)):
                 score = block.score - (
                     2.0 if view.dates(place) or (view.numbers(place) and len(place.text) < 8) else 0.0
                 )

@@ -34,18 +34,21 @@ _CONTACT = re.compile(
     r"|@|\.com\b|hotline|sst",
     re.I,
 )
-_CONTACT_LINE = re.compile(
-    r"\W*(?:te[l1i]|telephone|phone|fax|faks|mobile?|hp|hotline|e-?mail|e-?post|www|iban|bic|tlf|puh|telefon\w{0,2}|τηλ\w*)\W",
+_CONTACT_LINE = re.compile(  # also "T: 03-2093 7358" and "Careline : 1800 88 1231"
+    r"\W*(?:[tf]\s*[:.]\s*[+(]?\d{2}|[^\W\d]+\s*:\s*[+(]?\d[\d ()-]{7,}$"
+    r"|(?:te[l1i]|telephone|phone|fax|faks|mobile?|hp|hotline|e-?mail|e-?post|www|iban|bic|tlf|puh|telefon\w{0,2}|τηλ\w*)\W)",
     re.IGNORECASE,
 )
 _POSTCODE_PLACE = re.compile(r"\W*\d{4,5} [^\W\d]{2,}")
 _FRONT = re.compile(  # what an address begins with
     r"\W*(?:(?:no|lot|unit|suite|blk|block)\b|\d{1,3}[a-z]?(?:\s?[-/&]\s?\d{1,3}[a-z]?)*(?:,|\s)\s*[^\W\d]{2})", re.I
 )
+_UNIT = re.compile(r"\W*(?:lot|unit|suite|blk|block|level)\b.*\d", re.I)  # what stands before a house's number
 _REGISTRATION = re.compile(
     r"\s*[(<\[{]?\s*(?:(?:co|company|reg|roc|gst|tax|vat)\W*(?:no|reg|id)?\W*){0,3}[A-Z]{0,2}\d{4,}[\s-]*[A-Z0-9]{0,3}\s*[)>\]}]?"
     r"(?:\s*\([A-Z0-9]{1,5}\))?[\s.,;]*$|\s+(?:co|company|reg|roc)\W*(?:no|reg)\W*$", re.IGNORECASE
 )  # fmt: skip
+_SERIAL = re.compile(r"\s*#\s?\d+\s+(?=[^\W\d]{2})")  # "#000002 NAME"
 _TORN = re.compile(r"\s*[(\[{][^)\]}]{0,3}$")  # what is left of a number in brackets
 _TITLE = re.compile(
     r"(?<=[\w.]) +(?:tax )?(?:invoice|rechnung|facture|factura|fattura|fatura|factuur|faktura|receipt)\W*$", re.I
@@ -57,6 +60,7 @@ _SHORTEST_SITE = 4  # letters
 _MAILERS = frozenset(
     "gmail googlemail outlook hotmail yahoo icloud gmx webde tonline example mail live orange free".split()
 )
+_CENTS = 2  # digits of an amount behind its mark
 _CODE = 3  # letters of a legal form that a part of an address may look like
 _SURE_FORMS = frozenset("ltd inc llc llp plc bhd sdn pty pte".split())
 _LEGAL = 3.6  # log-odds that a legal form adds
@@ -130,6 +134,8 @@ def _name_in(piece: Piece) -> Excerpt | None:
     start, end = 0, len(piece.text)
     if (owner := _OWNER.match(piece.text)) is not None:
         start = owner.end()
+    elif (serial := _SERIAL.match(piece.text)) is not None:
+        start = serial.end()
     if (number := _REGISTRATION.search(piece.text)) is not None and number.start() > 2:
         end = number.start()
     if (torn := _TORN.search(piece.text, start, end)) is not None:
@@ -173,7 +179,12 @@ def _goes_on(first: Excerpt, second: Excerpt) -> bool:
     words = words_of(second.text)
     rest = [word for word in words if word not in _LEGAL_FORMS and len(word) > 1]
     legal = bool(set(words) & _LEGAL_FORMS)
-    if not words or sum(map(str.isalpha, first.text)) < 3 or sum(map(str.isalpha, second.text)) < 2:
+    if (
+        not words
+        or set(words_of(first.text)) <= _NO_NAME
+        or sum(map(str.isalpha, first.text)) < 3
+        or sum(map(str.isalpha, second.text)) < 2
+    ):
         return False
     # "... Hardware &" and "& Sons" are halves; so is a trade: "Eastern" "Stationery Ltd"; "Bistro & Cafe" is none.
     half = first.text.endswith("&") or second.text.startswith("&")
@@ -306,6 +317,9 @@ def _front(column: Sequence[Piece], start: int) -> int:
 
 def _first_line(column: Sequence[Piece], scores: Sequence[float], start: int, after: Piece | None) -> int:
     """The first line of an address whose sure lines begin at `start`: what stands up to the name belongs to it."""
+    for index in range(max(0, start - 3), start):
+        if _UNIT.match(column[index].text) and min(scores[index:start]) > -1.0:
+            return index
     first = start
     if _FRONT.match(column[start].text):
         return start
@@ -329,7 +343,11 @@ def line_score(view: View, piece: Piece) -> float:
         return -3.0
     end = len(piece.text)
     if any(
-        typed.number and typed.number.decimals == 2 and end - typed.excerpt.end < 3 for typed in view.numbers(whole)
+        typed.number
+        and typed.number.decimals == _CENTS
+        and "/" not in typed.excerpt.text  # "Jalan Batu 12 1/4" is no price
+        and end - typed.excerpt.end < 3
+        for typed in view.numbers(whole)
     ):
         return -3.0
     if any(_names_other(label) for label in view.labels_in(piece)):
