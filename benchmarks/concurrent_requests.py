@@ -34,7 +34,7 @@ REQUESTS = 16
 EVERY = 0.15  # seconds between two requests
 ANSWERS = (24, 96, 40, 64, 32, 80, 56, 48)  # tokens
 PROMPTS = (1, 6, 2, 12)  # times that the question is said
-LONG = 300
+LONG = 500  # times that the question of the long prompt is said
 
 
 @dataclass(frozen=True)

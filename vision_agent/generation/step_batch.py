@@ -33,7 +33,7 @@ from vision_agent.model.attention import full_cache, full_masks
 from vision_agent.model.backbone import Backbone
 from vision_agent.plugins.constraint import Constraint
 
-CHUNK = 256  # tokens of prompts that are read between two steps, and four times as many where no others wait
+CHUNK = 256  # tokens of prompts that are read between two steps, and twice as many where no others wait
 SHORT = 64  # tokens of what is left of a prompt that need not wait for its turn
 _READ_ONCE = 128  # tokens; a beginning of this length that another row is just reading is waited for
 _WORTH_TAKING = 64  # tokens; where others wait, shorter beginnings are read again, together with theirs
@@ -249,7 +249,7 @@ class StepBatch:
         if cache.get_seq_length() != row.fed:
             raise RuntimeError(f"the cache holds {cache.get_seq_length()} of {row.fed} tokens")
         rest = rest_of_prompt(self.backbone, row.inputs, row.fed)
-        ids = rest.ids[: CHUNK if len(self.rows) > 1 else 4 * CHUNK]
+        ids = rest.ids[: CHUNK if len(self.rows) > 1 else 2 * CHUNK]
         images = sum(token == self.backbone.model.config.image_token_id for token in ids)
         ids_1L = torch.tensor([ids], device=self.backbone.device)
         tokens_TC = rest.tokens_TC[:images] if rest.tokens_TC is not None and images else None

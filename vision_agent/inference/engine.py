@@ -178,14 +178,8 @@ class InferenceEngine:
     def _prepare(
         self, conversations: Sequence[Conversation], options: GenerationOptions
     ) -> tuple[list[PromptInputs], list[list[CachedImage]]]:
-        """The prompts as the model reads them, and the images of each."""
-        return self.run(lambda: self._prepared(conversations, options))
-
-    def _prepared(
-        self, conversations: Sequence[Conversation], options: GenerationOptions
-    ) -> tuple[list[PromptInputs], list[list[CachedImage]]]:
         """Tokenize prompts first: what does not fit the context fails before any image is encoded."""
-        raise_if_cancelled()  # the caller may have gone while others had the model
+        raise_if_cancelled()
         prompts = []
         for conversation in conversations:
             counts = self._image_tokens(conversation)

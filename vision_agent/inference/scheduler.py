@@ -29,6 +29,7 @@ T = TypeVar("T")
 
 MOST_WAITING = 1024  # requests that were not begun
 MOST_ROWS = 64  # written side by side
+_BRIEFLY = 0.001  # seconds
 AHEAD = 4  # steps that a row is written before anybody has taken them; it then pauses
 
 
@@ -262,7 +263,7 @@ class _Owner:
         self._waiting: deque[_RowRequest] = deque()
         self._begun: dict[Row, _RowRequest] = {}
         self._batch: StepBatch | None = None
-        self._owed = 0.0  # seconds of writing, for what was spent on reading long prompts
+        self._owed = 0.0  # seconds of writing, for those that the last chunk took
 
     @property
     def is_busy(self) -> bool:
@@ -293,11 +294,23 @@ class _Owner:
                 self._work.append(work)
             else:
                 self._desk.free.release()
+            if self._batch is not None and self._batch.reading:
+                self._receive_rows()
         self._desk.is_stepping = True  # before the rows are looked at; see `RowSteps.close`
         try:
             self._step()
         finally:
             self._desk.is_stepping = False
+
+    def _receive_rows(self) -> None:
+        """See whether those whose work was done put in a row now, which is not to wait for a chunk of others."""
+        time.sleep(_BRIEFLY)
+        while not self._desk.inbox.empty():
+            request = self._desk.inbox.get()
+            if request is None:  # the end, which the thread has to see
+                self._desk.inbox.put(None)
+                return
+            self.receive(request)
 
     def fail(self, error: Exception) -> None:
         """End all rows: the batch itself is broken."""
@@ -332,15 +345,14 @@ class _Owner:
             self._batch = None
 
     def _read_and_write(self, batch: StepBatch) -> None:
-        """Read one chunk and write one step. Long prompts get half of the time while others are written."""
-        writes = bool(batch.writing)
-        is_owed = writes and self._owed > 0
+        """Read and write one step. Short prompts are read first, long ones for half of the time that others write."""
+        self._deliver(batch.read(short_only=True))
         began = time.perf_counter()
-        self._deliver(batch.read(short_only=is_owed))
-        read = time.perf_counter()
+        if not batch.writing or self._owed <= 0:
+            self._deliver(batch.read())
+            self._owed, began = time.perf_counter() - began, time.perf_counter()
         self._deliver(batch.step())
-        taken = read - began if writes and not is_owed else 0.0
-        self._owed = max(0.0, self._owed + taken - (time.perf_counter() - read))
+        self._owed -= time.perf_counter() - began
 
     def _deliver(self, rows: list[Row]) -> None:
         for row in rows:
