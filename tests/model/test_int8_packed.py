@@ -1,6 +1,9 @@
 """int8 on a CPU with VNNI: packed weights and activations in two digits give what the rounded weights say."""
 
+import sys
+import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,9 @@ from conftest import PHOTOS
 from PIL import Image
 from torch import Tensor, nn
 
-from vision_agent import GenerationOptions, VisionAgent
+from vision_agent import CheckpointError, GenerationOptions, VisionAgent
 from vision_agent.model import load_options
-from vision_agent.model.checkpoint import load_backbone
+from vision_agent.model.checkpoint import load_backbone, save_backbone
 from vision_agent.model.int8 import Int8Linear
 from vision_agent.model.int8_packed import PackedHead, PackedInt8Linear, PackedInt8Linears, pack_linears, packs_here
 from vision_agent.routing.adapter import add_token
@@ -107,6 +110,50 @@ def test_layers_of_one_input_are_one_product_that_is_let_go_of(monkeypatch: pyte
     block(tensor)
     del tensor
     assert gone() is None
+
+
+def test_threads_that_share_layers_get_their_own_answers() -> None:
+    """Layers of one input keep a product for each other: one thread's must never be another's."""
+    torch.manual_seed(0)
+    block, tries = Block(), 200
+    pack_linears(block)
+    inputs = [torch.randn(2, rows, 16) for rows in (1, 3, 1, 3)]
+    expected = [block(x) for x in inputs]
+    start = threading.Barrier(len(inputs))
+
+    def asked(number: int) -> bool:
+        start.wait()
+        return all(torch.equal(block(inputs[number]), expected[number]) for _ in range(tries))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # threads take turns as often as they can
+    try:
+        with ThreadPoolExecutor(len(inputs)) as pool:
+            assert list(pool.map(asked, range(len(inputs)))) == [True] * len(inputs)
+    finally:
+        sys.setswitchinterval(interval)
+    # The worst order there is: between each two layers of one thread, another thread's come.
+    first, second = inputs[1], inputs[3]
+    orders = [(each, layer) for layer in ("q_proj", "k_proj", "v_proj") for each in (first, second)]
+    mixed = {(id(x), layer): getattr(block, layer)(x) for x, layer in orders}
+    for x in (first, second):
+        alone = [getattr(block, layer)(x) for layer in ("q_proj", "k_proj", "v_proj")]
+        assert all(
+            torch.equal(mixed[id(x), layer], each)
+            for layer, each in zip(("q_proj", "k_proj", "v_proj"), alone, strict=True)
+        )
+
+
+@pytest.mark.parametrize("packs", [True, False])
+def test_rounded_weights_are_not_saved_as_if_they_were_whole(
+    checkpoint: Path, tmp_path: Path, packs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load_options, "packs_here", lambda: packs)
+    backbone = load_backbone(checkpoint, device="cpu", quantization="int8")
+    with pytest.raises(CheckpointError, match=r"cannot be saved: .* is rounded.*without `quantization`"):
+        save_backbone(backbone, tmp_path / "saved")
+    assert list(tmp_path.iterdir()) == [checkpoint]  # nothing half-written
+    save_backbone(load_backbone(checkpoint, device="cpu"), tmp_path / "saved")
 
 
 def test_the_head_follows_its_weight() -> None:

@@ -429,7 +429,16 @@ def save_backbone(backbone: Backbone, folder: Path, dtype: torch.dtype = torch.f
     """Write a native checkpoint folder that `load_backbone` reads. The folder appears whole or not at all.
 
     Also sets the backbone's fingerprint to that of the written weights, for adapters saved after it.
+
+    Raises:
+        CheckpointError: weights that were rounded, or that wait on disk: they are not what they were loaded from.
     """
+    for name, tensor in backbone.model.state_dict().items():
+        if tensor.is_meta or tensor.dtype in (torch.int8, torch.uint8) or ".joined." in name:
+            raise CheckpointError(
+                f"{backbone.name!r} cannot be saved: {name} is rounded, or waits on disk; load it without "
+                "`quantization` and `device_map`"
+            )
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
