@@ -1,17 +1,28 @@
 """`/v1/chat/completions` as OpenAI's own client sees it, against the verbs of the same agent."""
 
 import asyncio
+import base64
+import io
 import json
 from pathlib import Path
 from typing import Any, Literal
 
+import av
 import httpx
+import numpy as np
 import openai
 import pytest
 from pydantic import BaseModel
 
 from vision_agent import VisionAgent
+from vision_agent.images.loading import ImageLimits
+from vision_agent.images.video import sample_frames
+from vision_agent.inference.conversation import Conversation
 from vision_agent.results.answers import revived
+from vision_agent.serve.chat_endpoint import conversation_of
+from vision_agent.serve.chat_request import Message
+from vision_agent.serve.options import ServeOptions
+from vision_agent.serve.request_sources import Sources
 
 
 def shown(text: str, url: str, **more: Any) -> list[dict[str, Any]]:
@@ -276,3 +287,33 @@ def test_another_model_is_not_found(client: openai.OpenAI) -> None:
 def test_words_beyond_the_context_are_refused(client: openai.OpenAI) -> None:
     error = refused(client, messages=[{"role": "user", "content": "dog " * 9000}])
     assert (error.param, error.code) == ("messages", "context_length_exceeded")
+
+
+@pytest.fixture(scope="module")
+def clip() -> bytes:
+    """A second of a square that grows darker."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("mpeg4", rate=16)
+        stream.width = stream.height = 64
+        for number in range(16):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 240 - 12 * number, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+def test_frames_of_a_video(client: openai.OpenAI, agent: VisionAgent, clip: bytes) -> None:
+    url = f"data:video/mp4;base64,{base64.b64encode(clip).decode()}"
+    video = {"type": "video_url", "video_url": {"url": url, "num_frames": 4}}
+    asked: list[Any] = [{"role": "user", "content": [video, {"type": "text", "text": "what happens?"}]}]
+    made = conversation_of([Message.model_validate(each) for each in asked], Sources(ServeOptions(), ImageLimits()))
+    own = Conversation.build("what happens?", sample_frames(clip, segments=4).images, frames=True)
+    assert (made.turns, made.max_tiles) == (own.turns, own.max_tiles)
+    assert [image.tobytes() for image in made.images] == [image.tobytes() for image in own.images]
+    answer = client.chat.completions.create(model="default", messages=asked, extra_body={"routes": []})
+    assert answer.choices[0].message.content == agent.chat().ask("what happens?", video=clip, segments=4).text
+    asked[0]["content"][0]["video_url"]["url"] = "data:video/mp4;base64,AAAA"
+    assert refused(client, messages=asked).param == "messages[0].content[0].video_url.url"
+    asked[0]["content"][0]["video_url"] = {"url": url, "num_frames": 60}
+    assert "at most 16 images" in str(refused(client, messages=asked))

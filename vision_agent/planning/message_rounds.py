@@ -11,6 +11,7 @@ from typing import Any
 
 from PIL import Image
 
+from vision_agent.images.video import frame_prompt
 from vision_agent.inference.conversation import Conversation
 from vision_agent.model.prompt import PLACEHOLDER, Turn
 
@@ -42,6 +43,12 @@ class MessageRounds:
         self._images.append(image)
         self._tiles.append(max_tiles)
         return f"Image-{len(self._images)}: {PLACEHOLDER}\n" if self.several else f"{PLACEHOLDER}\n"
+
+    def show_frames(self, frames: Sequence[Image.Image]) -> str:
+        """Add the frames of a video, one tile each, and return the text that stands for them in its message."""
+        self._images += frames
+        self._tiles += [1] * len(frames)
+        return frame_prompt(len(frames))
 
     def ask(self, text: str) -> None:
         """Add a message of the system or the user."""

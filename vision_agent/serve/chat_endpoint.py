@@ -82,7 +82,7 @@ class ChatEndpoint:
                 known = sorted(self._agent.routes)
                 raise wrong("routes", f"`routes` must be of the model's routes {known}, but got {name[:80]!r}")
         record = record_of(request.scope)
-        record.numbers["images"] = sum(part.type == "image_url" for each in asked.messages for part in each.parts)
+        record.numbers["images"] = sum(part.images for each in asked.messages for part in each.parts)
         self._counters.add("images_total", record.numbers["images"])
         reply = _Reply(asked, self.model_name)
         if asked.stream:
@@ -121,7 +121,7 @@ class ChatEndpoint:
         choice = RouteChoice.of(agent.routes, agent.model, routes, None, None)
 
         def read(preface: str) -> "Conversation":
-            return _conversation(asked.messages, self._sources, preface)
+            return conversation_of(asked.messages, self._sources, preface)
 
         def options(conversation: "Conversation") -> GenerationOptions:
             room = self._counting.answer_room(conversation)
@@ -248,7 +248,7 @@ class _Reply:
 
     def __init__(self, asked: ChatRequest, model: str) -> None:
         self._tells_usage = asked.stream_options is not None and bool(asked.stream_options.include_usage)
-        self._images = sum(part.type == "image_url" for each in asked.messages for part in each.parts)
+        self._images = sum(part.images for each in asked.messages for part in each.parts)
         self._head = {"id": f"chatcmpl-{uuid.uuid4().hex[:24]}", "created": int(time.time()), "model": model}
 
     def whole(self, answers: list[Answer], with_tools: bool) -> dict[str, Any]:
@@ -330,7 +330,12 @@ def _usage(answers: list[Answer]) -> dict[str, int]:
     return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
 
-def _conversation(messages: list[Message], sources: Sources, preface: str) -> "Conversation":
+def conversation_of(messages: list[Message], sources: Sources, preface: str = "") -> "Conversation":
+    """Return the rounds of a chat, with what its messages show; `preface` stands before the first question.
+
+    Raises:
+        Problem: messages that do not fit each other. InputError: an image or a video that may not be read, or is none.
+    """
     several = sum(part.type == "image_url" for message in messages for part in message.parts) > 1
     rounds = MessageRounds(several, preface)
     called: dict[str, str] = {}
@@ -344,7 +349,10 @@ def _conversation(messages: list[Message], sources: Sources, preface: str) -> "C
             continue
         text = ""
         for number, part in enumerate(message.parts):
-            if part.image_url is not None:
+            if part.video_url is not None:
+                where = f"{place}.content[{number}].video_url.url"
+                text += rounds.show_frames(sources.frames(part.video_url.url, part.video_url.num_frames, where))
+            elif part.image_url is not None:
                 image = sources.image(part.image_url.url, f"{place}.content[{number}].image_url.url")
                 text += rounds.show(image, part.image_url.max_tiles)
             else:

@@ -49,13 +49,33 @@ class ImageAddress(_Part):
         return self.max_dynamic_patch or _TILES.get(self.detail or "auto")
 
 
-class ContentPart(_Part):
-    """A part of a message: words, or an image."""
+class VideoAddress(_Part):
+    """Where a video is, and how many of its frames are seen, equally far apart.
 
-    type: Literal["text", "image_url", "refusal"]
+    Attributes:
+        url: a `data:` address.
+        num_frames: each is one tile.
+    """
+
+    url: str
+    num_frames: Annotated[int, Field(ge=1, le=64)] = 8
+
+
+class ContentPart(_Part):
+    """A part of a message: words, an image, or the frames of a video."""
+
+    type: Literal["text", "image_url", "video_url", "refusal"]
     text: str | None = None
     refusal: str | None = None
     image_url: ImageAddress | None = None
+    video_url: VideoAddress | None = None
+
+    @property
+    def images(self) -> int:
+        """How many images the model sees for it."""
+        if self.video_url is not None:
+            return self.video_url.num_frames
+        return int(self.image_url is not None)
 
 
 class CalledFunction(_Part):
@@ -302,7 +322,7 @@ class ChatRequest(_Part):
             place = f"messages[{index}]"
             _check_message(message, place)
             for part in message.parts:
-                images += part.type == "image_url"
+                images += part.images
                 characters += len(part.text or part.refusal or "")
             characters += sum(len(call.function.arguments) for call in message.tool_calls or ())
         if images > options.max_images:
@@ -345,13 +365,18 @@ def _check_message(message: Message, place: str) -> None:
         if isinstance(message.content, str):
             continue
         where = f"{place}.content[{index}]"
-        own = {"text": part.text, "refusal": part.refusal, "image_url": part.image_url}
+        own = {
+            "text": part.text,
+            "refusal": part.refusal,
+            "image_url": part.image_url,
+            "video_url": part.video_url,
+        }
         if own.pop(part.type) is None:
             raise wrong(f"{where}.{part.type}", f"`{where}.{part.type}` is missing", "missing_parameter")
         for name, value in own.items():
             if value is not None:
                 raise wrong(f"{where}.{name}", f"`{where}.{name}` is not for a part of type {part.type!r}")
-        if part.type == "image_url" and message.role == "assistant":
+        if part.images and message.role == "assistant":
             raise wrong(where, f"`{where}`: an answer holds no images")
 
 

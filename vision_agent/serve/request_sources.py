@@ -10,6 +10,7 @@ from PIL import Image
 from vision_agent.errors import InputError, UrlRefusedError, bad_argument
 from vision_agent.images.loading import ImageLimits, load_image
 from vision_agent.images.store import ImageStore
+from vision_agent.images.video import sample_frames
 from vision_agent.serve.options import ServeOptions
 
 Given = str | bytes
@@ -43,6 +44,12 @@ class Sources:
             return load_image(given, limits=self.limits, name=name)
         self._check_address(given, name)
         return self._store().open(given, name=name).image
+
+    def frames(self, given: Given, count: int, name: str) -> tuple[Image.Image, ...]:
+        """Return so many frames of a video, upright RGB. Raises InputError for what is no video, or is too large."""
+        data = self.document(given, name)
+        most = self.limits.max_pixels
+        return sample_frames(data, segments=count, limits=self.limits, max_pixels=most, name=name).images
 
     def document(self, given: Given, name: str) -> bytes:
         """Return the bytes of a document. Raises InputError for what is none, or may not be read."""
