@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import original_format as official
 import pytest
 import torch
 from conftest import PHOTOS
@@ -145,15 +146,17 @@ def test_threads_that_share_layers_get_their_own_answers() -> None:
 
 
 @pytest.mark.parametrize("packs", [True, False])
+@pytest.mark.parametrize("family", ["qwen2", "internlm2"])  # with biases in some layers, and without any
 def test_rounded_weights_are_not_saved_as_if_they_were_whole(
-    checkpoint: Path, tmp_path: Path, packs: bool, monkeypatch: pytest.MonkeyPatch
+    family: str, tmp_path: Path, packs: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    official.write_folder(tmp_path / "original", family)
     monkeypatch.setattr(load_options, "packs_here", lambda: packs)
-    backbone = load_backbone(checkpoint, device="cpu", quantization="int8")
+    backbone = load_backbone(tmp_path / "original", device="cpu", quantization="int8")
     with pytest.raises(CheckpointError, match=r"cannot be saved: .* is rounded.*without `quantization`"):
         save_backbone(backbone, tmp_path / "saved")
-    assert list(tmp_path.iterdir()) == [checkpoint]  # nothing half-written
-    save_backbone(load_backbone(checkpoint, device="cpu"), tmp_path / "saved")
+    assert list(tmp_path.iterdir()) == [tmp_path / "original"]  # nothing half-written
+    save_backbone(load_backbone(tmp_path / "original", device="cpu"), tmp_path / "saved")
 
 
 def test_the_head_follows_its_weight() -> None:

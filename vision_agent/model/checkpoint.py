@@ -36,6 +36,7 @@ from vision_agent.model.empty_model import empty_model, misfits
 from vision_agent.model.fingerprint import file_fingerprint, native_fingerprint, with_lora
 from vision_agent.model.hub import check_source
 from vision_agent.model.image_settings import image_settings, tiling_settings
+from vision_agent.model.int8_packed import PackedInt8Linear
 from vision_agent.model.load_options import (
     LoadOptions,
     LoadSettings,
@@ -433,19 +434,20 @@ def save_backbone(backbone: Backbone, folder: Path, dtype: torch.dtype = torch.f
     Raises:
         CheckpointError: weights that were rounded, or that wait on disk: they are not what they were loaded from.
     """
-    for name, tensor in backbone.model.state_dict().items():
-        if tensor.is_meta or tensor.dtype in (torch.int8, torch.uint8) or ".joined." in name:
-            raise CheckpointError(
-                f"{backbone.name!r} cannot be saved: {name} is rounded, or waits on disk; load it without "
-                "`quantization` and `device_map`"
-            )
+    state = backbone.model.state_dict()
+    packed = [name for name, module in backbone.model.named_modules() if isinstance(module, PackedInt8Linear)]
+    lost = [name for name, each in state.items() if each.is_meta or each.dtype in (torch.int8, torch.uint8)]
+    for name in (*packed, *lost):
+        raise CheckpointError(
+            f"{backbone.name!r} cannot be saved: {name} is rounded, or waits on disk; load it without `quantization` "
+            "and `device_map`"
+        )
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     backbone.model.config.save_pretrained(partial)
     backbone.model.generation_config.save_pretrained(partial)
     backbone.tokenizer.save_pretrained(partial)
-    state = backbone.model.state_dict()
     if backbone.model.get_input_embeddings().weight is backbone.model.get_output_embeddings().weight:
         state.pop("lm_head.weight")
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
