@@ -14,6 +14,17 @@ from vision_agent.serve.verb_endpoint import VerbEndpoint
 
 _REF = "#/components/schemas/{model}"
 _TEXT = {"type": "string"}
+_JOB = {
+    "type": "object",
+    "properties": {
+        "id": _TEXT,
+        "status": {"enum": ["queued", "running", "done", "failed", "cancelled"]},
+        "result": {"description": "what the request would have got at once"},
+        "error": {"$ref": _REF.format(model="Reason")},
+        "kept_seconds": {"type": "number"},
+    },
+    "required": ["id", "status"],
+}
 _KEY = {"type": "http", "scheme": "bearer"}
 
 
@@ -40,6 +51,12 @@ def api_schema(verbs: Sequence[VerbEndpoint]) -> dict[str, Any]:
         "/health/ready": {"get": _got("Say whether requests are taken.", _json({"type": "object"}))},
         "/metrics": {"get": _got("Give counts for Prometheus.", {"text/plain": {"schema": _TEXT}})},
     }
+    job = {"name": "id", "in": "path", "required": True, "schema": _TEXT}
+    paths["/v1/jobs/{id}"] = {
+        "parameters": [job],
+        "get": _got("Say how a job is, with its result once it is done.", _json(_JOB)),
+        "delete": _got("Give a job up.", _json(_JOB)),
+    }
     for path in MOONDREAM_PATHS:
         told = _got("Answer moondream's client.", _json({"type": "object"}))
         paths[path] = {"post": {**told, "requestBody": _body(_json(refs[MoondreamRequest, "validation"]))}}
@@ -55,6 +72,7 @@ def api_schema(verbs: Sequence[VerbEndpoint]) -> dict[str, Any]:
             "post": {
                 **_got(endpoint.form.summary, _json(result)),
                 "operationId": endpoint.form.name,
+                "parameters": [{"name": "prefer", "in": "header", "schema": {"const": "respond-async"}}],
                 "requestBody": _body({**_json(request), "multipart/form-data": {"schema": request}}),
             }
         }

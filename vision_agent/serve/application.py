@@ -17,6 +17,7 @@ from vision_agent.serve.chat_endpoint import ChatEndpoint
 from vision_agent.serve.counters import Counters
 from vision_agent.serve.desk import Desk
 from vision_agent.serve.gate import Gate, record_of
+from vision_agent.serve.jobs import JOBS_PATH, Jobs
 from vision_agent.serve.moondream_endpoint import MOONDREAM_PATHS, MoondreamEndpoint
 from vision_agent.serve.options import ServeOptions
 from vision_agent.serve.problems import Problem
@@ -48,18 +49,21 @@ class Application:
         self.counters = Counters()
         self._desk = Desk(options, self.counters)
         self._mcp = mcp
+        self._jobs = Jobs(options)
         sources = Sources(options, agent.image_limits)
         chat = ChatEndpoint(agent, options, self._desk, self.counters, sources)
         self._routes: dict[str, Mapping[str, Endpoint]] = {
             "/v1/models": {"GET": chat.models},
             "/v1/models/": {"GET": chat.model},
             "/v1/chat/completions": {"POST": chat.completions},
+            JOBS_PATH: {"GET": self._jobs.get, "DELETE": self._jobs.delete},
             "/health/live": {"GET": _alive},
             "/health/ready": {"GET": self._ready},
             "/metrics": {"GET": self._metrics},
             "/openapi.json": {"GET": self._schema},
         }
-        self._verbs = [VerbEndpoint(form, agent, options, self._desk, self.counters, sources) for form in VERBS]
+        shared = (agent, options, self._desk, self.counters, sources, self._jobs)
+        self._verbs = [VerbEndpoint(form, *shared) for form in VERBS]
         self._routes |= {endpoint.form.path: {"POST": endpoint.answer} for endpoint in self._verbs}
         moondream = MoondreamEndpoint(agent, self._desk, sources, chat.check_model)
         self._routes |= {path: {"POST": moondream.answer} for path in MOONDREAM_PATHS}
@@ -73,6 +77,10 @@ class Application:
         """Take no new work, and say so to probes; what runs goes on."""
         self._desk.draining = True
 
+    async def finish(self) -> None:
+        """Wait for the jobs that were accepted, as long as a stop may take."""
+        await self._jobs.finish()
+
     def close(self) -> None:
         """Let go of the threads."""
         self._desk.close()
@@ -84,7 +92,8 @@ class Application:
             record.route = MCP_PATH
             await self._mcp(scope, receive, send)
             return
-        route = path if path in self._routes else "/v1/models/" if path.startswith("/v1/models/") else None
+        begins = (each for each in ("/v1/models/", JOBS_PATH) if path.startswith(each))
+        route = path if path in self._routes else next(begins, None)
         if route is None:
             raise Problem(404, f"there is nothing at {path[:100]!r}", code="not_found")
         record.route = route

@@ -43,8 +43,12 @@ class Desk:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     @contextlib.asynccontextmanager
-    async def turn(self, receive: Receive) -> AsyncIterator["Turn"]:
+    async def turn(self, receive: Receive, *, patient: bool = False) -> AsyncIterator["Turn"]:
         """Wait for a turn, and hold it.
+
+        Args:
+            receive: tells when the client leaves.
+            patient: nobody waits at the other end: it is a job, which waits as long as it must.
 
         Raises:
             Problem: 429 where the queue is full or the wait was too long; 503 where the server stops.
@@ -53,10 +57,11 @@ class Desk:
         gone = asyncio.ensure_future(_until_gone(receive))
         began = time.perf_counter()
         try:
-            await self._enter(gone)
+            await self._enter(gone, patient)
             self._counters.see("queue_seconds", time.perf_counter() - began)
             started = time.perf_counter()
-            turn = Turn(self._threads, gone, self._options.request_seconds, started - began)
+            seconds = self._options.job_seconds if patient else self._options.request_seconds
+            turn = Turn(self._threads, gone, seconds, started - began)
             self._counters.add("requests_running")
             try:
                 yield turn
@@ -67,19 +72,20 @@ class Desk:
         finally:
             gone.cancel()
 
-    async def _enter(self, gone: "asyncio.Future[None]") -> None:
-        if self.draining:
+    async def _enter(self, gone: "asyncio.Future[None]", patient: bool) -> None:
+        if self.draining and not patient:
             raise Problem(503, "the server is stopping", kind="server_error", code="stopping")
         if self._free > 0:
             self._free -= 1
             return
-        if len(self._waiting) >= self._options.max_queue:
+        if not patient and len(self._waiting) >= self._options.max_queue:
             raise self._busy(f"{len(self._waiting)} requests are waiting already")
         place = asyncio.get_running_loop().create_future()
         self._waiting.append(place)
         self._counters.add("requests_waiting")
         try:
-            await asyncio.wait({place, gone}, timeout=self._options.queue_seconds, return_when=asyncio.FIRST_COMPLETED)
+            longest = None if patient else self._options.queue_seconds
+            await asyncio.wait({place, gone}, timeout=longest, return_when=asyncio.FIRST_COMPLETED)
             if place.done():
                 return
             if gone.done():

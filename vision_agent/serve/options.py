@@ -34,6 +34,9 @@ class ServeOptions:
         queue_seconds: how long a request waits at most.
         request_seconds: how long it is worked on at most.
         body_seconds: how long its bytes may take to arrive.
+        max_jobs: requests that are answered later, and kept.
+        job_seconds: how long one of them is worked on at most; it waits as long as it must.
+        kept_seconds: how long its result is kept.
         drain_seconds: what running requests are given when the server stops.
 
     Raises:
@@ -56,6 +59,9 @@ class ServeOptions:
     queue_seconds: float = 60.0
     request_seconds: float = 300.0
     body_seconds: float = 30.0
+    max_jobs: int = 100
+    job_seconds: float = 3600.0
+    kept_seconds: float = 3600.0
     drain_seconds: float = 30.0
 
     def __post_init__(self) -> None:

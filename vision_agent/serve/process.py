@@ -68,6 +68,7 @@ async def serve(
         started(server)
         try:
             await server.serve(sockets=[listening])
+            await application.finish()
         finally:
             application.close()
 

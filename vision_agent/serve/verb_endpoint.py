@@ -7,12 +7,14 @@ from PIL import Image
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive
 
 from vision_agent.errors import VisionAgentError
 from vision_agent.serve.bodies import kind_of, read_form, read_json
 from vision_agent.serve.counters import Counters
 from vision_agent.serve.desk import Desk
-from vision_agent.serve.gate import record_of
+from vision_agent.serve.gate import RequestRecord, record_of
+from vision_agent.serve.jobs import JobReceive, Jobs
 from vision_agent.serve.options import ServeOptions
 from vision_agent.serve.problems import problem_of, wrong
 from vision_agent.serve.request_sources import Given, Sources
@@ -42,7 +44,9 @@ class VerbEndpoint:
         desk: Desk,
         counters: Counters,
         sources: Sources,
+        jobs: Jobs,
     ) -> None:
+        self._jobs = jobs
         self.form = form
         self._agent = agent
         self._options = options
@@ -63,7 +67,15 @@ class VerbEndpoint:
         record.numbers["images"] = images
         self._counters.add("images_total", images)
         masks = getattr(asked, "masks", "rle")
-        async with self._desk.turn(request.receive) as turn:
+        if Jobs.is_wanted(request):
+            return self._jobs.accept(self.form.path, lambda client: self._worked_on(client, arguments, masks, record))
+        return JSONResponse(await self._worked_on(request.receive, arguments, masks, record))
+
+    async def _worked_on(self, receive: Receive, arguments: dict[str, Any], masks: Any, record: RequestRecord) -> Any:
+        """What is sent, made when the request has its turn."""
+        async with self._desk.turn(receive, patient=isinstance(receive, JobReceive)) as turn:
+            if isinstance(receive, JobReceive):
+                receive.begun()
             record.numbers["queue_seconds"] = round(turn.waited, 4)
             results, content = await turn.run(lambda: self._done(arguments, masks))
         for result in results:
@@ -71,7 +83,7 @@ class VerbEndpoint:
                 count = getattr(result, name, 0)
                 record.numbers[name] = record.numbers.get(name, 0) + count
                 self._counters.add(f"{name}_total", count)
-        return JSONResponse(content)
+        return content
 
     def _check(self, arguments: dict[str, Any]) -> int:
         """Refuse too much at once; return how many images or documents there are."""
