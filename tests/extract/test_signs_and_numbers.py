@@ -156,3 +156,12 @@ def test_months_of_many_languages(country: Any) -> None:
 )  # fmt: skip
 def test_days_as_others_print_them(text: str, day: tuple[int, int, int]) -> None:
     assert [found.value for found in find_dates(text)] == [datetime.date(*day)]
+
+
+@pytest.mark.parametrize("title", ["Rechnung Rechnungsnummer", "Invoice Invoice No", "Faktura nr", "Fatura No"])
+def test_a_number_behind_a_title_and_its_label_is_without_them(title: str) -> None:
+    class Paper(BaseModel):
+        invoice_number: str
+
+    found = Extractor(lambda *_, **__: None).extract(document([(60, 40, f"{title} 2024-83898212")]), Paper)
+    assert found.value.invoice_number == "2024-83898212"

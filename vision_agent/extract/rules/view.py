@@ -22,8 +22,10 @@ _PATTERNS: dict[Kind, re.Pattern[str]] = {
         r"(?:https?://|www\.)[^\s,;]+|(?<![@\w.])[\w-]+\.(?:com|org|net|de|fr|es|it|eu|co\.uk|nl|io)(?:/\S*)?\b", re.I
     ),
     "phone": re.compile(r"(?<![\w.,])(?:\+|\()?\d[\d\s()./-]{5,18}\d(?![\w%])"),
-    # An identifier has a digit; blanks only between groups of digits or after a prefix of capitals.
-    "id": re.compile(r"(?:[A-Z]{1,6}[ -])?[A-Za-z0-9][A-Za-z0-9\-/._#]*(?: (?=[\dA-Z]*\d)[A-Z0-9\-/]+)*"),
+    # An identifier has a digit in its first word; blanks only between groups of digits or after a prefix of capitals.
+    "id": re.compile(
+        r"(?:[A-Z]{1,6}[ -])?(?<![A-Za-z0-9])(?=[A-Za-z\-/._#]*\d)[A-Za-z0-9][A-Za-z0-9\-/._#]*(?: (?=[\dA-Z]*\d)[A-Z0-9\-/]+)*"
+    ),
 }
 
 
