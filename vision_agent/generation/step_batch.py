@@ -34,7 +34,6 @@ from vision_agent.model.backbone import Backbone
 from vision_agent.plugins.constraint import Constraint
 
 CHUNK = 256  # tokens of prompts that are read between two steps, and twice as many where no others wait
-SHORT = 64  # tokens of what is left of a prompt that need not wait for its turn
 _READ_ONCE = 128  # tokens; a beginning of this length that another row is just reading is waited for
 _WORTH_TAKING = 64  # tokens; where others wait, shorter beginnings are read again, together with theirs
 
@@ -173,7 +172,7 @@ class StepBatch:
         """Read one chunk of the prompts that wait; return the rows that wrote their first token, or failed.
 
         Args:
-            short_only: leave prompts that have more than `SHORT` tokens left.
+            short_only: leave prompts of which more than one chunk is left.
         """
         some = self._next_to_read(short_only)
         if not some:
@@ -222,7 +221,7 @@ class StepBatch:
                 continue
             if not row.fed:
                 self._take_known(row)
-            if short_only and len(row.inputs.ids) - row.fed > SHORT:
+            if short_only and len(row.inputs.ids) - row.fed > CHUNK:
                 continue
             longest = max(longest, len(row.inputs.ids))
             if not some:
