@@ -12,12 +12,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from vision_agent.serve.accepted_jobs import JOBS_PATH, Jobs
 from vision_agent.serve.api_schema import api_schema
 from vision_agent.serve.chat_endpoint import ChatEndpoint
 from vision_agent.serve.counters import Counters
 from vision_agent.serve.desk import Desk
 from vision_agent.serve.gate import Gate, record_of
-from vision_agent.serve.jobs import JOBS_PATH, Jobs
 from vision_agent.serve.moondream_endpoint import MOONDREAM_PATHS, MoondreamEndpoint
 from vision_agent.serve.options import ServeOptions
 from vision_agent.serve.problems import Problem

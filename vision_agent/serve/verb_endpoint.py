@@ -10,11 +10,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive
 
 from vision_agent.errors import VisionAgentError
+from vision_agent.serve.accepted_jobs import JobReceive, Jobs
 from vision_agent.serve.bodies import kind_of, read_form, read_json
 from vision_agent.serve.counters import Counters
 from vision_agent.serve.desk import Desk
 from vision_agent.serve.gate import RequestRecord, record_of
-from vision_agent.serve.jobs import JobReceive, Jobs
 from vision_agent.serve.options import ServeOptions
 from vision_agent.serve.problems import problem_of, wrong
 from vision_agent.serve.request_sources import Given, Sources
