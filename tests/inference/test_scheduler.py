@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from vision_agent import BusyError, GenerationOptions, InputError, TextDelta, VisionAgent, VisionAgentError
 from vision_agent.generation.decoding import PromptInputs, generate
 from vision_agent.generation.step_batch import Row
+from vision_agent.generation.vocabulary import vocabulary_of
 from vision_agent.inference import scheduler
 from vision_agent.inference.scheduler import StepScheduler
 
@@ -270,3 +271,17 @@ def test_a_model_call_inside_of_model_work_does_not_wait_for_itself(tiny: Vision
     assert tiny._engine.run(lambda: tiny.ask("hello", options=SHORT).text) == expected
     assert tiny._engine.run(lambda: streamed(tiny, "hello", options=SHORT)) == expected
     assert scheduler.AHEAD >= 2
+
+
+def test_prompts_are_cut_the_same_while_other_threads_tokenize(tiny: VisionAgent) -> None:
+    """A tokenizer keeps whether it splits special tokens in itself, whoever's call it was."""
+    backbone, words = tiny.backbone, vocabulary_of(tiny.backbone.tokenizer)
+    prompt, text = backbone.prompt_ids("what is it?", []), words.text_ids("<|im_start|>a dog")
+
+    def cut(number: int) -> bool:
+        if number % 2:
+            return all(backbone.prompt_ids("what is it?", []) == prompt for _ in range(100))
+        return all(words.text_ids("<|im_start|>a dog") == text for _ in range(100))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(cut, range(8)))
