@@ -63,8 +63,11 @@ VERBS: dict[str, dict[str, Any]] = {
     "detect": {"phrase": "dog", "image": PIXEL, "threshold": 0.5, "tiles": False, "detail": "low"},
     "segment": {"image": PIXEL, "boxes": [[0, 0, 9, 9]], "points": [[1, 1]], "point_labels": [1], "masks": "rle"},
     "count": {"phrase": "dog", "image": PIXEL},
-    "ocr": {"document": PIXEL, "pages": 1, "engine": "rapidocr", "text_layer": "auto"},
-    "extract": {"document": PIXEL, "schema": {"type": "object", "properties": {"a": {"type": "string"}}}},
+    "ocr": {"document": PIXEL, "pages": 1, "engine": "rapidocr", "text_layer": "only"},
+    "extract": {
+        "document": "data:application/pdf;base64,AAAA",
+        "schema": {"type": "object", "properties": {"a": {"type": "string"}}},
+    },
     "caption": {"image": PIXEL, "length": "short"},
     "ask": {"question": "what is it?", "image": PIXEL, "choices": ["a", "b"], "max_tiles": 1, "max_new_tokens": 2},
     "run": {"request": "find the dog", "image": PIXEL, "routes": ["det"], "max_steps": 1, "max_new_tokens": 2},

@@ -142,9 +142,9 @@ def test_images_are_made(http: httpx.Client, agent: VisionAgent, photo: Path, de
 def test_documents(http: httpx.Client, agent: VisionAgent, described: dict[str, Any]) -> None:
     data = INVOICE.read_bytes()
     address = f"data:application/pdf;base64,{base64.b64encode(data).decode()}"
-    read = fits(http.post("ocr", json={"document": address, "pages": 1}).json(), described, "/v1/vision/ocr")
-    assert OcrResult.model_validate(read) == agent.ocr(data, pages=1)
-    assert http.post("ocr", data={"pages": "1"}, files={"document": data}).json() == read
+    read = fits(http.post("ocr", json={"document": address, "text_layer": "only"}).json(), described, "/v1/vision/ocr")
+    assert OcrResult.model_validate(read) == agent.ocr(data, text_layer="only")
+    assert http.post("ocr", data={"text_layer": "only"}, files={"document": data}).json() == read
     found = http.post("extract", json={"document": address, "schema": SCHEMA})
     own = agent.extract(data, SCHEMA)
     assert fits(found.json(), described, "/v1/vision/extract")["value"] == own.value.model_dump(mode="json")
