@@ -1,12 +1,17 @@
 """Pairs of forms by the fitted reader: typed words close to their labels, lines of one text, and columns."""
 
 import json
+import math
 
 import numpy as np
+import pytest
+from PIL import Image, ImageDraw
 
 from vision_agent.documents.form_model import FormModel, form_model
 from vision_agent.documents.key_values import key_values_of
+from vision_agent.documents.page_ink import PageInk, edges_of
 from vision_agent.documents.result import Block, Line, Page, Word, quad_of
+from vision_agent.documents.sheet import sheet_of
 from vision_agent.evaluate.tree_fitting import fit_trees
 from vision_agent.results.box import Box
 
@@ -57,7 +62,36 @@ def test_the_shipped_model_survives_being_written() -> None:
     again = FormModel.from_json(json.loads(json.dumps(model.to_json())))
     assert again.to_json() == model.to_json()
     names = {name for trees in model.trees.values() for name in trees.features}
-    assert {"gap", "own ends in colon", "labels between"} <= names
+    assert {"gap", "own ends in colon", "labels between", "strokes", "ruled", "wall"} <= names
+
+
+@pytest.mark.parametrize("angle", [0.0, 2.0])
+@pytest.mark.parametrize("scale", [1, 4])
+def test_rules_and_walls_are_found_where_they_are_drawn(angle: float, scale: int) -> None:
+    """Also on pages that are turned a little, and on large ones."""
+    turn = math.radians(angle)
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        x, y = x * scale, y * scale
+        return x * math.cos(turn) - y * math.sin(turn) + 60 * scale, x * math.sin(turn) + y * math.cos(turn)
+
+    image = Image.new("L", (800 * scale, 900 * scale), 255)
+    draw = ImageDraw.Draw(image)
+    draw.line([at(100, 214), at(300, 214)], fill=0, width=2 * scale)
+    draw.line([at(350, 180), at(350, 240)], fill=0, width=2 * scale)
+    lines = []
+    for x in (100, 400):
+        quad = (at(x, 200), at(x + 60, 200), at(x + 60, 212), at(x, 212))
+        lines.append(Line(words=(Word(text="Name", quad=quad, score=1.0),), quad=quad, score=1.0))
+    box = Box(x0=0, y0=0, x1=image.width, y1=image.height)
+    block = Block(kind="text", box=box, lines=tuple(lines))
+    sheet = sheet_of(Page(number=1, width=image.width, height=image.height, blocks=(block,)))
+    ink = PageInk(sheet, image.convert("RGB"))
+    first, second = (token for piece in sheet.pieces for token in piece.tokens)
+    assert ink.under(edges_of(first)) > 0.9 and ink.under(edges_of(second)) == 0
+    assert ink.walled((first.x1, first.y0, second.x0, second.y1)) > 0.9
+    assert ink.walled((first.x1, first.y0, (first.x1 + second.x0) / 2, second.y1)) == 0
+    assert PageInk(sheet, None).under(edges_of(first)) == 0
 
 
 def test_trees_learn_what_no_single_feature_tells() -> None:

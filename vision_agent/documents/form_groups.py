@@ -6,6 +6,8 @@ from vision_agent.documents.form_roles import ROLES, Neighbours, Roles
 from vision_agent.documents.form_segments import Features
 from vision_agent.documents.sheet import Piece
 
+_MOST_STACKED = 12
+
 
 def line_pairs(pieces: Sequence[Piece], around: Sequence[Neighbours], height: float) -> list[tuple[int, int]]:
     """Return neighbours over each other that may be lines of one text, upper one first."""
@@ -37,15 +39,38 @@ def line_features(
         height: the usual height of text, pixels.
     """
     right = max((piece.x1 for piece in pieces), default=1.0)
+    rows: dict[int, list[int]] = {}
+    for index, piece in enumerate(pieces):
+        rows.setdefault(piece.row, []).append(index)
+    stacks = [_stack(pieces, around, index, height) for index in range(len(pieces))]
     found = []
     for upper, lower in pairs:
         one, other = pieces[upper], pieces[lower]
-        next_gap = around[lower].below
+        next_gap, before = around[lower].below, around[upper].above
+        stack = stacks[upper] | stacks[lower]
+        room = max(pieces[index].x1 for index in stack) - one.x1
+        wide = room + one.x1 - min(pieces[index].x0 for index in stack)
+        upper_row, lower_row = rows[one.row], rows[other.row]
+        aligned = sum(
+            any(abs(pieces[index].x0 - pieces[each].x0) < 0.7 * height for each in lower_row) for index in upper_row
+        )
         found.append(
             {
                 "gap": (other.y0 - one.y1) / height,
                 "pitch": (other.middle - one.middle) / height,
                 "next pitch": 9.0 if next_gap is None else (pieces[next_gap].middle - other.middle) / height,
+                "pitch before": 9.0 if before is None else _bound((one.middle - pieces[before].middle) / height),
+                "lines alike": float(len(stack)),
+                "room in upper": _bound(room / height),
+                "room for next word": _bound((room - (other.tokens[0].x1 - other.tokens[0].x0)) / height),
+                "width of lines": _bound(wide / height),
+                "letters' widths": _letter_width(other) / max(0.1, _letter_width(one)),
+                "pieces in upper row": float(len(upper_row)),
+                "pieces in lower row": float(len(lower_row)),
+                "aligned in rows": float(aligned),
+                "share aligned": aligned / min(len(upper_row), len(lower_row)),
+                "place in upper row": float(upper_row.index(upper)),
+                "place in lower row": float(lower_row.index(lower)),
                 "rows between": float(other.row - one.row - 1),
                 "left edges": _bound((other.x0 - one.x0) / height),
                 "right edges": _bound((other.x1 - one.x1) / height),
@@ -59,6 +84,9 @@ def line_features(
                 **{f"lower {name}": looks[lower][name] for name in _LOOKS},
                 **{f"upper as {role}": roles[upper][role] for role in ROLES},
                 **{f"lower as {role}": roles[lower][role] for role in ROLES},
+                "in one role": sum(roles[upper][role] * roles[lower][role] for role in ROLES),
+                **{f"over as {role}": _role(roles, before, role) for role in ROLES},
+                **{f"under as {role}": _role(roles, next_gap, role) for role in ROLES},
                 "both as question": roles[upper]["question"] * roles[lower]["question"],
                 "both as answer": roles[upper]["answer"] * roles[lower]["answer"],
                 "lower's left as question": _role(roles, around[lower].left, "question"),
@@ -84,7 +112,34 @@ _LOOKS = (
     "left has colon",
     "pieces in row",
     "begin alike",
+    "own letters",
+    "own begins large",
+    "own has colon",
+    "own label words",
+    "own first label word",
 )
+
+
+def _stack(pieces: Sequence[Piece], around: Sequence[Neighbours], start: int, height: float) -> set[int]:
+    """The lines over and under one that begin where it begins, close to each other."""
+    found = {start}
+    for side in ("above", "below"):
+        last = start
+        for _ in range(_MOST_STACKED):
+            index = getattr(around[last], side)
+            if index is None or abs(pieces[index].x0 - pieces[start].x0) > height:
+                break
+            if abs(pieces[index].middle - pieces[last].middle) > 2.6 * height:
+                break
+            found.add(index)
+            last = index
+    return found
+
+
+def _letter_width(piece: Piece) -> float:
+    """The mean width of its letters, pixels."""
+    letters = sum(len(token.word.text) for token in piece.tokens)
+    return sum(token.x1 - token.x0 for token in piece.tokens) / max(1, letters)
 
 
 def _role(roles: Sequence[Roles], index: int | None, role: str) -> float:

@@ -11,9 +11,11 @@ from importlib import resources
 from typing import Any
 
 from vision_agent.documents.form_groups import groups_of, line_features, line_pairs
+from vision_agent.documents.form_ink import gap_ink, line_ink, link_ink, role_ink, with_ink
 from vision_agent.documents.form_links import Group, link_features, link_pairs
 from vision_agent.documents.form_roles import ROLES, Neighbours, Roles, neighbours, role_features, with_roles
 from vision_agent.documents.form_segments import Features, cut, gap_features, matrix, token_rows
+from vision_agent.documents.page_ink import PageInk
 from vision_agent.documents.sheet import Piece, Sheet
 from vision_agent.documents.tree_ensemble import TreeEnsemble
 
@@ -43,16 +45,16 @@ class FormModel:
     trees: Mapping[str, TreeEnsemble]
     least: Mapping[str, float]
 
-    def links(self, sheet: Sheet) -> list[Link]:
+    def links(self, sheet: Sheet, ink: PageInk) -> list[Link]:
         """Return labels with what was filled in for them, in the order of the texts."""
         height = sheet.height
-        pieces = self.pieces(sheet)
+        pieces = self.pieces(sheet, ink)
         around = neighbours(pieces)
-        looks = role_features(pieces, around, height, self.lexicon)
+        looks = with_ink(role_features(pieces, around, height, self.lexicon), role_ink(pieces, around, ink))
         roles = self.roles(looks, around)
-        groups = self.groups(pieces, around, looks, roles, height)
+        groups = self.groups(pieces, around, looks, roles, ink)
         pairs = link_pairs(groups, height)
-        chances = self.chances("links", link_features(groups, pairs, height))
+        chances = self.chances("links", with_ink(link_features(groups, pairs, height), link_ink(groups, pairs, ink)))
         return chosen(groups, pairs, chances, self.least)
 
     def chances(self, stage: str, found: list[Features]) -> list[float]:
@@ -61,10 +63,11 @@ class FormModel:
         told: list[float] = trees.chances(matrix(found, trees.features)).tolist()
         return told
 
-    def pieces(self, sheet: Sheet) -> list[Piece]:
+    def pieces(self, sheet: Sheet, ink: PageInk) -> list[Piece]:
         """Return the page's words as pieces."""
         rows = token_rows(sheet)
-        chances = self.chances("gaps", gap_features(rows, sheet.height, self.lexicon))
+        found = with_ink(gap_features(rows, sheet.height, self.lexicon), gap_ink(rows, ink))
+        chances = self.chances("gaps", found)
         return cut(rows, [chance >= self.least["gaps"] for chance in chances], sheet.page.number)
 
     def roles(self, looks: list[Features], around: list[Neighbours]) -> list[Roles]:
@@ -82,11 +85,12 @@ class FormModel:
         around: list[Neighbours],
         looks: list[Features],
         roles: list[Roles],
-        height: float,
+        ink: PageInk,
     ) -> list[Group]:
         """Return lines that are one text."""
-        pairs = line_pairs(pieces, around, height)
-        chances = self.chances("lines", line_features(pieces, around, looks, roles, pairs, height))
+        pairs = line_pairs(pieces, around, ink.height)
+        found = with_ink(line_features(pieces, around, looks, roles, pairs, ink.height), line_ink(pieces, pairs, ink))
+        chances = self.chances("lines", found)
         return [
             group_of(pieces, roles, indexes) for indexes in groups_of(len(pieces), pairs, chances, self.least["lines"])
         ]

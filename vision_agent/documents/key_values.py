@@ -8,8 +8,11 @@ and goes on in the lines below that begin where it begins. The fields of a PDF's
 import re
 from collections.abc import Sequence
 
+from PIL import Image
+
 from vision_agent.documents.form_links import Group
-from vision_agent.documents.form_model import Link, form_model
+from vision_agent.documents.form_model import FormModel, Link, form_model
+from vision_agent.documents.page_ink import PageInk
 from vision_agent.documents.pdf import PdfField
 from vision_agent.documents.result import KeyValue, Page
 from vision_agent.documents.sheet import Excerpt, Piece, Sheet, box_of, sheet_of
@@ -21,13 +24,7 @@ _BELOW_GAP = 1.6  # text heights below
 _COLON = re.compile(r"[:\uff1a](?![/\d\\])(?=\s|$|[^\s])")
 _LEADERS = re.compile(r"(_{2,}|\.{4,}|…{2,})")
 _TIME = re.compile(r"\d\s*$")
-_SURE_RIGHT, _SURE_BELOW, _SURE_INLINE, _SURE_BARE, _SURE_HEAD = (
-    0.8,
-    0.55,
-    0.85,
-    0.4,
-    0.45,
-)  # how often such pairs are right, on scanned forms
+_SURE_RIGHT, _SURE_BELOW, _SURE_INLINE = 0.8, 0.55, 0.85  # of pairs on clean pages; the fitted reader comes first
 
 
 class _Label:
@@ -38,18 +35,26 @@ class _Label:
         self.rest = rest
 
 
-def key_values_of(page: Page, fields: Sequence[PdfField] = ()) -> list[KeyValue]:
+def key_values_of(
+    page: Page,
+    fields: Sequence[PdfField] = (),
+    image: Image.Image | None = None,
+    model: FormModel | None = None,
+) -> list[KeyValue]:
     """Return the pairs of a page in the order of their labels.
 
     Args:
         page: its words.
         fields: of a PDF's form, in pixels of the page.
+        image: of the same page: rules and prints of words tell more than places alone.
+        model: the fitted reader of forms; None takes the shipped one.
     """
     sheet = sheet_of(page)
+    model = model or form_model()
     labels = {id(piece): _labels_in(piece) for piece in sheet.pieces}
     asked = [_of_field(page, sheet, field) for field in fields if field.kind in ("text", "choice") and field.value]
     found = list(asked)
-    for pair in (_linked(page, link) for link in form_model().links(sheet)):
+    for pair in (_linked(page, link) for link in model.links(sheet, PageInk(sheet, image))):
         if pair is not None and not any(_same_place(pair.box, other.box) for other in asked):
             found.append(pair)
     by_rules = _by_rules(page, sheet, labels, asked)
@@ -93,51 +98,7 @@ def _by_rules(page: Page, sheet: Sheet, labels: dict[int, list[_Label]], asked: 
             pair = _paired(page, sheet, piece, label, labels, used)
             if pair is not None and not any(_same_place(pair.box, other.box) for other in asked):
                 found.append(pair)
-    grids = [table.box for table in page.tables if table.columns > 2]
-    for row in sheet.rows:
-        free = [piece for piece in row if not labels[id(piece)] and id(piece) not in used]
-        if not any(_same_place(box_of([Excerpt.whole(piece)]), grid) for piece in free for grid in grids):
-            found += _without_colon(page, free, sheet.height)
     return found
-
-
-def _may_head(piece: Piece) -> bool:
-    text = piece.text.strip()
-    digits = sum(map(str.isdigit, text))
-    return _may_label(text) and len(text.split()) <= 6 and digits <= 0.3 * len(text) and not text.endswith(".")
-
-
-def _pair(page: Page, key: Excerpt, value: Excerpt, sure: float) -> KeyValue:
-    return KeyValue(
-        key=key.text,
-        value=value.text,
-        key_box=box_of([key]),
-        box=box_of([value]),
-        page=page.number,
-        confidence=round(min(key.score, value.score) * sure, 3),
-    )
-
-
-def _without_colon(page: Page, row: Sequence[Piece], usual: float) -> list[KeyValue]:
-    """Pairs of a row in which labels and values take turns; a longer row of numbers is one of a table."""
-    if len(row) not in (2, 4):
-        return []
-    pairs = []
-    for key, value in zip(row[::2], row[1::2], strict=True):
-        name, held = Excerpt.whole(key).stripped(), Excerpt.whole(value).stripped(_BLANKS)
-        if name is None or held is None or not _may_label(name.text) or not any(map(str.isalnum, held.text)):
-            return []
-        gap = (value.x0 - key.x1) / key.height
-        if (
-            key.height > 1.3 * usual
-            or not _may_head(key)
-            or name.text[:1].islower()
-            or not 2.0 <= gap <= _RIGHT_GAP
-            or held.text[:1].islower()
-        ):
-            return []
-        pairs.append(_pair(page, name, held, _SURE_BARE))
-    return pairs
 
 
 def _labels_in(piece: Piece) -> list[_Label]:

@@ -167,7 +167,8 @@ def page_of(lines: Sequence[Line], image: PageImage, source: Literal["ocr", "tex
     )
     page = with_tables(page, image.image)
     boxes = check_boxes_of(page, image.image, image.fields)
-    pairs = [pair for pair in key_values_of(page, image.fields) if not any(_inside(box, pair) for box in boxes)]
+    found = key_values_of(page, image.fields, image.image)
+    pairs = [pair for pair in found if not any(_inside(box, pair) for box in boxes)]
     page = page.model_copy(update={"key_values": (*pairs, *boxes)})
     return with_figures(page, figures)
 

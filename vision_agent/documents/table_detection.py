@@ -42,7 +42,7 @@ def find_tables(page: Page, image: Image.Image) -> list[Table]:
     sheet = sheet_of(page)
     if not sheet.pieces:
         return []
-    turned, back = _upright(image, text_angle(page.lines))
+    turned, back = upright(image, text_angle(page.lines))
     tables, taken = [], set[int]()
     for grid in _innermost(_ruled_grids(turned, back.shift)):
         built = _ruled_table(sheet, completed(grid, sheet), back)
@@ -105,9 +105,9 @@ class _Back:
         return Box(x0=min(xs), y0=min(ys), x1=max(xs), y1=max(ys))
 
 
-def _upright(image: Image.Image, angle: float) -> tuple[npt.NDArray[np.uint8], _Back]:
+def upright(image: Image.Image, angle: float) -> tuple[npt.NDArray[np.uint8], _Back]:
     """The image, grey, turned so that its text is upright."""
-    cv2 = _opencv()
+    cv2 = opencv()
     grey = np.asarray(image.convert("L"))
     if abs(angle) < 2e-3:
         return grey, _Back(0.0, (0.0, 0.0))
@@ -123,7 +123,7 @@ def _upright(image: Image.Image, angle: float) -> tuple[npt.NDArray[np.uint8], _
 
 
 def _ruled_grids(grey: npt.NDArray[np.uint8], shift: tuple[float, float]) -> list[RuledGrid]:
-    cv2 = _opencv()
+    cv2 = opencv()
     dark = cv2.adaptiveThreshold(255 - grey, 255, cv2.ADAPTIVE_THRESH_MEAN_C, cv2.THRESH_BINARY, 15, -8)
     length = max(12, max(grey.shape) // _LINE_SHARE)
     flat = cv2.morphologyEx(dark, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_RECT, (length, 1)))
@@ -263,7 +263,7 @@ def _header_rows(cells: Sequence[Cell], rows: int) -> int:
     return 2 if spread and named and rows > 2 else 1
 
 
-def _opencv() -> Any:
+def opencv() -> Any:
     try:
         import cv2
     except ImportError as error:

@@ -1,17 +1,18 @@
 """Fits the reader of forms (`documents/form_model.json`) on annotated forms.
 
-    python -m vision_agent.evaluate.form_fitting FOLDER [--half 0] [--out FILE]
+    python -m vision_agent.evaluate.form_fitting FOLDER [--read FOLDER] [--half 0] [--out FILE]
 
-`FOLDER` has `documents.json` as for `form_pairs`. A form belongs to a half by the SHA-256 of its name. With `--half`
-only that half is fitted on, and the pairs of the other one are measured; without it all forms are fitted on. A later
-stage is fitted on what the earlier ones say of forms that they were not fitted on.
+`FOLDER` has `documents.json` and images as for `form_pairs`. A form belongs to a half by the SHA-256 of its name. With
+`--half` only that half is fitted on, and the pairs of the other one are measured; without it all forms are fitted on. A
+later stage is fitted on what the earlier ones say of forms that they were not fitted on. With `--read` forms are fitted
+on (and measured) as the OCR reads them, too, beside their annotated words; what was read is kept in that folder.
 """
 
 import argparse
 import hashlib
 import json
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -21,18 +22,24 @@ from typing import Any
 import numpy as np
 
 from vision_agent.documents.form_groups import groups_of, line_features, line_pairs
+from vision_agent.documents.form_ink import gap_ink, line_ink, link_ink, role_ink, with_ink
 from vision_agent.documents.form_links import Group, link_features, link_pairs
 from vision_agent.documents.form_model import FormModel, chosen, group_of
 from vision_agent.documents.form_roles import ROLES, Neighbours, neighbours, role_features, with_roles
 from vision_agent.documents.form_segments import Features, cut, gap_features, matrix, token_rows
-from vision_agent.documents.sheet import Piece, Sheet, sheet_of
+from vision_agent.documents.key_values import key_values_of
+from vision_agent.documents.page_ink import PageInk
+from vision_agent.documents.reader import DocumentReader
+from vision_agent.documents.result import OcrResult, Page
+from vision_agent.documents.sheet import Excerpt, Piece, Sheet, box_of, sheet_of
 from vision_agent.documents.text_match import folded
 from vision_agent.documents.tree_ensemble import TreeEnsemble
-from vision_agent.evaluate.form_pairs import matched, true_page
+from vision_agent.evaluate.form_pairs import image_of, matched, true_page
 from vision_agent.evaluate.tree_fitting import fit_trees
 
 _FOLDS = 3
 _LEAST = {"gaps": 0.5, "lines": 0.5, "links": 0.4, "second links": 0.5}
+_COVERED = 0.15  # share of a word that an entity must cover
 _COMMON = 4  # forms in which a word must stand to be one of the lexicon
 
 
@@ -41,8 +48,10 @@ class _Form:
     """A form while stages are fitted: what earlier ones made of it, and what is true."""
 
     told: Any
+    fold: int
     sheet: Sheet
-    entity: dict[int, int]  # id of a word -> its entity
+    ink: PageInk
+    entity: dict[int, int]  # id of a word -> its entity; negative where it is of none
     pieces: list[Piece] = field(default_factory=list)
     around: list[Neighbours] = field(default_factory=list)
     looks: list[Features] = field(default_factory=list)
@@ -51,7 +60,7 @@ class _Form:
 
     @property
     def labels(self) -> dict[int, str]:
-        return {each["id"]: each["label"] for each in self.told["entities"]}
+        return defaultdict(lambda: "other", {each["id"]: each["label"] for each in self.told["entities"]})
 
     @property
     def links(self) -> set[tuple[int, int]]:
@@ -77,17 +86,59 @@ def load_forms(folder: Path) -> list[Any]:
     return listed
 
 
-def _form(told: Any) -> _Form:
-    page = true_page(told)
-    words = [word for line in page.lines for word in line.words]
-    at = iter(words)
-    entity = {}
-    for each in told["entities"]:
-        for word in each["words"]:
-            box = word["box"]
-            if "".join(word["text"].split()) and box[2] > box[0] and box[3] > box[1]:
-                entity[id(next(at))] = each["id"]
-    return _Form(told, sheet_of(page), entity)
+@dataclass(frozen=True)
+class Folder:
+    """Where forms lie.
+
+    Attributes:
+        forms: with `documents.json` and the images.
+        read: of what the OCR read of them; None: it does not read them.
+    """
+
+    forms: Path
+    read: Path | None
+
+    def views(self, told: Any) -> dict[str, Page]:
+        """Return a form's page by where its words are from."""
+        pages = {"annotated words": true_page(told)}
+        if self.read is not None:
+            file = self.read / f"{told['id']}.json"
+            if not file.exists():
+                read = DocumentReader().read(image_of(self.forms, told))
+                assert isinstance(read, OcrResult)
+                self.read.mkdir(parents=True, exist_ok=True)
+                file.write_text(read.model_dump_json(), encoding="utf-8")
+            (pages["read words"],) = OcrResult.model_validate_json(file.read_text(encoding="utf-8")).pages
+        return pages
+
+
+def _forms_of(told: Any, folder: Folder, fold: int) -> list[_Form]:
+    """A form by each of its views."""
+    found = []
+    for page in folder.views(told).values():
+        sheet = sheet_of(page)
+        ink = PageInk(sheet, image_of(folder.forms, told))
+        found.append(_Form(told, fold, sheet, ink, _entities(told, sheet)))
+    return found
+
+
+def _entities(told: Any, sheet: Sheet) -> dict[int, int]:
+    """The entity of each word: that whose words cover most of it."""
+    words = [(word["box"], each["id"]) for each in told["entities"] for word in each["words"]]
+    boxes = np.array([box for box, _ in words], dtype=np.float64).reshape(-1, 4)
+    found: dict[int, int] = {}
+    for token in (token for piece in sheet.pieces for token in piece.tokens):
+        box = box_of([Excerpt.whole(Piece(1, 0, (token,)))])
+        wide = np.minimum(boxes[:, 2], box.x1) - np.maximum(boxes[:, 0], box.x0)
+        high = np.minimum(boxes[:, 3], box.y1) - np.maximum(boxes[:, 1], box.y0)
+        shared: Counter[int] = Counter()
+        for index, area in enumerate((wide.clip(0) * high.clip(0)).tolist()):
+            if area > 0:
+                shared[words[index][1]] += area
+        (entity, most), *_ = shared.most_common(1) or [(0, 0)]
+        known = most > _COVERED * (box.x1 - box.x0) * (box.y1 - box.y0)
+        found[id(token.word)] = entity if known else -1 - len(found)
+    return found
 
 
 def lexicon_of(forms: Sequence[Any]) -> dict[str, float]:
@@ -111,9 +162,9 @@ def lexicon_of(forms: Sequence[Any]) -> dict[str, float]:
     }
 
 
-def fit(told: Sequence[Any], *, trees: int = 50) -> FormModel:
+def fit(told: Sequence[Any], folder: Folder, *, trees: int = 150) -> FormModel:
     """Fit all stages on annotated forms."""
-    forms = [_form(each) for each in told]
+    forms = [form for number, each in enumerate(told) for form in _forms_of(each, folder, number % _FOLDS)]
     lexicon = lexicon_of(told)
     # Of a form itself the words must not tell: its features come from a lexicon of the other folds.
     lexicons = [
@@ -121,27 +172,27 @@ def fit(told: Sequence[Any], *, trees: int = 50) -> FormModel:
     ]
     model: dict[str, TreeEnsemble] = {}
 
-    def stage(name: str, features: Callable[[_Form, int], tuple[list[Features], list[bool]]]) -> list[list[float]]:
-        parts = [features(form, number) for number, form in enumerate(forms)]
+    def stage(name: str, features: Callable[[_Form], tuple[list[Features], list[bool]]]) -> list[list[float]]:
+        parts = [features(form) for form in forms]
         names = next(tuple(found[0]) for found, _ in parts if found)
         rows = [matrix(found, names) for found, _ in parts]
         answers = [np.array(so, dtype=bool) for _, so in parts]
         chances: list[list[float]] = [[] for _ in forms]
         for fold in range(_FOLDS):
-            kept = [number for number in range(len(forms)) if number % _FOLDS != fold]
+            kept = [number for number, form in enumerate(forms) if form.fold != fold]
             fold_trees = fit_trees(
                 names, np.concatenate([rows[n] for n in kept]), np.concatenate([answers[n] for n in kept]), trees=trees
             )
-            for number in range(fold, len(forms), _FOLDS):
+            for number in set(range(len(forms))) - set(kept):
                 chances[number] = fold_trees.chances(rows[number]).tolist()
         model[name] = fit_trees(names, np.concatenate(rows), np.concatenate(answers), trees=trees)
         said, so = np.concatenate([np.array(each) for each in chances]), np.concatenate(answers)
         print(f"{name}: {len(so)} rows, {so.mean():.2f} so, told right {((said > 0.5) == so).mean():.3f}", flush=True)
         return chances
 
-    def gaps(form: _Form, number: int) -> tuple[list[Features], list[bool]]:
+    def gaps(form: _Form) -> tuple[list[Features], list[bool]]:
         rows = token_rows(form.sheet)
-        found = gap_features(rows, form.sheet.height, lexicons[number % _FOLDS])
+        found = with_ink(gap_features(rows, form.ink.height, lexicons[form.fold]), gap_ink(rows, form.ink))
         same = [
             form.entity[id(one.word)] == form.entity[id(other.word)] for row in rows for one, other in pairwise(row)
         ]
@@ -150,11 +201,11 @@ def fit(told: Sequence[Any], *, trees: int = 50) -> FormModel:
     for form, chances in zip(forms, stage("gaps", gaps), strict=True):
         form.pieces = cut(token_rows(form.sheet), [chance >= _LEAST["gaps"] for chance in chances], 1)
         form.around = neighbours(form.pieces)
-    for number, form in enumerate(forms):
-        form.looks = role_features(form.pieces, form.around, form.sheet.height, lexicons[number % _FOLDS])
+        looks = role_features(form.pieces, form.around, form.ink.height, lexicons[form.fold])
+        form.looks = with_ink(looks, role_ink(form.pieces, form.around, form.ink))
 
     def role(name: str, look: str) -> list[list[float]]:
-        def features(form: _Form, number: int) -> tuple[list[Features], list[bool]]:
+        def features(form: _Form) -> tuple[list[Features], list[bool]]:
             found = form.looks if look else with_roles(form.looks, form.around, form.roles)
             return found, [form.labels[form.entity_of([piece])] == name for piece in form.pieces]
 
@@ -167,25 +218,26 @@ def fit(told: Sequence[Any], *, trees: int = 50) -> FormModel:
                 dict(zip(ROLES, row, strict=True)) for row in zip(*(column[number] for column in columns), strict=True)
             ]
 
-    def lines(form: _Form, number: int) -> tuple[list[Features], list[bool]]:
-        pairs = line_pairs(form.pieces, form.around, form.sheet.height)
-        found = line_features(form.pieces, form.around, form.looks, form.roles, pairs, form.sheet.height)
+    def lines(form: _Form) -> tuple[list[Features], list[bool]]:
+        pairs = line_pairs(form.pieces, form.around, form.ink.height)
+        found = line_features(form.pieces, form.around, form.looks, form.roles, pairs, form.ink.height)
+        found = with_ink(found, line_ink(form.pieces, pairs, form.ink))
         owners = [form.entity_of([piece]) for piece in form.pieces]
         return found, [owners[one] == owners[other] for one, other in pairs]
 
     for form, chances in zip(forms, stage("lines", lines), strict=True):
-        pairs = line_pairs(form.pieces, form.around, form.sheet.height)
+        pairs = line_pairs(form.pieces, form.around, form.ink.height)
         form.groups = [
             group_of(form.pieces, form.roles, indexes)
             for indexes in groups_of(len(form.pieces), pairs, chances, _LEAST["lines"])
         ]
 
-    def links(form: _Form, number: int) -> tuple[list[Features], list[bool]]:
-        pairs = link_pairs(form.groups, form.sheet.height)
+    def links(form: _Form) -> tuple[list[Features], list[bool]]:
+        pairs = link_pairs(form.groups, form.ink.height)
         owners = [form.entity_of(group.lines) for group in form.groups]
         true = form.links
         return (
-            link_features(form.groups, pairs, form.sheet.height),
+            with_ink(link_features(form.groups, pairs, form.ink.height), link_ink(form.groups, pairs, form.ink)),
             [(owners[one], owners[other]) in true or (owners[other], owners[one]) in true for one, other in pairs],
         )
 
@@ -199,7 +251,7 @@ def _print_f1(forms: Sequence[_Form], chances: Sequence[list[float]]) -> None:
         for second in (0.5,):
             right = read = true = 0
             for form, told in zip(forms, chances, strict=True):
-                pairs = link_pairs(form.groups, form.sheet.height)
+                pairs = link_pairs(form.groups, form.ink.height)
                 found = chosen(form.groups, pairs, told, {"links": least, "second links": second})
                 wanted = true_pairs(form.told)
                 texts = [(link.label.text, link.text.text) for link in found]
@@ -217,14 +269,17 @@ def true_pairs(form: Any) -> list[tuple[str, str]]:
     return [(key, value) for key, value in form["key_values"] if folded(key) and folded(value)]
 
 
-def measure(model: FormModel, forms: Sequence[Any]) -> str:
-    """Return the figures of the pairs of forms, on their true words."""
-    right = read = true = 0
+def measure(model: FormModel, forms: Sequence[Any], folder: Folder) -> dict[str, str]:
+    """Return the figures of the pairs of forms, by where their words are from."""
+    counts: dict[str, list[int]] = {}
     for form in forms:
-        found = [(link.label.text, link.text.text) for link in model.links(sheet_of(true_page(form)))]
-        wanted = true_pairs(form)
-        right, read, true = right + matched(found, wanted), read + len(found), true + len(wanted)
-    return _figures(right, read, true)
+        for view, page in folder.views(form).items():
+            found = key_values_of(page, image=image_of(folder.forms, form), model=model)
+            wanted = true_pairs(form)
+            count = counts.setdefault(view, [0, 0, 0])
+            right = matched([(pair.key, pair.value) for pair in found], wanted)
+            counts[view] = [sum(each) for each in zip(count, (right, len(found), len(wanted)), strict=True)]
+    return {view: _figures(*count) for view, count in counts.items()}
 
 
 def main() -> None:
@@ -232,14 +287,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--half", type=int, choices=(0, 1))
-    parser.add_argument("--trees", type=int, default=50)
+    parser.add_argument("--read", type=Path)
+    parser.add_argument("--trees", type=int, default=150)
     parser.add_argument("--out", type=Path)
     settings = parser.parse_args()
-    forms = load_forms(settings.folder)
+    forms, folder = load_forms(settings.folder), Folder(settings.folder, settings.read)
     mine = [form for form in forms if settings.half is None or half_of(form["id"]) == settings.half]
-    model = fit(mine, trees=settings.trees)
+    model = fit(mine, folder, trees=settings.trees)
     if settings.half is not None:
-        print("other half:", measure(model, [form for form in forms if half_of(form["id"]) != settings.half]))
+        other = [form for form in forms if half_of(form["id"]) != settings.half]
+        for view, told in measure(model, other, folder).items():
+            print(f"other half, {view}: {told}")
     if settings.out is not None:
         settings.out.write_text(json.dumps(model.to_json(), separators=(",", ":"), sort_keys=True), encoding="utf-8")
 

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from vision_agent.documents.key_values import key_values_of
 from vision_agent.documents.reader import DocumentReader
 from vision_agent.documents.result import Block, Line, OcrResult, Page, Word, quad_of
@@ -52,6 +54,12 @@ def true_page(form: Any) -> Page:
     return Page(number=1, width=form["width"], height=form["height"], blocks=(block,))
 
 
+def image_of(folder: Path, form: Any) -> Image.Image:
+    """Return the picture of a form."""
+    with Image.open(folder / Path(form["file_name"]).name) as image:
+        return image.convert("RGB")
+
+
 def forms(folder: Path, limit: int | None, *, words: str) -> Iterator[tuple[list[Pair], list[Pair]]]:
     """Yield the pairs that were found in each form, and the true ones."""
     reader = DocumentReader()
@@ -59,9 +67,9 @@ def forms(folder: Path, limit: int | None, *, words: str) -> Iterator[tuple[list
     for form in listed[:limit]:
         true = [(key, value) for key, value in form["key_values"] if folded(key) and folded(value)]
         if words == "true":
-            pairs = key_values_of(true_page(form))
+            pairs = key_values_of(true_page(form), image=image_of(folder, form))
         else:
-            read = reader.read(folder / Path(form["file_name"]).name)
+            read = reader.read(image_of(folder, form))
             assert isinstance(read, OcrResult)
             pairs = [pair for pair in read.key_values if pair.checked is None]
         yield [(pair.key, pair.value) for pair in pairs], true

@@ -24,7 +24,8 @@ _PATTERNS: dict[Kind, re.Pattern[str]] = {
     "phone": re.compile(r"(?<![\w.,])(?:\+|\()?\d[\d\s()./-]{5,18}\d(?![\w%])"),
     # An identifier has a digit in its first word; blanks only between groups of digits or after a prefix of capitals.
     "id": re.compile(
-        r"(?:[A-Z]{1,6}[ -])?(?<![A-Za-z0-9])(?=[A-Za-z\-/._#]*\d)[A-Za-z0-9][A-Za-z0-9\-/._#]*(?: (?=[\dA-Z]*\d)[A-Z0-9\-/]+)*"
+        r"(?:[A-Z]{1,6}[ -])?(?<![A-Za-z0-9])(?=[A-Za-z\-/._#]*\d)[A-Za-z0-9][A-Za-z0-9\-/._#]*"
+        r"(?: (?=[\dA-Z]*\d)[A-Z0-9\-/]+)*"
     ),
 }
 
