@@ -299,6 +299,25 @@ def test_a_short_prompt_does_not_wait_for_a_long_one(asked: Asked) -> None:
     assert batch.read(short_only=True) == [again] and long.fed == 3 * step_batch.CHUNK
 
 
+def test_rows_join_after_a_much_longer_one_has_left(asked: Asked) -> None:
+    """They need more places, but fewer columns than there were."""
+    words = tuple(asked.backbone.prompt_ids("what is it? " * 120, []))
+    batch = StepBatch(asked.backbone)
+    batch.add(long := Row(asked.backbone, PromptInputs(words), GenerationOptions(max_new_tokens=40)))
+    while batch.reading:
+        batch.read()
+    rows = [make() for make in asked.rows]
+    batch.add(rows[3])
+    while batch.reading:
+        batch.read()
+    assert len(words) > 2 * max(len(row.inputs.ids) for row in rows) + 256
+    batch.drop(long)
+    for number in (0, 1, 2, 4, 5):
+        batch.add(rows[number])
+    finish(batch)
+    assert [asked.is_alone(number, row) for number, row in enumerate(rows)] == [True] * len(rows)
+
+
 def test_keys_and_values_are_copied_at_joins_and_leaves_only(asked: Asked) -> None:
     """Between them the buffers stay where they are."""
     batch = StepBatch(asked.backbone)

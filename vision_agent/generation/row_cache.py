@@ -153,7 +153,7 @@ class _RowLayer(DynamicLayer):
             size = (places, plain.shape[1], columns + max(_ROOM, columns // 4), plain.shape[3])
             buffer = plain.new_zeros(size)  # what is masked out must still be numbers
             if used:
-                kept = self.buffers[number][:used]
+                kept = self.buffers[number][:used, :, : size[2]]  # longer rows than those in use may have left
                 buffer[:used, :, : kept.shape[2]] = kept
             made.append(buffer)
         self.buffers = tuple(made)
