@@ -24,7 +24,12 @@ _BELOW_GAP = 1.6  # text heights below
 _COLON = re.compile(r"[:\uff1a](?![/\d\\])(?=\s|$|[^\s])")
 _LEADERS = re.compile(r"(_{2,}|\.{4,}|…{2,})")
 _TIME = re.compile(r"\d\s*$")
-_SURE_RIGHT, _SURE_BELOW, _SURE_INLINE = 0.8, 0.55, 0.85  # of pairs on clean pages; the fitted reader comes first
+_SURE_RIGHT, _SURE_BELOW, _SURE_INLINE, _SURE_BARE = (
+    0.8,
+    0.55,
+    0.85,
+    0.4,
+)  # of pairs on clean pages; the fitted reader comes first
 
 
 class _Label:
@@ -98,7 +103,53 @@ def _by_rules(page: Page, sheet: Sheet, labels: dict[int, list[_Label]], asked: 
             pair = _paired(page, sheet, piece, label, labels, used)
             if pair is not None and not any(_same_place(pair.box, other.box) for other in asked):
                 found.append(pair)
+    if page.source == "ocr":  # on scanned forms none of 62 such pairs was right
+        return found
+    grids = [table.box for table in page.tables if table.columns > 2]
+    for row in sheet.rows:
+        free = [piece for piece in row if not labels[id(piece)] and id(piece) not in used]
+        if not any(_same_place(box_of([Excerpt.whole(piece)]), grid) for piece in free for grid in grids):
+            found += _without_colon(page, free, sheet.height)
     return found
+
+
+def _may_head(piece: Piece) -> bool:
+    text = piece.text.strip()
+    digits = sum(map(str.isdigit, text))
+    return _may_label(text) and len(text.split()) <= 6 and digits <= 0.3 * len(text) and not text.endswith(".")
+
+
+def _pair(page: Page, key: Excerpt, value: Excerpt, sure: float) -> KeyValue:
+    return KeyValue(
+        key=key.text,
+        value=value.text,
+        key_box=box_of([key]),
+        box=box_of([value]),
+        page=page.number,
+        confidence=round(min(key.score, value.score) * sure, 3),
+    )
+
+
+def _without_colon(page: Page, row: Sequence[Piece], usual: float) -> list[KeyValue]:
+    """Pairs of a row in which labels and values take turns; a longer row of numbers is one of a table."""
+    if len(row) not in (2, 4):
+        return []
+    pairs = []
+    for key, value in zip(row[::2], row[1::2], strict=True):
+        name, held = Excerpt.whole(key).stripped(), Excerpt.whole(value).stripped(_BLANKS)
+        if name is None or held is None or not _may_label(name.text) or not any(map(str.isalnum, held.text)):
+            return []
+        gap = (value.x0 - key.x1) / key.height
+        if (
+            key.height > 1.3 * usual
+            or not _may_head(key)
+            or name.text[:1].islower()
+            or not 2.0 <= gap <= _RIGHT_GAP
+            or held.text[:1].islower()
+        ):
+            return []
+        pairs.append(_pair(page, name, held, _SURE_BARE))
+    return pairs
 
 
 def _labels_in(piece: Piece) -> list[_Label]:
