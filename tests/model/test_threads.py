@@ -1,19 +1,22 @@
-"""Threads of torch: as many as there are processors for this process, waiting asleep; and memory that goes back."""
+"""Threads of torch: as many as there are processors for this process; and memory that goes back."""
 
 import ctypes
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
+from PIL import Image
 
 from vision_agent import ConfigError, VisionAgent
 from vision_agent.batch.load_agent import load_agent
 from vision_agent.model import threads as policy
 from vision_agent.model.checkpoint import DEFAULT_CHECKPOINT, load_backbone
+
+PHOTO = Image.new("RGB", (64, 48), "green")
 
 
 @pytest.fixture(autouse=True)
@@ -121,13 +124,25 @@ def test_the_number_of_threads_is_a_setting() -> None:
     assert torch.get_num_threads() == 3
 
 
-def test_threads_wait_asleep_unless_the_user_says_otherwise() -> None:
-    """In a process of its own: OpenMP reads its settings once, when torch is imported."""
-    program = "import vision_agent, os, sys; print(os.environ['OMP_WAIT_POLICY'], os.environ['KMP_BLOCKTIME'])"
-    env = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "KMP_BLOCKTIME")}
-    for changes, expected in (({}, "PASSIVE 0"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE 0")):
-        done = subprocess.run([sys.executable, "-c", program], env=env | changes, capture_output=True, text=True)
-        assert done.stdout.strip() == expected, done.stderr
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts the threads of Linux")
+def test_threads_that_call_hold_no_helpers_beside_the_model(agent: VisionAgent) -> None:
+    """With more helpers than processors OpenMP makes all of them wait asleep, the model's too."""
+    agent.count("dog", PHOTO)
+    counts = []
+
+    def call() -> None:
+        torch.set_num_threads(4)
+        before = len(os.listdir("/proc/self/task"))
+        torch.ones(1 << 21).sqrt()  # enough for all four
+        counts.append(len(os.listdir("/proc/self/task")) - before)
+        threads = {*os.listdir("/proc/self/task")}
+        agent.count("dog", PHOTO)
+        counts.append(len(threads - {*os.listdir("/proc/self/task")}))
+
+    caller = Thread(target=call)
+    caller.start()
+    caller.join()
+    assert counts == [3, 3]
 
 
 def test_forgetting_gives_memory_back(agent: VisionAgent, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ import torch
 from vision_agent.errors import BusyError
 from vision_agent.generation.decoding import GenerationOutput
 from vision_agent.generation.step_batch import Row, StepBatch
+from vision_agent.model.threads import release_helpers
 from vision_agent.plugins.cancellation import CANCELLED
 
 T = TypeVar("T")
@@ -115,6 +116,7 @@ class StepScheduler:
                 weakref.finalize(self, self._desk.inbox.put, None)
                 _threads.add(self._thread)
                 _desks.add(self._desk)
+        release_helpers()  # the owner computes now
         request.desk = self._desk
         self._desk.inbox.put(request)
 
