@@ -161,6 +161,15 @@ def test_a_cancelled_call_ends_within_a_step_and_the_others_go_on(tiny: VisionAg
     assert passes.shapes[-1] == (1, 1) and len(both) < 40
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Signals of the keyboard count also where a shell started the tests in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_call_frees_the_model(tiny: VisionAgent) -> None:
     """Ctrl+C reaches the thread that waits; the model goes on with other calls."""
     passes = Passes(tiny, 0.005)
