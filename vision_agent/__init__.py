@@ -34,6 +34,7 @@ from vision_agent.errors import (
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.images.loading import ImageLimits, load_image
 from vision_agent.images.store import ImageStore
+from vision_agent.model.threads import wait_briefly
 from vision_agent.planning.plan import Plan, PlannedStep
 from vision_agent.planning.result import AgentResult, AgentStep
 from vision_agent.planning.run_events import AgentEvent, StepDone
@@ -236,6 +237,7 @@ _LAZY = {
 }
 
 warn_of_namesake()
+wait_briefly()
 
 
 def __getattr__(name: str) -> Any:

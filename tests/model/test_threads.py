@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,6 +123,15 @@ def test_the_number_of_threads_is_a_setting() -> None:
         with pytest.raises(ConfigError, match=r"`threads` must be None or a whole number from 1 to 1024, but got"):
             VisionAgent.from_pretrained("default", threads=wrong)  # type: ignore[arg-type]
     assert torch.get_num_threads() == 3
+
+
+def test_helpers_wait_briefly_unless_the_user_says_otherwise() -> None:
+    """In a process of its own: OpenMP reads its settings once, when torch is imported."""
+    program = "import vision_agent, os; print(os.environ.get('GOMP_SPINCOUNT'))"
+    env = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    for changes, expected in (({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")):
+        done = subprocess.run([sys.executable, "-c", program], env=env | changes, capture_output=True, text=True)
+        assert done.stdout.strip() == expected, done.stderr
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts the threads of Linux")

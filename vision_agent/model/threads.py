@@ -2,15 +2,18 @@
 
 A container's share of time (its cgroup's quota) is not what the machine's list of processors says. And GNU's OpenMP
 gives each thread that computes helpers of its own: as soon as all of them are more than the processors, none waits
-busily any longer, and short calls take half as long again.
+busily any longer, and short calls take half as long again. Its helpers wait for milliseconds by default: where other
+programs want the processors, too, one call took ten times as long.
 """
 
 import ctypes
 import os
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+_TURNS = "1000"  # that helpers wait busily: some 50 microseconds, and no call alone was slower
 _PAUSE_SOFT = 1  # OpenMP 5.0's omp_pause_soft: the thread's settings stay
 # Older cgroups have a hierarchy for each controller.
 _OLD_MOUNTS = ("sys/fs/cgroup/cpu", "sys/fs/cgroup/cpu,cpuacct", "sys/fs/cgroup/cpuacct,cpu")
@@ -24,6 +27,12 @@ def available_cpus(root: Path = Path("/")) -> int:
     """
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([bound, *(int(quota) for quota in _quotas(root))]))
+
+
+def wait_briefly() -> None:
+    """Let helpers of GNU's OpenMP sleep soon, where nothing is set: it reads this when torch is imported."""
+    if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", _TURNS)
 
 
 def use_threads(threads: int | None) -> None:
