@@ -2,8 +2,8 @@
 
 A container's share of time (its cgroup's quota) is not what the machine's list of processors says. And GNU's OpenMP
 gives each thread that computes helpers of its own: as soon as all of them are more than the processors, none waits
-busily any longer, and short calls take half as long again. Its helpers wait for milliseconds by default: where other
-programs want the processors, too, one call took ten times as long.
+busily any longer, and short calls become slower. By default helpers wait for milliseconds at each of the many meetings
+of a call, which holds it up where other programs want the processors, too.
 """
 
 import ctypes
@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-_TURNS = "1000"  # that helpers wait busily: some 50 microseconds, and no call alone was slower
+_TURNS = "1000"  # that helpers wait busily: what the library itself takes where threads are more than processors
 _PAUSE_SOFT = 1  # OpenMP 5.0's omp_pause_soft: the thread's settings stay
 # Older cgroups have a hierarchy for each controller.
 _OLD_MOUNTS = ("sys/fs/cgroup/cpu", "sys/fs/cgroup/cpu,cpuacct", "sys/fs/cgroup/cpuacct,cpu")
