@@ -36,7 +36,7 @@ from vision_agent.plugins.decoder import BoxTargets, Decoder, DecodeRequest, Den
 from vision_agent.plugins.route import RouteSpec
 from vision_agent.results.detections import Detections
 
-from .box_geometry import non_maximum, paired_giou
+from .box_geometry import nested, non_maximum, paired_giou
 from .box_truth import (
     LossSums,
     assign,
@@ -53,6 +53,7 @@ from .box_truth import (
 _LEVELS = 3
 _LOG_SIZE_LIMIT = 4.0  # exp(4) strides either side: wider than any canvas
 _PROPOSAL_NMS_IOU = 0.7
+_NESTED = 0.65  # the share of the smaller of two boxes in the other from which they may show one object
 _STEPS = 32  # of suppression, at first: photos need 3 to 8
 _REFINED_IOU = 0.4  # least overlap with a true box for a region's edges to be taught that box
 _NEAR_IOU = 0.1  # least overlap with a true box for a region to be taught how well it fits
@@ -115,6 +116,9 @@ class BoxDecoder(Decoder):
         detail: how closely images were looked at when the thresholds were fitted (see `VisionAgent.detect`).
         limit: most boxes a phrase.
         nms_iou: of two boxes of one phrase that overlap more, the better one stays.
+        nested_weight: a box that mostly lies in a better one of its phrase, or holds it, has its score times this, 0-1:
+            it may be another object, but oftener shows a part of the same, or several at once (as scores are lessened
+            rather than boxes dropped in Soft-NMS, https://arxiv.org/abs/1704.04503).
     """
 
     looks_closer = True
@@ -137,6 +141,7 @@ class BoxDecoder(Decoder):
         refined: bool = False,
         quality: float = 0.0,
         detail: Literal["low", "auto", "high"] = "low",
+        nested_weight: float = 1.0,
     ) -> None:
         super().__init__()
         self.settings: dict[str, Any] = {
@@ -156,6 +161,7 @@ class BoxDecoder(Decoder):
             "refined": refined,
             "quality": quality,
             "detail": detail,
+            "nested_weight": nested_weight,
         }
         widths = list(feature_widths)
         pyramid_widths = widths[-_LEVELS:] if len(widths) >= _LEVELS else widths[-1:] * _LEVELS
@@ -271,8 +277,10 @@ class BoxDecoder(Decoder):
         if not settled:
             found_KT6, _ = self._kept(boxes_KT4, scores_KT, keep_KT, None)
         finite(found_KT6)
-        phrase_indices, ranks = found_KT6[..., 5].nonzero()
+        phrase_indices, ranks = ((found_KT6[..., 5] > 0) & (found_KT6[..., 4] >= threshold)).nonzero()
         found_F6 = found_KT6[phrase_indices, ranks]
+        order = np.lexsort((-found_F6[:, 4], phrase_indices))
+        phrase_indices, found_F6 = phrase_indices[order], found_F6[order]
         return Detections.from_arrays(
             xyxy=request.grid.convert(found_F6[:, :4].astype(np.float64), "unit", "image"),
             scores=found_F6[:, 4],
@@ -289,6 +297,8 @@ class BoxDecoder(Decoder):
         """Boxes, scores and whether they are shown, (K, T, 6); and whether suppression came to its end."""
         keep_KT, settled = non_maximum(boxes_KT4, keep_KT, self.settings["nms_iou"], steps=steps)
         keep_KT = keep_KT & (keep_KT.cumsum(dim=1) <= self.settings["limit"])
+        nested_KT = nested(boxes_KT4, keep_KT, _NESTED)
+        scores_KT = torch.where(nested_KT, self.settings["nested_weight"] * scores_KT, scores_KT)
         # All of it in one copy: on an accelerator the host waits for each.
         columns = [each.to(boxes_KT4).expand_as(scores_KT).unsqueeze(-1) for each in (scores_KT, keep_KT, settled)]
         found_KT7 = torch.cat([boxes_KT4, *columns], dim=-1).cpu().numpy()

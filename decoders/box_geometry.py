@@ -9,10 +9,19 @@ from torch import Tensor
 
 def pairwise_iou(first_G4: Tensor, second_L4: Tensor) -> Tensor:
     """Map boxes (..., G, 4) and (..., L, 4) to their IoU (..., G, L)."""
-    low = torch.maximum(first_G4[..., :, None, :2], second_L4[..., None, :, :2])
-    high = torch.minimum(first_G4[..., :, None, 2:], second_L4[..., None, :, 2:])
-    shared = (high - low).clamp(min=0).prod(-1)
+    shared = _shared_area(first_G4, second_L4)
     return shared / (_area(first_G4)[..., :, None] + _area(second_L4)[..., None, :] - shared).clamp(min=1e-9)
+
+
+def nested(boxes_T4: Tensor, keep_T: Tensor, share: float) -> Tensor:
+    """Say which boxes (..., T) lie in a better kept one, or hold it: by more than `share` of the smaller of both.
+
+    Boxes are sorted by score.
+    """
+    area_T = _area(boxes_T4)
+    smaller_TT = torch.minimum(area_T[..., :, None], area_T[..., None, :]).clamp(min=1e-9)
+    holds_TT = (_shared_area(boxes_T4, boxes_T4) > share * smaller_TT).triu(diagonal=1)
+    return (holds_TT & keep_T[..., :, None]).any(dim=-2)
 
 
 def paired_giou(first_L4: Tensor, second_L4: Tensor) -> Tensor:
@@ -24,6 +33,12 @@ def paired_giou(first_L4: Tensor, second_L4: Tensor) -> Tensor:
     hull = torch.maximum(first_L4[:, 2:], second_L4[:, 2:]) - torch.minimum(first_L4[:, :2], second_L4[:, :2])
     hull_area = hull.prod(-1).clamp(min=1e-9)
     return shared / union.clamp(min=1e-9) - (hull_area - union) / hull_area
+
+
+def _shared_area(first_G4: Tensor, second_L4: Tensor) -> Tensor:
+    low = torch.maximum(first_G4[..., :, None, :2], second_L4[..., None, :, :2])
+    high = torch.minimum(first_G4[..., :, None, 2:], second_L4[..., None, :, 2:])
+    return (high - low).clamp(min=0).prod(-1)
 
 
 def _area(boxes_4: Tensor) -> Tensor:

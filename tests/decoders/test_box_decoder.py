@@ -17,7 +17,7 @@ from vision_agent import BoxTargets, DecodeRequest, DenseFeatures, Detections
 from vision_agent.decoders.box import BoxDecoder, PreparedBoxes
 from vision_agent.decoders.box_geometry import non_maximum, pairwise_iou
 from vision_agent.decoders.box_truth import certain, nameable, named
-from vision_agent.geometry.frames import TileGrid, box_nms
+from vision_agent.geometry.frames import TileGrid, box_area, box_nms
 
 WIDTHS = (8, 16, 24, 32)
 PROPOSAL_OVERLAP = 0.7
@@ -134,6 +134,30 @@ def test_prominence_joins_the_score_by_its_weight() -> None:
     unweighted = dict(zip(map(tuple, before.xyxy), before.scores, strict=True))
     plain_scores = np.array([unweighted[tuple(box)] for box in after.xyxy])
     np.testing.assert_allclose(_logit(after.scores) - _logit(plain_scores), 0.5 * prominent, atol=1e-3)
+
+
+def test_what_lies_in_a_better_box_or_holds_it_is_less_sure() -> None:
+    plain, doubtful = decoder(nms_iou=0.3), decoder(nms_iou=0.3, nested_weight=0.4)
+    with torch.no_grad():
+        prepared = plain.prepare(features())
+    before, after = (decoded(model, states(2), prepared, 0.0) for model in (plain, doubtful))
+    expected = []
+    for label in dict.fromkeys(before.labels):
+        rows = [row for row, each in enumerate(before.labels) if each == label]
+        boxes, scores = before.xyxy[rows].astype(np.float64), before.scores[rows].copy()
+        for row in range(1, len(rows)):
+            low = np.maximum(boxes[row, :2], boxes[:row, :2])
+            high = np.minimum(boxes[row, 2:], boxes[:row, 2:])
+            shared = (high - low).clip(min=0).prod(axis=1)
+            smaller = np.minimum(box_area(boxes[row]), box_area(boxes[:row]))
+            scores[row] *= 0.4 if (shared > 0.65 * smaller).any() else 1.0
+        expected += sorted(scores.tolist(), reverse=True)
+    assert len(expected) == len(before) == len(after)
+    assert 0 < np.sum(np.abs(np.array(expected) - before.scores) > 1e-6) < len(before) - 2
+    np.testing.assert_allclose(after.scores, expected, rtol=1e-5)
+    bar = float(np.median(after.scores))
+    above = decoded(doubtful, states(2), prepared, bar)
+    assert above.scores.tolist() == [score for score in after.scores.tolist() if score >= bar]
 
 
 def _row_of(box: NDArray[np.float32], prepared: PreparedBoxes) -> int:
