@@ -23,7 +23,7 @@ from vision_agent.documents.result import Line, Quad, Word, quad_of
 Boxes = npt.NDArray[np.float64]
 
 _SAMPLES = 3  # lines across the page, beside one of each font
-_SAMPLE_LETTERS = 24  # of a line are read: enough to tell a font that lies
+_SAMPLE_LETTERS = 16  # of a line are read: enough to tell a font that lies
 _AGREES = 0.6  # similarity of a line with what the image shows, 0..1, from which it counts
 _COVERED = 0.3  # part of a found line that the layer's words must cover
 _SHRINK = 2  # the search for missing lines looks at a smaller image

@@ -1,6 +1,5 @@
 """From sources to pages with blocks in reading order: lazily, and several pages side by side."""
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +23,7 @@ from vision_agent.documents.structure import structured
 from vision_agent.documents.table_detection import with_tables
 from vision_agent.errors import InputError, bad_argument
 from vision_agent.images.loading import ImageLimits
+from vision_agent.model.threads import available_cpus
 from vision_agent.plugins.cancellation import CANCELLED, raise_if_cancelled
 from vision_agent.plugins.registry import load_reader
 
@@ -116,8 +116,8 @@ class DocumentReader:
             if self._ask is None:
                 raise InputError(bad_argument("engine", "the name of a reader where there is no model", engine))
             return ModelReader(self._ask)
-        # Pages read side by side share the cores; a page that is read alone has them all.
-        threads = None if workers == 1 else max(1, (os.cpu_count() or 1) // workers)
+        # Pages read side by side share the processors; a page that is read alone has them all.
+        threads = max(1, available_cpus() // workers)
         with self._lock:
             key = engine, threads, None if recogniser is None else str(recogniser)
             if key not in self._readers:

@@ -48,6 +48,7 @@ class PageImage:
         layer: a PDF's own text, in pixels of `image`.
         fields: of a PDF's form, in pixels of `image`.
         figures: boxes of a PDF's images, in pixels of `image`.
+        count: pages of the whole document.
     """
 
     image: Image.Image
@@ -57,6 +58,7 @@ class PageImage:
     layer: Layer | None = None
     fields: tuple[PdfField, ...] = ()
     figures: tuple[tuple[float, ...], ...] = ()
+    count: int = 1
 
 
 def documents_in(source: Any) -> list[Any] | None:
@@ -173,7 +175,7 @@ def _pdf_pages(
     with BoundedPdf(source, password=password, limits=limits, name=name) as pdf:
         for number in chosen.of(len(pdf), name):
             page = pdf.page(number, with_layer=with_layer)
-            yield PageImage(page.image, number, file, page.scale, page.layer, page.fields, page.figures)
+            yield PageImage(page.image, number, file, page.scale, page.layer, page.fields, page.figures, len(pdf))
 
 
 @contextmanager
@@ -205,4 +207,4 @@ def _frames(image: Image.Image, file: str, chosen: ChosenPages, limits: ImageLim
                 f"`{name}` must be a complete TIFF, but its page {number} is broken ({error})"
             ) from error
         # `load_image` checks the size before it decodes, and applies the page's orientation.
-        yield PageImage(load_image(image, limits=limits, name=f"{name}, page {number}"), number, file)
+        yield PageImage(load_image(image, limits=limits, name=f"{name}, page {number}"), number, file, count=count)
