@@ -34,6 +34,7 @@ from vision_agent.documents.result import OcrResult, Page
 from vision_agent.documents.sheet import Excerpt, Piece, Sheet, box_of, sheet_of
 from vision_agent.documents.text_match import folded
 from vision_agent.documents.tree_ensemble import TreeEnsemble
+from vision_agent.errors import InputError, bad_argument
 from vision_agent.evaluate.form_pairs import image_of, matched, true_page
 from vision_agent.evaluate.tree_fitting import fit_trees
 
@@ -81,8 +82,19 @@ def half_of(name: str) -> int:
 
 
 def load_forms(folder: Path) -> list[Any]:
-    """Return the annotated forms of a folder."""
-    listed: list[Any] = json.loads((folder / "documents.json").read_text(encoding="utf-8"))["documents"]
+    """Return the annotated forms of a folder.
+
+    Raises:
+        InputError: no folder with a `documents.json` that lists documents.
+    """
+    wanted = 'a folder with a `documents.json` of {"documents": [...]}'
+    try:
+        told = json.loads((folder / "documents.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(bad_argument("folder", wanted, str(folder))) from error
+    listed = told.get("documents") if isinstance(told, dict) else None
+    if not isinstance(listed, list) or not listed:
+        raise InputError(bad_argument("folder", wanted, str(folder)))
     return listed
 
 
@@ -291,7 +303,11 @@ def main() -> None:
     parser.add_argument("--trees", type=int, default=150)
     parser.add_argument("--out", type=Path)
     settings = parser.parse_args()
-    forms, folder = load_forms(settings.folder), Folder(settings.folder, settings.read)
+    try:
+        forms = load_forms(settings.folder)
+    except InputError as error:
+        parser.error(str(error))
+    folder = Folder(settings.folder, settings.read)
     mine = [form for form in forms if settings.half is None or half_of(form["id"]) == settings.half]
     model = fit(mine, folder, trees=settings.trees)
     if settings.half is not None:
