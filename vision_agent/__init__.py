@@ -10,6 +10,7 @@ from vision_agent._distribution import warn_of_namesake
 from vision_agent.documents import Block, Cell, DocumentNode, KeyValue, Line, OcrResult, Page, Table, Word
 from vision_agent.errors import (
     AdapterMismatchError,
+    AnnotationError,
     AnswerError,
     ArgumentTypeError,
     BusyError,
@@ -90,6 +91,7 @@ __all__ = [
     "AgentEvent",
     "AgentResult",
     "AgentStep",
+    "AnnotationError",
     "Answer",
     "AnswerDone",
     "AnswerError",

@@ -2,6 +2,7 @@
 
     VisionAgentError
     ├── InputError (ValueError)            a value that cannot be used
+    │   ├── AnnotationError                a set of annotated images with faults; `faults` has them all
     │   ├── DocumentError                  a PDF or a file of several pages that cannot be read
     │   │   └── PasswordError              a document that is locked
     │   ├── ImageError                     an image that cannot be read
@@ -35,6 +36,18 @@ class VisionAgentError(Exception):
 
 class InputError(VisionAgentError, ValueError):
     """A value that cannot be used."""
+
+
+class AnnotationError(InputError):
+    """A set of annotated images with faults.
+
+    Attributes:
+        faults: one sentence for each, with its file and place.
+    """
+
+    def __init__(self, message: str, faults: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.faults = faults
 
 
 class DocumentError(InputError):
