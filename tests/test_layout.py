@@ -19,7 +19,8 @@ PLUGGED_IN = ("vision_agent.decoders", "vision_agent.tools", "decoders", "tools"
 # The staircase, from the ground up: a folder (or a module beside the folders) imports only what stands before it.
 STAIRS = (
     *("__version__", "_distribution", "checkpoints", "errors", "geometry", "images", "results", "plugins", "model"),
-    *("generation", "routing", "validation", "documents", "extract", "inference", "data", "planning", "train"),
+    *("generation", "routing", "checkpoint_export", "validation", "documents", "extract", "inference", "data"),
+    *("planning", "train"),
     *("aio", "agent", "evaluate", "batch", "serve", "cli", "__main__"),
 )
 SAME_NAME_ALLOWED = {"__init__", "options", "result", "loading"}

@@ -1,7 +1,7 @@
-"""Commands about checkpoints and plug-ins: `info`, `decoders` and `convert`."""
+"""Commands about checkpoints and plug-ins: `info`, `decoders`, `convert` and `export`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -10,7 +10,7 @@ from vision_agent.cli.options import JsonOption
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `vision-agent`."""
-    for command in (info, decoders, convert):
+    for command in (info, decoders, convert, export):
         app.command()(command)
 
 
@@ -42,3 +42,22 @@ def convert(
 
     write_native(source, target)
     print(target)
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="A checkpoint folder or a hub name.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write; new or empty.")],
+    adapters: Annotated[
+        list[Path] | None, typer.Option("--adapters", help="Folder of LoRA or of a route; may be repeated.")
+    ] = None,
+    format: Annotated[
+        Literal["native", "original"],
+        typer.Option("--format", help="transformers' own InternVL format, or that of the official releases."),
+    ] = "native",
+) -> None:
+    """Merge a checkpoint with adapters into one folder that vLLM, SGLang, LMDeploy or transformers load."""
+    from vision_agent.checkpoint_export import export_checkpoint
+    from vision_agent.model.checkpoint import DEFAULT_CHECKPOINT
+
+    source = DEFAULT_CHECKPOINT if model == "default" else model
+    print(export_checkpoint(source, target, adapters=adapters or (), format=format))

@@ -25,6 +25,7 @@ from vision_agent.model.backbone import Backbone, TilingSettings
 from vision_agent.model.chat_templates import OFFICIAL_TEMPLATES
 from vision_agent.model.checkpoint_files import (
     check_folder,
+    check_readable,
     check_settings,
     processor_template,
     read_object,
@@ -247,6 +248,7 @@ def _load_original(
     if spread_out is not None:
         spread(loaded.model, spread_out)
     finish(loaded.model, options, device)
+    own_ends = _own_prompts(content, folder, loaded.tokenizer)
     return Backbone(
         loaded.model,
         loaded.tokenizer,
@@ -260,11 +262,27 @@ def _load_original(
         name=folder.name if Path(files.source).is_dir() else Path(files.source).name,
         fingerprint=with_lora(loaded.fingerprint, options.lora),
         former_fingerprint="" if options.lora else files.former_fingerprint(),
-        render=loaded.template.render,
-        end_ids=loaded.end_ids,
+        render=loaded.template.render if own_ends is None else None,
+        end_ids=loaded.end_ids if own_ends is None else own_ends,
         transposed=loaded.ps_version == "v1",
         own_routes=(own_route(folder, content),) if sa2va else (),
     )
+
+
+def _own_prompts(content: dict[str, Any], folder: Path, tokenizer: Any) -> list[int] | None:
+    """The end tokens of a folder that was native: its prompts are those of its chat template, not of the official one.
+
+    The tokenizer gets that template. None for a published folder.
+    """
+    extras = content.get("vision_agent")
+    if not isinstance(extras, dict) or "prompts" not in extras:
+        return None
+    path = folder / "chat_template.jinja"
+    if extras["prompts"] != path.name or not path.is_file() or not isinstance(extras.get("end_ids"), list):
+        raise CheckpointError(f"config.json: `vision_agent` is damaged: {extras!r:.200}")
+    check_readable(path, str(folder))
+    tokenizer.chat_template = path.read_text("utf-8")
+    return [int(token) for token in extras["end_ids"]]
 
 
 def _refuse_others(source: str, content: dict[str, Any]) -> None:

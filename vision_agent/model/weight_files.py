@@ -116,13 +116,13 @@ def _open_shards(folder: Path, index: str, exact: bool) -> list[WeightFile]:
     return files
 
 
-def stored_dtype(folder: Path) -> torch.dtype:
-    """Return the number format of a folder's weights, by its first tensor.
+def stored_dtype(folder: Path, *, exact: bool = True) -> torch.dtype:
+    """Return the number format of a folder's weights, by its first tensor; `exact` is as for `open_weights`.
 
     Raises:
         CheckpointError: see `load_weights`.
     """
-    for file in open_weights(folder):
+    for file in open_weights(folder, exact=exact):
         for key in file.keys():
             return file.tensor(key).dtype
     raise CheckpointError(f"the weight files in {str(folder)!r} are empty")

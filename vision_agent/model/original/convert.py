@@ -3,16 +3,18 @@
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from vision_agent.errors import CheckpointError
-from vision_agent.model.original.configuration import is_original
-from vision_agent.model.original.loading import OriginalCheckpoint, load_original, read_content
+from vision_agent.model.original.configuration import OriginalSettings, is_original
+from vision_agent.model.original.loading import load_original, read_content
 from vision_agent.model.original.tokenizers import IMAGE_TOKENS
 from vision_agent.model.quiet import quiet
 from vision_agent.model.weight_files import stored_dtype
 
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def convert(src: Path, dst: Path) -> None:
@@ -40,39 +42,39 @@ def convert(src: Path, dst: Path) -> None:
     partial = dst.with_name(f".{dst.name}.{os.getpid()}.partial")
     try:
         partial.mkdir()
-        _write(checkpoint, partial)
+        write_native(checkpoint.model, checkpoint.tokenizer, checkpoint, checkpoint.end_ids, partial)
         os.rename(partial, dst)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def native_extras(checkpoint: OriginalCheckpoint) -> dict[str, str | int | bool | list[int] | None]:
+def native_extras(settings: OriginalSettings, end_ids: Sequence[int]) -> dict[str, str | int | bool | list[int] | None]:
     """Return what the native format cannot say: the value of `"vision_agent"` in a converted `config.json`."""
     return {
-        "template": checkpoint.template.name,
-        "system_message": checkpoint.template.system_message,
-        "ps_version": checkpoint.ps_version,
-        "dynamic": checkpoint.dynamic,
-        "thumbnail": checkpoint.thumbnail,
-        "end_ids": checkpoint.end_ids,
+        "template": settings.template.name,
+        "system_message": settings.template.system_message,
+        "ps_version": settings.ps_version,
+        "dynamic": settings.dynamic,
+        "thumbnail": settings.thumbnail,
+        "end_ids": list(end_ids),
     }
 
 
-def _write(checkpoint: OriginalCheckpoint, folder: Path) -> None:
-    model, tokenizer = checkpoint.model, checkpoint.tokenizer
-    model.config.vision_agent = native_extras(checkpoint)
+def write_native(model: Any, tokenizer: Any, settings: OriginalSettings, end_ids: Sequence[int], folder: Path) -> None:
+    """Write a model that was loaded from the original format into an empty folder, in the native one."""
+    model.config.vision_agent = native_extras(settings, end_ids)
     with quiet():
         model.save_pretrained(folder, max_shard_size="5GB")
     tokenizer.save_pretrained(folder)
     processor = {
         "image_processor_type": "GotOcr2ImageProcessor",
         "processor_class": "InternVLProcessor",
-        "crop_to_patches": checkpoint.max_tiles > 1,
-        "min_patches": checkpoint.min_tiles,
-        "max_patches": checkpoint.max_tiles,
-        "size": {"height": checkpoint.tile_size, "width": checkpoint.tile_size},
-        "image_mean": list(_IMAGENET_MEAN),
-        "image_std": list(_IMAGENET_STD),
+        "crop_to_patches": settings.max_tiles > 1,
+        "min_patches": settings.min_tiles,
+        "max_patches": settings.max_tiles,
+        "size": {"height": settings.tile_size, "width": settings.tile_size},
+        "image_mean": list(IMAGENET_MEAN),
+        "image_std": list(IMAGENET_STD),
     }
     _write_json(folder / "preprocessor_config.json", processor)
     joint = {"processor_class": "InternVLProcessor", "image_seq_length": model.config.image_seq_length}
@@ -80,9 +82,9 @@ def _write(checkpoint: OriginalCheckpoint, folder: Path) -> None:
     # The native processor asks its tokenizer for the image tokens by these names. It has a place for a video token
     # of its own too, which original vocabularies lack.
     path = folder / "tokenizer_config.json"
-    settings = json.loads(path.read_text("utf-8"))
-    settings |= IMAGE_TOKENS | {"video_token": IMAGE_TOKENS["context_image_token"]}
-    _write_json(path, settings)
+    named = json.loads(path.read_text("utf-8"))
+    named |= IMAGE_TOKENS | {"video_token": IMAGE_TOKENS["context_image_token"]}
+    _write_json(path, named)
 
 
 def _write_json(path: Path, content: dict[str, object]) -> None:

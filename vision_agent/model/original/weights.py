@@ -23,6 +23,7 @@ from vision_agent.model.fingerprint import WeightSample
 from vision_agent.model.weight_files import WeightFile, listed_names, refuse_integers, refuse_packed
 
 _Split = Callable[[Tensor, Any], Sequence[Tensor]]
+_Join = Callable[[Sequence[Tensor], Any], Tensor]
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,13 @@ class Rule:
         pattern: matches the whole original name.
         names: the native names, which may refer to groups of the pattern; none if the tensor is recomputed.
         split: gives one tensor for each of the names; None keeps the tensor as it is.
+        join: makes of one tensor for each of the names the original one again, where there are several.
     """
 
     pattern: str
     names: tuple[str, ...]
     split: _Split | None = None
+    join: _Join | None = None
 
     def native_names(self, key: str) -> tuple[str, ...] | None:
         """Return the native names of this original tensor; None if the rule is not about it."""
@@ -50,6 +53,10 @@ def _thirds(fused: Tensor, config: InternVLConfig) -> Sequence[Tensor]:
     return fused.chunk(3)
 
 
+def _from_thirds(pieces: Sequence[Tensor], config: InternVLConfig) -> Tensor:
+    return torch.cat(list(pieces))
+
+
 def _grouped_heads(fused: Tensor, config: InternVLConfig) -> Sequence[Tensor]:
     """InternLM2's rows: for each key head its G query heads, then the key head, then the value head."""
     text: Any = config.text_config
@@ -57,6 +64,14 @@ def _grouped_heads(fused: Tensor, config: InternVLConfig) -> Sequence[Tensor]:
     heads_KGDH = fused.reshape(text.num_key_value_heads, groups + 2, -1, *fused.shape[1:])
     pieces = heads_KGDH[:, :groups], heads_KGDH[:, groups], heads_KGDH[:, groups + 1]
     return [piece.reshape(-1, *fused.shape[1:]) for piece in pieces]
+
+
+def _from_grouped_heads(pieces: Sequence[Tensor], config: InternVLConfig) -> Tensor:
+    text: Any = config.text_config
+    rest = pieces[0].shape[1:]
+    rows = pieces[1].shape[0] // text.num_key_value_heads  # of a head
+    heads_KGDH = [piece.reshape(text.num_key_value_heads, -1, rows, *rest) for piece in pieces]
+    return torch.cat(heads_KGDH, dim=1).reshape(-1, *rest)
 
 
 def _position_grid(positions_1LE: Tensor, config: InternVLConfig) -> Sequence[Tensor]:
@@ -89,6 +104,7 @@ VISION_RULES = (
         _IN_BLOCK + r"\.attn\.qkv\.(weight|bias)",
         tuple(f"{_BLOCK}.attention.{name}_proj.\\2" for name in "qkv"),
         _thirds,
+        _from_thirds,
     ),
     Rule(_IN_BLOCK + r"\.attn\.(q|k)_norm\.weight", (_BLOCK + r".attention.\2_norm.weight",)),
     Rule(_IN_BLOCK + r"\.attn\.proj\.(weight|bias)", (_BLOCK + r".attention.projection_layer.\2",)),
@@ -131,6 +147,7 @@ INTERNLM2_RULES = (
         _IN_LAYER + r"\.attention\.wqkv\.(weight|bias)",
         tuple(f"{_LAYER}.self_attn.{name}_proj.\\2" for name in "qkv"),
         _grouped_heads,
+        _from_grouped_heads,
     ),
     Rule(_IN_LAYER + r"\.attention\.wo\.(weight|bias)", (_LAYER + r".self_attn.o_proj.\2",)),
     Rule(_IN_LAYER + r"\.attention_norm\.weight", (_LAYER + ".input_layernorm.weight",)),
