@@ -46,6 +46,7 @@ def serve(
     drain_seconds: Annotated[
         float, typer.Option("--drain-seconds", help="What running requests get when the server is stopped.")
     ] = 30.0,
+    ui: Annotated[bool, typer.Option("--ui", help="Serve a web page to try the model with, at /.")] = False,
     with_mcp: Annotated[
         bool, typer.Option("--mcp/--no-mcp", help="Serve MCP at /mcp, where its extra is there.")
     ] = True,
@@ -73,6 +74,7 @@ def serve(
         max_queue=max_queue,
         request_seconds=seconds,
         drain_seconds=drain_seconds,
+        ui=ui,
     )
     options = guarded(options, host)
     listening = listen(host, port)
@@ -84,6 +86,8 @@ def serve(
     allowed = limits(allow_urls)
     mounted = form(served, roots=options.roots, limits=allowed).mounted if form is not None else None
     typer.echo(f"vision-agent: serving {options.name or served.model} at {url_of(listening)}", err=True)
+    if ui:
+        typer.echo(f"vision-agent: open {url_of(listening)}/ in a browser", err=True)
     process.run(served, options, listening, mounted)
 
 

@@ -9,6 +9,7 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 from vision_agent._distribution import DISTRIBUTION
 from vision_agent.serve.chat_reply import ChatChunk, ChatCompletion, ModelList, Refusal
 from vision_agent.serve.chat_request import ChatRequest
+from vision_agent.serve.document_page import DOCUMENT_PAGE_PATH, DocumentPage, DocumentPageRequest
 from vision_agent.serve.moondream_endpoint import MOONDREAM_PATHS, MoondreamRequest
 from vision_agent.serve.verb_endpoint import VerbEndpoint
 
@@ -39,7 +40,8 @@ def api_schema(verbs: Sequence[VerbEndpoint]) -> dict[str, Any]:
     asked = [(endpoint.model, "validation") for endpoint in verbs]
     results = dict.fromkeys((result, "serialization") for endpoint in verbs for result in endpoint.form.results)
     chat = [(ChatRequest, "validation"), *((each, "serialization") for each in (ChatCompletion, ChatChunk, ModelList))]
-    wanted: Any = [*asked, *results, *chat, (MoondreamRequest, "validation"), (Refusal, "serialization")]
+    pages = [(DocumentPageRequest, "validation"), (DocumentPage, "serialization")]
+    wanted: Any = [*asked, *results, *chat, *pages, (MoondreamRequest, "validation"), (Refusal, "serialization")]
     refs, defined = models_json_schema(wanted, ref_template=_REF, schema_generator=_Quiet)
     schemas = defined["$defs"]
     if "Mask" in schemas:
@@ -56,6 +58,14 @@ def api_schema(verbs: Sequence[VerbEndpoint]) -> dict[str, Any]:
         "parameters": [job],
         "get": _got("Say how a job is, with its result once it is done.", _json(_JOB)),
         "delete": _got("Give a job up.", _json(_JOB)),
+    }
+    asked_page = refs[DocumentPageRequest, "validation"]
+    paths[DOCUMENT_PAGE_PATH] = {
+        "post": {
+            **_got("Draw one page of a document.", _json(refs[DocumentPage, "serialization"])),
+            "operationId": "document_page",
+            "requestBody": _body({**_json(asked_page), "multipart/form-data": {"schema": asked_page}}),
+        }
     }
     for path in MOONDREAM_PATHS:
         told = _got("Answer moondream's client.", _json({"type": "object"}))

@@ -17,6 +17,7 @@ from vision_agent.serve.api_schema import api_schema
 from vision_agent.serve.chat_endpoint import ChatEndpoint
 from vision_agent.serve.counters import Counters
 from vision_agent.serve.desk import Desk
+from vision_agent.serve.document_page import DOCUMENT_PAGE_PATH, DocumentPageEndpoint
 from vision_agent.serve.gate import Gate, record_of
 from vision_agent.serve.moondream_endpoint import MOONDREAM_PATHS, MoondreamEndpoint
 from vision_agent.serve.options import ServeOptions
@@ -24,6 +25,7 @@ from vision_agent.serve.problems import Problem
 from vision_agent.serve.request_sources import Sources
 from vision_agent.serve.verb_endpoint import VerbEndpoint
 from vision_agent.serve.verb_forms import VERBS
+from vision_agent.serve.web_page import page_files, sent_file
 
 if TYPE_CHECKING:
     from vision_agent.agent import VisionAgent
@@ -67,8 +69,12 @@ class Application:
         self._routes |= {endpoint.form.path: {"POST": endpoint.answer} for endpoint in self._verbs}
         moondream = MoondreamEndpoint(agent, self._desk, sources, chat.check_model)
         self._routes |= {path: {"POST": moondream.answer} for path in MOONDREAM_PATHS}
+        pages = DocumentPageEndpoint(self._desk, sources)
+        self._routes[DOCUMENT_PAGE_PATH] = {"POST": pages.answer}
+        self._page = page_files() if options.ui else {}
+        self._routes |= {path: {"GET": self._page_file} for path in self._page}
         self._described: dict[str, Any] | None = None
-        self._gate = Gate(self._answer, options, self.counters)
+        self._gate = Gate(self._answer, options, self.counters, frozenset(self._page))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._gate(scope, receive, send)
@@ -110,6 +116,9 @@ class Application:
         if self._desk.draining:
             return JSONResponse({"status": "stopping"}, 503)
         return JSONResponse({"status": "ready"})
+
+    async def _page_file(self, request: Request) -> Response:
+        return sent_file(self._page[request.scope["path"]])
 
     async def _schema(self, request: Request) -> Response:
         if self._described is None:

@@ -49,10 +49,17 @@ def record_of(scope: Scope) -> RequestRecord:
 
 
 class Gate:
-    """Guards an application. All that goes wrong behind it becomes a response in one form."""
+    """Guards an application. All that goes wrong behind it becomes a response in one form.
 
-    def __init__(self, app: ASGIApp, options: ServeOptions, counters: Counters) -> None:
+    Args:
+        open_paths: what needs no key, beside the probes.
+    """
+
+    def __init__(
+        self, app: ASGIApp, options: ServeOptions, counters: Counters, open_paths: frozenset[str] = frozenset()
+    ) -> None:
         self._app = app
+        self._open_paths = open_paths.union(OPEN_PATHS)
         self._options = options
         self._counters = counters
         self._keys = [hashlib.sha256(key.encode()).digest() for key in options.keys]
@@ -90,7 +97,7 @@ class Gate:
     async def _checked(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         self._check_host(headers)
-        if scope["path"] not in OPEN_PATHS:
+        if scope["path"] not in self._open_paths:
             self._check_key(headers)
         await self._app(scope, self._bounded(headers, receive), send)
 

@@ -23,6 +23,7 @@ class ServeOptions:
         roots: folders whose images and documents requests may name by path.
         name: by which clients ask for the model; None for the checkpoint's own.
         allow_urls: https addresses of images are fetched, as the agent's image limits allow.
+        ui: a web page for people is served, too, at `/`.
         max_body_bytes: of a request.
         max_images: of a request.
         max_pixels: of an image.
@@ -48,6 +49,7 @@ class ServeOptions:
     roots: tuple[Path, ...] = ()
     name: str | None = None
     allow_urls: bool = False
+    ui: bool = False
     max_body_bytes: int = 32 * 2**20
     max_images: int = 16
     max_pixels: int = 50_000_000
