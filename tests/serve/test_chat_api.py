@@ -71,6 +71,10 @@ def test_a_route_is_told_exactly_and_in_words(
     again = [*shown("find the dog", data_url), message, {"role": "user", "content": "what colour is the dog?"}]
     second = client.chat.completions.create(model="default", messages=again)
     assert second.usage.prompt_tokens > answered.usage.prompt_tokens
+    assert second.choices[0].message.content == "white", "the words of the server about boxes are not the model's"
+    again[-1] = {"role": "user", "content": "outline the dog"}
+    third = client.chat.completions.create(model="default", messages=again).choices[0].message
+    assert third.model_extra["vision"]["routes"][0]["token"] == "[SEG]"
 
 
 def test_masks_come_with_an_answer(client: openai.OpenAI, data_url: str) -> None:

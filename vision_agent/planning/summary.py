@@ -18,6 +18,10 @@ from vision_agent.results.segmentation import Segmentation
 
 _QUOTED = 300  # most characters of read words; the step has all
 _PLACES = 8  # most boxes in a line
+_ROUTED = re.compile(
+    r".+: (?:(?:outlined, )?\d+ found, at \(.+|not found|made an image of .+ pixels|\[\w+\] needs an image, .+)"
+    r"|reads(?: in image \d+)? \".*\"|no text was found(?: in image \d+)?"
+)
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 
 
@@ -88,6 +92,14 @@ def routed_line(routed: RoutedText, images: int) -> str:
         return f"{name}: {result!r}"
     verb = "outlined, " if isinstance(result, Segmentation) and len(result) else ""
     return f"{name}: {verb}{places(objects_of(routed.detections, ''), ())}"
+
+
+def without_routed_lines(text: str) -> str:
+    """Return an earlier answer without the lines of `routed_line` at its end: the model did not write them."""
+    lines = text.split("\n")
+    while len(lines) > 1 and _ROUTED.fullmatch(lines[-1]):
+        lines.pop()
+    return "\n".join(lines)
 
 
 def comparison_line(step: PlannedStep, numbers: Sequence[int], values: Sequence[float]) -> str:

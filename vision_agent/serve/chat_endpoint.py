@@ -20,7 +20,7 @@ from vision_agent.generation.options import GenerationOptions
 from vision_agent.inference.engine import InferenceEngine
 from vision_agent.planning.formed_answer import FormedRequest, Said, read_said
 from vision_agent.planning.message_rounds import MessageRounds, call_text, typed_text
-from vision_agent.planning.summary import routed_line
+from vision_agent.planning.summary import routed_line, without_routed_lines
 from vision_agent.results.answers import Answer
 from vision_agent.results.events import AnswerDone, TextDelta
 from vision_agent.routing.policy import RouteChoice
@@ -345,6 +345,7 @@ def conversation_of(messages: list[Message], sources: Sources, preface: str = ""
             calls = message.tool_calls or []
             called |= {call.id: call.function.name for call in calls}
             words = "".join(part.text or part.refusal or "" for part in message.parts) or message.refusal or ""
+            words = without_routed_lines(words)  # what `_Reply` put there would be strange to the model
             rounds.answer(words, *(_written_call(call, f"{place}.tool_calls[{n}]") for n, call in enumerate(calls)))
             continue
         text = ""

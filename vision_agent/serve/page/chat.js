@@ -73,7 +73,7 @@ export class Chat {
     for await (const chunk of stream("chat/completions", asked, signal)) {
       const { delta } = chunk.choices[0];
       if (delta.content) words.append(delta.content);
-      if (delta.refusal) bubble.append(element("p", { class: "help" }, delta.refusal));
+      if (delta.refusal && delta.refusal !== words.textContent) bubble.append(element("p", { class: "help" }, delta.refusal));
       if (delta.vision) this.#found(bubble, readVision(delta.vision));
       byId("log").scrollTop = byId("log").scrollHeight;
     }
