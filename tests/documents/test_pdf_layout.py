@@ -197,6 +197,24 @@ def test_markdown_and_tree_say_the_same(society: OcrResult) -> None:
     assert [child.kind for child in part.children] == ["text", "code", "caption", "list", "footnote"]
 
 
+def test_numbers_in_brackets_head_sections_where_they_are_larger_than_the_text() -> None:
+    def draw(canvas: Canvas) -> None:
+        for size, y, text in ((10.8, 520, "(1) Revision of the act"), (10.8, 400, "(2) Classes of accidents")):
+            canvas.setFont("Helvetica", size)
+            canvas.drawString(40, y, text)
+            canvas.setFont("Helvetica", 10)
+            for row in range(5):
+                canvas.drawString(
+                    40, y - 24 - 14 * row, f"What the act says of {row} is told in this row of running text."
+                )
+        canvas.drawString(40, 270, "(3) one of the size of the text")
+        canvas.showPage()
+
+    document = read(pdf(draw))
+    titles = [block.text for block in document.pages[0].blocks if block.kind == "title"]
+    assert titles == ["(1) Revision of the act", "(2) Classes of accidents"]
+
+
 def test_a_sentence_about_a_figure_is_no_caption() -> None:
     def draw(canvas: Canvas) -> None:
         canvas.drawString(20, 500, "Figure 2 shows what was seen in the harbour.")

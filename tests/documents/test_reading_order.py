@@ -79,6 +79,35 @@ def test_rows_of_short_pieces_are_no_columns() -> None:
     ]
 
 
+def test_a_table_within_a_column_does_not_hide_the_gutter() -> None:
+    left = [line(f"left column row {row} of running text", 40, 120 + 26 * row) for row in range(5)]
+    for row in range(8):  # more cells than lines
+        left += [line(f"a{row}", 60 + 90 * cell, 260 + 26 * row) for cell in range(4)]
+    right = [line(f"right column row {row} of running text", 520, 120 + 26 * row) for row in range(13)]
+    texts = order([*right, *left], (1000, 600))
+    assert texts[:5] == [each.text for each in left[:5]]
+    assert texts[-13:] == [each.text for each in right]
+
+
+def test_two_pages_of_a_questionnaire_on_one_sheet_are_read_one_after_the_other() -> None:
+    # As in a published survey (Global Study on Legal Aid): few full lines, many short choices, all on one grid.
+    pages: list[list[Line]] = [[], []]
+    for side, (x, names) in enumerate(
+        (
+            (40, ("Yes, at the national level", "Yes, at a lower level", "No")),
+            (640, ("It is up to each", "Don't know", "Other")),
+        )
+    ):
+        for question in range(4):
+            top = 60 + 120 * question
+            asked = f"{20 + 4 * side + question}. If your country has an institutional provider, does it"
+            pages[side].append(line(asked, x, top))
+            pages[side].append(line("have specialised units for representing those in need?", x, top + 20))
+            pages[side] += [line(name, x + 20, top + 44 + 20 * row) for row, name in enumerate(names)]
+    texts = order([each for pair in zip(*pages, strict=True) for each in pair], (1300, 600))
+    assert texts == [each.text for page in pages for each in page]
+
+
 def test_lists_captions_and_page_numbers_are_told_from_text() -> None:
     lines = [line(f"running text of the first paragraph {row}", 60, 200 + 25 * row) for row in range(4)]
     lines += [line(f"• item {row} of the list", 60, 400 + 25 * row) for row in range(3)]

@@ -213,10 +213,18 @@ def _are_columns(boxes: Boxes, zone: npt.NDArray[np.int64], cut: float, typical:
             return False
         widths = boxes[side, 2] - boxes[side, 0]
         full = boxes[side, 2].max() - boxes[side, 0].min()
-        # Running text fills its column, line for line; cells of a table rarely do.
-        if np.median(widths) < max(_COLUMN_WIDTH * typical, 0.6 * full):
+        # Running text fills its column, line for line; cells of a table rarely do. A table may stand in the column:
+        # most of what is written then still stands in lines that fill it.
+        if _median_of_length(widths) < max(_COLUMN_WIDTH * typical, 0.6 * full):
             return False
     return True
+
+
+def _median_of_length(widths: Boxes) -> float:
+    """The width above which half of all that is written stands, by its length."""
+    order = np.sort(widths)
+    summed = np.cumsum(order)
+    return float(order[np.searchsorted(summed, summed[-1] / 2)])
 
 
 # --- blocks

@@ -23,6 +23,7 @@ _NUMBERED = re.compile(
     r"^(?:(?i:chapter|section|part|appendix|kapitel|abschnitt|anhang|chapitre|annexe|capítulo|capitolo)\s+)?"
     r"(?P<number>\d{1,2}(?:\.\d{1,2})*|[A-Z](?:\.\d{1,2})+|(?:[A-Z]|[IVX]{2,5})(?=[.:)]))[.:)]?\s+(?=\S)"
 )
+_BRACKETED = re.compile(r"^[(\uff08]\d{1,2}[)\uff09]\s*(?=\S)")
 _DEPTH = re.compile(r"^(?:\d{1,2}|[A-Z])(?:\.\d{1,2})+$|^\d{1,2}$|^[A-Z]$|^[IVX]{1,5}$")
 _LEADER = re.compile(r"(\.\s?){4,}|(\.\s){3,}|…{2,}")
 _FOOT_MARK = re.compile(r"^([⁰¹²³⁴⁵⁶⁷⁸⁹]+|\d{1,2}(?=\s*[A-Z\"(h])|[*†‡§]+|\(\d{1,2}\))\s*\S")
@@ -193,7 +194,8 @@ def _is_heading(each: _Seen, body: _Style) -> bool:
         return block.kind == "title" or ratio >= 1.3
     heavy = each.style.bold and not body.bold and ratio >= 0.93
     capital = rows == 1 and text.isupper() and letters >= 5 and len(words) <= 10 and ratio >= 0.97 and len(words) >= 1
-    numbered = number is not None and ratio >= 1.04 and _DEPTH.match(number["number"]) is not None
+    numbered = number is not None and _DEPTH.match(number["number"]) is not None
+    numbered = (numbered or _BRACKETED.match(text) is not None) and ratio >= 1.04
     slanted = each.style.italic and not body.italic and rows == 1 and len(words) <= 8 and 0.97 <= ratio
     slanted = slanted and not text.endswith((".", ":", ")")) and first.isupper()
     return ratio >= _LARGER or heavy or numbered or slanted or (capital and not body.capital)

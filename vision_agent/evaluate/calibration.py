@@ -49,7 +49,7 @@ class ScoreSettings:
         temperature: least log loss of the surest boxes' scores as probabilities that the box is right.
         threshold: of the boxes that `detect` gives: best F1. Scores at which more than a tenth of the absent phrases
             get a box are left out: an agent that sees objects which are not there is worse than one that misses some.
-            Where F1 is as good as level, the lowest score is taken, which misses fewest.
+            Of the scores where F1 is as good as level, the one in the middle is taken: which is best is chance.
         presence: of the best box, for a "yes": best balanced accuracy over objects that are there and objects that are
             not (random, frequent, and likely ones, see `evaluate.short_answers`).
         maybe: of the best box, for an answer with a doubt to a question that names an object: best accuracy where seven
@@ -96,13 +96,13 @@ def best_settings(agent: VisionAgent, data: Path, limit: int | None = None) -> S
     absent = np.array([question.found.scores.max(initial=0.0) for question in questions if not len(question.truth)])
     quiet = [least for least in _CANDIDATES if np.mean(absent >= least) <= _MOST_FALSE]
     quality = {least: f1(questions, agent, least) for least in quiet or _CANDIDATES[-1:]}
-    level = _LEVEL * max(quality.values())
+    level = [least for least, value in quality.items() if value >= _LEVEL * max(quality.values())]
     presence = _best(lambda least: float(np.mean(there >= least) + np.mean(not_there < least)))
     maybe = _best(lambda least: float(_GRANTED * np.mean(there >= least) + (1 - _GRANTED) * np.mean(not_there < least)))
     return ScoreSettings(
         **weights,
         temperature=temperature,
-        threshold=min(least for least, value in quality.items() if value >= level),
+        threshold=level[len(level) // 2],
         presence=presence,
         maybe=min(maybe, presence),
         counted=_best_for_numbers(counted),
