@@ -8,7 +8,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet 
 CHECKED := $(wildcard vision_agent decoders tools tests examples benchmarks)
 
 
-.PHONY: demo test test-clients mutants lint types format clean
+.PHONY: demo test test-clients browser mutants lint types format clean
 # Two pips in one environment would disturb each other.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
@@ -26,6 +26,13 @@ test: lint types
 test-clients: $(VENV)/.test-installed $(VENV)-clients/.installed
 	$(BIN)/python tests/tools/mcp_clients.py $(VENV)-clients/bin/python
 	$(BIN)/python tests/serve/openai_clients.py $(VENV)-clients/bin/python
+
+# Debian's Chromium, for the tests of the page. Nothing fails where it cannot be installed: they are skipped.
+browser:
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { \
+	  [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && timeout 300 sh -c 'apt-get -qq update; apt-get -qq install --yes --no-install-recommends chromium' >/dev/null 2>&1 \
+	  || echo "No chromium here, and none can be installed: the tests of the page are skipped." >&2; }
 
 # Plants faults of one line and runs the tests that should notice; `make mutants ONLY="box mask"` for some of them.
 mutants: $(VENV)/.test-installed

@@ -68,6 +68,12 @@ def test_contents(wheel: Path) -> None:
     assert {f"{info}/licenses/LICENSE", f"{info}/licenses/NOTICE", f"{info}/entry_points.txt"} <= names
 
 
+def test_the_page_is_packed(wheel: Path) -> None:
+    page = {path.relative_to(ROOT).as_posix() for path in (ROOT / "vision_agent" / "serve" / "page").iterdir()}
+    with zipfile.ZipFile(wheel) as archive:
+        assert len(page) > 10 and page - set(archive.namelist()) == set()
+
+
 @pytest.mark.parametrize("folder", ["vision_agent", "decoders", "tools"])
 def test_every_module_is_packed(wheel: Path, folder: str) -> None:
     inside = "" if folder == "vision_agent" else "vision_agent/"

@@ -14,7 +14,9 @@ export class FoundList {
     this.prefix = `found-${lists++}`;
     this.marks = [];
     list.addEventListener("keydown", (event) => this.#key(event));
-    list.addEventListener("focus", () => { if (this.active == null && this.marks.length) this.#go(0); });
+    list.addEventListener("focus", () => { // by keyboard: the pointer chooses by itself
+      if (this.active == null && this.marks.length && list.matches(":focus-visible")) this.#go(0);
+    });
     list.addEventListener("blur", () => hovered(null));
   }
 

@@ -45,7 +45,7 @@ export function tinted(mask, color, strong) {
       if (!inside[index]) continue;
       const edge = x < rim || y < rim || x >= width - rim || y >= height - rim
         || !inside[index - rim] || !inside[index + rim] || !inside[index - rim * width] || !inside[index + rim * width];
-      made.data.set([red, green, blue, edge ? 255 : strong ? 165 : 95], index * 4);
+      made.data.set([red, green, blue, edge ? 255 : strong ? 135 : 90], index * 4);
     }
   }
   return made;
