@@ -155,7 +155,7 @@ class VisionAgent:
 
         Args:
             name_or_path: a folder, a hub name, or `"default"` for the model in the package.
-            adapters: adapter folders, one for each route; those in the checkpoint's own `adapters/` are always loaded.
+            adapters: adapter folders, or those of runs; the checkpoint's own, in its `adapters/`, are always loaded.
             cache_dir: folder for downloads.
             local_files_only: never touch the network.
             image_limits: what images are accepted.
@@ -200,7 +200,7 @@ class VisionAgent:
         self._extractor = Extractor(self._document_reader.read, ask, parameters, self._limits)
         for own in backbone.own_routes:
             self._routes[own.spec.name] = build_own_route(own, backbone)
-        for folder in adapters:
+        for folder in (each for path in adapters for each in adapter_folders(path) or [path]):
             self.load_adapter(folder)
 
     @property

@@ -38,6 +38,6 @@ class StateBank:
         images = torch.randint(self._states_KMNC.shape[1], (len(rows),))
         return self._states_KMNC[rows, images]
 
-    def all_states(self) -> Tensor:
-        """Return the states (K, N, C) of all phrases, in their order, the mean over the images."""
-        return self._states_KMNC.mean(dim=1)
+    def first(self) -> Tensor:
+        """Return the states (K, N, C) of all phrases, in their order, under the first image."""
+        return self._states_KMNC[:, 0]

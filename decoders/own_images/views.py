@@ -63,7 +63,8 @@ def find_others(decoder: BoxDecoder, annotated: AnnotatedImage, encoded: Encoded
     unit_T4 = prepared.boxes_BL4[0][cells_T].clamp(0, 1).double().cpu().numpy()
     boxes = encoded.grid.convert(unit_T4, "unit", "image")
     taken = np.array([each.xyxy for each in annotated.objects], dtype=np.float64).reshape(-1, 4)
-    marked, kept = len(taken), []
+    marked = len(taken)
+    kept: list[float] = []
     for place, score in enumerate(best_T.tolist()):
         if score < _DOUBTFUL or len(kept) == _MOST_FOUND:
             break

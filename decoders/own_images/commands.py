@@ -1,0 +1,139 @@
+"""The command that teaches names of one's own: `vision-agent finetune`."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from vision_agent.cli.options import AdapterOption, DeviceOption, RunOption, agent
+from vision_agent.errors import AnnotationError, InputError, bad_argument
+
+if TYPE_CHECKING:
+    from vision_agent.data.annotations.annotated import AnnotationSet
+    from vision_agent.data.annotations.annotation_sets import AnnotationKind
+
+    from .finetuning import Report
+
+SetOption = Annotated[Path | None, typer.Option(help="The same, said to be of this kind.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `vision-agent`."""
+    app.command()(finetune)
+
+
+def finetune(
+    model: Annotated[str, typer.Argument(help="'default', or a checkpoint folder with a [DET] adapter.")],
+    out: RunOption,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", help="COCO JSON, data.yaml, or a folder: YOLO, VOC, LabelMe, or train/ and valid/ of these."
+        ),
+    ] = None,
+    coco: SetOption = None,
+    yolo: SetOption = None,
+    voc: SetOption = None,
+    labelme: SetOption = None,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="A folder with train/ and valid/ of any kind.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="Folder of the images, where they do not lie beside their file.")
+    ] = None,
+    validation: Annotated[
+        str, typer.Option("--validation", help="Share that is kept back to measure by, or another set of the kind.")
+    ] = "0.2",
+    keep: Annotated[
+        Path | None, typer.Option("--keep", help="A set with old names, to measure before and after; not learned from.")
+    ] = None,
+    keep_images: Annotated[Path | None, typer.Option("--keep-images", help="Folder of its images.")] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="Of the stage of boxes; by default six rounds over the images.")
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", help="Images a step.")] = 8,
+    seed: Annotated[int, typer.Option("--seed", help="Of all that is drawn.")] = 0,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad/--strict", help="Leave faulty parts out and say which, or refuse the set.")
+    ] = False,
+    flip: Annotated[
+        bool, typer.Option("--flip/--no-flip", help="Mirror images; not for names that mean a side.")
+    ] = True,
+    adapter: AdapterOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Teach a model's boxes and masks names of your own, from annotated images; print AP50 before and after."""
+    given = {"auto": data, "coco": coco, "yolo": yolo, "voc": voc, "labelme": labelme, "folder": folder}
+    named = {kind: path for kind, path in given.items() if path is not None}
+    if len(named) != 1:
+        expected = "one of --data, --coco, --yolo, --voc, --labelme and --folder"
+        raise InputError(bad_argument("data", expected, [f"--{kind}" for kind in named] or None))
+    for name, value in (("steps", steps), ("batch", batch)):
+        if value is not None and value < 1:
+            raise InputError(bad_argument(name, "at least 1", value))
+    ((kind, path),) = named.items()
+    annotations = _read(path, images, "auto" if kind == "folder" else kind, _share(validation), skip_bad)
+    kept = None if keep is None else _read(keep, keep_images, "auto", 0.5, skip_bad)
+    from vision_agent.evaluate.average_precision import average_precision as _  # noqa: F401  told before a model loads
+
+    from .finetuning import finetune_boxes
+    from .settings import OwnImagesTraining
+
+    settings = OwnImagesTraining(steps=steps, batch=batch, seed=seed, flip=flip)
+    loaded = agent(None if model == "default" else model, adapter, device, "auto")
+    report = finetune_boxes(loaded, annotations, out, settings, keep=kept, tell=_told)
+    print(_table(report))
+    _told(f'use them with --adapter {out}, or VisionAgent.from_pretrained(..., adapters=["{out}"])')
+
+
+def _read(path: Path, images: Path | None, kind: str, validation: float | str, skip_bad: bool) -> "AnnotationSet":
+    """Read a set; every fault is a line on stderr, before anything is loaded or trained."""
+    from vision_agent.data.annotations.annotation_sets import read_annotations
+
+    chosen = cast("AnnotationKind", kind)
+    try:
+        read = read_annotations(path, images=images, kind=chosen, validation=validation, skip_bad=skip_bad)
+    except AnnotationError as error:
+        for line in str(error).splitlines()[1:]:
+            _told(line)
+        raise
+    if read.left_out:
+        _told(f"left out of {str(path)!r}: {len(read.left_out)} faulty parts")
+        for line in read.left_out[:20]:
+            _told(f"  {line}")
+    counts = ", ".join(f"{name} {train}+{held}" for name in read.names for train, held in [read.count(name)])
+    _told(f"{path}: {len(read.train)} images to learn from, {len(read.validation)} to measure by; objects: {counts}")
+    return read
+
+
+def _share(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _told(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _table(report: "Report") -> str:
+    lines = ["name\tAP50 before\tAP50 after"]
+    for name in report.names:
+        before, after = report.before.by_name.get(name), report.after.by_name.get(name)
+        lines.append(f"{name}\t{_figure(before)}\t{_figure(after)}")
+    lines.append(f"all new names\t{_figure(report.before.ap50)}\t{_figure(report.after.ap50)}")
+    if report.keep_before is not None and report.keep_after is not None:
+        lines.append(f"old names (--keep)\t{_figure(report.keep_before.ap50)}\t{_figure(report.keep_after.ap50)}")
+    if report.agreement is not None:
+        lines.append(f"old names, as found before\t1.000\t{_figure(report.agreement)}")
+    if report.masks_after is not None:
+        lines.append(f"mean IoU of masks\t{_figure(report.masks_before)}\t{_figure(report.masks_after)}")
+    peak = "" if report.peak_bytes is None else f", {report.peak_bytes / 2**30:.1f} GiB at most"
+    lines.append(f"{report.seconds:.0f} s{peak}")
+    return "\n".join(lines)
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
