@@ -320,12 +320,13 @@ def test_a_stop_lets_requests_end(cli: CommandLine) -> None:
 
     calling = threading.Thread(target=call)
     calling.start()
-    done = cli("serve", "--port", port)
+    done = cli("serve", "--port", port, "--ui")
     calling.join()
     assert done.returncode == 0
     assert answers[0].status_code == 200 and answers[0].json()["kind"] == "generated_image"
-    first, *lines = done.stderr.splitlines()
+    first, second, *lines = done.stderr.splitlines()
     assert first == f"vision-agent: serving default at {url}"
+    assert second == f"vision-agent: open {url}/ in a browser"
     assert json.loads(lines[-1])["route"] == "/v1/vision/generate"
 
 

@@ -3,6 +3,7 @@
 They need Chromium, Debian's for example (`apt-get install chromium`), and are skipped where there is none.
 """
 
+import base64
 import io
 import json
 import shutil
@@ -93,6 +94,12 @@ def saved(page: Page, button: str) -> tuple[str, bytes]:
     return download.value.suggested_filename, Path(download.value.path()).read_bytes()
 
 
+def drawn_on(page: Page, canvas: str) -> io.BytesIO:
+    """What a canvas shows, as a PNG file."""
+    address: str = page.eval_on_selector(canvas, "one => one.toDataURL()")
+    return io.BytesIO(base64.b64decode(address.partition(",")[2]))
+
+
 def boxes(page: Page) -> list[list[float]]:
     """The boxes that are drawn, in pixels of the image."""
     read = "all => all.map(one => ['x', 'y', 'width', 'height'].map(name => Number(one.getAttribute(name))))"
@@ -141,10 +148,8 @@ def test_masks_are_drawn_and_saved(page: Page, photo: Path, agent: VisionAgent) 
     show(page, photo)
     do(page, "Outline", phrases="dog")
     own = agent.segment("dog", photo)
-    pixels = "one.getContext('2d').getImageData(0, 0, one.width, one.height).data"
-    alpha = f"one => Array.from({pixels}.filter((_, i) => i % 4 == 3), part => part > 0 ? 1 : 0).join('')"
-    drawn = np.array(list(page.eval_on_selector("#masks", alpha))) == "1"
-    assert (drawn.reshape(480, 640) == own[0].mask.to_array()).all()
+    with Image.open(drawn_on(page, "#masks")) as layer:
+        assert (np.asarray(layer.getchannel("A"), bool) == own[0].mask.to_array()).all()
 
     name, text = saved(page, "#save-json")
     assert name == f"{photo.stem}-segment.json"
@@ -160,6 +165,29 @@ def test_masks_are_drawn_and_saved(page: Page, photo: Path, agent: VisionAgent) 
     mask = own[0].mask.to_array()
     mask[:70] = False  # where the name stands
     assert moved[mask].mean() > 0.9 and moved[300:][~mask[300:]].mean() < 0.01
+
+
+def test_masks_of_large_photos_are_drawn_smaller_and_saved_whole(page: Page, photo: Path, tmp_path: Path) -> None:
+    with Image.open(photo) as image:
+        image.resize((1800, 1350)).save(tmp_path / "large.jpg", quality=80)
+    page.evaluate(DROP, base64.b64encode((tmp_path / "large.jpg").read_bytes()).decode())
+    expect(page.locator("#file-name")).to_have_text("dropped.jpg")
+    do(page, "Outline", phrases="frisbee")
+    mask = Segmentation.model_validate_json(saved(page, "#save-json")[1])[0].mask
+    with Image.open(drawn_on(page, "#masks")) as layer:
+        assert layer.size == (1600, 1200)
+        shown = np.asarray(layer.getchannel("A").resize((1800, 1350), Image.Resampling.NEAREST), bool)
+    assert (shown == mask.to_array()).mean() > 0.999
+    with Image.open(io.BytesIO(saved(page, "#save-png")[1])) as png:
+        assert png.size == (1800, 1350)
+
+
+DROP = """data => {
+  const bytes = Uint8Array.from(atob(data), char => char.charCodeAt(0));
+  const dataTransfer = new DataTransfer();
+  dataTransfer.items.add(new File([bytes], 'dropped.jpg', { type: 'image/jpeg' }));
+  document.getElementById('stage').dispatchEvent(new DragEvent('drop', { dataTransfer, bubbles: true }));
+}"""
 
 
 def test_points_counts_and_boxes_as_coco(page: Page, photo: Path, agent: VisionAgent) -> None:
@@ -455,6 +483,12 @@ def test_problems_are_told_in_words(browser: Browser, address: str, photo: Path,
         page.fill("#input-pages", "9")
         page.click("#start")
         expect(page.locator(problem)).to_contain_text("has 1 page")
+        page.route("**/vision/ocr", lambda route: None)  # never answered
+        page.click("#start")
+        page.click("#stop")
+        expect(page.locator("#start")).to_be_enabled()
+        expect(page.locator(problem)).to_be_hidden()
+        page.unroute("**/vision/ocr")
         page.context.set_offline(True)
         page.click("#start")
         expect(page.locator(problem)).to_have_text("The server cannot be reached. Is it still running?")

@@ -33,10 +33,23 @@ export function pixelsOf({ size: [height, width], counts }) {
 /** How many pixels are inside. */
 export const areaOf = (mask) => runLengths(mask.counts).reduce((sum, length, index) => sum + (index % 2 ? length : 0), 0);
 
-/** The tint of a mask as an image of its size: its color, with a firm rim. */
-export function tinted(mask, color, strong) {
+/** The pixels of a mask in an image whose longer side is at most `side`: `{width, height, inside}`. */
+export function sampled(mask, side) {
   const [height, width] = mask.size;
   const inside = pixelsOf(mask);
+  const scale = Math.min(1, side / Math.max(width, height));
+  if (scale === 1) return { width, height, inside };
+  const small = { width: Math.max(1, Math.round(width * scale)), height: Math.max(1, Math.round(height * scale)) };
+  small.inside = new Uint8Array(small.width * small.height);
+  for (let y = 0, index = 0; y < small.height; y++) {
+    const row = Math.floor(((y + 0.5) * height) / small.height) * width;
+    for (let x = 0; x < small.width; x++) small.inside[index++] = inside[row + Math.floor(((x + 0.5) * width) / small.width)];
+  }
+  return small;
+}
+
+/** The tint of a sampled mask: its color, with a firm rim. */
+export function tinted({ width, height, inside }, color, strong) {
   const [red, green, blue] = [1, 3, 5].map((start) => parseInt(color.slice(start, start + 2), 16));
   const rim = Math.max(1, Math.round(Math.sqrt(width * height) / 320));
   const made = new ImageData(width, height);

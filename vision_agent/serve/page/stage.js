@@ -1,9 +1,10 @@
 // The image, and what was found on it: masks on a canvas, outlines as shapes, names as tags.
 
 import { byId, colorsOf, element, percent, shape } from "./elements.js";
-import { tinted } from "./rle.js";
+import { sampled, tinted } from "./rle.js";
 
 const ZOOMS = [1, 1.5, 2.2, 3.2];
+const MASK_SIDE = 1600; // pixels of masks on the screen: those of large photos would make the pointer slow
 const MOST_TAGS = 60; // more names than that hide the image
 
 export class Stage {
@@ -82,7 +83,7 @@ export class Stage {
     const canvas = element("canvas", { width, height });
     const pen = canvas.getContext("2d");
     pen.drawImage(this.image, 0, 0, width, height);
-    if (this.canvas.width > 1) pen.drawImage(this.canvas, 0, 0, width, height);
+    this.#tint(pen, width, height, Infinity);
     pen.scale(width / this.places[0], height / this.places[1]);
     const unit = Math.sqrt(this.places[0] * this.places[1]) / 400;
     for (const mark of this.marks) this.#trace(pen, mark, unit);
@@ -122,14 +123,20 @@ export class Stage {
     if (masked.length && state === this.painted && masked[0] === this.first) return;
     [this.painted, this.first] = [state, masked[0]];
     if (!masked.length) { this.canvas.width = this.canvas.height = 1; return; }
-    const [height, width] = masked[0].mask.size;
+    const { width, height } = (masked[0].sampled ??= sampled(masked[0].mask, MASK_SIDE));
     [this.canvas.width, this.canvas.height] = [width, height];
-    const pen = this.canvas.getContext("2d");
-    const layer = element("canvas", { width, height });
-    for (const mark of masked.sort((one, other) => (one.score ?? 0) - (other.score ?? 0))) {
+    this.#tint(this.canvas.getContext("2d"), width, height, MASK_SIDE);
+  }
+
+  /** Lay the masks over each other, the surest on top. */
+  #tint(pen, width, height, side) {
+    const masked = this.marks.filter((mark) => mark.mask).sort((one, other) => (one.score ?? 0) - (other.score ?? 0));
+    for (const mark of masked) {
       const strong = mark.id === this.hot || mark.id === this.picked;
-      layer.getContext("2d").putImageData(tinted(mark.mask, this.colorOf(mark), strong), 0, 0);
-      pen.drawImage(layer, 0, 0);
+      const seen = side === MASK_SIDE ? (mark.sampled ??= sampled(mark.mask, side)) : sampled(mark.mask, side);
+      const layer = element("canvas", { width: seen.width, height: seen.height });
+      layer.getContext("2d").putImageData(tinted(seen, this.colorOf(mark), strong), 0, 0);
+      pen.drawImage(layer, 0, 0, width, height);
     }
   }
 
