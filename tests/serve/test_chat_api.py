@@ -202,6 +202,27 @@ def test_tools(client: openai.OpenAI) -> None:
     assert refused(client, messages=asked).param == "messages[2].tool_call_id"
 
 
+def allowed(mode: str, *names: str) -> dict[str, Any]:
+    """OpenAI's choice among some of the tools."""
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+def test_some_of_the_tools_are_allowed(client: openai.OpenAI) -> None:
+    functions = [{**TOOL["function"], "name": name} for name in ("get_weather", "get_time", "get_news")]
+    asked: dict[str, Any] = {
+        "model": "default",
+        "messages": [{"role": "user", "content": "what is the weather?"}],
+        "tools": [{"type": "function", "function": function} for function in functions],
+    }
+    for name in ("get_weather", "get_time", "get_news"):
+        answered = client.chat.completions.create(**asked, tool_choice=allowed("required", name))
+        assert [call.function.name for call in answered.choices[0].message.tool_calls] == [name]
+    one = client.chat.completions.create(**asked, tool_choice=allowed("auto", "get_time"))
+    alone = client.chat.completions.create(**{**asked, "tools": asked["tools"][1:2]})
+    assert one.usage.prompt_tokens == alone.usage.prompt_tokens, "the others are not shown to the model"
+
+
 def test_tools_in_streams(client: openai.OpenAI) -> None:
     asked: list[Any] = [{"role": "user", "content": "what is the weather?"}]
     with client.chat.completions.stream(
@@ -240,6 +261,9 @@ def test_tools_in_streams(client: openai.OpenAI) -> None:
         ({"messages": [{"role": "tool", "content": "1"}]}, "messages[0].tool_call_id"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tools": [{"type": "retrieval"}]}, "tools[0].type"),
+        ({"tools": [TOOL], "tool_choice": allowed("auto", "get_time")}, "tool_choice.allowed_tools.tools[0]"),
+        ({"tools": [TOOL], "tool_choice": allowed("never", "get_weather")}, "tool_choice.allowed_tools.mode"),
+        ({"tools": [TOOL], "tool_choice": allowed("auto")}, "tool_choice.allowed_tools.tools"),
         ({"tools": [TOOL], "response_format": {"type": "json_object"}}, "response_format"),
         ({"tools": [TOOL], "stop": "x"}, "stop"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),

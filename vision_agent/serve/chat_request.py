@@ -145,6 +145,25 @@ class NamedTool(_Part):
     function: NamedFunction
 
 
+class AllowedTools(_Part):
+    """Which of the tools may be called this time.
+
+    Attributes:
+        mode: whether one of them must be called.
+        tools: their names.
+    """
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Field(min_length=1, max_length=128)]
+
+
+class AllowedToolChoice(_Part):
+    """A choice among some of the tools."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+
 class JsonSchemaFormat(_Part):
     """A schema with a name."""
 
@@ -196,7 +215,7 @@ class ChatRequest(_Part):
     ) = None
     response_format: ResponseFormat | None = None
     tools: Annotated[list[ToolDefinition], Field(max_length=128)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedToolChoice | None = None
     parallel_tool_calls: bool | None = None
     routes: Annotated[list[str], Field(max_length=20)] | None = None
     # Notes of the caller's own: nothing of an answer depends on them.
@@ -234,14 +253,25 @@ class ChatRequest(_Part):
         """The tools that the answer may call, as OpenAI has them."""
         if self.tool_choice == "none":
             return []
-        return [tool.model_dump(exclude_none=True) for tool in self.tools or ()]
+        allowed = self._allowed_names
+        tools = (tool for tool in self.tools or () if allowed is None or tool.function.name in allowed)
+        return [tool.model_dump(exclude_none=True) for tool in tools]
 
     @property
     def choice_of_tool(self) -> str | None:
         """`ANY_TOOL`, the name of the tool that must be called, or None."""
         if isinstance(self.tool_choice, NamedTool):
             return self.tool_choice.function.name
-        return ANY_TOOL if self.tool_choice == "required" else None
+        chosen = self.tool_choice
+        mode = chosen.allowed_tools.mode if isinstance(chosen, AllowedToolChoice) else chosen
+        return ANY_TOOL if mode == "required" else None
+
+    @property
+    def _allowed_names(self) -> list[str] | None:
+        """Of the tools that may be called; None for all."""
+        if not isinstance(self.tool_choice, AllowedToolChoice):
+            return None
+        return [tool.function.name for tool in self.tool_choice.allowed_tools.tools]
 
     def check(self, options: ServeOptions) -> None:
         """Refuse what cannot be done, by name: nothing is silently left out.
@@ -293,6 +323,10 @@ class ChatRequest(_Part):
             raise wrong(
                 "tool_choice", f"`tool_choice` must be one of the tools {names}, but got {self.choice_of_tool!r}"
             )
+        for index, name in enumerate(self._allowed_names or ()):
+            if name not in names:
+                where = f"tool_choice.allowed_tools.tools[{index}]"
+                raise wrong(where, f"`{where}` must be one of the tools {names}, but got {name!r}")
         formed = self.schema_of_answer is not None
         if formed and self.used_tools:
             raise wrong("response_format", "`response_format` with JSON and `tools` exclude each other")
