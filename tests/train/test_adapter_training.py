@@ -1,6 +1,7 @@
 """Training an adapter: a run that was killed, anywhere, ends as if it was not; nothing it reads can do harm."""
 
 import json
+import multiprocessing
 import os
 import pickle
 import random
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from vision_agent import BoxTargets, RouteSpec
-from vision_agent.errors import ConfigError
+from vision_agent.errors import ArgumentTypeError, ConfigError, InputError
 from vision_agent.routing.states import read_forced
 from vision_agent.train import loop
 from vision_agent.train.adapter_training import AdapterSample, AdapterTraining, forced_states, train_adapter
@@ -145,6 +146,78 @@ def test_a_run_of_other_settings_is_not_resumed(tmp_path: Path) -> None:
     train(tmp_path, AT_THE_END)
     with pytest.raises(ConfigError, match="another recipe: its settings"):
         train_adapter(tiny_backbone(), SPEC, draw, tmp_path, AdapterTraining(steps=4))
+
+
+def test_a_run_that_is_done_is_extended_and_never_cut(
+    straight: dict[str, torch.Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    numbers: list[int] = []
+    train(tmp_path, AT_THE_END, numbers)
+    assert "det: 100%" in capsys.readouterr().err  # progress is shown without being asked for
+    assert train(tmp_path, AT_THE_END, numbers)["token.input"].equal(straight["token.input"])
+    assert numbers == [0, 1, 2, 3, 4, 5]  # it was done
+    longer = AdapterTraining(steps=5, batch=2, rate=1e-2, warm_up=1)
+    train_adapter(tiny_backbone(), SPEC, lambda number: (numbers.append(number), draw(number))[1], tmp_path, longer)
+    assert numbers == list(range(10)) and [line["step"] for line in log(tmp_path)] == [0, 1, 2, 3, 4]
+    assert not load_file(tmp_path / "adapter.safetensors")["token.input"].equal(straight["token.input"])
+    with pytest.raises(ConfigError, match="has done 5 steps already, more than 3"):
+        train(tmp_path, AT_THE_END)
+
+
+def test_workers_that_are_started_anew_draw_the_same_and_are_no_other_recipe(
+    straight: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(number: int, loss: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, EVERY_STEP, on_step=die)
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        with pytest.raises(InputError, match="`draw` must be a function of a module"):
+            train_adapter(tiny_backbone(), SPEC, lambda number: draw(number), tmp_path, AdapterTraining(workers=1))
+        two = settings().model_copy(update={"workers": 1})
+        train_adapter(tiny_backbone(), SPEC, draw, tmp_path, two)
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+    resumed = load_file(tmp_path / "adapter.safetensors")
+    assert not [name for name in straight if not torch.equal(straight[name], resumed[name])]
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("backbone", "default"),
+        ("spec", "[DET]"),
+        ("draw", [draw]),
+        ("out", 3),
+        ("settings", {"steps": 3}),
+        ("on_step", "print"),
+    ],
+)
+def test_a_wrong_argument_is_told_before_anything_is_made(argument: str, value: Any, tmp_path: Path) -> None:
+    given = {"backbone": tiny_backbone(), "spec": SPEC, "draw": draw, "out": tmp_path / "new"} | {argument: value}
+    with pytest.raises(ArgumentTypeError, match=f"`{argument}` must be"):
+        train_adapter(**given)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("sample", "told"),
+    [
+        (None, r"`draw\(0\)` must be an AdapterSample"),
+        (AdapterSample("a.jpg", ("a dog",), None), r"`draw\(0\).image` must be a PIL image"),  # type: ignore[arg-type]
+        (AdapterSample(Image.new("RGB", (56, 56)), "a dog", None), r"`draw\(0\).phrases` must be a tuple"),  # type: ignore[arg-type]
+        (AdapterSample(Image.new("RGB", (56, 56)), (), None), r"`draw\(0\).phrases` must be at least one"),
+    ],
+)
+def test_a_wrong_sample_is_told_with_its_number(sample: Any, told: str, tmp_path: Path) -> None:
+    with pytest.raises((ArgumentTypeError, InputError), match=told):
+        train_adapter(tiny_backbone(), SPEC, lambda number: sample, tmp_path / "run", settings())
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="`out` must be a folder"):
+        train_adapter(tiny_backbone(), SPEC, draw, tmp_path / "file", settings())
 
 
 class _Harmful:

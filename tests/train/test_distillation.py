@@ -291,6 +291,20 @@ def test_ends_of_stages_have_their_shares_in_the_finished_model(data: Path, fini
         torch.testing.assert_close(mean[name].double(), expected, rtol=2e-3, atol=2e-4)
 
 
+def test_the_weights_it_starts_from_have_their_share(data: Path, finished: Path, tmp_path: Path) -> None:
+    config = distilling(finished / "model", steps=2)
+    before, after = weights_of(finished / "model"), weights_of(train(config, data, tmp_path / "all", "cpu"))
+    mixed = weights_of(train(config.model_copy(update={"init_share": 0.25}), data, tmp_path / "part", "cpu"))
+    moved = [name for name, tensor in before.items() if after[name].shape == tensor.shape]
+    moved = [name for name in moved if not torch.equal(before[name], after[name])]
+    assert [name for name in moved if "decoder" in name] and [name for name in moved if "vision_tower" in name]
+    for name in moved:
+        expected = 0.25 * before[name].double() + 0.75 * after[name].double()
+        torch.testing.assert_close(mixed[name].double(), expected, rtol=2e-3, atol=2e-4)
+    with pytest.raises(ValueError, match="`init_share` needs an `init`"):
+        TrainConfig.model_validate(config.model_dump() | {"init": None, "init_share": 0.25})
+
+
 def weights_of(model: Path) -> dict[str, torch.Tensor]:
     return load_file(model / "model.safetensors") | load_file(model / "adapters" / "det" / "adapter.safetensors")
 

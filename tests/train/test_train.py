@@ -17,12 +17,13 @@ from vision_agent import ConfigError, VisionAgent
 from vision_agent.cli.training import calibrate
 from vision_agent.data.copy_paste import CopyPaste, plain_background
 from vision_agent.data.dataset import TrainingMix
-from vision_agent.data.near_duplicates import difference_hash, near_duplicates
+from vision_agent.data.near_duplicates import near_duplicates
 from vision_agent.data.recipe import DataSection
 from vision_agent.data.recolor import PAINTABLE, colour_of, repainted
 from vision_agent.data.samples import absent_phrases, colour_phrases, make_sample, present_phrases
 from vision_agent.data.scene import Scene, flipped, mosaic, window
 from vision_agent.data.sources import Cutouts, split_of, split_of_image
+from vision_agent.images.perceptual_hash import difference_hash
 from vision_agent.inference.colors import COLOURS
 from vision_agent.train.config import DEFAULT_RECIPE, StageSection, TrainConfig, read_config
 from vision_agent.train.trainer import train

@@ -8,6 +8,8 @@ to the queries.
 Shape suffixes: B images, K phrases, N states of a phrase, C hidden size, T image tokens, L laid-out tokens.
 """
 
+import multiprocessing
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from vision_agent.errors import ConfigError, InputError, RouteError, bad_argument
+from vision_agent.errors import ArgumentTypeError, ConfigError, InputError, RouteError, bad_argument
 from vision_agent.model.attention import full_cache
 from vision_agent.model.backbone import Backbone
 from vision_agent.plugins.decoder import Decoder, DenseFeatures
@@ -50,7 +52,7 @@ class AdapterTraining(BaseModel):
     """How long and how fast an adapter learns.
 
     Attributes:
-        steps: optimiser steps.
+        steps: optimiser steps. A run that is done goes on when it is called with more.
         batch: images a step.
         rate: AdamW's rate after `warm_up` steps; it falls to zero along a cosine.
         workers: processes that draw samples; 0 draws them between the steps.
@@ -82,11 +84,16 @@ def train_adapter(
 ) -> Path:
     """Train a new route for a model, whose own weights are frozen. Call it again to resume a run that was stopped.
 
+    Progress, with the loss, is shown on stderr. A run that was started with fewer steps is extended: it goes on from
+    its last step with its optimiser, at the rate that the longer schedule has there. `workers` and `save_minutes` may
+    change from call to call.
+
     Args:
         backbone: the model, `agent.backbone`. Its vocabulary gets the route's token, which it must not have already:
             a running model would change. A run that is resumed may find its own token.
         spec: the token, the decoder's name and the number of queries.
         draw: sample `number`, from 0. The same number must give the same sample, so that a resumed run is the same run.
+            With `workers`, where processes are not forked (macOS, Windows), it must be a function of a module.
         out: the adapter's folder; beside its files, `recipe.json`, `state.pt` and `log.jsonl` of the run.
         settings: None for the values above.
         on_step: called as `on_step(step, loss)` after every step.
@@ -96,13 +103,18 @@ def train_adapter(
         the folder, for `agent.load_adapter`.
 
     Raises:
-        ConfigError: `out` holds a run with other settings or on another model; a decoder that needs more than features.
+        ArgumentTypeError: an argument, or a sample, of another type.
+        ConfigError: `out` holds a run with other settings, on another model, or of more steps; a decoder that needs
+            more than features.
         UnknownDecoderError: the decoder is not installed.
         RouteError: the vocabulary has the token already.
-        InputError: a sample without a phrase.
+        InputError: a sample without a phrase; `out` is a file; a `draw` that cannot be sent to `workers`.
         FloatingPointError: a loss that is not finite.
     """
+    _check_arguments(backbone, spec, draw, out, settings, on_step)
     folder, settings = Path(out), settings or AdapterTraining()
+    if settings.workers:
+        _check_sendable(draw)
     if spec.token in backbone.tokenizer.get_vocab() and not (folder / "recipe.json").is_file():
         raise RouteError(
             f"{backbone.name!r} has the token {spec.token!r} already, and training would change it: take another token"
@@ -185,7 +197,7 @@ class _Run:
         self.adapter = _Adapter(table[self.route.token_id].detach().float().clone(), self.route)
         self.recipe = {
             "spec": spec.model_dump(mode="json"),
-            "settings": settings.model_dump(mode="json", exclude={"workers", "save_minutes"}),
+            "settings": settings.model_dump(mode="json", exclude={"steps", "workers", "save_minutes"}),
             "decoder": self.decoder.settings,
             "model": backbone.fingerprint,
         }
@@ -213,6 +225,7 @@ class _Run:
             seed=lambda step: seed_of(settings.seed, step),
             batches=batches,
             losses=lambda samples: {"loss": self._loss(samples)},
+            extendable=True,
         )
 
     def write(self, folder: Path) -> None:
@@ -262,9 +275,47 @@ class _Drawn(Dataset[AdapterSample]):
     def __getitem__(self, index: int) -> AdapterSample:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        sample = self._draw(self._numbers[index])
+        number = self._numbers[index]
+        sample = self._draw(number)
+        if not isinstance(sample, AdapterSample):
+            raise ArgumentTypeError(bad_argument(f"draw({number})", "an AdapterSample", sample))
+        if not isinstance(sample.image, Image.Image):
+            expected = "a PIL image, such as `load_image` gives"
+            raise ArgumentTypeError(bad_argument(f"draw({number}).image", expected, sample.image))
+        if isinstance(sample.phrases, str) or not all(isinstance(each, str) for each in sample.phrases):
+            expected = "a tuple of strings"
+            raise ArgumentTypeError(bad_argument(f"draw({number}).phrases", expected, sample.phrases))
         if not sample.phrases:
-            raise InputError(
-                bad_argument(f"draw({self._numbers[index]}).phrases", "at least one phrase", sample.phrases)
-            )
+            raise InputError(bad_argument(f"draw({number}).phrases", "at least one phrase", sample.phrases))
         return sample
+
+
+def _check_arguments(
+    backbone: object, spec: object, draw: object, out: object, settings: object, on_step: object
+) -> None:
+    """Raise for an argument of another type, before anything is made."""
+    if not isinstance(backbone, Backbone):
+        raise ArgumentTypeError(bad_argument("backbone", "a Backbone, such as `agent.backbone`", backbone))
+    if not isinstance(spec, RouteSpec):
+        raise ArgumentTypeError(bad_argument("spec", "a RouteSpec", spec))
+    if not callable(draw):
+        raise ArgumentTypeError(bad_argument("draw", "a function of a number that returns an AdapterSample", draw))
+    if not isinstance(out, str | Path):
+        raise ArgumentTypeError(bad_argument("out", "the path of a folder", out))
+    if settings is not None and not isinstance(settings, AdapterTraining):
+        raise ArgumentTypeError(bad_argument("settings", "an AdapterTraining or None", settings))
+    if on_step is not None and not callable(on_step):
+        raise ArgumentTypeError(bad_argument("on_step", "a function of a step and its loss, or None", on_step))
+    if Path(out).exists() and not Path(out).is_dir():
+        raise InputError(bad_argument("out", "a folder, or a path to make one", str(out)))
+
+
+def _check_sendable(draw: Callable[[int], AdapterSample]) -> None:
+    """Raise where workers are started anew, not forked, and `draw` cannot be sent to them."""
+    if multiprocessing.get_start_method() == "fork":
+        return
+    try:
+        pickle.dumps(draw)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        expected = f"a function of a module, which `workers` can import, or `workers` 0 ({error})"
+        raise InputError(bad_argument("draw", expected, draw)) from error

@@ -83,6 +83,8 @@ class TrainConfig(RecipeSection):
     Attributes:
         init: folder of a checkpoint to start from, relative to the recipe; weights of the same name and shape are
             taken. None starts with random language weights and a tower pretrained on ImageNet.
+        init_share: what those weights weigh in the finished model, beside what training made of them. A little keeps
+            what training on narrower images forgets (https://arxiv.org/abs/2109.01903).
         stages: run in order.
     """
 
@@ -90,6 +92,7 @@ class TrainConfig(RecipeSection):
     save_minutes: float = Field(default=5.0, gt=0)
     workers: int = Field(default=2, ge=0)
     init: Path | None = None
+    init_share: float = Field(default=0.0, ge=0, lt=1)
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
     stages: tuple[StageSection, ...] = Field(min_length=1)
@@ -99,6 +102,8 @@ class TrainConfig(RecipeSection):
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
             raise ValueError(f"stages need different names, got {names!r}")
+        if self.init_share and self.init is None:
+            raise ValueError("`init_share` needs an `init`")
         return self
 
 

@@ -50,6 +50,7 @@ class Stage:
         ema: decay of the average of the weights; 0 keeps the last weights.
         more: see `Stateful`.
         deadline: when it ends, whatever steps are left; None for after its steps.
+        extendable: once done, it may be given more steps, and goes on with the same optimiser. It has no average.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Stage:
     more: Stateful | None = None
     deadline: "Deadline | None" = None
     share: float = 0.0
+    extendable: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,9 +129,13 @@ class TrainingLoop:
 
         Raises:
             FloatingPointError: a loss that is not finite.
+            ConfigError: it has done more steps already.
         """
         if stage.name in self._finished:
             return
+        if self._state["stage"] == stage.name and self._state["step"] > stage.steps:
+            done = f"has done {self._state['step']} steps already, more than {stage.steps}"
+            raise ConfigError(f"the run in {str(self._folder)!r} {done}; choose another `out`")
         start, earlier = 0, 0.0
         if self._state["stage"] == stage.name:
             start, earlier = self._state["step"], self._state.get("seconds", 0.0)
@@ -162,6 +168,9 @@ class TrainingLoop:
                 self._on_step(stage.name, step, total)
             if stage.deadline is not None and seconds > stage.deadline.minutes * 60:
                 break
+        if stage.extendable:
+            self._save(stage.name, stage.steps, stage, earlier + time.monotonic() - began)
+            return
         if self._stages_start_averaged:
             self._module.load_state_dict(self.average)
         self._keep_end(stage.share)

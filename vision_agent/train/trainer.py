@@ -136,6 +136,8 @@ class _Run:
         folder = self.out / "model"
         if self.loop.ends is not None:
             self.parts.load_state_dict(self.loop.ends)
+        if self.config.init is not None and self.config.init_share:
+            _mix_in(self.parts, self.config.init, self.config.init_share)
         save_backbone(self.backbone, folder)
         save_adapter(folder / "adapters" / self.route.spec.name, self.route, self.backbone)
         if self.config.init is not None and all(stage.kind == "distil" for stage in self.config.stages):
@@ -277,6 +279,18 @@ def _warm_start(parts: nn.ModuleDict, folder: Path) -> list[str]:
     parts.load_state_dict(fitting, strict=False)
     tied = {"model.lm_head.weight"} if "model.lm_head.weight" not in given else set()
     return sorted(set(own) - set(fitting) - tied)
+
+
+@torch.no_grad()
+def _mix_in(parts: nn.ModuleDict, folder: Path, share: float) -> None:
+    """Give the weights of a checkpoint their share beside those that are there; what it does not have stays."""
+    trained = {name: tensor.clone() for name, tensor in parts.state_dict().items()}
+    _warm_start(parts, folder)
+    for name, tensor in parts.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.lerp_(trained[name], 1 - share)
+        else:
+            tensor.copy_(trained[name])
 
 
 def _groups(parts: nn.ModuleDict, settings: StageSection) -> list[dict[str, Any]]:
