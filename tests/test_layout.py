@@ -19,9 +19,10 @@ PLUGGED_IN = ("vision_agent.decoders", "vision_agent.tools", "decoders", "tools"
 # The staircase, from the ground up: a folder (or a module beside the folders) imports only what stands before it.
 STAIRS = (
     *("__version__", "_distribution", "checkpoints", "errors", "geometry", "images", "results", "plugins", "model"),
-    *("generation", "routing", "checkpoint_export", "validation", "documents", "extract", "inference", "data"),
+    *("generation", "routing", "checkpoint_export", "validation", "documents", "extract", "inference", "embedding"),
+    "data",
     *("planning", "train"),
-    *("aio", "agent", "evaluate", "batch", "serve", "cli", "__main__"),
+    *("aio", "agent", "evaluate", "batch", "search", "serve", "cli", "__main__"),
 )
 SAME_NAME_ALLOWED = {"__init__", "options", "result", "loading"}
 MOST_LINES = {"agent.py": 1000}

@@ -39,10 +39,12 @@ from vision_agent.model.threads import wait_briefly
 from vision_agent.planning.plan import Plan, PlannedStep
 from vision_agent.planning.result import AgentResult, AgentStep
 from vision_agent.planning.run_events import AgentEvent, StepDone
+from vision_agent.plugins.embedder import Embedder
 from vision_agent.plugins.segmenter import Segmenter
 from vision_agent.plugins.tool import Tool, ToolAgent, ToolOutput, ToolResult
 from vision_agent.results.answers import Answer, RoutedText
 from vision_agent.results.box import Box
+from vision_agent.results.classification import Classification, LabelScore
 from vision_agent.results.detections import Detection, Detections
 from vision_agent.results.events import AnswerDone, AnswerEvent, ResultReady, RouteOpened, TextDelta
 from vision_agent.results.generated import GeneratedImage, GeneratedImages
@@ -80,6 +82,8 @@ if TYPE_CHECKING:
     )
     from vision_agent.plugins.route import RouteSpec
     from vision_agent.routing.adapter import Route, new_route, save_adapter
+    from vision_agent.search.hits import DuplicateGroup, Duplicates, IndexChanges, SearchHit, SearchResults
+    from vision_agent.search.index import Index
     from vision_agent.train.adapter_training import AdapterSample, AdapterTraining, train_adapter
 
 __version__ = "0.2.0"
@@ -111,6 +115,7 @@ __all__ = [
     "Chat",
     "ChatSettings",
     "CheckpointError",
+    "Classification",
     "ConfigError",
     "Constraint",
     "ConstraintState",
@@ -125,6 +130,9 @@ __all__ = [
     "DocumentContents",
     "DocumentError",
     "DocumentNode",
+    "DuplicateGroup",
+    "Duplicates",
+    "Embedder",
     "ExtractSettings",
     "Extraction",
     "ExtractionError",
@@ -138,8 +146,11 @@ __all__ = [
     "ImageLimits",
     "ImageStore",
     "ImageTooLargeError",
+    "Index",
+    "IndexChanges",
     "InputError",
     "KeyValue",
+    "LabelScore",
     "Line",
     "LoadSettings",
     "Mask",
@@ -162,6 +173,8 @@ __all__ = [
     "RouteSpec",
     "RoutedText",
     "RunSettings",
+    "SearchHit",
+    "SearchResults",
     "Segment",
     "SegmentSettings",
     "Segmentation",
@@ -236,6 +249,12 @@ _LAZY = {
     "sample_frames": "vision_agent.images.video",
     "save_adapter": "vision_agent.routing.adapter",
     "train_adapter": "vision_agent.train.adapter_training",
+    "DuplicateGroup": "vision_agent.search.hits",
+    "Duplicates": "vision_agent.search.hits",
+    "Index": "vision_agent.search.index",
+    "IndexChanges": "vision_agent.search.hits",
+    "SearchHit": "vision_agent.search.hits",
+    "SearchResults": "vision_agent.search.hits",
 }
 
 warn_of_namesake()

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from vision_agent.planning.result import AgentResult
     from vision_agent.planning.run_events import AgentEvent
     from vision_agent.results.answers import Answer
+    from vision_agent.results.classification import Classification
     from vision_agent.results.events import AnswerEvent
     from vision_agent.results.points import Count
     from vision_agent.results.segmentation import Segmentation
@@ -116,6 +117,25 @@ class AwaitedCaption(Protocol):
     def __call__(
         self, image: "Iterator[ImageT]", **settings: "Unpack[CaptionSettings]"
     ) -> "Awaitable[AsyncIterator[Answer]]": ...
+
+
+class AwaitedClassify(Protocol):
+    """`VisionAgent.classify`, awaited."""
+
+    @overload
+    def __call__(
+        self, image: "Several[ImageT]", labels: Sequence[str], templates: str | Sequence[str] | None = None
+    ) -> "Awaitable[list[Classification]]": ...
+
+    @overload
+    def __call__(
+        self, image: "ImageSource", labels: Sequence[str], templates: str | Sequence[str] | None = None
+    ) -> "Awaitable[Classification]": ...
+
+    @overload
+    def __call__(
+        self, image: "Iterator[ImageT]", labels: Sequence[str], templates: str | Sequence[str] | None = None
+    ) -> "Awaitable[AsyncIterator[Classification]]": ...
 
 
 class AwaitedOcr(Protocol):

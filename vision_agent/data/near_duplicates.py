@@ -14,22 +14,14 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from tqdm import tqdm
 
 from vision_agent.data.sources import CocoPhotos, ImageArchive, split_of
+from vision_agent.images.perceptual_hash import difference_hash
 
-_SIDE = 16
 _MOST_BITS = 24
 _COCO_FORMAT = ("coco_train_448", "animals_256", "clothing_320")
 _PLAIN = ("backgrounds_320",)
-
-
-def difference_hash(image: Image.Image) -> NDArray[np.bool_]:
-    """Return 256 bits: whether each cell of a small grey copy is brighter than the one to its left."""
-    small = image.convert("L").resize((_SIDE + 1, _SIDE), Image.Resampling.BOX)
-    grey_HW = np.asarray(small, dtype=np.int16)
-    return (grey_HW[:, 1:] > grey_HW[:, :-1]).ravel()
 
 
 def near_duplicates(hashes: NDArray[np.bool_], splits: list[str]) -> list[int]:

@@ -23,6 +23,13 @@ Several: TypeAlias = list[ImageT] | tuple[ImageT, ...]
 
 CaptionLength: TypeAlias = Literal["short", "normal", "long"]
 
+CAPTION_REQUESTS = {
+    "short": ("describe the picture in one short sentence", 48),
+    "normal": ("describe the picture", 160),
+    "long": ("describe the picture in detail", 768),
+}
+"""What is asked for a caption of each length, and its most tokens."""
+
 
 class CaptionSettings(TypedDict, total=False):
     """The settings of `VisionAgent.caption`."""

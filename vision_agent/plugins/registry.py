@@ -11,9 +11,17 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vision_agent.errors import InputError, MissingExtraError, UnknownDecoderError, bad_argument, missing_extra
+from vision_agent.errors import (
+    CheckpointError,
+    InputError,
+    MissingExtraError,
+    UnknownDecoderError,
+    bad_argument,
+    missing_extra,
+)
 from vision_agent.plugins.tool import Tool
 
 if TYPE_CHECKING:
@@ -121,6 +129,7 @@ _DECODERS = _Group(
     restricted_by="VISION_AGENT_DECODERS",
 )
 _SEGMENTERS = _Group("vision_agent.segmenters", "segmenter")
+_EMBEDDERS = _Group("vision_agent.embedders", "embedder")
 _READERS = _Group("vision_agent.readers", "reader")
 _TOOLS = _Group("vision_agent.tools", "tool", "vision_agent.Tool", lambda loaded: isinstance(loaded, Tool))
 _TOOLKITS = _Group("vision_agent.toolkits", "toolkit")
@@ -177,6 +186,22 @@ def load_segmenter(name: str) -> Any:
         MissingExtraError: it needs a package that is not installed.
     """
     return _SEGMENTERS.load(name)
+
+
+def load_embedder(folder: Path) -> Any:
+    """Return the embedder class that reads a folder: `from_pretrained(folder, device)` gives an `embedder.Embedder`.
+
+    Raises:
+        CheckpointError: no such folder, or no registered embedder reads it.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"there is no embedder at {str(folder)!r}: no such folder")
+    names = []
+    for entry, loaded in _EMBEDDERS.load_each(_EMBEDDERS.by_name().values()):
+        if loaded.reads(folder):
+            return loaded
+        names.append(entry.name)
+    raise CheckpointError(f"{str(folder)!r} is no embedder that is known here; there are {', '.join(names) or 'none'}")
 
 
 def load_reader(name: str) -> Callable[..., Any]:
