@@ -129,7 +129,12 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def prepare(self, features: DenseFeatures) -> Any:
-        """Compute the part that depends on the image alone. Called once per image; the result is cached."""
+        """Compute the part that depends on the image alone. Called once per image; the result is cached.
+
+        Args:
+            features: maps (B, C, H, W). An answer gives one image, B = 1; a training step those of its images whose
+                maps have one shape, in their order, so that keeping B first in what is returned serves both.
+        """
 
     def prepare_image(self, features: DenseFeatures, image: Image.Image) -> Any:
         """Do `prepare` for a decoder that also reads the image itself, upright RGB, as SAM does; others need not."""
@@ -178,7 +183,15 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, states_KNC: Tensor, rows_K: Sequence[int], prepared: Any, targets: Sequence[Any]) -> Tensor:
-        """Return the scalar loss. `rows_K` names each state's image in the batch; `targets` has one item an image."""
+        """Return the scalar loss of B images, about which K phrases are asked in all.
+
+        Args:
+            states_KNC: query states, fp32; those of the first image's phrases come first. Gradients pass through them.
+            rows_K: for each state the place, from 0, of its image among the B.
+            prepared: what `prepare` returned for the maps of these B images, (B, C, H, W) each, with gradients. Images
+                of another shape are given in a call of their own.
+            targets: B items, the `target` of each image's sample, their tensors on the device of the states.
+        """
 
 
 @runtime_checkable
