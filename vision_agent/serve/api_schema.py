@@ -11,6 +11,8 @@ from vision_agent.serve.chat_reply import ChatChunk, ChatCompletion, ModelList, 
 from vision_agent.serve.chat_request import ChatRequest
 from vision_agent.serve.document_page import DOCUMENT_PAGE_PATH, DocumentPage, DocumentPageRequest
 from vision_agent.serve.moondream_endpoint import MOONDREAM_PATHS, MoondreamRequest
+from vision_agent.serve.responses_endpoint import ModelResponse
+from vision_agent.serve.responses_request import ResponsesRequest
 from vision_agent.serve.verb_endpoint import VerbEndpoint
 
 _REF = "#/components/schemas/{model}"
@@ -41,13 +43,23 @@ def api_schema(verbs: Sequence[VerbEndpoint]) -> dict[str, Any]:
     results = dict.fromkeys((result, "serialization") for endpoint in verbs for result in endpoint.form.results)
     chat = [(ChatRequest, "validation"), *((each, "serialization") for each in (ChatCompletion, ChatChunk, ModelList))]
     pages = [(DocumentPageRequest, "validation"), (DocumentPage, "serialization")]
-    wanted: Any = [*asked, *results, *chat, *pages, (MoondreamRequest, "validation"), (Refusal, "serialization")]
+    responses = [(ResponsesRequest, "validation"), (ModelResponse, "serialization")]
+    wanted: Any = [
+        *responses,
+        *asked,
+        *results,
+        *chat,
+        *pages,
+        (MoondreamRequest, "validation"),
+        (Refusal, "serialization"),
+    ]
     refs, defined = models_json_schema(wanted, ref_template=_REF, schema_generator=_Quiet)
     schemas = defined["$defs"]
     if "Mask" in schemas:
         schemas["Mask"] = _masks(schemas["Mask"])
     paths: dict[str, Any] = {
         "/v1/chat/completions": {"post": _chat(refs)},
+        "/v1/responses": {"post": _responses(refs)},
         "/v1/models": {"get": _got("List the model.", _json(refs[ModelList, "serialization"]))},
         "/health/live": {"get": _got("Say whether the process lives.", _json({"type": "object"}))},
         "/health/ready": {"get": _got("Say whether requests are taken.", _json({"type": "object"}))},
@@ -99,6 +111,13 @@ def _chat(refs: Any) -> dict[str, Any]:
     chunks = {"text/event-stream": {"schema": refs[ChatChunk, "serialization"]}}
     told = _got("Answer a chat.", {**_json(refs[ChatCompletion, "serialization"]), **chunks})
     return {**told, "operationId": "chat", "requestBody": _body(_json(refs[ChatRequest, "validation"]))}
+
+
+def _responses(refs: Any) -> dict[str, Any]:
+    events = {"text/event-stream": {"schema": {"type": "object", "description": "OpenAI's events of a response"}}}
+    told = _got("Answer text and images.", {**_json(refs[ModelResponse, "serialization"]), **events})
+    body = _body(_json(refs[ResponsesRequest, "validation"]))
+    return {**told, "operationId": "responses", "requestBody": body}
 
 
 def _masks(runs: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from vision_agent.serve.moondream_endpoint import MOONDREAM_PATHS, MoondreamEndp
 from vision_agent.serve.options import ServeOptions
 from vision_agent.serve.problems import Problem
 from vision_agent.serve.request_sources import Sources
+from vision_agent.serve.responses_endpoint import ResponsesEndpoint
 from vision_agent.serve.verb_endpoint import VerbEndpoint
 from vision_agent.serve.verb_forms import VERBS
 from vision_agent.serve.web_page import page_files, sent_file
@@ -58,6 +59,7 @@ class Application:
             "/v1/models": {"GET": chat.models},
             "/v1/models/": {"GET": chat.model},
             "/v1/chat/completions": {"POST": chat.completions},
+            "/v1/responses": {"POST": ResponsesEndpoint(chat).answer},
             JOBS_PATH: {"GET": self._jobs.get, "DELETE": self._jobs.delete},
             "/health/live": {"GET": _alive},
             "/health/ready": {"GET": self._ready},

@@ -75,6 +75,28 @@ class ChatEndpoint:
     async def completions(self, request: Request) -> Response:
         """Answer `/v1/chat/completions`."""
         asked = await read_json(request, ChatRequest)
+        if asked.stream:
+            events = self.events(request, asked)
+            first = await anext(events)  # what goes wrong until then is no stream, but a response with its status
+            return EventStream(first, events)
+        return JSONResponse(await self.whole(request, asked))
+
+    async def whole(self, request: Request, asked: ChatRequest) -> dict[str, Any]:
+        """Return the completion of a chat."""
+        reply, record = self._begun(request, asked)
+        async with self._desk.turn(request.receive) as turn:
+            record.numbers["queue_seconds"] = round(turn.waited, 4)
+            answers, with_tools = await turn.run(lambda: self._answered(asked))
+        self._note(answers, record, turn)
+        return reply.whole(answers, with_tools)
+
+    def events(self, request: Request, asked: ChatRequest) -> AsyncGenerator[str, None]:
+        """Return the events of a chat's stream, the last of which is `[DONE]` where nothing goes wrong."""
+        reply, record = self._begun(request, asked)
+        return self._streamed(request, asked, reply, record)
+
+    def _begun(self, request: Request, asked: ChatRequest) -> tuple["_Reply", RequestRecord]:
+        """Refuse what cannot be done, and note what is asked."""
         self.check_model(asked.model)
         asked.check(self._options)
         for name in asked.routes or ():
@@ -84,16 +106,7 @@ class ChatEndpoint:
         record = record_of(request.scope)
         record.numbers["images"] = sum(part.images for each in asked.messages for part in each.parts)
         self._counters.add("images_total", record.numbers["images"])
-        reply = _Reply(asked, self.model_name)
-        if asked.stream:
-            events = self._streamed(request, asked, reply, record)
-            first = await anext(events)  # what goes wrong until then is no stream, but a response with its status
-            return EventStream(first, events)
-        async with self._desk.turn(request.receive) as turn:
-            record.numbers["queue_seconds"] = round(turn.waited, 4)
-            answers, with_tools = await turn.run(lambda: self._answered(asked))
-        self._note(answers, record, turn)
-        return JSONResponse(reply.whole(answers, with_tools))
+        return _Reply(asked, self.model_name), record
 
     def check_model(self, name: str) -> None:
         """Raise Problem for another model than the one that is served."""

@@ -1,5 +1,6 @@
 """Server-sent events: one `data:` line for each."""
 
+import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -19,9 +20,11 @@ class EventStream(Response):
     Args:
         first: what was made before it was known that there would be a stream.
         others: the events after it.
+        named: each is the JSON of an object whose `type` is the event's name, too.
     """
 
-    def __init__(self, first: str, others: AsyncGenerator[str, None]) -> None:
+    def __init__(self, first: str, others: AsyncGenerator[str, None], named: bool = False) -> None:
+        self._named = named
         self._first = first
         self._others = others
 
@@ -34,4 +37,5 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send(self, send: Send, event: str) -> None:
-        await send({"type": "http.response.body", "body": f"data: {event}\n\n".encode(), "more_body": True})
+        name = f"event: {json.loads(event)['type']}\n" if self._named else ""
+        await send({"type": "http.response.body", "body": f"{name}data: {event}\n\n".encode(), "more_body": True})

@@ -1,0 +1,173 @@
+"""`/v1/responses` as OpenAI's own client sees it: text and images, the same answers as chat completions give."""
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+import jsonschema
+import openai
+import pytest
+from openai.types.responses import Response
+from pydantic import BaseModel
+
+
+def shown(text: str, url: str, **more: Any) -> list[Any]:
+    """A user's message with an image."""
+    image = {"type": "input_image", "image_url": url, **more}
+    return [{"role": "user", "content": [image, {"type": "input_text", "text": text}]}]
+
+
+def rounded(value: Any) -> Any:
+    """A value without the last digits of its numbers, which depend on what was written beside it."""
+    if isinstance(value, dict):
+        return {name: rounded(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [rounded(part) for part in value]
+    return round(value, 3) if isinstance(value, float) else value
+
+
+def chat_of(client: openai.OpenAI, text: str, url: str) -> Any:
+    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": text}]
+    return client.chat.completions.create(model="default", messages=[{"role": "user", "content": content}])
+
+
+@pytest.mark.parametrize("text", ["what colour is the dog?", "outline the dog", "why is she sad?"])
+def test_answers_are_those_of_chats(client: openai.OpenAI, url: str, data_url: str, text: str) -> None:
+    chat = chat_of(client, text, data_url)
+    said = chat.choices[0].message
+    response = client.responses.create(model="default", input=shown(text, data_url))
+    assert response.output_text == said.content
+    assert (response.status, response.object, response.error) == ("completed", "response", None)
+    message = response.output[0].model_dump()
+    assert rounded(message.get("vision")) == rounded(said.model_dump().get("vision"))
+    refusals = [part["refusal"] for part in message["content"] if part["type"] == "refusal"]
+    assert refusals == ([] if said.refusal is None else [said.refusal])
+    used = response.usage
+    assert (used.input_tokens, used.output_tokens) == (chat.usage.prompt_tokens, chat.usage.completion_tokens)
+    assert used.total_tokens == used.input_tokens + used.output_tokens
+    described = httpx.get(f"{url}/openapi.json").json()
+    answers = described["paths"]["/v1/responses"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
+    sent = {"model": "default", "input": shown(text, data_url)}
+    raw = httpx.post(f"{url}/v1/responses", json=sent, timeout=60).json()
+    jsonschema.Draft202012Validator({**answers, "components": described["components"]}).validate(raw)
+    # As strict as the client's own models are.
+    Response.model_validate(raw)
+
+
+def test_rounds_and_instructions(client: openai.OpenAI, data_url: str) -> None:
+    first = client.responses.create(model="default", input=shown("find the dog", data_url))
+    assert first.output[0].model_dump()["vision"]["routes"][0]["token"] == "[DET]"
+    again = [*shown("find the dog", data_url), *first.output, {"role": "user", "content": "what colour is the dog?"}]
+    second = client.responses.create(model="default", input=again)
+    assert second.output_text == "white" and second.usage.input_tokens > first.usage.input_tokens
+    plain = client.responses.create(model="default", input="hello")
+    told = client.responses.create(model="default", input="hello", instructions="Answer in one word.")
+    assert told.usage.input_tokens > plain.usage.input_tokens and told.instructions == "Answer in one word."
+
+
+@pytest.mark.parametrize("text", ["find the dog", "why is she sad?"])
+def test_a_stream_says_the_same(client: openai.OpenAI, data_url: str, text: str) -> None:
+    whole = client.responses.create(model="default", input=shown(text, data_url))
+    events = list(client.responses.create(model="default", input=shown(text, data_url), stream=True))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    kinds = [event.type.removeprefix("response.") for event in events]
+    assert kinds[:4] == ["created", "in_progress", "output_item.added", "content_part.added"]
+    assert kinds[-2:] == ["output_item.done", "completed"] and kinds.count("output_text.done") == 1
+    words = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    last = events[-1].response
+    assert words == last.output_text == whole.output_text
+    assert last.usage == whole.usage
+    streamed, own = (each.output[0].model_dump(exclude={"id"}) for each in (last, whole))
+    assert rounded(streamed) == rounded(own)
+    with client.responses.stream(model="default", input=shown(text, data_url)) as stream:
+        assert stream.get_final_response().output_text == words
+
+
+def test_raw_events(url: str) -> None:
+    body = {"model": "default", "input": "hello", "stream": True}
+    with httpx.stream("POST", f"{url}/v1/responses", json=body, timeout=60) as response:
+        text = response.read().decode()
+    assert response.headers["content-type"].startswith("text/event-stream")
+    for event in text.removesuffix("\n\n").split("\n\n"):
+        name, data = event.split("\n")
+        assert name == f"event: {json.loads(data.removeprefix('data: '))['type']}"
+
+
+def test_json_and_lengths(client: openai.OpenAI, data_url: str) -> None:
+    class Dog(BaseModel):
+        there: bool
+        colour: str
+
+    parsed = client.responses.parse(model="default", input=shown("is there a dog?", data_url), text_format=Dog)
+    assert isinstance(parsed.output_parsed, Dog)
+    loose = client.responses.create(model="default", input="a list", text={"format": {"type": "json_object"}})
+    assert isinstance(json.loads(loose.output_text), dict)
+    cut = client.responses.create(model="default", input=shown("describe it", data_url), max_output_tokens=2)
+    assert (cut.status, cut.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+    assert cut.usage.output_tokens <= 2
+
+
+def test_the_async_client(url: str, data_url: str) -> None:
+    async def ask() -> list[str]:
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0) as client:
+            asked = (client.responses.create(model="default", input=shown("find the dog", data_url)) for _ in range(3))
+            return [response.output_text for response in await asyncio.gather(*asked)]
+
+    assert set(asyncio.run(ask())) == {"dog\ndog: 1 found, at (114,56,487,436)"}
+
+
+IMAGE = {"type": "input_image"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "param"),
+    [
+        ({"tools": [{"type": "web_search"}]}, "tools"),
+        ({"previous_response_id": "resp_1"}, "previous_response_id"),
+        ({"background": True}, "background"),
+        ({"store": True}, "store"),
+        ({"reasoning": {"effort": "high"}}, "reasoning"),
+        ({"include": ["message.output_text.logprobs"]}, "include"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"truncation": "auto"}, "truncation"),
+        ({"max_output_tokens": 0}, "max_output_tokens"),
+        ({"temperature": 3}, "temperature"),
+        ({"input": []}, "input"),
+        ({"input": [{"role": "tool", "content": "x"}]}, "input[0].role"),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}]},
+            "input[0].content[0].type",
+        ),
+        ({"input": [{"role": "user", "content": [IMAGE]}]}, "input[0].content[0].image_url"),
+        (
+            {
+                "instructions": "x",
+                "input": [{"role": "user", "content": [{**IMAGE, "image_url": "file:///etc/passwd"}]}],
+            },
+            "input[0].content[0].image_url",
+        ),
+        ({"input": [{"role": "user", "content": [{"type": "output_text", "text": "x"}]}]}, "input[0].content[0].type"),
+        ({"text": {"format": {"type": "json_schema", "name": "a"}}}, "text.format.schema"),
+        (
+            {"text": {"format": {"type": "json_schema", "name": "a", "schema": {"type": "nothing"}}}},
+            "text.format.schema",
+        ),
+        ({"text": {"verbosity": "high"}}, "text.verbosity"),
+        ({"extra_body": {"n": 2}}, "n"),
+        ({"extra_body": {"routes": ["nothing"]}}, "routes"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_cannot_be_done_is_named(client: openai.OpenAI, changed: dict[str, Any], param: str, stream: bool) -> None:
+    with pytest.raises(openai.BadRequestError) as raised:
+        client.responses.create(**{"model": "default", "input": "hello", "stream": stream, **changed})
+    assert raised.value.param == param, raised.value.message
+    assert "messages" not in raised.value.message and "passwd" not in raised.value.message.replace("/etc/passwd", "")
+
+
+def test_what_is_not_kept_is_not_found(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve("resp_1")
+    with pytest.raises(openai.NotFoundError, match="no model 'gpt-5'"):
+        client.responses.create(model="gpt-5", input="hello")
