@@ -59,6 +59,21 @@ CHAT = {
     "tool_choice": "auto",
     "response_format": {"type": "text"},
 }
+ASKED = {"role": "user", "content": [{"type": "input_image", "image_url": PIXEL}, {"type": "input_text", "text": "a"}]}
+RESPONSE = {
+    "model": "default",
+    "input": [ASKED, {"role": "assistant", "content": [{"type": "output_text", "text": "a"}]}, ASKED],
+    "instructions": "be short",
+    "max_output_tokens": 2,
+    "stream": True,
+    "text": {"format": {"type": "json_schema", "name": "a", "schema": {"type": "object", "properties": {}}}},
+    "tools": [],
+}
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "chat": ("/v1/chat/completions", CHAT),
+    "response": ("/v1/responses", RESPONSE),
+    "page": ("/v1/documents/page", {"document": PIXEL, "page": 1, "password": "a"}),
+}
 VERBS: dict[str, dict[str, Any]] = {
     "detect": {"phrase": "dog", "image": PIXEL, "threshold": 0.5, "tiles": False, "detail": "low"},
     "segment": {"image": PIXEL, "boxes": [[0, 0, 9, 9]], "points": [[1, 1]], "point_labels": [1], "masks": "rle"},
@@ -139,8 +154,8 @@ def broken(body: bytes, dice: random.Random) -> bytes:
 
 def malformed(dice: random.Random) -> dict[str, Any]:
     """The arguments of one request."""
-    name = dice.choice([*VERBS, *["chat"] * 6])
-    path, request = ("/v1/chat/completions", CHAT) if name == "chat" else (f"/v1/vision/{name}", VERBS[name])
+    name = dice.choice([*VERBS, *["chat"] * 6, *["response"] * 4, "page"])
+    path, request = OTHERS[name] if name in OTHERS else (f"/v1/vision/{name}", VERBS[name])
     how = dice.randrange(10)
     headers = {"content-type": "application/json"}
     if how < 6:
