@@ -1,5 +1,6 @@
 """The examples of decoders in packages of their own: installed by pip, found by name, trained, saved and used."""
 
+import ast
 import os
 import re
 import shutil
@@ -112,21 +113,32 @@ def test_the_command_line_lists_them(site: Path) -> None:
     assert "box\tvision_agent.decoders.box.BoxDecoder" in lines
 
 
-def test_the_presence_readme_runs(installed: None, checkpoint: Path, photo: Path, tmp_path: Path) -> None:
-    """Its Python, block by block, on a tiny InternVL: a new route is trained, saved, loaded and read."""
+def test_the_presence_readme_runs(
+    installed: None, checkpoint: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its Python, block by block, on a tiny InternVL: a new route is trained until it separates, saved and read."""
+    page = (EXAMPLES / "presence_decoder" / "README.md").read_text("utf-8")
     code = python_of(EXAMPLES / "presence_decoder" / "README.md")
+    other = tmp_path / "other.png"
+    Image.open(photo).convert("RGB").resize((90, 60)).point(lambda value: 255 - value).save(other)
     for written, here in [
         ("VisionAgent()", f"VisionAgent.from_pretrained({str(checkpoint)!r})"),
         ('"examples/photos/000000139872.jpg"', repr(str(photo))),
+        ('"examples/photos/000000142472.jpg"', repr(str(other))),
     ]:
         assert written in code
         code = code.replace(written, here)
     names: dict[str, Any] = {}
     exec(code, names)
-    assert names["losses"][-1] < names["losses"][0] / 2
+    assert names["losses"][-1] < 0.1
     assert (tmp_path / "here" / "adapter.safetensors").is_file()
-    found = [(item.phrase, item.score > 0.5) for item in names["result"].items]
-    assert found == [("dog", True), ("frisbee", True), ("bus", False)]
+    # What the page promises, on another model.
+    (promised,) = re.findall(r"```text\n(.*?)```", page, re.DOTALL)
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
+    assert [ast.literal_eval(line) for line in printed] == [
+        [(phrase, pytest.approx(score, abs=0.2)) for phrase, score in ast.literal_eval(line)]
+        for line in promised.splitlines()
+    ]
     said = {phrase: score > 0.5 for phrase, score in names["said"].content["scores"].items()}
     assert said == {"dog": True, "bus": False}
 
