@@ -49,7 +49,7 @@ class ScoreSettings:
         temperature: least log loss of the surest boxes' scores as probabilities that the box is right.
         threshold: of the boxes that `detect` gives: best F1. Scores at which more than a tenth of the absent phrases
             get a box are left out: an agent that sees objects which are not there is worse than one that misses some.
-            Of the scores where F1 is as good as level, the one in the middle is taken: which is best is chance.
+            Of the scores where F1 is as good as level, the highest is taken: the fewest objects have two boxes.
         presence: of the best box, for a "yes": best balanced accuracy over objects that are there and objects that are
             not (random, frequent, and likely ones, see `evaluate.short_answers`).
         maybe: of the best box, for an answer with a doubt to a question that names an object: best accuracy where seven
@@ -102,7 +102,7 @@ def best_settings(agent: VisionAgent, data: Path, limit: int | None = None) -> S
     return ScoreSettings(
         **weights,
         temperature=temperature,
-        threshold=level[len(level) // 2],
+        threshold=level[-1],
         presence=presence,
         maybe=min(maybe, presence),
         counted=_best_for_numbers(counted),
