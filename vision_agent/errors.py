@@ -162,6 +162,7 @@ def bad_argument(name: str, expected: str, got: object) -> str:
 EXTRAS = {
     "cuda-quantization": ("accelerate", "bitsandbytes"),
     "diffusers": ("diffusers",),
+    "faiss": ("faiss",),
     "fonts": ("fontpkg_noto_sans", "noto_cjk_sans_otc"),
     "heic": ("pi_heif",),
     "langchain": ("langchain_core",),

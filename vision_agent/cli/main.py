@@ -35,7 +35,18 @@ def command_line() -> "typer.Typer":
     """Return the application with all commands: those of this package, then those of plug-ins."""
     import typer
 
-    from vision_agent.cli import bench, completion, create, documents, models, predict, schema, serve, training
+    from vision_agent.cli import (
+        bench,
+        completion,
+        create,
+        documents,
+        indexing,
+        models,
+        predict,
+        schema,
+        serve,
+        training,
+    )
     from vision_agent.plugins.registry import load_commands
 
     app = typer.Typer(
@@ -55,7 +66,7 @@ def command_line() -> "typer.Typer":
         ] = False,
     ) -> None: ...
 
-    for group in (predict, create, documents, schema, models, training, bench, serve, completion):
+    for group in (predict, indexing, create, documents, schema, models, training, bench, serve, completion):
         group.register(app)
     for register in load_commands():
         register(app)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from vision_agent.embedding.labels import filled
+from vision_agent.embedding.class_labels import filled
 from vision_agent.errors import RouteError
 from vision_agent.inference.find_options import FindOptions
 from vision_agent.inference.predictor import Predictor

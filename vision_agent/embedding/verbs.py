@@ -1,19 +1,19 @@
 """The verbs `embed` and `classify` of a `VisionAgent`, and its embedder."""
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, overload
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from vision_agent.embedding.class_labels import check_labels, check_templates
 from vision_agent.embedding.classifier import classify_by_embedder, classify_by_presence
-from vision_agent.embedding.labels import check_labels, check_templates
-from vision_agent.embedding.tower import TowerEmbedder
+from vision_agent.embedding.text_or_image import Kind, is_text
+from vision_agent.embedding.tower_embedder import TowerEmbedder
 from vision_agent.errors import ArgumentTypeError, InputError, bad_argument
 from vision_agent.images.loading import ImageLimits, ImageSource, load_image
 from vision_agent.inference.engine import InferenceEngine
@@ -26,14 +26,10 @@ from vision_agent.plugins.registry import load_embedder
 from vision_agent.results.classification import Classification
 from vision_agent.routing.adapter import Route
 
-Kind: TypeAlias = Literal["auto", "image", "text"]
 EmbedderSource: TypeAlias = Embedder | str | os.PathLike[str]
 """An embedder, or the folder that one is loaded from."""
 
 _LONGEST_TEXT = 10_000  # characters
-_IMAGE = re.compile(
-    r"data:|[a-z][a-z0-9+.-]*://|.*\.(?:jpe?g|jpe|png|webp|bmp|gif|tiff?|avif|hei[cf]|jp2|p[gbnp]m)$", re.I
-)
 
 
 def find_embedder(embedder: EmbedderSource | None, device: Any) -> Embedder | None:
@@ -170,16 +166,6 @@ class EmbeddingVerbs:
         if images:
             vectors[list(images)] = embedder.embed_images(list(images.values()))
         return vectors
-
-
-def is_text(item: str, kind: Kind) -> bool:
-    """Return whether a string is a text, and no image; see `EmbeddingVerbs.embed`."""
-    if kind != "auto":
-        return kind == "text"
-    try:
-        return not (_IMAGE.match(item) or (len(item) < 1000 and Path(item).is_file()))
-    except (OSError, ValueError):
-        return True
 
 
 def _check_text(text: str, name: str, embedder: Embedder) -> str:

@@ -47,7 +47,7 @@ def contact_sheet(cells: Sequence[Cell], columns: int, side: int) -> Image.Image
             pen.rectangle((x, y, x + side - 1, y + side - 1), fill=_EMPTY)
             _write(pen, (x + _GAP, y + side // 2), "cannot be read", side - 2 * _GAP)
         else:
-            sheet.paste(image, (x + (side - image.width) // 2, y + (side - image.height) // 2))
+            sheet.paste(image, (x + (side - image.width) // 2, y + side - image.height))
         _write(pen, (x, y + side + 2), cell.text, side)
     return sheet
 

@@ -7,7 +7,7 @@ every image, which is slow and exact, and what was found is kept.
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from vision_agent.batch.files import find_images
-from vision_agent.embedding.verbs import Kind, is_text
+from vision_agent.embedding.text_or_image import Kind, is_text
 from vision_agent.errors import ArgumentTypeError, InputError, RouteError, VisionAgentError, bad_argument, first_line
 from vision_agent.images.loading import ImageLimits, ImageSource, load_image
 from vision_agent.images.perceptual_hash import HASH_BITS, SMALL_SIDE, difference_hash, small_copy
@@ -32,7 +32,8 @@ from vision_agent.search.index_file import (
     write_index,
 )
 from vision_agent.search.nearest import Engine, Searcher, searcher
-from vision_agent.search.phrases import PhraseSearch
+from vision_agent.search.phrase_search import PhraseSearch
+from vision_agent.search.query_part import part_of
 from vision_agent.search.twins import MOST_BITS, groups
 
 if TYPE_CHECKING:
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 _AT_ONCE = 8  # images that are loaded and embedded together
-_CHUNK = 2**20
 
 
 class _Row:
@@ -83,6 +83,7 @@ class Index:
         self._stacked: IndexArrays | None = None
         self._searchers: dict[Engine, Searcher] = {}
         self._phrases = PhraseSearch()
+        self._unsaved = False
 
     @classmethod
     def build(
@@ -161,6 +162,7 @@ class Index:
         index._stacked = arrays
         index._searchers = {}
         index._phrases = PhraseSearch(content.detector, content.phrases)
+        index._unsaved = False
         return index
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -177,10 +179,16 @@ class Index:
             phrases=self._phrases.found,
         )
         write_index(Path(path), content, self._arrays())
+        self._unsaved = self._phrases.changed = False
 
     def __len__(self) -> int:
         """How many images can be found; damaged ones cannot."""
         return len(self._rows)
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether it knows more than when it was read or saved: of images, or of what a phrase found in them."""
+        return self._unsaved or self._phrases.changed
 
     @property
     def folder(self) -> Path:
@@ -261,7 +269,7 @@ class Index:
             for each phrase, and the hits have boxes.
 
         Raises:
-            InputError: an empty query, a box with no area inside the image, a limit under 1.
+            InputError: an empty query, a box of no area inside the image, a limit under 1.
             RouteError: words, and the agent has neither an embedder of texts nor a `[DET]` route; or the index was
                 made without an agent.
             MissingExtraError: faiss is not installed.
@@ -277,7 +285,11 @@ class Index:
         if words and not embedder.embeds_texts:
             files = {name: self._path(name) for name in self._rows}
             return self._phrases.search(agent, str(query), files, limit, threshold, progress)
-        shown = query if words else _part(load_image(query, limits=self._limits, name="query"), box)
+        shown = (
+            query
+            if words
+            else part_of(load_image(query, limits=self._limits, name="query"), box, self._limits.min_side)
+        )
         vector = agent.embed(shown, kind="text" if words else "auto")
         if engine not in self._searchers:
             self._searchers[engine] = searcher(self._arrays().vectors, engine)
@@ -418,7 +430,7 @@ class Index:
         self._changed()
 
     def _changed(self) -> None:
-        self._stacked = None
+        self._stacked, self._unsaved = None, True
         self._searchers.clear()
 
     def _arrays(self) -> IndexArrays:
@@ -473,28 +485,6 @@ def _digest(path: str) -> str:
     """SHA-256 of a file's bytes. Raises OSError."""
     digest = hashlib.sha256()
     with open_regular(path) as file:
-        for chunk in _chunks(file):
+        while chunk := file.read(2**20):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _chunks(file: Any) -> Iterator[bytes]:
-    while chunk := file.read(_CHUNK):
-        yield chunk
-
-
-def _part(image: Image.Image, box: Box | Sequence[float] | None) -> Image.Image:
-    """The part of an image that a box holds."""
-    if box is None:
-        return image
-    if not isinstance(box, Box):
-        try:
-            box = Box.from_xyxy(box)
-        except (ValueError, TypeError) as error:
-            raise InputError(bad_argument("box", "x0, y0, x1, y1 with x1 >= x0 and y1 >= y0", box)) from error
-    x0, y0 = max(0, round(box.x0)), max(0, round(box.y0))
-    x1, y1 = min(image.width, round(box.x1)), min(image.height, round(box.y1))
-    if x1 <= x0 or y1 <= y0:
-        expected = f"a box with an area inside the image of {image.width} x {image.height} pixels"
-        raise InputError(bad_argument("box", expected, box.xyxy))
-    return image.crop((x0, y0, x1, y1))

@@ -143,7 +143,7 @@ def read_index(path: Path) -> tuple[IndexContent, IndexArrays]:
     """
     expected = "an index that `vision-agent index` wrote"
     if not path.exists():
-        raise InputError(bad_argument("index", f"{expected}; there is no such file", str(path)))
+        raise InputError(f"{bad_argument('index', expected, str(path))}: there is no such file")
     try:
         found = _arrays(path)
         content = IndexContent.model_validate(json.loads(found[_CONTENT].tobytes().decode("utf-8", "surrogatepass")))

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from vision_agent.errors import InputError, RouteError, VisionAgentError, bad_argument
 from vision_agent.images.loading import load_image
-from vision_agent.model.fingerprint import WeightSample
 from vision_agent.plugins.cancellation import raise_if_cancelled
 from vision_agent.results.box import Box
 from vision_agent.search.hits import SearchHit, SearchResults
@@ -30,10 +29,12 @@ class PhraseSearch:
     Attributes:
         detector: identifies what found them; what another one found is forgotten.
         found: by phrase, then by file: score and box of the best; None where nothing was found.
+        changed: whether something was found since it was saved.
     """
 
     def __init__(self, detector: str = "", found: Mapping[str, Mapping[str, Place | None]] | None = None) -> None:
         self.detector = detector
+        self.changed = False
         self.found: dict[str, dict[str, Place | None]] = {key: dict(each) for key, each in (found or {}).items()}
 
     def forget(self, name: str) -> None:
@@ -115,6 +116,7 @@ class PhraseSearch:
             results = agent.detect(phrase, images, threshold=_LEAST_SCORE, tiles=False) if images else []
             for name, boxes in zip(some, results, strict=True):
                 best = max(boxes, key=lambda each: each.score, default=None)
+                self.changed = True
                 found[name] = None if best is None else (best.score, *best.box.xyxy)
             if progress is not None:
                 progress(len(files) - len(names) + min(start + _AT_ONCE, len(names)), len(files))
@@ -122,6 +124,8 @@ class PhraseSearch:
 
 def _identity(agent: "VisionAgent") -> str:
     """What tells detectors apart: the model's weights, and those of the `[DET]` route's decoder."""
+    from vision_agent.model.fingerprint import WeightSample  # it imports torch, which duplicates are found without
+
     sample = WeightSample()
     for name, tensor in agent.routes["det"].decoder.state_dict().items():
         sample.add(name, tensor.cpu())
