@@ -72,6 +72,7 @@ RESPONSE = {
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "chat": ("/v1/chat/completions", CHAT),
     "response": ("/v1/responses", RESPONSE),
+    "roboflow": ("/yolo_world/infer", {"image": {"type": "base64", "value": PNG}, "text": ["a"], "confidence": 0.5}),
     "page": ("/v1/documents/page", {"document": PIXEL, "page": 1, "password": "a"}),
 }
 VERBS: dict[str, dict[str, Any]] = {
@@ -154,7 +155,7 @@ def broken(body: bytes, dice: random.Random) -> bytes:
 
 def malformed(dice: random.Random) -> dict[str, Any]:
     """The arguments of one request."""
-    name = dice.choice([*VERBS, *["chat"] * 6, *["response"] * 4, "page"])
+    name = dice.choice([*VERBS, *["chat"] * 6, *["response"] * 4, "roboflow", "page"])
     path, request = OTHERS[name] if name in OTHERS else (f"/v1/vision/{name}", VERBS[name])
     how = dice.randrange(10)
     headers = {"content-type": "application/json"}

@@ -1,9 +1,10 @@
 """`/openapi.json`: what may be asked for and what comes back, from the very models that read requests and results."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from vision_agent._distribution import DISTRIBUTION
@@ -13,6 +14,12 @@ from vision_agent.serve.document_page import DOCUMENT_PAGE_PATH, DocumentPage, D
 from vision_agent.serve.moondream_endpoint import MOONDREAM_PATHS, MoondreamRequest
 from vision_agent.serve.responses_endpoint import ModelResponse
 from vision_agent.serve.responses_request import ResponsesRequest
+from vision_agent.serve.roboflow_endpoint import (
+    BOXES_PATH,
+    MASKS_PATH,
+    RoboflowBoxesRequest,
+    RoboflowMasksRequest,
+)
 from vision_agent.serve.verb_endpoint import VerbEndpoint
 
 _REF = "#/components/schemas/{model}"
@@ -28,6 +35,8 @@ _JOB = {
     },
     "required": ["id", "status"],
 }
+ROBOFLOW: Mapping[str, type[BaseModel]] = {BOXES_PATH: RoboflowBoxesRequest, MASKS_PATH: RoboflowMasksRequest}
+"""What Roboflow's client sends, by path."""
 _KEY = {"type": "http", "scheme": "bearer"}
 
 
@@ -46,6 +55,7 @@ def api_schema(verbs: Sequence[VerbEndpoint]) -> dict[str, Any]:
     responses = [(ResponsesRequest, "validation"), (ModelResponse, "serialization")]
     wanted: Any = [
         *responses,
+        *((model, "validation") for model in ROBOFLOW.values()),
         *asked,
         *results,
         *chat,
@@ -71,6 +81,9 @@ def api_schema(verbs: Sequence[VerbEndpoint]) -> dict[str, Any]:
         "get": _got("Say how a job is, with its result once it is done.", _json(_JOB)),
         "delete": _got("Give a job up.", _json(_JOB)),
     }
+    for path, model in ROBOFLOW.items():
+        told = _got("Answer Roboflow's client.", _json({"type": "object"}))
+        paths[path] = {"post": {**told, "requestBody": _body(_json(refs[model, "validation"]))}}
     asked_page = refs[DocumentPageRequest, "validation"]
     paths[DOCUMENT_PAGE_PATH] = {
         "post": {

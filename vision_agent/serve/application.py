@@ -24,6 +24,7 @@ from vision_agent.serve.options import ServeOptions
 from vision_agent.serve.problems import Problem
 from vision_agent.serve.request_sources import Sources
 from vision_agent.serve.responses_endpoint import ResponsesEndpoint
+from vision_agent.serve.roboflow_endpoint import BOXES_PATH, MASKS_PATH, RoboflowEndpoint
 from vision_agent.serve.verb_endpoint import VerbEndpoint
 from vision_agent.serve.verb_forms import VERBS
 from vision_agent.serve.web_page import page_files, sent_file
@@ -71,6 +72,8 @@ class Application:
         self._routes |= {endpoint.form.path: {"POST": endpoint.answer} for endpoint in self._verbs}
         moondream = MoondreamEndpoint(agent, self._desk, sources, chat.check_model)
         self._routes |= {path: {"POST": moondream.answer} for path in MOONDREAM_PATHS}
+        roboflow = RoboflowEndpoint(agent, options, self._desk, sources)
+        self._routes |= {BOXES_PATH: {"POST": roboflow.boxes}, MASKS_PATH: {"POST": roboflow.masks}}
         pages = DocumentPageEndpoint(self._desk, sources)
         self._routes[DOCUMENT_PAGE_PATH] = {"POST": pages.answer}
         self._page = page_files() if options.ui else {}
