@@ -89,6 +89,22 @@ def test_a_folder_is_built_and_a_damaged_file_is_a_record(
     assert all(Path(file).is_file() for file in index.files)
 
 
+def test_names_of_any_kind_are_kept_or_told(tmp_path: Path) -> None:
+    image = Image.new("RGB", (20, 20), "red")
+    for name in ("фото 1.png", "new\nline.png", "%2e..png", "a;b.png"):
+        image.save(tmp_path / name)
+    image.save(os.fsencode(tmp_path) + b"/\xff.png", "PNG")  # no text in UTF-8
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    index = Index.build(tmp_path, out=tmp_path / "photos.index")
+    again = Index.load(tmp_path / "photos.index")
+    assert {Path(file).name for file in again.files} == {"фото 1.png", "new\nline.png", "%2e..png", "a;b.png"}
+    assert {Path(file).name for file in again.errors} == {r"\udcff.png", "pipe.png", "gone.png"}
+    assert again.errors == index.errors and again.update().unchanged == 7
+    (group,) = again.duplicates()
+    assert group.exact and len(group.files) == 4 and group.model_dump_json()
+
+
 def test_search_is_the_order_of_brute_force(folder: Path, coloured: tuple[VisionAgent, MeanColour]) -> None:
     agent, embedder = coloured
     index = Index.build(folder, agent)

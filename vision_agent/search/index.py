@@ -459,10 +459,12 @@ class Index:
     def _name(self, file: str | os.PathLike[str]) -> str:
         """A file's path from the folder. Raises InputError where it lies outside."""
         try:
-            return Path(os.path.abspath(file)).relative_to(self._folder).as_posix()
+            name = Path(os.path.abspath(file)).relative_to(self._folder).as_posix()
         except ValueError as error:
             expected = f"inside the folder of the index, {str(self._folder)!r}"
             raise InputError(bad_argument("files", expected, os.fspath(file))) from error
+        # A name that is no text in UTF-8 could not be written down: its file is told as one that cannot be read.
+        return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
     def _check_embedder(self, path: str | os.PathLike[str]) -> None:
         """Raise InputError where the index was made by another embedder than the agent's."""
