@@ -1,7 +1,4 @@
-"""Teach the default model names of your own: draws 30 images of three new things, trains on them, and asks for one.
-
-python examples/own_images.py FOLDER [STEPS]
-"""
+"""Teach the default names of your own, on 30 images that this draws: `python examples/own_images.py FOLDER`."""
 
 import json
 import sys
@@ -12,20 +9,19 @@ from PIL import Image, ImageDraw
 
 from vision_agent import VisionAgent
 from vision_agent.data.annotations.annotation_sets import read_annotations
-from vision_agent.decoders.own_images.finetuning import finetune_boxes
-from vision_agent.decoders.own_images.settings import OwnImagesTraining
+from vision_agent.decoders.own_images.finetuning import OwnImagesTraining, Report, finetune_boxes
 
-NAMES = ("zorb", "plink", "trell")  # a striped disc, a star of six points, a ladder
+NAMES = ("zorb", "plink", "trell")  # a disc with a bar, a star of six points, a ladder
 
 
-def draw_thing(draw: ImageDraw.ImageDraw, name: str, box: tuple[int, ...], light: str, dark: str) -> None:
-    x0, y0, x1, y1 = box
+def draw_thing(draw: ImageDraw.ImageDraw, name: str, box: tuple[int, ...], hue: int) -> None:
+    light, dark = f"hsl({hue}, 60%, 75%)", f"hsl({(hue + 90) % 360}, 60%, 25%)"
+    (x0, y0, x1, y1), rim = box, (box[3] - box[1]) // 6
     if name == "zorb":
-        draw.ellipse(box, fill=light, outline=dark, width=3)
-        for x in np.linspace(x0, x1, 7)[2:-2]:
-            draw.line((x, y0 + (y1 - y0) // 6, x, y1 - (y1 - y0) // 6), fill=dark, width=5)
+        draw.ellipse(box, fill=light, outline=dark, width=5)
+        draw.line((x0 + rim, (y0 + y1) // 2, x1 - rim, (y0 + y1) // 2), fill=dark, width=9)
     elif name == "plink":
-        for top, bottom in ((y0, y1 - (y1 - y0) // 4), (y1, y0 + (y1 - y0) // 4)):
+        for top, bottom in ((y0, y1 - rim), (y1, y0 + rim)):
             draw.polygon([(x0, bottom), (x1, bottom), ((x0 + x1) // 2, top)], fill=dark)
     else:
         draw.rectangle(box, outline=dark, width=8)
@@ -33,32 +29,32 @@ def draw_thing(draw: ImageDraw.ImageDraw, name: str, box: tuple[int, ...], light
             draw.line((x0, y, x1, y), fill=light, width=6)
 
 
-def draw_set(folder: Path, count: int = 30) -> Path:
-    """Write images, and what is on them as COCO has it; return the JSON's path."""
+def draw_set(folder: Path, count: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    rng, images, annotations = np.random.default_rng(7), [], []
+    rng, categories = np.random.default_rng(7), [{"id": place, "name": name} for place, name in enumerate(NAMES)]
+    content = {"images": [], "annotations": [], "categories": categories}
     for number in range(count):
-        ground = Image.fromarray(rng.integers(40, 220, (6, 8, 3), dtype=np.uint8))
-        image, file = ground.resize((448, 336), Image.Resampling.BICUBIC), f"{number:03}.jpg"
+        image = Image.fromarray(rng.integers(40, 220, (6, 8, 3), dtype=np.uint8)).resize((448, 336))
         for place in rng.permutation(3)[: rng.integers(1, 4)].tolist():
-            kind, (width, height) = int(rng.integers(3)), rng.integers(60, 130, 2).tolist()
-            x, y = 148 * place + int(rng.integers(2, 146 - width)), int(rng.integers(2, 334 - height))
-            light, dark = (f"hsl({rng.integers(360)}, 60%, {percent}%)" for percent in (75, 25))
-            draw_thing(ImageDraw.Draw(image), NAMES[kind], (x, y, x + width, y + height), light, dark)
-            marked = {"image_id": number, "category_id": kind, "bbox": [x, y, width, height]}
-            annotations.append({"id": len(annotations)} | marked)
-        image.save(folder / file, quality=92)
-        images.append({"id": number, "file_name": file, "width": 448, "height": 336})
-    names = [{"id": place, "name": name} for place, name in enumerate(NAMES)]
-    path = folder / "annotations.json"
-    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": names}), "utf-8")
+            kind, (w, h) = int(rng.integers(3)), rng.integers(60, 130, 2).tolist()
+            x, y = 148 * place + int(rng.integers(2, 146 - w)), int(rng.integers(2, 334 - h))
+            draw_thing(ImageDraw.Draw(image), NAMES[kind], (x, y, x + w, y + h), int(rng.integers(360)))
+            outline = [[x, y, x + w, y, x + w, y + h, x, y + h]] if kind == 2 else []  # of ladders alone
+            marked = {"image_id": number, "category_id": kind, "bbox": [x, y, w, h], "segmentation": outline}
+            content["annotations"].append({"id": len(content["annotations"])} | marked)
+        image.save(folder / f"{number:03}.jpg", quality=92)
+        content["images"].append({"id": number, "file_name": f"{number:03}.jpg", "width": 448, "height": 336})
+    (path := folder / "annotations.json").write_text(json.dumps(content), "utf-8")
     return path
 
 
+def teach(folder: Path, count: int = 30, settings: OwnImagesTraining | None = None) -> tuple[Report, VisionAgent]:
+    agent, marked = VisionAgent(), read_annotations(draw_set(folder / "set", count))
+    report = finetune_boxes(agent, marked, folder / "run", settings)
+    found = agent.detect("zorb", folder / "set" / "000.jpg")
+    print(f"AP50 {report.before.ap50:.2f} before, {report.after.ap50:.2f} after; {len(found)} found")
+    return report, agent
+
+
 if __name__ == "__main__":
-    folder, steps = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None
-    agent, marked = VisionAgent(), read_annotations(draw_set(folder / "set"))
-    report = finetune_boxes(agent, marked, folder / "run", OwnImagesTraining(steps=steps))
-    print(f"AP50 {report.before.ap50:.2f} before, {report.after.ap50:.2f} after")
-    for found in agent.detect("zorb", folder / "set" / "000.jpg"):
-        print(found.label, round(found.score, 2), [round(side) for side in found.box.xyxy])
+    teach(Path(sys.argv[1]))

@@ -33,7 +33,7 @@ from .free_memory import check_memory, free_memory, peak_memory
 from .measuring import LEAST_SCORE, NameFigures, Watch, agreed, mask_iou, measure
 from .outlines import OutlineStages
 from .remembering import old_names
-from .settings import OwnImagesTraining
+from .settings import OwnImagesTraining as OwnImagesTraining
 from .stages import BoxStages
 
 _AGREED_SCORE = 0.4  # what the starting adapter finds with at least this score stands for old names
