@@ -70,9 +70,14 @@ def shown(text: str) -> list[HumanMessage]:
     return [HumanMessage([image, {"type": "text", "text": text}])]
 
 
-def test_images_and_streams() -> None:
-    assert model().invoke(shown("what colour is the dog?")).text == "white"
-    assert "".join(chunk.text for chunk in model().stream(shown("what colour is the dog?"))) == "white"
+@pytest.mark.parametrize("responses", [False, True], ids=["chat completions", "responses"])
+def test_images_and_streams(responses: bool) -> None:
+    asked = model(use_responses_api=responses)
+    assert asked.invoke(shown("what colour is the dog?")).text == "white"
+    assert "".join(chunk.text for chunk in asked.stream(shown("what colour is the dog?"))) == "white"
+    rounds = [*shown("find the dog"), asked.invoke(shown("find the dog")), HumanMessage("what colour is the dog?")]
+    assert asked.invoke(rounds).text == "white"
+    assert isinstance(asked.with_structured_output(Seen).invoke(shown("is there an animal?")), Seen)
 
 
 @pytest.mark.parametrize("method", ["json_schema", "function_calling"])
