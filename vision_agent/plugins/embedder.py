@@ -14,24 +14,34 @@ from PIL import Image
 
 @runtime_checkable
 class Embedder(Protocol):
-    """What turns images, and where it can texts, into unit vectors of one space.
+    """What turns images, and where it can texts, into unit vectors of one space."""
 
-    Attributes:
-        name: of the model, for results.
-        width: D, numbers in a vector.
-        fingerprint: identifies the weights and how images are prepared; an index refuses another one.
-        embeds_texts: whether `embed_texts` works.
-        logit_scale: what a cosine is multiplied by before a softmax over labels; None where nothing fitted one.
-        logit_bias: what is added then, where the model was trained with a sigmoid for each pair (as SigLIP is): a
-            sigmoid says whether a text fits, whatever the other texts are. None where only comparing makes sense.
-    """
+    @property
+    def name(self) -> str:
+        """The model's name, for results."""
 
-    name: str
-    width: int
-    fingerprint: str
-    embeds_texts: bool
-    logit_scale: float | None
-    logit_bias: float | None
+    @property
+    def width(self) -> int:
+        """D, numbers in a vector."""
+
+    @property
+    def fingerprint(self) -> str:
+        """What identifies the weights and how images are prepared; an index refuses another one."""
+
+    @property
+    def embeds_texts(self) -> bool:
+        """Whether `embed_texts` works."""
+
+    @property
+    def logit_scale(self) -> float | None:
+        """What a cosine is multiplied by before a softmax over labels; None, for 100, where nothing fitted one."""
+
+    @property
+    def logit_bias(self) -> float | None:
+        """What is added then, where the model was trained with a sigmoid for each pair, as SigLIP is.
+
+        The sigmoid says whether a text fits, whatever the other texts are. None where only comparing makes sense.
+        """
 
     def embed_images(self, images: Sequence[Image.Image]) -> npt.NDArray[np.float32]:
         """Return float32 (N, D), rows of length one, of upright RGB images."""
