@@ -107,6 +107,12 @@ def boxes(page: Page) -> list[list[float]]:
     return [[x, y, x + width, y + height] for x, y, width, height in found]
 
 
+def quads(page: Page) -> list[list[list[float]]]:
+    """The corners of what is drawn around words, in pixels of the page."""
+    corners = page.eval_on_selector_all("#shapes polygon", "all => all.map(one => one.getAttribute('points'))")
+    return [[[float(side) for side in corner.split(",")] for corner in each.split()] for each in corners]
+
+
 # --- ten tasks
 
 
@@ -219,9 +225,7 @@ def test_words_are_read(page: Page, agent: VisionAgent) -> None:
     do(page, "Read")
     words = agent.ocr(INVOICE).pages[0].words
     assert page.locator("#found .option").all_inner_texts() == [word.text for word in words]
-    corners = page.eval_on_selector_all("#shapes polygon", "all => all.map(one => one.getAttribute('points'))")
-    drawn = [[[float(side) for side in corner.split(",")] for corner in each.split()] for each in corners]
-    np.testing.assert_allclose(drawn, [word.quad for word in words], atol=0.01)
+    np.testing.assert_allclose(quads(page), [word.quad for word in words], atol=0.01)
     page.locator("#found .option", has_text="HT-2031").hover()
     expect(page.locator("#shapes .hot")).to_have_count(1)
     name, text = saved(page, "#save-text")
@@ -247,9 +251,10 @@ def test_fields_and_their_places(page: Page, agent: VisionAgent) -> None:
     expect(page.locator("#shapes polygon")).to_have_count(1)
 
 
-def test_a_document_has_pages(page: Page, tmp_path: Path) -> None:
+def test_a_document_has_pages(page: Page, tmp_path: Path, agent: VisionAgent) -> None:
     canvas = Canvas(str(tmp_path / "two.pdf"))
-    for text in ("Invoice no: A-17", "Total: 99.50"):
+    for text, size in {"Invoice no: A-17": (595, 842), "Total: 99.50": (1000, 842)}.items():
+        canvas.setPageSize(size)
         canvas.setFont("Helvetica", 18)
         canvas.drawString(72, 700, text)
         canvas.showPage()
@@ -261,6 +266,11 @@ def test_a_document_has_pages(page: Page, tmp_path: Path) -> None:
     page.locator("#found .option").click()  # it is on the other page
     expect(page.locator("#page-number")).to_have_text("Page 2 of 2")
     expect(page.locator("#shapes .picked")).to_have_count(1)
+    size = page.evaluate("`0 0 ${image.naturalWidth} ${image.naturalHeight}`")
+    expect(page.locator("#shapes")).to_have_attribute("viewBox", size)
+    read = agent.extract(tmp_path / "two.pdf", {"type": "object", "properties": {"total": {"type": "number"}}})
+    (drawn,) = quads(page)
+    np.testing.assert_allclose(drawn, read.fields["total"].quads[0], atol=0.01)
     expect(page.get_by_role("button", name="Next page")).to_be_disabled()
     page.get_by_role("button", name="Page before").click()
     expect(page.locator("#shapes polygon")).to_have_count(0)
@@ -300,6 +310,19 @@ def test_new_images_are_drawn_and_used(page: Page) -> None:
         assert image.size == (128, 128) and np.asarray(image).std() > 10
     do(page, "Find", phrases="apple")
     expect(page.locator("#found .option")).to_have_count(1)
+
+
+def test_a_changed_image_leads_back(page: Page, photo: Path) -> None:
+    show(page, photo)
+    expect(page.locator("#back")).to_be_hidden()
+    do(page, "Change", prompt="make the frisbee blue", seed="1")
+    expect(page.locator("#file-name")).to_have_text(f"{photo.stem}-edit.png")
+    page.click("#back")
+    expect(page.locator("#file-name")).to_have_text(photo.name)
+    expect(page.locator("#result")).to_be_hidden()
+    do(page, "Find", phrases="dog")
+    expect(page.locator("#found .option")).to_have_count(1)
+    expect(page.locator("#back")).to_be_hidden()
 
 
 # --- by keyboard, on a phone, in the dark

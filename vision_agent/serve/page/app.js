@@ -12,6 +12,7 @@ import { Stage } from "./stage.js";
 import { showInputs, showTasks, valuesOf } from "./tasks.js";
 
 let source = null; // what is open
+let before = null; // what was open before the model made the image that is
 let task = null; // what is chosen
 let model = "";
 let shown = null; // what is drawn: {read, list}
@@ -69,10 +70,9 @@ async function opened(file) {
   try {
     const next = await Source.open(file, (url, name) => stage.show(url, name));
     source?.close();
-    source = next;
-    clearResult();
-    chat.clear();
-    showFile();
+    before?.close();
+    [before, source] = [null, next];
+    begin();
   } catch (error) {
     tell(error, byId("file-problem"));
   } finally {
@@ -81,7 +81,23 @@ async function opened(file) {
   }
 }
 
+/** Show what is open now, about which nothing is known yet. */
+function begin() {
+  clearResult();
+  chat.clear();
+  showFile();
+}
+
+async function goBack() {
+  stopping?.abort();
+  source.close();
+  [before, source] = [null, before];
+  await source.again();
+  begin();
+}
+
 function showFile() {
+  byId("back").hidden = !before;
   byId("file-name").textContent = source.name;
   byId("zoom").hidden = false;
   byId("pager").hidden = source.pages < 2;
@@ -102,6 +118,7 @@ async function turnTo(number) {
 
 for (const [id, step] of [["zoom-out", -1], ["zoom-in", 1]]) byId(id).addEventListener("click", () => stage.zoom(step));
 stage.zoom(0);
+byId("back").addEventListener("click", () => { opening = opening.then(goBack); });
 byId("open").addEventListener("click", () => byId("file").click());
 byId("file").addEventListener("change", (event) => open(event.target.files[0]));
 byId("page-before").addEventListener("click", () => turnTo(source.page - 1));
@@ -161,12 +178,14 @@ async function start() {
 async function showResult(asked, result) {
   const read = readResult(result);
   if (read.image) {
-    source?.close();
-    source = await Source.open(new File([pngOf(read.image)], `${asked.id}.png`, { type: "image/png" }), (url, name) => stage.show(url, name));
+    const name = asked.file ? `${source.stem}-${asked.id}.png` : "drawing.png";
+    const made = new File([pngOf(read.image)], name, { type: "image/png" });
+    const next = await Source.open(made, (url, title) => stage.show(url, title));
+    before?.close();
+    [before, source] = [source, next];
     chat.clear();
     showFile();
   }
-  read.size ??= stage.size;
   done = { task: asked, result, read, stem: `${source?.stem ?? "image"}-${asked.id}` };
   byId("result-title").textContent = asked.label;
   byId("result").hidden = false;

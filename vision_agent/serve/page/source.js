@@ -55,6 +55,11 @@ export class Source {
     return [this.image, `${this.stem}-page-${this.page}.png`];
   }
 
+  /** Show it once more, as it was left. */
+  async again() {
+    await this.#draw(this.image);
+  }
+
   /** Let go of the memory. */
   close() {
     URL.revokeObjectURL(this.url);
@@ -68,7 +73,7 @@ export class Source {
       URL.revokeObjectURL(url);
       throw new ApiError(`${this.name} cannot be shown (${error.message})`);
     }
-    URL.revokeObjectURL(this.url);
+    this.close();
     [this.url, this.image] = [url, blob];
   }
 }
