@@ -23,7 +23,7 @@ from vision_agent.errors import CheckpointError, InputError, bad_argument
 from vision_agent.generation.grammar import keep_only
 from vision_agent.generation.vocabulary import Vocabulary, vocabulary_of
 from vision_agent.plugins.constraint import Constraint, ConstraintState
-from vision_agent.plugins.decoder import DecodeRequest, TextDecoder, WrittenAnswer
+from vision_agent.plugins.decoder import Continuation, DecodeRequest, TextDecoder, WrittenAnswer
 from vision_agent.results.detections import Detections
 
 Numbers = tuple[int, int, int, int]
@@ -84,6 +84,69 @@ class GroundingDecoder(TextDecoder):
         vocabulary = self._vocabulary
         ids = vocabulary.marked_ids(before) + vocabulary.text_ids(phrase) + vocabulary.marked_ids(after)
         return tuple(ids)
+
+    def first_tokens(self, phrase: str) -> tuple[int, int]:
+        """Return the first token of a list's opening, and that of "none"."""
+        return self.opening(phrase)[0], self._nothing[0]
+
+    def continuation(self, phrase: str, written: Sequence[tuple[int, float]]) -> Continuation | None:
+        """Return how a list of boxes goes on, taken back to the number that makes no box or repeats one.
+
+        A pattern cannot say that x1 is more than x0; for the number that was wrong it names those that are right.
+        """
+        boxes = kept = _BoxList(self.limit)
+        size = 0  # letters up to where the list was last at no half number
+        letters = "".join(self._letters(token) for token, _ in written)
+        for place, letter in enumerate(letters, 1):
+            longer = boxes.after(letter)
+            if longer is None:
+                break
+            boxes = longer
+            if boxes.place == "done":
+                return None
+            if not boxes.digits and boxes.place != "gap":
+                kept, size = boxes, place
+        if kept.place == "after box" and len(kept.boxes) >= self.limit:
+            return None
+        # A space belongs to the token of what follows it, in tokenizers that have such.
+        text = letters[:size].rstrip(" ")
+        pattern = " " * (size - len(text)) + _rest(kept)
+        opening = _OPEN.format(phrase=phrase)
+        return Continuation(opening + text, tuple(self._first_letters(written, len(text))), pattern)
+
+    def _first_letters(self, written: Sequence[tuple[int, float]], size: int) -> Iterator[tuple[int, float]]:
+        """The tokens of so many letters; one that has more is written anew."""
+        for token, logprob in written:
+            letters = self._letters(token)[:size]
+            if not letters:
+                return
+            whole = len(letters) == len(self._letters(token))
+            for piece in [token] if whole else self._vocabulary.encode(letters.encode()):
+                yield piece, logprob
+            size -= len(letters)
+
+    def whole_answer(self, phrase: str, there: float, written: Sequence[tuple[int, float]]) -> WrittenAnswer:
+        """Return the answer with its opening and what closes it; a list that was cut stays open."""
+        boxes: _BoxList | None = _BoxList(self.limit)
+        said: list[tuple[int, float]] = []
+        for token, logprob in written:
+            for letter in self._letters(token):
+                boxes = boxes.after(letter) if boxes else None
+            if boxes is None:
+                break
+            said.append((token, logprob))
+        opening = self.opening(phrase)
+        if boxes is not None and boxes.place == "after box" and len(boxes.boxes) >= self.limit:
+            said += [(token, 0.0) for token in self._vocabulary.encode(b"]")]
+            boxes = boxes.after("]")
+        close = [(token, 0.0) for token in self._close] if boxes is not None and boxes.place == "done" else []
+        tokens = [(opening[0], there), *((token, 0.0) for token in opening[1:]), *said, *close]
+        ids = tuple(token for token, _ in tokens)
+        return WrittenAnswer(self.backbone.decode_text(ids), ids, tuple(logprob for _, logprob in tokens))
+
+    def _letters(self, token: int) -> str:
+        pieces = self._vocabulary.pieces
+        return pieces[token].decode("latin-1") if 0 <= token < len(pieces) else ""
 
     def decode(self, answers: Sequence[WrittenAnswer], request: DecodeRequest) -> Detections:
         """Read an answer for each phrase as scored boxes in pixels of the upright original, best first in each phrase.
@@ -237,6 +300,29 @@ class _BoxList:
                 }
                 return full | {_LARGEST}
         return {_LARGEST}  # more boxes begin with any other x0 than a list may have
+
+
+_NUMBER = "(?:0|[1-9][0-9]{0,2}|1000)"
+_BOX = rf"\[{_NUMBER}, {_NUMBER}, {_NUMBER}, {_NUMBER}\]"
+
+
+def _rest(boxes: _BoxList) -> str:
+    """A pattern of what may follow in a list, at a place where no number is half written."""
+    more = boxes.limit - len(boxes.boxes)
+    tail = rf"(?:, {_BOX}){{0,{more - 1}}}\]"
+    match boxes.place:
+        case "start" | "list":
+            return (" ?" if boxes.place == "start" else "") + rf"\[(?:{_BOX}{tail}|\])"
+        case "first box":
+            return rf"(?:{_BOX}{tail}|\])"
+        case "after box":
+            return rf"(?:, {_BOX}){{0,{more}}}\]"
+        case "box gap" | "box":
+            return (" " if boxes.place == "box gap" else "") + _BOX + tail
+    lowest, taken = boxes._lowest(), boxes._taken()
+    right = "|".join(str(number) for number in range(lowest, _LARGEST + 1) if number not in taken)
+    numbers = f", {_NUMBER}" * (3 - len(boxes.numbers))
+    return rf"(?:{right}){numbers}\]{tail}"
 
 
 def _counted(numbers: Iterator[int]) -> list[tuple[int, int]]:
@@ -396,5 +482,4 @@ class _GroundingState(ConstraintState):
         return state
 
     def _letters(self, token: int) -> str:
-        pieces = self._decoder._vocabulary.pieces
-        return pieces[token].decode("latin-1") if 0 <= token < len(pieces) else ""
+        return self._decoder._letters(token)

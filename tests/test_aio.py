@@ -18,7 +18,7 @@ from vision_agent.documents.result import Line
 __all__ = ["tiny"]  # a fixture
 
 # What an agent is, has, or makes without running the model: it is not awaited.
-NOT_AWAITED = {"from_pretrained", "load_adapter", "clear_cache", "tools", "tool_definitions", "chat"}
+NOT_AWAITED = {"from_pretrained", "remote", "load_adapter", "clear_cache", "tools", "tool_definitions", "chat"}
 
 
 def public_methods(owner: type) -> set[str]:

@@ -21,7 +21,7 @@ STAIRS = (
     *("__version__", "_distribution", "checkpoints", "errors", "geometry", "images", "results", "plugins", "model"),
     *("generation", "routing", "checkpoint_export", "validation", "documents", "extract", "inference", "embedding"),
     "data",
-    *("planning", "train"),
+    *("planning", "train", "remote"),
     *("aio", "agent", "evaluate", "batch", "search", "serve", "cli", "__main__"),
 )
 SAME_NAME_ALLOWED = {"__init__", "options", "result", "loading"}

@@ -11,6 +11,7 @@ from vision_agent.aio import (
     AsyncChat,
     AwaitedAsk,
     AwaitedCaption,
+    AwaitedClassify,
     AwaitedCount,
     AwaitedFind,
     AwaitedOcr,
@@ -25,6 +26,7 @@ from vision_agent.documents.options import OcrOptions, OcrSettings
 from vision_agent.documents.reader import DocumentReader
 from vision_agent.documents.result import OcrResult, Page
 from vision_agent.documents.source import Documents, DocumentSource
+from vision_agent.embedding.verbs import EmbedderSource, EmbeddingVerbs, find_embedder
 from vision_agent.errors import ArgumentTypeError, InputError, RouteError, bad_argument
 from vision_agent.extract.contents import DocumentContents
 from vision_agent.extract.extractor import Extractor, ExtractSettings
@@ -36,18 +38,16 @@ from vision_agent.images.loading import ImageLimits, ImageSource, load_image
 from vision_agent.images.store import ImageStore
 from vision_agent.images.video import VideoSource, sample_frames
 from vision_agent.inference.answering import AnswerPipeline
+from vision_agent.inference.assembly import AgentParts, assemble
 from vision_agent.inference.chat import Chat
 from vision_agent.inference.conversation import Conversation, build_batch, load_images
 from vision_agent.inference.detail import Detail
-from vision_agent.inference.engine import InferenceEngine
-from vision_agent.inference.evidence_loop import EvidenceLoop
 from vision_agent.inference.find_options import FindOptions, FindSettings, SegmentSettings
 from vision_agent.inference.image_cache import check_image_cache_bytes
 from vision_agent.inference.image_generation import ImageGenerator, MaskSource, read_mask, tie_networks
 from vision_agent.inference.image_series import is_series, look_at
-from vision_agent.inference.object_caption import ObjectCaptioner
-from vision_agent.inference.predictor import Predictor
 from vision_agent.inference.settings import (
+    CAPTION_REQUESTS,
     AskSettings,
     CaptionLength,
     CaptionSettings,
@@ -59,7 +59,6 @@ from vision_agent.inference.settings import (
 )
 from vision_agent.inference.tile_layout import Tiles
 from vision_agent.inference.tracking import segment_clip
-from vision_agent.inference.word_reading import WordReader
 from vision_agent.model.backbone import Backbone
 from vision_agent.model.checkpoint import DEFAULT_CHECKPOINT, adapter_folders, load_backbone
 from vision_agent.model.devices import release_memory
@@ -72,6 +71,7 @@ from vision_agent.planning.tool_calls import SessionTools
 from vision_agent.plugins.registry import load_toolkit
 from vision_agent.plugins.segmenter import Segmenter
 from vision_agent.plugins.tool import Tool, ToolAgent, ToolResult
+from vision_agent.remote.connection import Connectable
 from vision_agent.results.answers import Answer
 from vision_agent.results.detections import Detections
 from vision_agent.results.events import AnswerEvent
@@ -99,14 +99,9 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=BaseModel)
 
 _TOOL_CALL_TOKENS = 512  # most tokens of a tool call that the model writes in its own loop
-_CAPTIONS = {
-    "short": ("describe the picture in one short sentence", 48),
-    "normal": ("describe the picture", 160),
-    "long": ("describe the picture in detail", 768),
-}
 
 
-class VisionAgent:
+class VisionAgent(EmbeddingVerbs, Connectable):
     """Finds objects by phrase, answers questions about images and documents, and chooses between the two by itself.
 
     `VisionAgent()` runs the small model that ships with the package; `VisionAgent.from_pretrained(...)` any InternVL
@@ -124,6 +119,7 @@ class VisionAgent:
         *,
         image_limits: ImageLimits | None = None,
         image_cache_bytes: int | None = None,
+        embedder: EmbedderSource | None = None,
         **settings: Unpack[LoadSettings],
     ) -> None:
         """Load the default model.
@@ -133,9 +129,12 @@ class VisionAgent:
             image_cache_bytes: most bytes of encoded images that are kept on the device, so that the next call about
                 one of them need not encode it again; 0 keeps none. None has room for eight of the largest, at least
                 256 MiB, in at most a sixteenth of the device's memory.
+            embedder: what `embed` and `classify` compare images and texts with: the folder of a SigLIP or CLIP, or an
+                `Embedder` of your own.
             settings: `device`, `dtype` and more: see `LoadOptions` in `vision_agent.model.load_options`.
         """
         check_image_cache_bytes(image_cache_bytes)
+        self._embedder = find_embedder(embedder, settings.get("device", "auto"))
         backbone = load_backbone(DEFAULT_CHECKPOINT, local_files_only=True, **settings)
         self._setup(backbone, adapter_folders(DEFAULT_CHECKPOINT), image_limits, image_cache_bytes)
 
@@ -149,6 +148,7 @@ class VisionAgent:
         local_files_only: bool = False,
         image_limits: ImageLimits | None = None,
         image_cache_bytes: int | None = None,
+        embedder: EmbedderSource | None = None,
         **settings: Unpack[LoadSettings],
     ) -> Self:
         """Load an InternVL checkpoint, native or in the original format. Code of a checkpoint is never run.
@@ -159,7 +159,7 @@ class VisionAgent:
             cache_dir: folder for downloads.
             local_files_only: never touch the network.
             image_limits: what images are accepted.
-            image_cache_bytes: most bytes of encoded images that are kept: see `VisionAgent`.
+            image_cache_bytes, embedder: see `VisionAgent`.
             settings: `device`, `dtype`, `attn_implementation`, `quantization`, `compile`, `device_map`,
                 `offload_folder`, `max_memory`, `lora`, `threads`: see `model.load_options.LoadOptions`.
 
@@ -171,37 +171,33 @@ class VisionAgent:
         """
         check_image_cache_bytes(image_cache_bytes)
         source = DEFAULT_CHECKPOINT if name_or_path == "default" else name_or_path
+        found = find_embedder(embedder, settings.get("device", "auto"))
         backbone = load_backbone(source, cache_dir=cache_dir, local_files_only=local_files_only, **settings)
         agent = cls.__new__(cls)
+        agent._embedder = found
         agent._setup(backbone, [*adapter_folders(Path(source)), *map(Path, adapters)], image_limits, image_cache_bytes)
         return agent
 
     def _setup(
         self, backbone: Backbone, adapters: Sequence[Path], limits: ImageLimits | None, image_cache_bytes: int | None
     ) -> None:
-        self._backbone = backbone
+        routes: dict[str, Route] = {}
+        self._join(assemble(backbone, routes, image_cache_bytes), routes, limits)
+        for own in backbone.own_routes:
+            self._routes[own.spec.name] = build_own_route(own, backbone)
+        for folder in (each for path in adapters for each in adapter_folders(path) or [path]):
+            self.load_adapter(folder)
+
+    def _join(self, parts: AgentParts, routes: dict[str, Route], limits: ImageLimits | None) -> None:
+        self._engine, self._predictor, self._pipeline = parts
+        self._backbone, self._routes = self._engine.backbone, routes
         self._limits = limits or ImageLimits()
-        self._routes: dict[str, Route] = {}
-        self._engine = InferenceEngine(backbone, self._routes, image_cache_bytes)
-        self._predictor = Predictor(self._engine, self._routes)
-        self._pipeline = AnswerPipeline(
-            self._engine,
-            self._routes,
-            self._predictor,
-            EvidenceLoop(self._engine, self._routes, self._predictor),
-            WordReader(self._routes, self._predictor, self.model),
-            ObjectCaptioner(self._routes, self._predictor, self.model),
-        )
         self._image_generator = ImageGenerator(self._engine, self._routes)
         self._session = ImageStore(limits=self._limits)
         self._runner = RequestRunner(self._pipeline, self._next_call, self._toolkit, self._limits)
         self._document_reader = DocumentReader(self._limits, self._pipeline.ask, self.model)
         ask, parameters = self._pipeline.ask, self._pipeline.parameters
         self._extractor = Extractor(self._document_reader.read, ask, parameters, self._limits)
-        for own in backbone.own_routes:
-            self._routes[own.spec.name] = build_own_route(own, backbone)
-        for folder in (each for path in adapters for each in adapter_folders(path) or [path]):
-            self.load_adapter(folder)
 
     @property
     def aio(self) -> "AsyncVisionAgent":
@@ -824,7 +820,7 @@ class VisionAgent:
             InputError: another length, or an image that cannot be read.
         """
         check_length(length)
-        request, tokens = _CAPTIONS[length]
+        request, tokens = CAPTION_REQUESTS[length]
         settings = check_options(options or GenerationOptions(max_new_tokens=tokens), None)
         return look_at(image, self._limits, lambda some: self._pipeline.ask_each(request, some, settings))
 
@@ -991,6 +987,8 @@ class AsyncVisionAgent:
         self.extract = awaited(agent.extract)
         self.ask: AwaitedAsk = awaited_or_streamed(agent.ask)
         self.caption: AwaitedCaption = awaited_or_streamed(agent.caption)
+        self.classify: AwaitedClassify = awaited_or_streamed(agent.classify)
+        self.embed = awaited(agent.embed)
         self.run: AwaitedRun = awaited_or_streamed(agent.run)
         self.call_tool = awaited(agent.call_tool)
 

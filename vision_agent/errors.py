@@ -18,6 +18,7 @@
     ├── AnswerError (RuntimeError)         an answer that cannot be turned into what was asked for, or that rests on
     │                                      scores that are no numbers (an overflow in half precision)
     ├── BusyError (RuntimeError)           too many requests wait for the model already
+    ├── EngineError (RuntimeError)         a remote engine that cannot be reached, or does not answer as it should
     ├── ExtractionError (RuntimeError)     a document that does not state what the caller's model requires
     ├── RouteError (ValueError)            a routing token used where it cannot be
     ├── ToolError (RuntimeError)           a tool call that was refused; the message says what to do instead
@@ -115,6 +116,18 @@ class AnswerError(VisionAgentError, RuntimeError):
 
 class BusyError(VisionAgentError, RuntimeError):
     """Too many requests wait for the model already; the same request may be made again later."""
+
+
+class EngineError(VisionAgentError, RuntimeError):
+    """A remote engine that cannot be reached, refuses a request, or does not answer as it should.
+
+    Attributes:
+        status: of HTTP, where the engine refused the request; None otherwise.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class ExtractionError(VisionAgentError, RuntimeError):

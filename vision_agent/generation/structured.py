@@ -8,9 +8,10 @@ from pydantic import BaseModel, JsonValue, TypeAdapter, ValidationError
 
 from vision_agent.errors import AnswerError, InputError
 from vision_agent.generation.grammar import choice_constraint, json_constraint
+from vision_agent.generation.json_schema import prepare_schema
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.model.backbone import Backbone
-from vision_agent.plugins.constraint import Constraint
+from vision_agent.plugins.constraint import Constraint, WrittenGrammar
 
 _JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
 
@@ -47,6 +48,8 @@ class AnswerForm:
         """
         if schema is not None and choices is not None:
             raise InputError("`schema` and `choices` exclude each other: an answer has one form")
+        if backbone.is_remote:
+            return cls._remote(schema, choices, backbone)
         if choices is not None:
             grammar = choice_constraint(backbone.tokenizer, choices, backbone.end_ids)
             own = {_spelling(choice, backbone): choice for choice in choices}
@@ -57,6 +60,19 @@ class AnswerForm:
             limit = options.max_new_tokens
             grammar = json_constraint(backbone.tokenizer, schema, backbone.end_ids, max_new_tokens=limit)
             return cls(schema=schema, constraint=grammar)
+        return cls()
+
+    @classmethod
+    def _remote(
+        cls, schema: type[BaseModel] | dict[str, Any] | None, choices: Sequence[str] | None, backbone: Backbone
+    ) -> "AnswerForm":
+        """The grammar goes to the engine as it is."""
+        if choices is not None:
+            choice_constraint(backbone.tokenizer, choices, backbone.end_ids)  # refuses what is none
+            texts = {choice.strip(): choice for choice in choices}
+            return cls(choices=texts, constraint=WrittenGrammar(choices=tuple(texts)))
+        if schema is not None:
+            return cls(schema=schema, constraint=WrittenGrammar(schema=prepare_schema(schema).schema))
         return cls()
 
     def parsed(self, content: JsonValue, text: str) -> BaseModel | JsonValue:

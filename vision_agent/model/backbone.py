@@ -110,7 +110,10 @@ class Backbone:
         former_fingerprint: of the weights' only file, which adapters saved before version 0.2 remember; "" with LoRA.
         end_ids: token ids that end an answer.
         own_routes: routes that came with the weights, to be built by `adapter.build_own_route`.
+        is_remote: another engine has the weights; the model here lies on the device "meta".
     """
+
+    is_remote = False
 
     def __init__(
         self,

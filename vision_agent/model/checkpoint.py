@@ -65,7 +65,7 @@ DEFAULT_CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "default"
 _OUTPUT_TABLES = frozenset({"lm_head.weight", "language_model.lm_head.weight"})
 _WEIGHT_SUFFIXES = (".safetensors", ".bin")
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 def load_backbone(
@@ -92,7 +92,7 @@ def load_backbone(
     device = check_load_options(options)
     use_threads(options.threads)
     local_files_only = check_source(source, cache_dir, local_files_only)
-    files = _CheckpointFiles(source, {"cache_dir": cache_dir, "local_files_only": local_files_only})
+    files = CheckpointFiles(source, {"cache_dir": cache_dir, "local_files_only": local_files_only})
     content = files.json("config.json")
     check_settings(content)
     original = is_original(content) or is_sa2va(content)
@@ -132,7 +132,7 @@ def adapter_folders(checkpoint: Path) -> list[Path]:
 
 
 def _load_native(
-    files: "_CheckpointFiles",
+    files: "CheckpointFiles",
     content: dict[str, Any],
     config: InternVLConfig,
     options: LoadOptions,
@@ -168,7 +168,7 @@ def _load_native(
         name=Path(source).name,
         fingerprint=with_lora(native_fingerprint(files.weights_folder()), options.lora),
         former_fingerprint="" if options.lora else files.former_fingerprint(),
-        **_extras(content),
+        **own_settings(content),
     )
 
 
@@ -183,14 +183,14 @@ def _read_native(source: str, config: InternVLConfig, arguments: dict[str, Any])
     return model
 
 
-def _refuse_unfilled(files: "_CheckpointFiles", config: InternVLConfig, parameters: int) -> None:
+def _refuse_unfilled(files: "CheckpointFiles", config: InternVLConfig, parameters: int) -> None:
     """Refuse settings of a model larger than its files, before it takes memory: what is missing is made up."""
     held = sum(path.stat().st_size for path in files.weights_folder().iterdir() if path.suffix in _WEIGHT_SUFFIXES)
     if held and parameters > held:  # a number takes a byte at least
         _refuse_misfits(files, config)
 
 
-def _refuse_misfits(files: "_CheckpointFiles", config: InternVLConfig) -> None:
+def _refuse_misfits(files: "CheckpointFiles", config: InternVLConfig) -> None:
     """Name the tensors for which transformers could not load a folder, where it is for them."""
     with torch.device("meta"):
         model = InternVLForConditionalGeneration(config)
@@ -204,7 +204,7 @@ def _refuse(source: str, wrong: Sequence[str]) -> None:
 
 
 def _read_ourselves(
-    files: "_CheckpointFiles",
+    files: "CheckpointFiles",
     config: InternVLConfig,
     options: LoadOptions,
     device: torch.device,
@@ -221,7 +221,7 @@ def _read_ourselves(
 
 
 def _load_original(
-    files: "_CheckpointFiles",
+    files: "CheckpointFiles",
     content: dict[str, Any],
     config: InternVLConfig,
     options: LoadOptions,
@@ -248,13 +248,13 @@ def _load_original(
     if spread_out is not None:
         spread(loaded.model, spread_out)
     finish(loaded.model, options, device)
-    own_ends = _own_prompts(content, folder, loaded.tokenizer)
+    own_ends = own_prompts(content, folder, loaded.tokenizer)
     return Backbone(
         loaded.model,
         loaded.tokenizer,
         TilingSettings(
             size=loaded.tile_size,
-            **_IMAGENET,
+            **IMAGENET,
             min_tiles=loaded.min_tiles,
             max_tiles=loaded.max_tiles,
             thumbnail=loaded.thumbnail,
@@ -269,10 +269,10 @@ def _load_original(
     )
 
 
-def _own_prompts(content: dict[str, Any], folder: Path, tokenizer: Any) -> list[int] | None:
-    """The end tokens of a folder that was native: its prompts are those of its chat template, not of the official one.
+def own_prompts(content: dict[str, Any], folder: Path, tokenizer: Any) -> list[int] | None:
+    """Return the end tokens of a folder that was native; None for a published one.
 
-    The tokenizer gets that template. None for a published folder.
+    Its prompts are those of its own chat template, which the tokenizer gets, and not those of the official one.
     """
     extras = content.get("vision_agent")
     if not isinstance(extras, dict) or "prompts" not in extras:
@@ -306,8 +306,8 @@ def _refuse_the_first(content: dict[str, Any]) -> None:
         )
 
 
-def _extras(content: dict[str, Any]) -> dict[str, Any]:
-    """What a converted checkpoint says beyond the native format; see `original.convert`."""
+def own_settings(content: dict[str, Any]) -> dict[str, Any]:
+    """Return what a converted checkpoint says beyond the native format; see `original.convert`."""
     extras = content.get("vision_agent")
     if not isinstance(extras, dict):
         return {}
@@ -322,7 +322,7 @@ def _extras(content: dict[str, Any]) -> dict[str, Any]:
         raise CheckpointError(f"config.json: `vision_agent` is damaged: {extras!r}") from error
 
 
-class _CheckpointFiles:
+class CheckpointFiles:
     """Reads single files of a checkpoint, from a folder or the hub cache, with errors that name them."""
 
     def __init__(self, source: str, hub: dict[str, Any]) -> None:

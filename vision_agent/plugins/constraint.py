@@ -4,6 +4,9 @@ A `Constraint` is made once for a tokenizer and may be shared; each answer gets 
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -46,3 +49,20 @@ class Constraint(ABC):
     @abstractmethod
     def start(self) -> ConstraintState:
         """Return the state of a new answer."""
+
+
+@dataclass(frozen=True)
+class WrittenGrammar(Constraint):
+    """A grammar in words, for a remote engine that holds the model to it itself.
+
+    Attributes:
+        choices: the texts that an answer may be; none where it is JSON.
+        schema: the JSON schema; None for choices.
+    """
+
+    choices: tuple[str, ...] = ()
+    schema: Mapping[str, Any] | None = None
+
+    def start(self) -> ConstraintState:
+        """Raise TypeError: no answer is written here."""
+        raise TypeError("a written grammar is for remote engines; nothing here decodes under it")

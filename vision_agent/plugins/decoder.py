@@ -222,6 +222,21 @@ class WrittenAnswer:
     logprobs: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class Continuation:
+    """How an answer goes on that a remote engine writes under patterns, without the decoder's own grammar.
+
+    Attributes:
+        text: what stands of the answer so far, marks included; the engine continues it.
+        written: the tokens of what the model wrote of it, and their logprobs.
+        pattern: a regular expression of what may follow.
+    """
+
+    text: str
+    written: tuple[tuple[int, float], ...]
+    pattern: str
+
+
 class TextDecoder(ABC):
     """Base class of decoders that read the model's own words, for checkpoints without routes.
 
@@ -242,3 +257,28 @@ class TextDecoder(ABC):
     @abstractmethod
     def decode(self, answers: Sequence[WrittenAnswer], request: DecodeRequest) -> Any:
         """Turn answers, one for each of `request.phrases`, into one frozen result model."""
+
+    def first_tokens(self, phrase: str) -> tuple[int, int]:
+        """Return the first token of an answer that finds the phrase, and of one that does not.
+
+        Raises:
+            RouteError: the decoder reads no answers of remote engines, which know nothing of its grammar.
+        """
+        raise RouteError(f"the decoder {type(self).__name__} does not read what remote engines write")
+
+    def continuation(self, phrase: str, written: Sequence[tuple[int, float]]) -> Continuation | None:
+        """Return how an answer that finds the phrase goes on; None where it is whole.
+
+        What breaks the decoder's own grammar is taken back, so that the answer comes out as under the grammar.
+
+        Args:
+            written: tokens and logprobs of what the model wrote itself, without what every such answer begins with.
+        """
+        raise RouteError(f"the decoder {type(self).__name__} does not read what remote engines write")
+
+    def whole_answer(self, phrase: str, there: float, written: Sequence[tuple[int, float]]) -> WrittenAnswer:
+        """Return the answer, with its beginning and its end, as `decode` takes it.
+
+        `there` is the logprob of its first token.
+        """
+        raise RouteError(f"the decoder {type(self).__name__} does not read what remote engines write")

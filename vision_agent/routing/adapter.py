@@ -218,6 +218,11 @@ def write_words(folder: str | Path, words: KnownWords | None) -> None:
     _write_info(folder, _read_info(folder).model_copy(update={"words": words}))
 
 
+def read_spec(folder: str | Path) -> RouteSpec:
+    """Return the route of a saved adapter. Raises CheckpointError for missing or damaged files."""
+    return _read_info(Path(folder)).route
+
+
 def load_adapter(folder: str | Path, backbone: Backbone) -> Route:
     """Load a route onto a backbone; other routes stay as they are.
 
@@ -225,9 +230,15 @@ def load_adapter(folder: str | Path, backbone: Backbone) -> Route:
         CheckpointError: missing, damaged or half-written files, or weights that do not fit the decoder.
         AdapterMismatchError: trained on another base model.
         UnknownDecoderError: its decoder is not installed.
+        RouteError: the model runs in a remote engine, which hands out no hidden states.
     """
     folder = Path(folder)
     info = _read_info(folder)
+    if backbone.is_remote:
+        raise RouteError(
+            f"{info.route.token!r} cannot be read through a remote engine: its decoder reads hidden states, which "
+            "engines do not hand out; load the checkpoint here, or serve it with `vision-agent serve`"
+        )
     tensors = _read_tensors(folder, info)
     if info.hidden_size != backbone.hidden_size or not _trained_on(backbone, info.base_fingerprint):
         raise AdapterMismatchError(

@@ -1,0 +1,1 @@
+"""Models that other engines run: vLLM, SGLang, LMDeploy, or `vision-agent serve`."""
