@@ -67,7 +67,7 @@ def export_checkpoint(
     Args:
         source: an InternVL checkpoint, native or in the original format: a folder or a hub name.
         target: the folder to write: a new one, or one that is empty.
-        adapters: folders of LoRA (as PEFT saves them) and of routes, in any order.
+        adapters: folders of LoRA (as PEFT saves them) and of routes, or of runs, in any order.
         format: `"native"` for transformers' own InternVL format; `"original"` for that of `InternVLChatModel`, with
             its names, its fused tensors and its `config.json`.
         cache_dir, local_files_only: of downloads, as for `VisionAgent.from_pretrained`.
@@ -86,7 +86,8 @@ def export_checkpoint(
     target = Path(target)
     _check_target(target)
     folder = _folder(source, cache_dir, local_files_only)
-    loras, routes = _sorted_out([*adapter_folders(folder), *map(Path, adapters)])
+    given = (each for path in map(Path, adapters) for each in adapter_folders(path) or [path])
+    loras, routes = _sorted_out([*adapter_folders(folder), *given])
     content = read_object(folder / "config.json", str(source))
     _check_kind(content, format, str(source))
     if loras:
