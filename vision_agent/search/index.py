@@ -265,7 +265,7 @@ class Index:
 
         Returns:
             images, best first. Words are compared with the images' vectors where the agent's embedder reads texts.
-            Else the words are looked for in every image: for the default some 0.1 seconds an image on one core, once
+            Else the words are looked for in every image: for the default some 0.3 seconds an image on one core, once
             for each phrase, and the hits have boxes.
 
         Raises:
@@ -304,9 +304,10 @@ class Index:
         )
 
     def duplicates(self, *, bits: int | None = MOST_BITS) -> Duplicates:
-        """Find images that are there twice, or look alike: resized, recompressed, a little brighter or cropped.
+        """Find images that are there twice, or look alike: resized, recompressed, brighter or darker, cropped by 1 %.
 
-        No model is needed. Every image is compared with every other: 5,000 take about a second, 100,000 minutes.
+        No model is needed. Mirrored ones and larger crops are not found; pages of one form may be taken for one.
+        Every image is compared with every other: 5,000 take about a second, 100,000 minutes.
 
         Args:
             bits: of the 256 of an image's hash, how many may differ, 0 to 64; None for files that are equal alone.
