@@ -37,6 +37,7 @@ from vision_agent.plugins.route import RouteSpec
 from vision_agent.results.detections import Detections
 
 from .box_geometry import nested, non_maximum, paired_giou
+from .box_regions import REGION_HIDDEN, RegionDescriber
 from .box_truth import (
     LossSums,
     assign,
@@ -57,8 +58,6 @@ _NESTED = 0.65  # the share of the smaller of two boxes in the other from which 
 _STEPS = 32  # of suppression, at first: photos need 3 to 8
 _REFINED_IOU = 0.4  # least overlap with a true box for a region's edges to be taught that box
 _NEAR_IOU = 0.1  # least overlap with a true box for a region to be taught how well it fits
-_POINTS = 6  # a region is described at 6 x 6 points
-_REGION_HIDDEN = 512
 
 
 @dataclass(frozen=True)
@@ -170,7 +169,7 @@ class BoxDecoder(Decoder):
         self.objectness_head = nn.Sequential(_conv_block(width), nn.Conv2d(width, 1, 1))
         self.box_head = nn.Sequential(_conv_block(width), _conv_block(width), nn.Conv2d(width, 4, 1))
         self.level_scale = nn.Parameter(torch.ones(_LEVELS))
-        self.describe = _RegionDescriber(widths, embedding)
+        self.describe = RegionDescriber(widths, embedding)
         self.phrase_head = nn.Sequential(
             nn.LayerNorm(hidden_size), nn.Linear(hidden_size, hidden_size), nn.GELU(), nn.Linear(hidden_size, embedding)
         )
@@ -268,6 +267,8 @@ class BoxDecoder(Decoder):
         logits_KN += self.settings["prominence"] * prepared.prominence_BN[0]
         if prepared.fit_BN is not None:
             logits_KN += self.settings["quality"] * F.logsigmoid(prepared.fit_BN[0])
+        # An infinite logit would be a sure score, and a broken decoder pass for a sound one.
+        logits_KN = torch.where(logits_KN.isfinite(), logits_KN, torch.nan)
         scores_KN = torch.sigmoid(logits_KN / self.settings["temperature"]) * prepared.proposed_BN[0]
         scores_KT, regions_KT = scores_KN.sort(dim=1, descending=True, stable=True)
         boxes_KT4 = prepared.regions_BN4[0][regions_KT]
@@ -403,7 +404,9 @@ class BoxDecoder(Decoder):
         said_BN5 = self.refine(hidden_BNH).float()
         sides_BN4 = (boxes_BN4[..., 2:] - boxes_BN4[..., :2]).repeat(1, 1, 2)
         moved_BN4 = boxes_BN4 + said_BN5[..., :4] * sides_BN4
-        return _SeenRegions(moved_BN4.detach().clamp(0, 1), embeddings_BNE, moved_BN4, said_BN5[..., 4])
+        # An edge at infinity would be cut to the image's own, and a broken decoder pass for a sound one.
+        cut_BN4 = torch.where(moved_BN4.isfinite(), moved_BN4, torch.nan).detach().clamp(0, 1)
+        return _SeenRegions(cut_BN4, embeddings_BNE, moved_BN4, said_BN5[..., 4])
 
     def _moved_truth(self, prepared: PreparedBoxes, targets: Sequence[BoxTargets]) -> Tensor:
         """Slightly moved true boxes (B, G, 4), padded.
@@ -446,60 +449,9 @@ class _SeenRegions:
     fit_BN: Tensor | None = None
 
 
-class _RegionDescriber(nn.Module):
-    """Describes boxes by what all feature maps hold at a grid of points inside them, and by their place and size."""
-
-    def __init__(
-        self, widths: Sequence[int], embedding: int, hidden: int = _REGION_HIDDEN, point_width: int = 96
-    ) -> None:
-        super().__init__()
-        reduced = [max(16, min(128, channels // 16 * 8)) for channels in widths]
-        self.reduce = nn.ModuleList(nn.Conv2d(channels, out, 1) for channels, out in zip(widths, reduced, strict=True))
-        self.point = nn.Linear(sum(reduced), point_width)
-        self.grid = nn.Linear(_POINTS**2 * point_width, hidden)
-        self.mean = nn.Linear(sum(reduced), hidden)
-        self.place = nn.Linear(6, hidden)
-        self.head = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, embedding))
-        self.norm = nn.LayerNorm(embedding)
-
-    def reduced(self, features: DenseFeatures) -> tuple[Tensor, ...]:
-        """Return the maps with fewer channels, to be sampled; fp32."""
-        return tuple(reduce(map_BCHW).float() for reduce, map_BCHW in zip(self.reduce, features.maps, strict=True))
-
-    def forward(self, maps: Sequence[Tensor], boxes_BN4: Tensor) -> Tensor:
-        """Map reduced maps (B, C, H, W) and boxes (B, N, 4) in the frame "unit" to (B, N, E), normalised."""
-        return self.described(self.hidden(maps, boxes_BN4))
-
-    def hidden(self, maps: Sequence[Tensor], boxes_BN4: Tensor) -> Tensor:
-        """Map the same to what is read of each box, (B, N, hidden)."""
-        steps_P = (torch.arange(_POINTS, device=boxes_BN4.device) + 0.5) / _POINTS
-        low_BN2, size_BN2 = boxes_BN4[..., :2], boxes_BN4[..., 2:] - boxes_BN4[..., :2]
-        across = low_BN2[..., None] + size_BN2[..., None] * steps_P  # (B, N, 2, points a side)
-        points = torch.stack(
-            torch.broadcast_tensors(across[:, :, 0, None, :], across[:, :, 1, :, None]),  # type: ignore[no-untyped-call]
-            dim=-1,
-        ).flatten(2, 3)  # (B, N, P, 2), row-major
-        sampled = [
-            F.grid_sample(map_BCHW, points * 2 - 1, padding_mode="border", align_corners=False) for map_BCHW in maps
-        ]
-        held_BNPC = torch.cat(sampled, dim=1).permute(0, 2, 3, 1)
-        place_BN6 = torch.cat([boxes_BN4, size_BN2.clamp(min=1e-3).log() / 3], dim=-1)
-        hidden_BNH: Tensor = (
-            self.grid(F.silu(self.point(held_BNPC)).flatten(2))
-            + self.mean(held_BNPC.mean(dim=2))
-            + self.place(place_BN6)
-        )
-        return hidden_BNH
-
-    def described(self, hidden_BNH: Tensor) -> Tensor:
-        """Map what was read of boxes to descriptions (B, N, E), normalised."""
-        embeddings_BNE: Tensor = self.norm(self.head(hidden_BNH).float())
-        return embeddings_BNE
-
-
 def _refine_head() -> nn.Sequential:
     """Four edges' moves in sides of the box, none at the start, and the logit of its fit."""
-    head = nn.Sequential(nn.SiLU(), nn.Linear(_REGION_HIDDEN, 256), nn.SiLU(), nn.Linear(256, 5))
+    head = nn.Sequential(nn.SiLU(), nn.Linear(REGION_HIDDEN, 256), nn.SiLU(), nn.Linear(256, 5))
     *_, weight, bias = head.parameters()
     nn.init.zeros_(weight)
     nn.init.zeros_(bias)
