@@ -38,6 +38,7 @@ from vision_agent.model.original.configuration import (
     native_config,
     read_settings,
 )
+from vision_agent.model.original.embedded_lora import merge_embedded
 from vision_agent.model.original.loading import check_vocabulary
 from vision_agent.model.original.sa2va import is_sa2va, sa2va_settings
 from vision_agent.model.original.tokenizers import load_tokenizer
@@ -371,7 +372,8 @@ def _check_loadable(
     if kind == "original":
         if not is_sa2va(content):
             check_vocabulary(folder, load_tokenizer(folder).get_vocab(), content, read_settings(content))
-            check_original(model, [_Shapes(file) for file in files], language_architecture(content))
+            merged = merge_embedded([_Shapes(file) for file in files], content)
+            check_original(model, merged, language_architecture(content))
         return
     try:
         with quiet():

@@ -207,8 +207,10 @@ def _refuse_unsupported(content: dict[str, Any]) -> None:
     _refuse_other_code(content)
     if content.get("pad2square"):
         raise CheckpointError("config.json says pad2square: padding images to squares is not supported")
-    if content.get("use_backbone_lora") or content.get("use_llm_lora"):
-        raise CheckpointError("config.json says that LoRA weights are not merged; merge them and save again")
+    for name in ("use_backbone_lora", "use_llm_lora"):  # merged while weights are read
+        rank = content.get(name)
+        if rank is not None and not (isinstance(rank, int) and 0 <= rank <= 4096):
+            raise CheckpointError(f"config.json says {name} {rank!r:.80}; expected a rank, or 0")
     inside = _part(content, "llm_config").get("quantization_config")
     if isinstance(inside, dict) and inside.get("quant_method") == "mxfp4":
         inside = None  # left over from openai/gpt-oss-20b; the tensors themselves tell

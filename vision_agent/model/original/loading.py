@@ -18,6 +18,7 @@ from vision_agent.model.original.configuration import (
     native_config,
     read_settings,
 )
+from vision_agent.model.original.embedded_lora import merge_embedded
 from vision_agent.model.original.tokenizers import IMAGE_TOKENS, load_tokenizer
 from vision_agent.model.original.weights import Rule, empty_original, load_weights
 from vision_agent.model.weight_files import open_weights
@@ -103,7 +104,7 @@ def load_original(
     architecture = language_architecture(content)
     tokenizer = load_tokenizer(folder)
     vocabulary = tokenizer.get_vocab()
-    files = open_weights(folder)
+    files = merge_embedded(open_weights(folder), content)
     tied = is_tied(content, {key for file in files for key in file.keys()})
     config = native_config(content, image_token_id=vocabulary[IMAGE_TOKENS["context_image_token"]], tied=tied)
     check_vocabulary(folder, vocabulary, content, settings)
