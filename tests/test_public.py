@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 import vision_agent
-from vision_agent import AsyncChat, AsyncVisionAgent, Chat, VisionAgent
+from vision_agent import AsyncChat, AsyncVisionAgent, Chat, Index, VisionAgent
 from vision_agent.aio import AwaitedAsk, AwaitedRound, AwaitedRun
+from vision_agent.embedding.verbs import EmbeddingVerbs
 
 AWAITED = (AwaitedAsk, AwaitedRound, AwaitedRun)  # the types of verbs that stream
 
@@ -70,7 +71,7 @@ def public_functions(owner: type) -> dict[str, Callable[..., Any]]:
 def face() -> dict[str, Callable[..., Any]]:
     """The verbs of the classes that users call, and the public functions."""
     found: dict[str, Callable[..., Any]] = {}
-    for owner in (VisionAgent, AsyncVisionAgent, Chat, AsyncChat):
+    for owner in (VisionAgent, EmbeddingVerbs, AsyncVisionAgent, Chat, AsyncChat, Index):
         found |= public_functions(owner) | {f"{owner.__name__}()": owner.__init__}
     found |= {owner.__name__: owner.__call__ for owner in AWAITED}
     for name in vision_agent.__all__:

@@ -62,7 +62,7 @@ def test_images_and_texts_become_rows_of_one_space(
     unit = torch.nn.functional.normalize
     np.testing.assert_allclose(rows[[0, 2]], unit(image_ND, dim=-1).numpy(), atol=2e-6)
     np.testing.assert_allclose(rows[1], unit(text_ND, dim=-1).numpy()[0], atol=2e-6)
-    np.testing.assert_array_equal(rows[3], rows[0])
+    np.testing.assert_allclose(rows[3], rows[0], atol=2e-6)
     np.testing.assert_allclose(agent.embed("a red car"), rows[1], atol=2e-6)
     assert agent.embed(photo).shape == (agent.embedder.width,)
     np.testing.assert_allclose(agent.embed(iter([photo, "a red car"])), rows[:2], atol=2e-6)
@@ -113,6 +113,13 @@ def test_internvit_features_are_the_mean_of_its_patch_tokens(blank: Image.Image)
     np.testing.assert_allclose(made, pooled.numpy(), atol=1e-5)
     with pytest.raises(InputError, match="images alone"):
         embedder.embed_texts(["a"])
+
+
+def test_a_tower_that_another_engine_runs_is_told(blank: Image.Image) -> None:
+    backbone = tiny_backbone()
+    backbone.is_remote = True
+    with pytest.raises(RouteError, match="the image tower of 'tiny' is not on this machine"):
+        TowerEmbedder(InferenceEngine(backbone))
 
 
 @pytest.mark.parametrize(

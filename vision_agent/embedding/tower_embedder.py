@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from vision_agent.errors import InputError
+from vision_agent.errors import InputError, RouteError
 from vision_agent.generation.decoding import overflow_error
 from vision_agent.inference.engine import InferenceEngine
 from vision_agent.plugins.cancellation import raise_if_cancelled
@@ -30,7 +30,10 @@ class TowerEmbedder:
     logit_bias: float | None = None
 
     def __init__(self, engine: InferenceEngine) -> None:
+        """Take the tower of the engine's model. Raises RouteError where another engine runs it."""
         backbone = engine.backbone
+        if backbone.is_remote:
+            raise RouteError(f"the image tower of {backbone.name!r} is not on this machine: another engine runs it")
         self._engine = engine
         self.name = f"{backbone.name} (image tower)"
         self.width = int(backbone.feature_widths[-1])
