@@ -158,7 +158,9 @@ class _Run:
         weights = sum(each.numel() for each in self.learned.parameters())
         watched = min(100, len(self.validation))
         free = free_memory() if self.backbone.device.type == "cpu" else None
-        return check_memory(weights, features, self.settings.batch, watched, free)
+        held = self.detect.decoder.settings
+        regions = len(self.annotations.train) * (1 + self.settings.flip) * held["proposals"] * held["embedding"]
+        return check_memory(weights, features, self.settings.batch, watched, free, regions)
 
     def before(self) -> dict[str, Any]:
         """Return the figures of the starting adapters; a run that is resumed has them already."""
