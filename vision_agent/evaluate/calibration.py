@@ -34,7 +34,6 @@ _QUALITIES = (0.0, 0.25, 0.5)  # of a decoder that says how well its boxes fit
 _TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0)
 _CANDIDATES = tuple(round(0.05 + 0.01 * step, 2) for step in range(80))
 _MOST_FALSE = 0.10  # share of absent phrases that may get a box at the default threshold
-_LEVEL = 0.99  # of the best F1: as good as level
 _MOST_COUNTED = 5
 _GRANTED = 0.7  # of the questions about an object's colour or place are taken to be about one that is there
 
@@ -49,7 +48,6 @@ class ScoreSettings:
         temperature: least log loss of the surest boxes' scores as probabilities that the box is right.
         threshold: of the boxes that `detect` gives: best F1. Scores at which more than a tenth of the absent phrases
             get a box are left out: an agent that sees objects which are not there is worse than one that misses some.
-            Of the scores where F1 is as good as level, the highest is taken: the fewest objects have two boxes.
         presence: of the best box, for a "yes": best balanced accuracy over objects that are there and objects that are
             not (random, frequent, and likely ones, see `evaluate.short_answers`).
         maybe: of the best box, for an answer with a doubt to a question that names an object: best accuracy where seven
@@ -96,13 +94,12 @@ def best_settings(agent: VisionAgent, data: Path, limit: int | None = None) -> S
     absent = np.array([question.found.scores.max(initial=0.0) for question in questions if not len(question.truth)])
     quiet = [least for least in _CANDIDATES if np.mean(absent >= least) <= _MOST_FALSE]
     quality = {least: f1(questions, agent, least) for least in quiet or _CANDIDATES[-1:]}
-    level = [least for least, value in quality.items() if value >= _LEVEL * max(quality.values())]
     presence = _best(lambda least: float(np.mean(there >= least) + np.mean(not_there < least)))
     maybe = _best(lambda least: float(_GRANTED * np.mean(there >= least) + (1 - _GRANTED) * np.mean(not_there < least)))
     return ScoreSettings(
         **weights,
         temperature=temperature,
-        threshold=level[-1],
+        threshold=max(quality, key=lambda least: quality[least]),
         presence=presence,
         maybe=min(maybe, presence),
         counted=_best_for_numbers(counted),
