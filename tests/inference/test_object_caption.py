@@ -8,15 +8,16 @@ from PIL import Image
 from vision_agent import GenerationOptions, VisionAgent
 from vision_agent.evaluate.captions import named_objects
 
+WALK = PHOTOS / "000000190140.jpg"
 COCO = ("person", "dog", "frisbee", "bear", "teddy bear", "hot dog", "mouse", "skis", "bus", "tv", "cell phone")
 
 
-def test_a_caption_names_what_is_there_and_where(agent: VisionAgent, photo) -> None:
-    short, normal = (agent.caption(photo, length=length) for length in ("short", "normal"))
-    assert short.text == "A dog and a frisbee."
-    assert normal.text.startswith("A dog and a red frisbee. The dog is in the middle and the frisbee is at the bottom")
+def test_a_caption_names_what_is_there_and_where(agent: VisionAgent) -> None:
+    short, normal = (agent.caption(WALK, length=length) for length in ("short", "normal"))
+    assert short.text == "A person and a dog."
+    assert normal.text == "A person and a dog. The person is in the middle and the dog is in the middle."
     (found,) = normal.evidence
-    assert sorted(found.labels) == ["dog", "frisbee"]
+    assert sorted(found.labels) == ["dog", "person"]
     assert normal.confidence == pytest.approx(np.mean([each.score for each in found]))
 
 
@@ -52,14 +53,14 @@ def test_asking_chatting_and_running_give_the_same_caption(agent: VisionAgent, p
     assert agent.run(request_, photo).text == asked.text
 
 
-def test_limits_of_options_hold(agent: VisionAgent, photo) -> None:
-    whole = agent.ask("describe this", photo)
+def test_limits_of_options_hold(agent: VisionAgent) -> None:
+    whole = agent.ask("describe this", WALK)
     for most in (1, 2, 5):
-        answer = agent.ask("describe this", photo, max_new_tokens=most)
+        answer = agent.ask("describe this", WALK, max_new_tokens=most)
         assert (answer.finish_reason, answer.completion_tokens) == ("length", most)
         assert whole.text.startswith(answer.text) and len(answer.text) < len(whole.text)
-    stopped = agent.ask("describe this", photo, options=GenerationOptions(stop=(" frisbee",)))
-    assert stopped.text == "A dog and a red" and stopped.finish_reason == "stop"
+    stopped = agent.ask("describe this", WALK, options=GenerationOptions(stop=(" dog",)))
+    assert stopped.text == "A person and a" and stopped.finish_reason == "stop"
 
 
 def test_other_questions_are_no_captions(agent: VisionAgent, photo) -> None:

@@ -75,7 +75,7 @@ def test_the_largest_of_what_was_counted_is_outlined(tiny: VisionAgent) -> None:
 
 
 def test_each_object_is_looked_at_within_its_own_box(agent: VisionAgent) -> None:
-    result = agent.run("find every car and crop each", BUS)
+    result = agent.run("find every bus and crop each", BUS)
     found = result.steps[0].result
     assert result.done and len(found) >= 2
     assert tools(result) == ["detect"] + ["crop"] * len(found)
@@ -139,10 +139,10 @@ def test_what_hangs_on_something_absent_is_not_done(agent: VisionAgent, photo: P
 
 
 def test_all_that_came_out_is_told_in_words(agent: VisionAgent, photo: Path) -> None:
-    asked = agent.run("where is the dog?", photo)
+    asked = agent.run("where is the frisbee?", photo)
     (box,) = asked.routes[0].result.xyxy
     assert (
-        asked.summary == f"dog: 1 found, at ({','.join(f'{side:.0f}' for side in box)})" and asked.created_images == ()
+        asked.summary == f"frisbee: 1 found, at ({','.join(f'{side:.0f}' for side in box)})" and asked.created_images == ()
     )
     cut = agent.run("crop the dog", photo)
     assert cut.summary == cut.text and [each.size for each in cut.created_images] == [cut.image(cut.image_ids[1]).size]
@@ -152,9 +152,9 @@ def test_all_that_came_out_is_told_in_words(agent: VisionAgent, photo: Path) -> 
 
 
 def test_an_open_verb_is_routed_by_the_model(agent: VisionAgent, photo: Path) -> None:
-    result = agent.run("show me the dog and crop it", photo)
+    result = agent.run("show me the frisbee and crop it", photo)
     assert tools(result) == ["model", "crop"] and result.steps[0].content == {"routes": ["[DET]"]}
-    assert result.steps[0].result.routes[0].phrase == "dog"
+    assert result.steps[0].result.routes[0].phrase == "frisbee"
 
 
 def test_what_cannot_be_done_is_refused_before_any_step(agent: VisionAgent, checkpoint: Path, photo: Path) -> None:

@@ -60,18 +60,18 @@ def test_an_answer_is_that_of_the_verb(client: openai.OpenAI, agent: VisionAgent
 def test_a_route_is_told_exactly_and_in_words(
     client: openai.OpenAI, agent: VisionAgent, photo: Path, data_url: str
 ) -> None:
-    answered = client.chat.completions.create(model="default", messages=shown("find the dog", data_url))
+    answered = client.chat.completions.create(model="default", messages=shown("find the frisbee", data_url))
     message = answered.choices[0].message
-    assert message.content == "dog\ndog: 1 found, at (114,56,487,436)"
+    assert message.content == "frisbee\nfrisbee: 1 found, at (406,323,549,450)"
     (route,) = message.model_extra["vision"]["routes"]
     assert (route["token"], route["image"]) == ("[DET]", 0)
-    found = agent.detect("dog", photo)
+    found = agent.detect("frisbee", photo)
     assert revived(route["result"]).xyxy == pytest.approx(found.xyxy, abs=1.0)
     # What the server said may come back as it is.
-    again = [*shown("find the dog", data_url), message, {"role": "user", "content": "what colour is the dog?"}]
+    again = [*shown("find the frisbee", data_url), message, {"role": "user", "content": "what colour is the frisbee?"}]
     second = client.chat.completions.create(model="default", messages=again)
     assert second.usage.prompt_tokens > answered.usage.prompt_tokens
-    assert second.choices[0].message.content == "white", "the words of the server about boxes are not the model's"
+    assert second.choices[0].message.content == "red", "the words of the server about boxes are not the model's"
     again[-1] = {"role": "user", "content": "outline the dog"}
     third = client.chat.completions.create(model="default", messages=again).choices[0].message
     assert third.model_extra["vision"]["routes"][0]["token"] == "[SEG]"
@@ -106,10 +106,10 @@ def test_a_stream_says_the_same(client: openai.OpenAI, usage: bool) -> None:
 
 
 def test_the_helper_for_streams_puts_routes_together(client: openai.OpenAI, data_url: str) -> None:
-    with client.chat.completions.stream(model="default", messages=shown("find the dog", data_url)) as stream:
+    with client.chat.completions.stream(model="default", messages=shown("find the frisbee", data_url)) as stream:
         stream.until_done()
         message = stream.get_final_completion().choices[0].message
-    assert message.content == "dog\ndog: 1 found, at (114,56,487,436)"
+    assert message.content == "frisbee\nfrisbee: 1 found, at (406,323,549,450)"
     assert message.model_extra["vision"]["routes"][0]["token"] == "[DET]"
 
 
