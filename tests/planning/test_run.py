@@ -141,9 +141,8 @@ def test_what_hangs_on_something_absent_is_not_done(agent: VisionAgent, photo: P
 def test_all_that_came_out_is_told_in_words(agent: VisionAgent, photo: Path) -> None:
     asked = agent.run("where is the frisbee?", photo)
     (box,) = asked.routes[0].result.xyxy
-    assert (
-        asked.summary == f"frisbee: 1 found, at ({','.join(f'{side:.0f}' for side in box)})" and asked.created_images == ()
-    )
+    place = ",".join(f"{side:.0f}" for side in box)
+    assert asked.summary == f"frisbee: 1 found, at ({place})" and asked.created_images == ()
     cut = agent.run("crop the dog", photo)
     assert cut.summary == cut.text and [each.size for each in cut.created_images] == [cut.image(cut.image_ids[1]).size]
     blind = agent.run("where is the dog?", first_route="det")  # it asks for boxes, whatever it would choose by itself
