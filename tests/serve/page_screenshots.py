@@ -49,7 +49,7 @@ def main() -> None:
         with opened(browser, url, **phone) as page:
             show(page, PHOTO)
             page.get_by_role("tab", name="Chat").tap()
-            page.fill("#message", "outline the dog")
+            page.fill("#message", "outline the frisbee")
             page.click("#send")
             page.locator("#log .option").wait_for()
             page.evaluate("() => scrollTo(0, 0)")

@@ -215,8 +215,8 @@ def test_questions_descriptions_and_requests(page: Page, photo: Path, agent: Vis
     expect(page.locator("#answer")).to_have_text(agent.ask("what colour is the frisbee?", photo).text)
     assert len(boxes(page)) == 1, "what the answer rests on"
     do(page, "Describe")
-    expect(page.locator("#answer")).to_contain_text("frisbee")
-    do(page, "Do", request="outline the dog")
+    expect(page.locator("#answer")).to_have_text(agent.caption(photo).text)
+    do(page, "Do", request="outline the frisbee")
     expect(page.locator("#shapes [data-mask]")).to_have_count(1)
 
 
@@ -280,20 +280,20 @@ def test_a_chat_is_streamed(page: Page, photo: Path) -> None:
     show(page, photo)
     page.get_by_role("tab", name="Chat").click()
     with page.expect_response("**/chat/completions") as answered:
-        page.fill("#message", "find the dog")
+        page.fill("#message", "find the frisbee")
         page.press("#message", "Enter")
     assert answered.value.headers["content-type"].startswith("text/event-stream")
-    expect(page.locator(".bubble.model .words")).to_contain_text("dog: 1 found")
-    expect(page.locator(".bubble .option .label")).to_have_text("dog")
+    expect(page.locator(".bubble.model .words")).to_contain_text("frisbee: 1 found")
+    expect(page.locator(".bubble .option .label")).to_have_text("frisbee")
     assert len(boxes(page)) == 1
-    page.fill("#message", "outline the dog")
+    page.fill("#message", "outline the frisbee")
     page.click("#send")
     expect(page.locator("#shapes [data-mask]")).to_have_count(1)
     page.locator(".bubble .option").first.hover()  # of the first answer: its box is drawn again
     expect(page.locator("#shapes [data-mask]")).to_have_count(0)
     expect(page.locator("#shapes .hot")).to_have_count(1)
     page.route("**/chat/completions", lambda route: None)  # never answered
-    page.fill("#message", "find the dog")
+    page.fill("#message", "find the frisbee")
     page.click("#send")
     page.locator("#chat-stop").click()
     expect(page.locator(".bubble.model .words").last).to_have_text(" (stopped)")
