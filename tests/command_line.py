@@ -1,5 +1,6 @@
 """Runs `vision-agent` in this process, with the agent that all tests share: a process of its own takes ten seconds."""
 
+import inspect
 import io
 import sys
 from collections.abc import Callable
@@ -11,8 +12,7 @@ import pytest
 from vision_agent import VisionAgent
 from vision_agent.cli.main import main
 from vision_agent.model.checkpoint import DEFAULT_CHECKPOINT
-
-_DEFAULT = {"adapters": (), "device": "auto", "dtype": "auto", "quantization": None, "threads": None}
+from vision_agent.model.load_options import LoadOptions
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,11 @@ CommandLine = Callable[..., Done]
 def cli(agent: VisionAgent, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> CommandLine:
     """`cli("detect", "dog", "photo.jpg", stdin=b"")`; only the default model is not loaded anew."""
     load = VisionAgent.from_pretrained
+    usual = {name: parameter.default for name, parameter in inspect.signature(load).parameters.items()}
+    usual |= {name: field.default for name, field in LoadOptions.model_fields.items()}
 
     def shared(name: Any, **settings: Any) -> VisionAgent:
-        is_default = name == DEFAULT_CHECKPOINT and {**_DEFAULT, **settings} == _DEFAULT
+        is_default = name == DEFAULT_CHECKPOINT and all(value == usual[each] for each, value in settings.items())
         return agent if is_default else load(name, **settings)
 
     monkeypatch.setattr(VisionAgent, "from_pretrained", shared)

@@ -182,7 +182,7 @@ def test_what_a_folder_lacks_is_named(folder: Path, tmp_path: Path) -> None:
     memory = "grounding_encoder.sam2_model.maskmem_tpos_enc"
     for broken, message in (
         (changed("config.json", lambda content: content.update(template="llama")), "template 'llama'; expected one of"),
-        (changed("config.json", lambda content: content.update(use_llm_lora=128)), "LoRA weights are not merged"),
+        (changed("config.json", lambda content: content.update(use_llm_lora=128)), "the weights have no LoRA"),
         (changed("tokenizer_config.json", rename_seg), r"has no '\[SEG\]'"),
         (without("text_hidden_fcs.2.bias"), r"missing: text_hidden_fcs\.2\.bias"),
         (without("text_hidden_fcs.2.bias", torch.zeros(3)), r"does not fit the decoder of '\[SEG\]'"),

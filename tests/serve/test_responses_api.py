@@ -111,10 +111,12 @@ def test_json_and_lengths(client: openai.OpenAI, data_url: str) -> None:
 def test_the_async_client(url: str, data_url: str) -> None:
     async def ask() -> list[str]:
         async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0) as client:
-            asked = (client.responses.create(model="default", input=shown("find the dog", data_url)) for _ in range(3))
+            asked = (
+                client.responses.create(model="default", input=shown("find the frisbee", data_url)) for _ in range(3)
+            )
             return [response.output_text for response in await asyncio.gather(*asked)]
 
-    assert set(asyncio.run(ask())) == {"dog\ndog: 1 found, at (114,56,487,436)"}
+    assert set(asyncio.run(ask())) == {"frisbee\nfrisbee: 1 found, at (406,323,549,450)"}
 
 
 IMAGE = {"type": "input_image"}
