@@ -160,6 +160,31 @@ def test_what_lies_in_a_better_box_or_holds_it_is_less_sure() -> None:
     assert above.scores.tolist() == [score for score in after.scores.tolist() if score >= bar]
 
 
+@pytest.mark.parametrize(("left", "doubted"), [(0.436, False), (0.434, True), (0.3, True)])
+def test_two_thirds_of_the_smaller_box_make_it_doubtful(left: float, doubted: bool) -> None:
+    plain, doubtful = decoder(), decoder(nested_weight=0.4)
+    with torch.no_grad():
+        prepared = plain.prepare(features())
+    regions = torch.zeros_like(prepared.regions_BN4)  # boxes without a size are not shown
+    regions[0, :2] = torch.tensor([[0, 0, 0.5, 0.5], [left, 0.1, left + 0.1, 0.2]])
+    before, after = (
+        decoded(model, states(1), replace(prepared, regions_BN4=regions), 0.0) for model in (plain, doubtful)
+    )
+    assert len(before) == len(after) == 2
+    weights = sorted(after.scores) / before.scores[::-1]
+    np.testing.assert_allclose(weights, [0.4 if doubted else 1.0, 1.0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("place", [0, 3])
+def test_edges_at_infinity_are_told(place: int) -> None:
+    model = refined_twin(decoder())
+    *_, bias = model.refine.parameters()
+    with torch.no_grad():
+        bias[place] = torch.inf
+        with pytest.raises(FloatingPointError, match="NaN or infinite"):
+            decoded(model, states(1), model.prepare(features()), 0.0)
+
+
 def _row_of(box: NDArray[np.float32], prepared: PreparedBoxes) -> int:
     regions = GRID.convert(prepared.regions_BN4[0].double().numpy(), "unit", "image")
     return int(np.abs(regions - box).sum(axis=1).argmin())
