@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vision_agent.errors import ArgumentTypeError, ImageTooLargeError, InputError, MissingExtraError, UrlRefusedError
-from vision_agent.images import video
+from vision_agent.images import video_file as video
 from vision_agent.images.loading import ImageLimits
 from vision_agent.images.video import frame_indices, frame_prompt, sample_frames
 
