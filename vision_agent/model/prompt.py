@@ -7,11 +7,13 @@ right. What a user types is text, never a control token: a `<|im_end|>` in a que
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from jinja2 import Environment
 from jinja2.nodes import Const, Pow
@@ -33,7 +35,20 @@ _CHANNEL, _ANSWERING = "<|channel|>final<|message|>", "<|start|>assistant"
 _MARKED = re.compile(f"{_MARK}(\\d+){_MARK}")
 
 Turn = tuple[str, str | None]
-Render = Callable[[Sequence[Turn]], str]
+
+
+class Render(Protocol):
+    """A chat template: rounds of (question, answer) to text, and a system message in place of the template's own."""
+
+    def __call__(self, turns: Sequence[Turn], system_message: str | None = None, /) -> str: ...
+
+
+class Piece(NamedTuple):
+    """A part of a rendered dialogue: template text, what somebody said, or one `IMAGE_CONTEXT` for a placeholder."""
+
+    text: str
+    template: bool
+    answer: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,6 +62,19 @@ class Prompt:
 
     text: str
     ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """A conversation whose last answer is given, as training reads it.
+
+    Attributes:
+        ids: its token ids, image tokens included.
+        learned: for each, whether the model is to learn to write it: the answers, and the token that ends each.
+    """
+
+    ids: tuple[int, ...]
+    learned: tuple[bool, ...]
 
 
 def with_placeholders(question: str, images: int, *, combine: bool = False, first: int = 1) -> str:
@@ -114,19 +142,49 @@ class PromptWriter:
             InputError: placeholders and images differ in number.
         """
         opening = self._opening if opened else ""
-        pieces = self._pieces(turns, places if image_tokens else [0] * len(turns), opening)
-        found = sum(piece == IMAGE_CONTEXT and filled for piece, filled in pieces)
-        if found != len(image_tokens):
-            raise InputError(
-                f"`images` has {len(image_tokens)} images, but the conversation has {found} {PLACEHOLDER} "
-                "placeholders; write one for each image, or none at all"
-            )
+        pieces = self._placed(turns, image_tokens, places, opening)
         counts = iter(image_tokens)
         shown = [
-            IMAGE_START + IMAGE_CONTEXT * next(counts) + IMAGE_END if filled and piece == IMAGE_CONTEXT else piece
-            for piece, filled in pieces
+            IMAGE_START + IMAGE_CONTEXT * next(counts) + IMAGE_END
+            if piece.template and piece.text == IMAGE_CONTEXT
+            else piece.text
+            for piece in pieces
         ]
         return Prompt("".join(shown), tuple(self._expanded(self._ids(pieces), image_tokens)))
+
+    def write_dialogue(
+        self,
+        turns: Sequence[tuple[str, str]],
+        image_tokens: Sequence[int],
+        places: Sequence[int | None] = (),
+        *,
+        system: str | None = None,
+        end_ids: Sequence[int] = (),
+    ) -> Dialogue:
+        """Write a conversation with all its answers, and say which tokens are theirs.
+
+        Args:
+            turns, image_tokens, places: as for `write`, with a last answer.
+            system: the system message; None for the template's own.
+            end_ids: of what ends a dialogue: the last answer ends with one of them, whatever the template writes.
+
+        Raises:
+            InputError: placeholders and images differ in number.
+        """
+        pieces = self._placed(turns, image_tokens, places, self._opening, system)
+        ids, owners = self._owned_ids(pieces)
+        learned = [owner >= 0 and pieces[owner].answer for owner in owners]
+        ends = [place for place in range(1, len(ids)) if learned[place - 1] and owners[place] != owners[place - 1]]
+        for place in ends:
+            learned[place] = True
+        if ends and end_ids and ids[ends[-1]] not in end_ids:
+            ids[ends[-1]] = end_ids[0]
+        counts = iter(image_tokens)
+        repeats = [next(counts) if token == self._context_id else 1 for token in ids]
+        return Dialogue(
+            tuple(token for token, count in zip(ids, repeats, strict=True) for _ in range(count)),
+            tuple(each for each, count in zip(learned, repeats, strict=True) for _ in range(count)),
+        )
 
     def parts(self, image_tokens: Sequence[int]) -> tuple[list[int], list[int]]:
         """Return the ids before and after the text of a first question whose images stand before it."""
@@ -144,9 +202,28 @@ class PromptWriter:
         """Return the token ids of plain text. Special tokens that a user types stay text."""
         return self._tokenized(text, add_special_tokens=False, split_special_tokens=True)
 
-    def _pieces(self, turns: Sequence[Turn], places: Sequence[int | None], opening: str) -> list[tuple[str, bool]]:
-        """(text, is a template's): template text, user text, and one `IMAGE_CONTEXT` for every placeholder."""
-        written: list[list[str]] = []  # texts, cut at their placeholders
+    def _placed(
+        self,
+        turns: Sequence[Turn],
+        image_tokens: Sequence[int],
+        places: Sequence[int | None],
+        opening: str,
+        system: str | None = None,
+    ) -> list[Piece]:
+        """The pieces of a conversation, with as many placeholders as images."""
+        pieces = self._pieces(turns, places if image_tokens else [0] * len(turns), opening, system)
+        found = sum(piece.template and piece.text == IMAGE_CONTEXT for piece in pieces)
+        if found != len(image_tokens):
+            raise InputError(
+                f"`images` has {len(image_tokens)} images, but the conversation has {found} {PLACEHOLDER} "
+                "placeholders; write one for each image, or none at all"
+            )
+        return pieces
+
+    def _pieces(
+        self, turns: Sequence[Turn], places: Sequence[int | None], opening: str, system: str | None
+    ) -> list[Piece]:
+        written: list[list[str]] = [] if system is None else [[system]]  # texts, cut at their placeholders
         answers: set[int] = set()  # which of them are
         marked: list[Turn] = []
         for index, (question, answer) in enumerate(turns):
@@ -157,39 +234,56 @@ class PromptWriter:
             marked.append((marks[0], marks[1] if answer is not None else None))
             answers |= {len(written) + 1} if answer is not None else set()
             written += said
-        rendered = _MARKED.split(self._render(marked))
+        text = self._render(marked) if system is None else self._render(marked, f"{_MARK}0{_MARK}")
+        rendered = _MARKED.split(text)
         if [int(number) for number in rendered[1::2]] != list(range(len(written))):
             raise CheckpointError(f"the chat template of {self._name!r} drops or repeats what was said")
-        pieces: list[tuple[str, bool]] = []
+        pieces: list[Piece] = []
         for index, piece in enumerate(rendered):
             if index % 2 == 0:
-                opens = index + 1 == len(rendered) or int(rendered[index + 1]) in answers
-                pieces.append((_ended(piece, opening) if opens else piece, True))
+                last = index + 1 == len(rendered) and turns[-1][1] is None
+                opens = last or (index + 1 < len(rendered) and int(rendered[index + 1]) in answers)
+                pieces.append(Piece(_ended(piece, opening) if opens else piece, True))
                 continue
             for place, part in enumerate(written[int(piece)]):
                 if place:
                     # The line break after an image is the format's, not the user's.
-                    pieces += [(IMAGE_CONTEXT, True), ("\n" if part.startswith("\n") else "", True)]
+                    pieces += [Piece(IMAGE_CONTEXT, True), Piece("\n" if part.startswith("\n") else "", True)]
                     part = part.removeprefix("\n")
-                pieces.append((part, False))
-        return [piece for piece in pieces if piece[0]]
+                pieces.append(Piece(part, False, int(piece) in answers))
+        return [piece for piece in pieces if piece.text]
 
-    def _ids(self, pieces: Sequence[tuple[str, bool]]) -> list[int]:
-        whole = [
-            IMAGE_START + IMAGE_CONTEXT + IMAGE_END if template and piece == IMAGE_CONTEXT else piece
-            for piece, template in pieces
-        ]
-        harmless = not any(self._special.search(piece) for piece, template in pieces if not template)
-        if harmless and not self._by_pieces:
-            # Words may join across the edge of template and text: only the whole gives the tokens of training.
+    def _ids(self, pieces: Sequence[Piece]) -> list[int]:
+        whole = _with_marks(pieces)
+        if self._as_a_whole(pieces):
             return self._tokenized("".join(whole), add_special_tokens=self._adds_bos(whole[0]))
-        ids: list[int] = []
-        for index, (text, (_, template)) in enumerate(zip(whole, pieces, strict=True)):
-            if template:
-                ids += self._tokenized(text, add_special_tokens=index == 0 and self._adds_bos(text))
-            else:
-                ids += self.text_ids(text)
-        return ids
+        return [token for each in self._ids_by_piece(pieces, whole) for token in each]
+
+    def _owned_ids(self, pieces: Sequence[Piece]) -> tuple[list[int], list[int]]:
+        """Token ids, and for each the number of the piece that it begins in; -1 for one that nothing wrote."""
+        whole = _with_marks(pieces)
+        if not self._as_a_whole(pieces):
+            parts = self._ids_by_piece(pieces, whole)
+            owners = [number for number, part in enumerate(parts) for _ in part]
+            return [token for part in parts for token in part], owners
+        options = {"add_special_tokens": self._adds_bos(whole[0]), "return_offsets_mapping": True}
+        read = tokenized(self._tokenizer, "".join(whole), verbose=False, **options)
+        ends = list(accumulate(map(len, whole)))
+        owners = [bisect_right(ends, start) if end > start else -1 for start, end in read["offset_mapping"]]
+        return list(read["input_ids"]), owners
+
+    def _as_a_whole(self, pieces: Sequence[Piece]) -> bool:
+        """Words may join across the edge of template and text: then only the whole gives the tokens of training."""
+        said = (piece.text for piece in pieces if not piece.template)
+        return not self._by_pieces and not any(self._special.search(text) for text in said)
+
+    def _ids_by_piece(self, pieces: Sequence[Piece], whole: Sequence[str]) -> list[list[int]]:
+        return [
+            self._tokenized(text, add_special_tokens=index == 0 and self._adds_bos(text))
+            if piece.template
+            else self.text_ids(text)
+            for index, (text, piece) in enumerate(zip(whole, pieces, strict=True))
+        ]
 
     def _adds_bos(self, opening: str) -> bool:
         """Whether the tokenizer may put its first token; some templates write it themselves."""
@@ -228,15 +322,17 @@ def render_native(tokenizer: Any, name: str) -> Render:
     def message(role: str, text: str, parts: bool) -> dict[str, Any]:
         return {"role": role, "content": [{"type": "text", "text": text}] if parts else text}
 
-    def written(turns: Sequence[Turn], parts: bool) -> str:
-        messages = []
+    def written(turns: Sequence[Turn], parts: bool, system: str | None = None) -> str:
+        messages = [] if system is None else [message("system", system, parts)]
         for question, answer in turns:
             messages.append(message("user", question, parts))
             if answer is not None:
                 messages.append(message("assistant", answer, parts))
         try:
             with _deadline():
-                text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+                text: str = tokenizer.apply_chat_template(
+                    messages, tokenize=False, add_generation_prompt=not turns or turns[-1][1] is None
+                )
         except Exception as error:  # jinja and the template's own code raise many kinds
             raise CheckpointError(f"the chat template of {name!r} fails: {first_line(error)}") from error
         said = sum(len(question) + len(answer or "") for question, answer in turns)
@@ -249,7 +345,7 @@ def render_native(tokenizer: Any, name: str) -> Render:
         parts = "'type'" not in probe and _MARK in probe
     except CheckpointError:
         parts = False
-    return lambda turns: written(turns, parts)
+    return lambda turns, system_message=None, /: written(turns, parts, system_message)
 
 
 def _check_numbers(template: str, name: str) -> None:
@@ -293,6 +389,12 @@ def _opening(tokenizer: Any, render: Render) -> str:
     if not {"<|channel|>", "<|message|>"} <= tokenizer.get_added_vocab().keys():
         return ""
     return _CHANNEL if render([(_MARK, None)]).endswith((_ANSWERING, _ANSWERING + _CHANNEL)) else ""
+
+
+def _with_marks(pieces: Sequence[Piece]) -> list[str]:
+    """The texts of pieces, a placeholder's with the marks around it."""
+    marked = IMAGE_START + IMAGE_CONTEXT + IMAGE_END
+    return [marked if piece.template and piece.text == IMAGE_CONTEXT else piece.text for piece in pieces]
 
 
 def _ended(text: str, end: str) -> str:
