@@ -27,7 +27,7 @@ def find_files(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
         InputError: nothing at a path, or no document at all.
         ArgumentTypeError: `paths` is one path.
     """
-    return _find(paths, SUFFIXES, "documents")
+    return find_inputs(paths, SUFFIXES, "documents")
 
 
 def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
@@ -37,10 +37,11 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
         InputError: nothing at a path, or no image at all.
         ArgumentTypeError: `paths` is one path.
     """
-    return _find(paths, IMAGE_SUFFIXES, "images")
+    return find_inputs(paths, IMAGE_SUFFIXES, "images")
 
 
-def _find(paths: Iterable[str | os.PathLike[str]], suffixes: Collection[str], what: str) -> list[str]:
+def find_inputs(paths: Iterable[str | os.PathLike[str]], suffixes: Collection[str], what: str) -> list[str]:
+    """Return files as given, and those below folders that end in one of `suffixes`; `what` they are, for errors."""
     if isinstance(paths, str | os.PathLike):
         raise ArgumentTypeError(bad_argument("paths", "a list of paths", paths))
     given = [os.fspath(path) for path in paths]

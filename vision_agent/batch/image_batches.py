@@ -21,8 +21,8 @@ Load = Callable[[str], Image.Image]
 _BATCH = 8  # files
 _MOST_PIXELS = 32_000_000  # of a batch: beside reading a photo of 50 megapixels, batching it gains nothing
 _AHEAD = 4  # images that are read ahead
-# The same for every image, so the run ends.
-_OF_THE_RUN = (CheckpointError, ConfigError, MissingExtraError, RouteError, UnknownDecoderError)
+OF_THE_RUN = (CheckpointError, ConfigError, MissingExtraError, RouteError, UnknownDecoderError)
+"""The same for every image, so the run ends."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def _answered(batch: Sequence[AnsweredImage], asked: Asked) -> Iterator[Answered
     try:
         together = asked([image for _, image in there]) if there else []
         results = dict(zip((file for file, _ in there), together, strict=True))
-    except _OF_THE_RUN:
+    except OF_THE_RUN:
         raise
     except Exception as error:  # an image may break anything; the others are still asked about
         results = {there[0][0]: error} if len(there) == 1 else {file: _alone(image, asked) for file, image in there}

@@ -4,19 +4,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from PIL import Image
 from pydantic import BaseModel
 
 from vision_agent._distribution import DISTRIBUTION
+from vision_agent.batch.attempts import check_count
 from vision_agent.batch.image_workers import Asked, image_workers
+from vision_agent.batch.jobs import Work
+from vision_agent.batch.lists import read_item
 from vision_agent.batch.load_agent import load_agent
 from vision_agent.batch.records import Record, head_of
+from vision_agent.embedding.class_labels import check_labels, check_templates
 from vision_agent.errors import InputError, bad_argument
+from vision_agent.images.loading import ImageLimits, load_image
 from vision_agent.inference.detail import Detail
 from vision_agent.inference.find_options import FindOptions
 from vision_agent.inference.tile_layout import Tiles
+from vision_agent.planning.result import AgentResult
 from vision_agent.results.answers import Answer
 from vision_agent.results.box import Box
 from vision_agent.results.segmentation import Mask
@@ -30,25 +37,43 @@ from vision_agent.validation import (
 if TYPE_CHECKING:
     from vision_agent.agent import VisionAgent
 
-Verb = Literal["detect", "segment", "count", "point", "ask", "caption"]
+Verb = Literal["detect", "segment", "count", "point", "ask", "caption", "run", "classify", "embed", "edit"]
+_SEED = 0  # of new images: a run that is resumed ends with the same ones
+
+
+class ImageVector(BaseModel):
+    """The vector of an image, in a record of `embed`.
+
+    Attributes:
+        vector: of length one.
+        model: what embedded it.
+    """
+
+    vector: tuple[float, ...]
+    model: str
 
 
 @dataclass(frozen=True)
 class ImageJob:
-    """Ask the same about each image. A record has the `result` as JSON and, of `ask` and `caption`, its `text`.
+    """Ask the same about each image. A record has the `result` as JSON and, where words answer, its `text`.
 
-    In tables there is a row for each object, for `ask`, `caption` and `count` one for each image; an image without
-    objects has one row.
+    In tables there is a row for each object, of `classify` for each label, of others one for each image; an image
+    without objects has one row. Of `embed` a result has the `vector`, of `edit` the new image as a PNG.
 
     Attributes:
         verb: a verb of `VisionAgent`.
-        request: the phrases (a semicolon separates them), the question, or the length of a caption.
+        request: the phrases or labels (a semicolon separates them), the question, the request, or the length of a
+            caption; nothing for `embed`.
         threshold, only_known, tiles, detail: as for `VisionAgent.detect`.
-        model, adapters, device, dtype: as for `VisionAgent.from_pretrained`; None for the default model.
+        templates: as for `VisionAgent.classify`; nothing for none.
+        model, adapters, embedder, device, dtype: as for `VisionAgent.from_pretrained`; None for the default model.
+        threads: of the CPU that a worker computes with. Last digits depend on them, so they are the same in every
+            executor.
+        allow_urls: whether lists may name https addresses.
     """
 
     verb: Verb
-    request: str
+    request: str = ""
     threshold: float | None = None
     only_known: bool = True
     tiles: Tiles = None
@@ -57,6 +82,10 @@ class ImageJob:
     adapters: tuple[str, ...] = ()
     device: str = "auto"
     dtype: str = "auto"
+    embedder: str | None = None
+    templates: tuple[str, ...] = ()
+    threads: int = 1
+    allow_urls: bool = False
 
     def __post_init__(self) -> None:
         if self.verb not in get_args(Verb):
@@ -68,8 +97,22 @@ class ImageJob:
             check_length(self.request)
         elif self.verb == "count":
             check_phrase(self.request, None)
+        elif self.verb == "classify":
+            check_labels(self.labels)
+            check_templates(self.templates or None)
+        elif self.verb in ("run", "edit"):
+            check_request("request" if self.verb == "run" else "prompt", self.request, None)
+        elif self.verb == "embed":
+            if self.request:
+                raise InputError(bad_argument("request", "nothing for embed", self.request))
         else:
             check_phrases(self.request, None)
+        check_count("threads", self.threads)
+
+    @property
+    def labels(self) -> list[str]:
+        """What `classify` chooses from."""
+        return [label.strip() for label in self.request.split(";") if label.strip()]
 
     def settings(self) -> dict[str, Any]:
         """Return all that decides what records say, as plain JSON."""
@@ -84,11 +127,38 @@ class ImageJob:
             "model": self.model,
             "adapters": list(self.adapters),
             "dtype": self.dtype,
+            **({"embedder": self.embedder} if self.embedder is not None else {}),
+            **({"templates": list(self.templates)} if self.templates else {}),
         }
 
-    def start(self, total: int) -> AbstractContextManager[Asked]:
+    def start(self, threads: int) -> Work:
+        """Load the model in a worker. It looks at one image at a time, so that no result depends on another image."""
+        import torch
+
+        torch.set_num_threads(self.threads)
+        agent = self._load()
+
+        def work(file: str) -> Record:
+            source = read_item(file)
+            agent.clear_cache()
+            if self.verb == "ask" and isinstance(source, Path) and source.suffix.lower() == ".pdf":
+                return content_of(agent.ask(self.request, source))
+            (result,) = self._ask(agent, [load_image(source, limits=self.limits)])
+            return content_of(result)
+
+        return work
+
+    @property
+    def limits(self) -> ImageLimits:
+        """What images are accepted."""
+        return ImageLimits(allow_urls=self.allow_urls)
+
+    def loaded(self, total: int) -> AbstractContextManager[Asked]:
         """Load the model, for a run over `total` images, and give what asks it about several of them."""
-        return image_workers(lambda: load_agent(self.model, self.adapters, self.device, self.dtype), self._ask, total)
+        return image_workers(self._load, self._ask, total)
+
+    def _load(self) -> "VisionAgent":
+        return load_agent(self.model, self.adapters, self.device, self.dtype, embedder=self.embedder)
 
     def _ask(self, agent: "VisionAgent", images: list[Image.Image]) -> Sequence[BaseModel]:
         if self.verb == "ask":
@@ -96,6 +166,15 @@ class ImageJob:
         if self.verb == "caption":
             length: Any = self.request
             return agent.caption(images, length=length)
+        if self.verb == "run":
+            return [agent.run(self.request, image) for image in images]
+        if self.verb == "edit":
+            return [agent.edit(self.request, image, seed=_SEED) for image in images]
+        if self.verb == "classify":
+            return agent.classify(images, self.labels, templates=self.templates or None)
+        if self.verb == "embed":
+            name = agent.embedder.name
+            return [ImageVector(vector=tuple(map(float, row)), model=name) for row in agent.embed(images)]
         find: Any = getattr(agent, self.verb)
         settings = {"threshold": self.threshold, "only_known": self.only_known, "tiles": self.tiles}
         found: Sequence[BaseModel] = find(self.request, images, **settings, detail=self.detail)
@@ -109,6 +188,15 @@ class ImageJob:
         result = record["result"]
         if self.verb in ("ask", "caption"):
             return [head | {"text": record["text"], "confidence": result["confidence"]}]
+        if self.verb == "run":
+            return [head | {"text": record["text"]}]
+        if self.verb == "embed":
+            return [head | {"vector": result["vector"]}]
+        if self.verb == "edit":
+            return [head | {"image": result["png"]}]
+        if self.verb == "classify":
+            none = result["none_of_these"]
+            return [head | {"label": each["label"], "score": each["score"], "none": none} for each in result["scores"]]
         if self.verb == "count":
             return [head | {"phrase": result["phrase"], "count": result["count"]}]
         width, height = result["image_size"]
@@ -119,8 +207,16 @@ class ImageJob:
 
 def record_of(file: str, result: BaseModel) -> Record:
     """Return the record of an image: its result as plain JSON, and the words of an answer."""
+    return {"file": file, "error": None, **content_of(result)}
+
+
+def content_of(result: BaseModel) -> Record:
+    """Return what a record says of a result: it as plain JSON, before that its words where it has any."""
     text = {"text": result.text} if isinstance(result, Answer) else {}
-    return {"file": file, "error": None, **text, "result": result.model_dump(mode="json")}
+    dumped = result.model_dump(mode="json")
+    for step in dumped["steps"] if isinstance(result, AgentResult) else ():
+        step["seconds"] = 0.0  # the only thing that would differ from run to run
+    return {**text, "result": dumped}
 
 
 def _cells(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -73,7 +73,7 @@ class Records:
         if error is not None and self._began and not self.path.stat().st_size:
             # Nothing came of it, such as a wrong name of a model: the next try is not bound to its settings.
             self.path.unlink()
-            _settings_beside(self._out).unlink(missing_ok=True)
+            settings_beside(self._out).unlink(missing_ok=True)
 
     def append(self, line: bytes) -> None:
         """Add a record, as `as_line` gives it."""
@@ -148,13 +148,14 @@ class replacing:
             self._part.unlink(missing_ok=True)
 
 
-def _settings_beside(out: Path) -> Path:
+def settings_beside(out: Path) -> Path:
+    """Return the file that says what made an output."""
     return out.with_name(f"{out.name}.settings.json")
 
 
 def _check_settings(path: Path, out: Path, settings: Mapping[str, Any]) -> bool:
     """An output belongs to the settings that began it; a new one gets them written down. Whether it is new."""
-    beside = _settings_beside(out)
+    beside = settings_beside(out)
     wanted = json.loads(json.dumps(settings))
     anew = f"name another file, or delete {out.name} and {beside.name} to begin anew"
     if beside.exists():

@@ -1,7 +1,7 @@
 """A run: files in, records out, and the form that the output's suffix asks for."""
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,17 +9,16 @@ from typing import Any, Protocol
 
 from PIL import Image
 
+from vision_agent.batch.attempts import Done, Executor
 from vision_agent.batch.image_batches import ask_in_batches
 from vision_agent.batch.image_jobs import ImageJob, record_of
 from vision_agent.batch.jobs import Job
 from vision_agent.batch.records import Record, Records, as_line, failed
+from vision_agent.batch.shards import Shard, Shards
 from vision_agent.batch.tables import SUFFIXES, check_suffix, write_table
-from vision_agent.batch.workers import WorkerPool
+from vision_agent.batch.workers import LocalWorkers
 from vision_agent.errors import ArgumentTypeError, InputError, bad_argument
 from vision_agent.images.loading import ImageLimits, load_image
-
-Done = Generator[tuple[str, bytes, bool], None, None]
-"""Files, each with its record as a line and whether it went well, as they are done."""
 
 
 @dataclass(frozen=True)
@@ -44,22 +43,27 @@ def process(
     job: Job,
     out: str | os.PathLike[str],
     *,
-    workers: int = 1,
+    workers: int | None = None,
+    executor: Executor | None = None,
+    shard: str | None = None,
     retry: bool = False,
     progress: bool = False,
 ) -> Summary:
     """Do a job for many files. The same call resumes a run that was stopped, and ends with the same output.
 
     Files that have a record in `out` are not done again; new ones are added. While a run lasts, records stand in the
-    order they were done; at its end in that of `files`, whatever the number of workers. A file that fails becomes a
-    record with an `error`, and the others are still processed.
+    order they were done; at its end in that of `files`, whatever ran the job. A file that fails becomes a record with
+    an `error`, and the others are still processed; so does one that brings down its worker three times.
 
     Args:
         files: paths; see `find_files`.
         job: what to do with each.
         out: `.jsonl` (one record a line), `.csv` or `.parquet` (flat rows, written at the end from
             `OUT.records.jsonl`). `OUT.settings.json` beside it says what made it.
-        workers: processes, each of which loads its models once; they share the cores.
+        workers: processes, each of which loads its models once; they share the cores. None for 1.
+        executor: what runs the job instead: `LocalWorkers`, `RayActors` or `Servers`.
+        shard: such as "2/3": the second of three parts of the files, by a hash of their names. Its records go to
+            `OUT.shard-2-of-3.jsonl`; `merge` makes `out` of all parts.
         retry: do files again that failed before.
         progress: show a bar on stderr, where it is a terminal.
 
@@ -68,14 +72,16 @@ def process(
         MissingExtraError: what the job or a Parquet file needs is not installed.
         VisionAgentError: workers cannot begin.
     """
-    if isinstance(workers, bool) or not isinstance(workers, int) or not 1 <= workers <= 256:
-        raise InputError(bad_argument("workers", "a whole number from 1 to 256", workers))
+    if executor is not None and workers is not None:
+        raise InputError("`workers` goes without `executor`, which has its own")
+    runs = LocalWorkers(1 if workers is None else workers) if executor is None else executor
+    part = None if shard is None else Shard.of(shard)
 
     def done(wanted: Sequence[str], left: Sequence[str]) -> Done:
-        with WorkerPool(job, min(workers, max(1, len(left)))) as pool:
-            yield from pool.work(left)
+        if left:
+            yield from runs.work(job, left)
 
-    return _run(files, job, out, done, retry, progress)
+    return _run(files, job, out, done, retry, progress, part)
 
 
 def process_images(
@@ -106,7 +112,7 @@ def process_images(
         return load_image(Path(file), limits=limits or ImageLimits())
 
     def done(wanted: Sequence[str], left: Sequence[str]) -> Done:
-        for each in ask_in_batches(wanted, frozenset(left), load, job.start):
+        for each in ask_in_batches(wanted, frozenset(left), load, job.loaded):
             if each.result is None:
                 record = failed(each.file, each.error or RuntimeError("no result"))
             else:
@@ -131,14 +137,19 @@ def _run(
     done: Callable[[Sequence[str], Sequence[str]], Done],
     retry: bool,
     progress: bool,
+    part: Shard | None = None,
 ) -> Summary:
     """Write the records that `done` gives; it is told all files, and those that have none yet."""
     if isinstance(files, str | os.PathLike):
         raise ArgumentTypeError(bad_argument("files", "a list of paths", files))
     target = check_output(out)
     wanted = list(dict.fromkeys(files))
-    path = target if target.suffix.lower() == SUFFIXES[0] else target.with_name(f"{target.name}.records.jsonl")
+    path = records_of(target)
+    if part is not None:
+        path = target = part.path(target)
     with Records(path, target, job.settings()) as records:
+        if part is not None:
+            wanted = part.choose(wanted, path)
         known = records.done()
         left = [file for file in wanted if file not in known or (retry and not known[file])]
         before = len(wanted) - len(left)
@@ -152,6 +163,33 @@ def _run(
             write_table(path, target, job.rows)
     well_done = sum(known[file] for file in wanted)
     return Summary(len(wanted), well_done, len(wanted) - well_done, before)
+
+
+def merge(out: str | os.PathLike[str], rows: Callable[[Record], Iterable[Mapping[str, Any]]]) -> Summary:
+    """Make an output of its shards: the same bytes as of a run that was not parted.
+
+    Args:
+        out: what the runs of the shards named.
+        rows: of the job, `job.rows`; for a table.
+
+    Raises:
+        InputError: a shard is missing or not at its end, or shards of other files or other settings.
+    """
+    target = check_output(out)
+    shards = Shards.of(target)
+    path = records_of(target)
+    with Records(path, target, shards.settings()) as records:
+        counts = shards.write(path)
+        known = records.done()
+        if path != target:
+            write_table(path, target, rows)
+    well_done = sum(known.values())
+    return Summary(counts, well_done, len(known) - well_done, 0)
+
+
+def records_of(out: Path) -> Path:
+    """Return where an output's records are: it, or beside a table."""
+    return out if out.suffix.lower() == SUFFIXES[0] else out.with_name(f"{out.name}.records.jsonl")
 
 
 def check_output(out: str | os.PathLike[str]) -> Path:

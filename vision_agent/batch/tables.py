@@ -27,7 +27,7 @@ def check_suffix(out: Path) -> None:
     if out.suffix.lower() not in SUFFIXES:
         raise InputError(bad_argument("out", f"a file that ends in one of {', '.join(SUFFIXES)}", str(out)))
     if out.suffix.lower() == ".parquet":
-        _pyarrow()
+        pyarrow()
 
 
 def write_table(path: Path, out: Path, rows: Rows) -> None:
@@ -102,16 +102,16 @@ def _is_number(text: str) -> bool:
 
 
 def _write_parquet(part: Path, columns: Mapping[str, Kind | None], rows: Iterable[Mapping[str, Any]]) -> None:
-    pyarrow = _pyarrow()
+    arrow = pyarrow()
     from pyarrow import parquet
 
-    types = {"bool": pyarrow.bool_(), "integer": pyarrow.int64(), "number": pyarrow.float64()}
-    schema = pyarrow.schema([(name, types.get(kind or "text", pyarrow.string())) for name, kind in columns.items()])
+    types = {"bool": arrow.bool_(), "integer": arrow.int64(), "number": arrow.float64()}
+    schema = arrow.schema([(name, types.get(kind or "text", arrow.string())) for name, kind in columns.items()])
     rows = iter(rows)
     with parquet.ParquetWriter(part, schema) as writer:
         while batch := list(islice(rows, _BATCH)):
             typed = [{name: _typed(row.get(name), kind) for name, kind in columns.items()} for row in batch]
-            writer.write_table(pyarrow.Table.from_pylist(typed, schema))
+            writer.write_table(arrow.Table.from_pylist(typed, schema))
 
 
 def _typed(cell: Any, kind: Kind | None) -> Any:
@@ -125,7 +125,8 @@ def _typed(cell: Any, kind: Kind | None) -> Any:
     return cell
 
 
-def _pyarrow() -> Any:
+def pyarrow() -> Any:
+    """Return the module `pyarrow`. Raises MissingExtraError where it is not installed."""
     try:
         import pyarrow
     except ImportError as error:

@@ -77,7 +77,7 @@ def answer_images(job: ImageJob, given: Sequence[str], output: AnswerOutput, lim
             drawn = found.evidence if isinstance(found, Count) else found
             told(f"saved {saved.write(drawn.draw(answered.image), answered.file)}")
 
-    answers = ask_in_batches(images.files, images.files, lambda file: open_image(file, limits), job.start)
+    answers = ask_in_batches(images.files, images.files, lambda file: open_image(file, limits), job.loaded)
     results = print_answers(answers, images, as_json=output.as_json, then=draw)
     unknown = dict.fromkeys(word for result in results for word in getattr(result, "unknown_words", ()))
     if unknown and not output.as_json:

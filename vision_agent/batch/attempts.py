@@ -1,0 +1,77 @@
+"""How often a file is tried that brings down what works on it, and what its record says in the end.
+
+An exception is an answer about a file, and final. A process that ends, or takes too long, may be the file's fault or
+not: another process tries the file again, after the others. The record is the same whatever ran the job.
+"""
+
+from collections import Counter
+from collections.abc import Generator, Sequence
+from typing import Protocol
+
+from vision_agent.batch.jobs import Job
+from vision_agent.batch.records import as_line
+from vision_agent.errors import InputError, bad_argument
+
+ATTEMPTS = 3
+"""How often a file is tried whose worker ends or takes too long."""
+
+Done = Generator[tuple[str, bytes, bool], None, None]
+"""Files, each with its record as a line and whether it went well, as they are done."""
+
+
+class Executor(Protocol):
+    """What runs a job: workers of this machine, of a Ray cluster, or servers."""
+
+    def work(self, job: Job, files: Sequence[str]) -> Done:
+        """Yield each file with its record as a line and whether it went well, as they are done.
+
+        Raises:
+            VisionAgentError: what would fail for every file.
+        """
+        ...
+
+
+class Attempts:
+    """Counts, for each file, the workers that it brought down.
+
+    Args:
+        seconds: that a file may take; None for no bound.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = seconds
+        self._counts: Counter[str] = Counter()
+        self._slow: set[str] = set()
+
+    def __contains__(self, file: str) -> bool:
+        """Whether a file has brought down a worker."""
+        return file in self._counts
+
+    def failed(self, file: str, *, slow: bool) -> bytes | None:
+        """Count a worker that ended, or that was ended as it took too long. Return the last one's record."""
+        self._counts[file] += 1
+        if slow:
+            self._slow.add(file)
+        if self._counts[file] < ATTEMPTS:
+            return None
+        if file in self._slow:
+            took = f"it took longer than {self._seconds:g} s, in {ATTEMPTS} attempts"
+            return as_line({"file": file, "error": {"type": "TimedOut", "message": took}})
+        ended = f"the process that worked on it ended, in {ATTEMPTS} attempts"
+        return as_line({"file": file, "error": {"type": "WorkerDied", "message": ended}})
+
+
+def check_count(name: str, count: int, most: int = 256) -> int:
+    """Return a number of workers. Raises InputError for what is none."""
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= most:
+        raise InputError(bad_argument(name, f"a whole number from 1 to {most}", count))
+    return count
+
+
+def check_seconds(seconds: float | None) -> float | None:
+    """Return how long a file may take. Raises InputError for what is no time."""
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf"):
+        raise InputError(bad_argument("seconds", "a number above 0, or None", seconds))
+    return float(seconds)
