@@ -24,6 +24,7 @@ from vision_agent import (
 from vision_agent.generation.decoding import PromptInputs, generate
 from vision_agent.generation.grammar import choice_constraint
 from vision_agent.generation.prefix_cache import PrefixCache
+from vision_agent.generation.vocabulary import vocabulary_of
 from vision_agent.inference.streaming import TextStream
 
 SHORT = GenerationOptions(max_new_tokens=12)
@@ -60,6 +61,53 @@ def test_an_answer_is_that_of_generate(tiny: VisionAgent) -> None:
     assert answer.finish_reason == ("stop" if expected[-1] in tiny.backbone.end_ids else "length")
     assert 0 < answer.confidence <= 1
     assert answer.prompt_tokens == len(tiny.backbone.encode("what is it?", image).input_ids)
+
+
+def test_the_probabilities_of_tokens_are_told(tiny: VisionAgent) -> None:
+    image = noise(1)
+    options = SHORT.model_copy(update={"top_logprobs": 4})
+    answer = tiny.ask("what is it?", image, options=options)
+    plain = tiny.ask("what is it?", image, options=SHORT)
+    assert (plain.tokens, plain.text) == (None, answer.text)
+    assert answer.tokens is not None
+    # They are those of one forward pass over the prompt and the answer.
+    backbone = tiny.backbone
+    encoded = backbone.encode("what is it?", [image])
+    ids = reference(tiny, "what is it?", [image])
+    with torch.inference_mode():
+        read = torch.cat([encoded.input_ids.view(-1), torch.tensor(ids)])[None]
+        out = backbone.model(input_ids=read, pixel_values=encoded.pixel_values)
+        expected = out.logits[0, -len(ids) - 1 : -1].float().log_softmax(-1)
+    pieces = vocabulary_of(backbone.tokenizer).pieces
+    written = [(index, token) for index, token in enumerate(ids) if pieces[token]]
+    assert [bytes(each.bytes) for each in answer.tokens] == [pieces[token] for _, token in written]
+    for each, (index, token) in zip(answer.tokens, written, strict=True):
+        assert each.logprob == pytest.approx(float(expected[index, token]), abs=1e-3)
+        best = expected[index].topk(4)
+        assert [other.logprob for other in each.top] == pytest.approx(best.values.tolist(), abs=1e-3)
+        assert each.top[0].bytes == each.bytes, "greedy answers take the likeliest"
+    # Streams and batches tell the same, each row as many as it asks for.
+    *events, done = tiny.ask("what is it?", image, options=options, stream=True)
+    assert isinstance(done, AnswerDone) and done.answer.tokens is not None
+    assert [each.bytes for each in done.answer.tokens] == [each.bytes for each in answer.tokens]
+    told = [token for event in events if isinstance(event, TextDelta) for token in event.tokens or ()]
+    assert tuple(told) == done.answer.tokens[: len(told)] and len(answer.tokens) - len(told) <= 1
+    several = tiny.ask(["what is it?", "hello"], [image, image], options=options)
+    assert several[0].tokens is not None and len(several[0].tokens) == len(answer.tokens)
+    beams = tiny.ask("what is it?", image, options=options.model_copy(update={"num_beams": 2}))
+    assert beams.tokens is not None and all(len(each.top) == 4 for each in beams.tokens)
+    none = tiny.ask("hello", options=SHORT.model_copy(update={"top_logprobs": 0})).tokens
+    assert none and all(each.top == () for each in none)
+
+
+def test_tokens_after_a_stop_text_are_not_told(tiny: VisionAgent) -> None:
+    whole = tiny.ask("hello", options=SHORT).text
+    stop = whole[len(whole) // 2 :][:3]
+    answer = tiny.ask("hello", options=SHORT.model_copy(update={"stop": (stop,), "top_logprobs": 0}))
+    assert answer.tokens is not None
+    data = b"".join(bytes(each.bytes) for each in answer.tokens)
+    kept = b"".join(bytes(each.bytes) for each in answer.tokens[:-1])
+    assert kept.decode(errors="replace").strip() in answer.text and answer.text in data.decode(errors="replace")
 
 
 def test_words_alone_need_no_image(tiny: VisionAgent) -> None:

@@ -43,7 +43,7 @@ from vision_agent.planning.run_events import AgentEvent, StepDone
 from vision_agent.plugins.embedder import Embedder
 from vision_agent.plugins.segmenter import Segmenter
 from vision_agent.plugins.tool import Tool, ToolAgent, ToolOutput, ToolResult
-from vision_agent.results.answers import Answer, RoutedText
+from vision_agent.results.answers import Answer, RoutedText, TokenLogprob, TokenScore
 from vision_agent.results.box import Box
 from vision_agent.results.classification import Classification, LabelScore
 from vision_agent.results.detections import Detection, Detections
@@ -51,6 +51,7 @@ from vision_agent.results.events import AnswerDone, AnswerEvent, ResultReady, Ro
 from vision_agent.results.generated import GeneratedImage, GeneratedImages
 from vision_agent.results.points import Count, Point, Points
 from vision_agent.results.segmentation import Mask, Segment, Segmentation
+from vision_agent.results.tracks import Track, TrackedBox, TrackedObject, TrackedObjects, Tracks
 from vision_agent.results.video_segmentation import VideoSegmentation
 
 if TYPE_CHECKING:
@@ -63,11 +64,12 @@ if TYPE_CHECKING:
     from vision_agent.extract.question_answering import DocumentAnswer
     from vision_agent.extract.result import Extraction, FieldValue
     from vision_agent.extract.schema_draft import draft_schema
-    from vision_agent.images.video import VideoFrames, sample_frames
+    from vision_agent.images.video import TimedFrame, VideoFrames, sample_frames, stream_frames
     from vision_agent.inference.answering import AnswerPipeline
     from vision_agent.inference.chat import Chat
     from vision_agent.inference.conversation import Conversation
     from vision_agent.inference.find_options import FindSettings, SegmentSettings
+    from vision_agent.inference.object_tracker import ObjectTracker
     from vision_agent.inference.settings import AskSettings, CaptionSettings, ChatSettings, GenerateSettings
     from vision_agent.model.backbone import Backbone
     from vision_agent.model.load_options import LoadSettings
@@ -163,6 +165,7 @@ __all__ = [
     "LoadSettings",
     "Mask",
     "MissingExtraError",
+    "ObjectTracker",
     "OcrOptions",
     "OcrResult",
     "OcrSettings",
@@ -192,11 +195,19 @@ __all__ = [
     "Table",
     "TextDecoder",
     "TextDelta",
+    "TimedFrame",
+    "TokenLogprob",
+    "TokenScore",
     "Tool",
     "ToolAgent",
     "ToolError",
     "ToolOutput",
     "ToolResult",
+    "Track",
+    "TrackedBox",
+    "TrackedObject",
+    "TrackedObjects",
+    "Tracks",
     "UnknownDecoderError",
     "UnknownImageError",
     "UnsupportedImageError",
@@ -212,6 +223,7 @@ __all__ = [
     "new_route",
     "sample_frames",
     "save_adapter",
+    "stream_frames",
     "train_adapter",
 ]
 
@@ -245,6 +257,7 @@ _LAZY = {
     "FindSettings": "vision_agent.inference.find_options",
     "GenerateSettings": "vision_agent.inference.settings",
     "LoadSettings": "vision_agent.model.load_options",
+    "ObjectTracker": "vision_agent.inference.object_tracker",
     "OcrOptions": "vision_agent.documents.options",
     "OcrSettings": "vision_agent.documents.options",
     "PageReader": "vision_agent.documents.page_reader",
@@ -254,6 +267,7 @@ _LAZY = {
     "RunSettings": "vision_agent.planning.options",
     "SegmentSettings": "vision_agent.inference.find_options",
     "TextDecoder": "vision_agent.plugins.decoder",
+    "TimedFrame": "vision_agent.images.video",
     "VideoFrames": "vision_agent.images.video",
     "VisionAgent": "vision_agent.agent",
     "WrittenAnswer": "vision_agent.plugins.decoder",
@@ -261,6 +275,7 @@ _LAZY = {
     "new_route": "vision_agent.routing.adapter",
     "sample_frames": "vision_agent.images.video",
     "save_adapter": "vision_agent.routing.adapter",
+    "stream_frames": "vision_agent.images.video",
     "train_adapter": "vision_agent.train.adapter_training",
     "DuplicateGroup": "vision_agent.search.hits",
     "Duplicates": "vision_agent.search.hits",

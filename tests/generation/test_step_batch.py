@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vision_agent import AnswerError, VisionAgent
 from vision_agent.generation import step_batch
+from vision_agent.generation.answer_row import Alternatives
 from vision_agent.generation.decoding import PromptInputs, generate
 from vision_agent.generation.grammar import choice_constraint
 from vision_agent.generation.options import GenerationOptions
@@ -25,10 +26,10 @@ from vision_agent.plugins.constraint import Constraint, ConstraintState
 
 QUESTIONS = ["is there a bus?", "a dog and a cat on the grass " * 3, "no", "find each thing. " * 8, "where is it?"]
 OPTIONS = [
-    GenerationOptions(max_new_tokens=4),
+    GenerationOptions(max_new_tokens=4, top_logprobs=3),
     GenerationOptions(max_new_tokens=6, do_sample=True, seed=3, temperature=1.3, top_k=20),
-    GenerationOptions(max_new_tokens=1),
-    GenerationOptions(max_new_tokens=5, repetition_penalty=1.4),
+    GenerationOptions(max_new_tokens=1, top_logprobs=0),
+    GenerationOptions(max_new_tokens=5, repetition_penalty=1.4, top_logprobs=5),
     GenerationOptions(max_new_tokens=7, do_sample=True, seed=5, top_p=0.8, max_repeats=1),
 ]
 CHOICES = ["a dog and a cat", "a dog"]
@@ -72,11 +73,12 @@ class Asked:
     rows: list[Callable[..., Row]]
     ids: list[list[int]]
     logprobs: list[list[float]]
+    tops: list[list[list[int]]]
 
     @classmethod
     def of(cls, backbone: Backbone, prompts: Sequence[PromptInputs], options: Sequence[GenerationOptions]) -> "Asked":
         grammar = choice_constraint(backbone.tokenizer, CHOICES, backbone.end_ids)
-        rows, ids, logprobs = [], [], []
+        rows, ids, logprobs, tops = [], [], [], []
         for number, (inputs, own) in enumerate(zip(prompts, options, strict=True)):
             forbidden = FORBIDDEN if number % 2 else ()
             rule = grammar if number == len(prompts) - 1 else None
@@ -84,12 +86,19 @@ class Asked:
             rows.append(partial(Row, backbone, inputs, own, forbidden, rule))
             ids.append(alone.answers[0])
             logprobs.append(alone.logprobs[0])
-        return cls(backbone, rows, ids, logprobs)
+            tops.append(_tokens(alone.tops[0]))
+            assert {len(top) for top in tops[-1]} == {own.top_logprobs or 0}
+        return cls(backbone, rows, ids, logprobs, tops)
 
     def is_alone(self, number: int, row: Row) -> bool:
         """Whether the row has the answer that its request gets alone."""
         near = [abs(a - b) < 1e-3 for a, b in zip(row.answer.logprobs, self.logprobs[number], strict=False)]
-        return row.error is None and row.answer.ids == self.ids[number] and all(near)
+        same = row.answer.ids == self.ids[number] and _tokens(row.answer.tops) == self.tops[number]
+        return row.error is None and same and all(near)
+
+
+def _tokens(tops: Sequence[Alternatives]) -> list[list[int]]:
+    return [[token for token, _ in top] for top in tops]
 
 
 @pytest.fixture(scope="module")

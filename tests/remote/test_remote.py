@@ -139,6 +139,11 @@ def test_answers_are_those_of_the_model_here(
         frames = each.chat(options=SHORT)
         texts[-1].append(frames.ask("which frame?", video=[image, image, image]).text)
     assert texts[0] == texts[1]
+    likely = SHORT.model_copy(update={"top_logprobs": 3})
+    there, here = (each.ask("what is it?", image, options=likely).tokens for each in both)
+    assert there and here
+    assert [one.bytes for one in there] == [one.bytes for one in here]
+    assert [one.logprob for one in there] == pytest.approx([one.logprob for one in here], abs=1e-4)
     ran = [each.run("what is it?", image, options=SHORT, planner="off").text for each in both]
     assert ran[0] == ran[1]
 
@@ -414,6 +419,8 @@ def test_an_engine_without_probabilities_or_images(
     answer = agent.ask("hello", options=SHORT)
     assert answer.confidence == 0 and "tells no probabilities" in answer.warnings[0]
     before = len(engine.asked)
+    with pytest.raises(InputError, match="`top_logprobs` must be None: this engine tells no probabilities"):
+        agent.ask("hello", options=SHORT.model_copy(update={"top_logprobs": 2}))
     with pytest.raises(RouteError, match="tells no probabilities"):
         agent.detect("dog", image)
     assert len(engine.asked) == before

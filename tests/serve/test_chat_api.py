@@ -14,7 +14,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from vision_agent import VisionAgent
+from vision_agent import GenerationOptions, VisionAgent
 from vision_agent.images.loading import ImageLimits
 from vision_agent.images.video import sample_frames
 from vision_agent.inference.conversation import Conversation
@@ -103,6 +103,33 @@ def test_a_stream_says_the_same(client: openai.OpenAI, usage: bool) -> None:
     assert "".join(delta.content or "" for delta in deltas) == whole.choices[0].message.content
     assert [chunk.choices[0].finish_reason for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
     assert (chunks[-1].choices[0].finish_reason, deltas[-1].content) == ("stop", None)
+
+
+def test_the_probabilities_of_tokens_are_told(client: openai.OpenAI, agent: VisionAgent, data_url: str) -> None:
+    request: dict[str, Any] = {"model": "default", "messages": [{"role": "user", "content": "hello"}]}
+    own = agent.ask("hello", options=GenerationOptions(top_logprobs=2)).tokens
+    assert own
+    asked = {**request, "logprobs": True, "top_logprobs": 2}
+    told = client.chat.completions.create(**asked).choices[0].logprobs.content
+    assert [(one.token, bytes(one.bytes)) for one in told] == [(each.text, bytes(each.bytes)) for each in own]
+    assert [one.logprob for one in told] == pytest.approx([each.logprob for each in own], abs=1e-3)
+    assert all(one.top_logprobs[0].token == one.token and len(one.top_logprobs) == 2 for one in told)
+    with client.chat.completions.stream(**asked) as stream:
+        stream.until_done()
+        streamed = stream.get_final_completion().choices[0].logprobs.content
+    assert [one.token for one in streamed] == [one.token for one in told]
+    chunks = [chunk.choices[0] for chunk in client.chat.completions.create(**asked, stream=True)]
+    assert sum(bool(chunk.logprobs) for chunk in chunks) > 3, "they come with the words"
+    bare = client.chat.completions.create(**request, logprobs=True).choices[0].logprobs.content
+    assert [one.top_logprobs for one in bare] == [[]] * len(told)
+    assert client.chat.completions.create(**request).choices[0].logprobs is None
+    form = {"type": "json_schema", "json_schema": {"name": "flag", "schema": {"type": "boolean"}}}
+    held = client.chat.completions.create(**asked, response_format=form).choices[0]
+    assert "".join(one.token for one in held.logprobs.content).strip() == held.message.content
+    captioned = client.chat.completions.create(
+        model="default", messages=shown("describe the image", data_url), logprobs=True
+    )
+    assert captioned.choices[0].logprobs is None, "no model wrote it token by token"
 
 
 def test_the_helper_for_streams_puts_routes_together(client: openai.OpenAI, data_url: str) -> None:
@@ -237,8 +264,9 @@ def test_tools_in_streams(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize(
     ("changed", "param"),
     [
-        ({"logprobs": True}, "logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"logprobs": False, "top_logprobs": 5}, "top_logprobs"),
+        ({"top_logprobs": 5}, "top_logprobs"),
         ({"frequency_penalty": 0.5}, "frequency_penalty"),
         ({"presence_penalty": -1}, "presence_penalty"),
         ({"logit_bias": {"50256": -100}}, "logit_bias"),

@@ -108,6 +108,22 @@ def test_json_and_lengths(client: openai.OpenAI, data_url: str) -> None:
     assert cut.usage.output_tokens <= 2
 
 
+def test_the_probabilities_of_tokens_are_told(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": "default", "include": ["message.output_text.logprobs"], "top_logprobs": 2}
+    whole = client.responses.create(input="hello", **asked)
+    (part,) = whole.output[0].content
+    assert "".join(one.token for one in part.logprobs).strip() == whole.output_text
+    assert all(len(one.top_logprobs) == 2 and one.logprob <= 0 for one in part.logprobs)
+    with client.responses.stream(input="hello", **asked) as stream:
+        deltas = [event for event in stream if event.type == "response.output_text.delta"]
+        final = stream.get_final_response()
+    assert final.output[0].content[0].logprobs == part.logprobs
+    assert [one.token for delta in deltas for one in delta.logprobs] == [one.token for one in part.logprobs]
+    # An answer may come back as it is.
+    again = [*whole.output, {"role": "user", "content": "hello"}]
+    assert client.responses.create(model="default", input=again).output_text
+
+
 def test_the_async_client(url: str, data_url: str) -> None:
     async def ask() -> list[str]:
         async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0) as client:
@@ -130,8 +146,9 @@ IMAGE = {"type": "input_image"}
         ({"background": True}, "background"),
         ({"store": True}, "store"),
         ({"reasoning": {"effort": "high"}}, "reasoning"),
-        ({"include": ["message.output_text.logprobs"]}, "include"),
+        ({"include": ["file_search_call.results"]}, "include[0]"),
         ({"top_logprobs": 3}, "top_logprobs"),
+        ({"include": ["message.output_text.logprobs"], "top_logprobs": 21}, "top_logprobs"),
         ({"truncation": "auto"}, "truncation"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"temperature": 3}, "temperature"),

@@ -21,6 +21,7 @@ from vision_agent.model.backbone import Backbone
 from vision_agent.plugins.constraint import Constraint
 
 FinishReason = Literal["stop", "length", "repetition"]
+Alternatives = tuple[tuple[int, float], ...]  # tokens and the natural logarithms of their probabilities
 
 
 class AnswerRow:
@@ -29,10 +30,12 @@ class AnswerRow:
     Attributes:
         ids: its tokens, the end token included where the model wrote one.
         logprobs: of each token (natural logarithm), before its grammar, temperature and sampling filters.
+        tops: of each token the likeliest ones in its place, as (token, logprob); as many as the options ask for.
         forced: whether its grammar left nothing else to write.
         finish_reason: why it ended.
         warnings: of its grammar.
         is_open: goes on.
+        most_tops: how many alternatives it keeps of each token.
         generator: the random numbers of its draws; None for a greedy answer. Rows do not share them, so that each
             draws what it would draw alone.
     """
@@ -40,6 +43,7 @@ class AnswerRow:
     def __init__(self, backbone: Backbone, options: GenerationOptions, constraint: Constraint | None) -> None:
         self.ids: list[int] = []
         self.logprobs: list[float] = []
+        self.tops: list[Alternatives] = []
         self.forced: list[bool] = []
         self.finish_reason: FinishReason = "length"
         self.warnings: tuple[str, ...] = ()
@@ -48,6 +52,7 @@ class AnswerRow:
         if options.do_sample:
             self.generator = torch.Generator(backbone.device)
             _ = self.generator.seed() if options.seed is None else self.generator.manual_seed(options.seed)
+        self.most_tops = options.top_logprobs or 0
         self._most = options.max_new_tokens
         self._state = constraint.start() if constraint is not None else None
         self._filters = sampling_filters(options)
@@ -71,10 +76,11 @@ class AnswerRow:
             scores_1V = self._filters(cast(torch.LongTensor, written_1L), cast(torch.FloatTensor, scores_1V))
         return drawn(scores_1V[0], self.generator) if self.generator is not None else scores_1V.argmax(dim=-1)
 
-    def accept(self, token: int, logprob: float, is_end: bool) -> None:
-        """Go on with a token, or end with it."""
+    def accept(self, token: int, logprob: float, is_end: bool, top: Alternatives = ()) -> None:
+        """Go on with a token, or end with it. `top` may hold more alternatives than the row keeps."""
         self.ids.append(token)
         self.logprobs.append(logprob)
+        self.tops.append(top[: self.most_tops])
         self.forced.append(self._state is not None and self._state.forces(token))
         if self._state is not None:
             self._state.accept(token)

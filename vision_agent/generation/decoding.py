@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from vision_agent.errors import AnswerError, InputError, bad_argument
-from vision_agent.generation.answer_row import AnswerRow, FinishReason, drawn, sampling_filters
+from vision_agent.generation.answer_row import Alternatives, AnswerRow, FinishReason, drawn, sampling_filters
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.generation.prefix_cache import LEAST_SHARED, PrefixCache, common_beginning
 from vision_agent.generation.stopping import RepetitionWatcher, StopWatcher
@@ -50,6 +50,7 @@ class GenerationOutput:
     Attributes:
         answers: for each row its answer's token ids, the end token included where the model wrote one.
         logprobs: of each of these tokens (natural logarithm), before its grammar, temperature and sampling filters.
+        tops: of each of these tokens the likeliest ones in its place, with their logprobs, as many as were asked for.
         forced: whether its grammar left nothing else to write; such a token says nothing about how sure the model is.
         finish_reasons: why each row ended.
         warnings: of each row's grammar.
@@ -62,6 +63,7 @@ class GenerationOutput:
 
     answers: list[list[int]]
     logprobs: list[list[float]]
+    tops: list[list[Alternatives]]
     forced: list[list[bool]]
     finish_reasons: list[FinishReason]
     warnings: list[tuple[str, ...]]
@@ -181,6 +183,7 @@ def _decode(
     output = GenerationOutput(
         answers=[row.ids for row in rows],
         logprobs=[row.logprobs for row in rows],
+        tops=[row.tops for row in rows],
         forced=[row.forced for row in rows],
         finish_reasons=[row.finish_reason for row in rows],
         warnings=[row.warnings for row in rows],
@@ -213,12 +216,12 @@ def _decode(
             next_B = torch.where(open_B, next_B, ends[0])
             output.new_BL = torch.cat([output.new_BL, next_B[:, None]], dim=1)
             output.mask_BP = torch.cat([output.mask_BP, open_B[:, None]], dim=1)
-            told = told_of(next_B, logprobs_BV, finite_B, ends)
+            told = told_of(next_B, logprobs_BV, finite_B, ends, rows[0].most_tops)
         for index, row in enumerate(rows):
             if row.is_open:
                 if not told[index].is_finite:
                     raise overflow_error(backbone, row.ids)
-                row.accept(*told[index][:3])
+                row.accept(told[index].token, told[index].logprob, told[index].is_end, told[index].top)
                 output.finish_reasons[index], output.warnings[index] = row.finish_reason, row.warnings
         yield output
         feed_BL, tokens_TC = next_B[:, None], None
@@ -233,16 +236,28 @@ class Told(NamedTuple):
     logprob: float
     is_end: bool
     is_finite: bool
+    top: Alternatives
 
 
-def told_of(next_B: Tensor, logprobs_BV: Tensor, finite_B: Tensor, ends: Tensor) -> list[Told]:
+def told_of(next_B: Tensor, logprobs_BV: Tensor, finite_B: Tensor, ends: Tensor, most_tops: int) -> list[Told]:
     """Return what the host has to know of the next tokens, in one transfer: any other would be one more wait a token.
 
     Token ids are exact in float32, up to 2^24.
+
+    Args:
+        most_tops: how many of the likeliest tokens are told.
     """
     chosen_B = logprobs_BV.gather(1, next_B[:, None])[:, 0]
-    told_4B = torch.stack([next_B.float(), chosen_B, torch.isin(next_B, ends).float(), finite_B.float()])
-    return [Told(int(token), logprob, bool(end), bool(finite)) for token, logprob, end, finite in told_4B.T.tolist()]
+    told_BX = torch.stack([next_B.float(), chosen_B, torch.isin(next_B, ends).float(), finite_B.float()], dim=1)
+    if most_tops:
+        likely = logprobs_BV.topk(min(most_tops, logprobs_BV.shape[1]), dim=1)
+        told_BX = torch.cat([told_BX, likely.indices.float(), likely.values], dim=1)
+    told = []
+    for token, logprob, end, finite, *likeliest in told_BX.tolist():
+        half = len(likeliest) // 2
+        top = tuple(zip(map(int, likeliest[:half]), likeliest[half:], strict=True))
+        told.append(Told(int(token), logprob, bool(end), bool(finite), top))
+    return told
 
 
 def overflow_error(backbone: Backbone, answer: Sequence[int] = ()) -> AnswerError:
@@ -323,10 +338,17 @@ def _search(
         if not bool(scores_BLV.isfinite().all()):
             raise overflow_error(backbone, answers[0])
         scores_BLV[..., sorted(forbidden)] = -torch.inf
-        chosen_BL = scores_BLV.log_softmax(dim=-1).gather(2, new_BL[..., None])[..., 0]
+        logprobs_BLV = scores_BLV.log_softmax(dim=-1)
+        chosen_BL = logprobs_BLV.gather(2, new_BL[..., None])[..., 0]
+        likely = logprobs_BLV.topk(min(options.top_logprobs or 0, logprobs_BLV.shape[2]), dim=2)
+        tops = [
+            [tuple(zip(*each, strict=True)) for each in zip(ids, logprobs, strict=True)]
+            for ids, logprobs in zip(likely.indices.tolist(), likely.values.tolist(), strict=True)
+        ]
     return GenerationOutput(
         answers=list(answers),
         logprobs=[row[: len(answer)] for row, answer in zip(chosen_BL.tolist(), answers, strict=True)],
+        tops=[row[: len(answer)] for row, answer in zip(tops, answers, strict=True)],
         forced=[[False] * len(answer) for answer in answers],
         finish_reasons=list(reasons),
         warnings=[() for _ in answers],

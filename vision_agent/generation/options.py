@@ -25,6 +25,8 @@ class GenerationOptions(BaseModel):
             `finish_reason="repetition"`. Short phrases may stand more often. None for any number of times.
         stop: texts at which the answer ends, or one text; they are not part of it.
         seed: of sampling; None draws differently each time. In a batch each question draws as it would alone.
+        top_logprobs: tell how probable each token of the answer was, in `Answer.tokens`, with this many of the
+            likeliest tokens in its place; None for nothing of that.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,6 +41,7 @@ class GenerationOptions(BaseModel):
     max_repeats: int | None = Field(default=5, ge=1)
     stop: tuple[str, ...] = ()
     seed: int | None = Field(default=None, ge=0, lt=2**63)
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
 
     if not TYPE_CHECKING:  # type checkers take the fields' own signature
 

@@ -104,6 +104,7 @@ class Row:
         return GenerationOutput(
             answers=[list(answer.ids)],
             logprobs=[list(answer.logprobs)],
+            tops=[list(answer.tops)],
             forced=[list(answer.forced)],
             finish_reasons=[answer.finish_reason],
             warnings=[answer.warnings],
@@ -383,12 +384,13 @@ class StepBatch:
                     next_B[index : index + 1] = row.answer.choose(scores_BV[index])
                 except Exception as error:  # of its own grammar
                     row.error = error
-        for row, told in zip(rows, told_of(next_B, logprobs_BV, finite_B, self._ends), strict=True):
+        most_tops = max(row.answer.most_tops for row in rows)
+        for row, told in zip(rows, told_of(next_B, logprobs_BV, finite_B, self._ends, most_tops), strict=True):
             if row.error is None and not told.is_finite:
                 row.error = overflow_error(self.backbone, row.answer.ids)
             elif row.error is None:
                 try:
-                    row.answer.accept(told.token, told.logprob, told.is_end)
+                    row.answer.accept(told.token, told.logprob, told.is_end, told.top)
                 except Exception as error:
                     row.error = error
 

@@ -4,7 +4,6 @@ The answers of a batch are decoded together: all routing tokens of all rows in o
 token as soon as the model has gone on past it, so a result comes one token after its route opened.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,9 +30,9 @@ from vision_agent.inference.image_refs import named_images
 from vision_agent.inference.object_caption import ObjectCaptioner
 from vision_agent.inference.predictor import Predictor
 from vision_agent.inference.streaming import AnswerReader, OpenedRoute, events_of
+from vision_agent.inference.token_scores import TokenScorer
 from vision_agent.inference.word_forms import WordForm, spoken
 from vision_agent.inference.word_reading import WordReader
-from vision_agent.model.prompt import PLACEHOLDER
 from vision_agent.results.answers import Answer, RoutedText
 from vision_agent.results.events import AnswerDone, AnswerEvent, ResultReady, RouteOpened, TextDelta
 from vision_agent.routing.adapter import Route
@@ -48,7 +47,6 @@ _UNLIKELY = "none of the choices is likely: the model would say something else"
 _SALAD = 0.05  # routes after words less sure than this stand for nothing that was asked
 _LIKELY = 0.02  # of a choice: less sure it is any of them
 _MADE_UP = 0.2  # words less sure than this, of a model that is held to what it was taught, are none
-_PLACEHOLDERS = re.compile(rf"(?:Image-\d+: )?{PLACEHOLDER}\n?")  # they name every image, so they name none
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class _Subject:
     def of(cls, conversation: Conversation, images: Sequence[CachedImage]) -> "_Subject":
         """Take the images of the last round as the default; without any, those of the rounds before."""
         last = range(conversation.earlier_images, len(images)) or range(len(images))
-        return cls(_request(conversation), images, last)
+        return cls(conversation.request, images, last)
 
 
 class AnswerPipeline:
@@ -179,7 +177,7 @@ class AnswerPipeline:
 
     def _beyond(self, conversation: Conversation, choice: RouteChoice) -> str | None:
         """Why a request that may take routes is refused; one to draw, and one whose route is given, never is."""
-        request = _request(conversation)
+        request = conversation.request
         if choice == _WORDS_ALONE or choice.first is not None or TO_DRAW.match(request):
             return None
         images = len(conversation.images)
@@ -193,7 +191,7 @@ class AnswerPipeline:
     def _is_plain_talk(self, conversation: Conversation) -> bool:
         """Whether there is no image to look at, and nothing that the model refuses."""
         asked = len(conversation.images)
-        said = self._abilities.refuses_to_say(self.model, _request(conversation), asked)
+        said = self._abilities.refuses_to_say(self.model, conversation.request, asked)
         return asked == 0 and said is None and self._abilities.refuses(self.model, asked) is None
 
     def _in_words(self, conversation: Conversation, options: GenerationOptions, form: AnswerForm) -> Answer:
@@ -206,7 +204,7 @@ class AnswerPipeline:
             return answer.model_copy(update={"warnings": (*answer.warnings, refused)})
         if refused is not None:
             return self._refused(refused, form)
-        request = _request(conversation)
+        request = conversation.request
         reads = not self._abilities.reading and not form.protocol
         if reads and self._word_reader.applies_to(conversation, request):
             return self._read(conversation, request, form)
@@ -247,7 +245,7 @@ class AnswerPipeline:
 
     def _described(self, conversation: Conversation, options: GenerationOptions) -> Answer | None:
         """A caption of what was found, where one is asked for of a model that makes them so."""
-        captions, request = self._abilities.captions, _request(conversation)
+        captions, request = self._abilities.captions, conversation.request
         if captions is None or len(conversation.images) != 1 or not captions.are_asked_for(request):
             return None
         caption = self._captioner.answer(captions, request, conversation.images[0])
@@ -267,18 +265,18 @@ class AnswerPipeline:
             grammar = form.constraint
         grounded = self._evidence_loop.answer(conversation, options, grammar)
         if choices:
-            grounded = self._choices.answer(choices, _request(conversation), conversation.images[0], grounded)
+            grounded = self._choices.answer(choices, conversation.request, conversation.images[0], grounded)
         turns, text = grounded.turns, cut_at_stop(grounded.words, options.stop).strip()
         reason = "stop" if grounded.chosen else turns[-1].finish_reasons[0]
         read, written = turns[0].prompt_tokens[0], sum(len(turn.answers[0]) for turn in turns)
-        looked = is_about(grounded.evidence, _request(conversation))
+        looked = is_about(grounded.evidence, conversation.request)
         unknown = dict.fromkeys(word for found in grounded.detections for word in found.unknown_words)
         if form.constraint is None and not form.protocol:
             refused = None
             if not looked:
-                refused = self._abilities.refuses_to_say(self.model, _request(conversation), 1)
+                refused = self._abilities.refuses_to_say(self.model, conversation.request, 1)
             elif self._abilities.without_looking is not None and (
-                grounded.confidence < _LIKELY or (unknown and not WHETHER_THERE.search(_request(conversation)))
+                grounded.confidence < _LIKELY or (unknown and not WHETHER_THERE.search(conversation.request))
             ):
                 refused = self._abilities.not_taught(self.model, 1)
             if refused is not None:
@@ -305,6 +303,7 @@ class AnswerPipeline:
             value=value,
             evidence=grounded.detections,
             warnings=tuple(warnings),
+            tokens=None if grounded.chosen else TokenScorer(self._backbone, options).new(turns[-1]),
         )
 
     @staticmethod
@@ -369,7 +368,7 @@ class AnswerPipeline:
             (answer,) = self.answers([conversation], options, choice, form)
             yield from events_of(answer)
             return
-        reader = self._reader(options)
+        reader, scorer = self._reader(options), TokenScorer(self._backbone, options)
         waiting: list[OpenedRoute] = []
         routed: list[RoutedText] = []
         constrained = self._constrained(conversation, choice, options)
@@ -380,7 +379,7 @@ class AnswerPipeline:
                 waiting = []
             for new in reader.push(output.answers[0]):
                 if isinstance(new, str):
-                    yield TextDelta(text=new)
+                    yield TextDelta(text=new, tokens=scorer.new(output))
                 else:
                     waiting.append(new)
                     yield RouteOpened(token=new.spec.token, phrase=new.phrase, start=new.start, end=new.end)
@@ -388,7 +387,7 @@ class AnswerPipeline:
             self._engine.run(lambda: output.fill_cache(self._backbone))
             yield from self._ready(output, waiting, subject, routed)
         for rest in reader.finish():
-            yield TextDelta(text=rest)
+            yield TextDelta(text=rest, tokens=scorer.new(output))
         yield AnswerDone(answer=self._answer(output, 0, reader.text, conversation, form, routed, options, choice))
 
     def _constrained(self, conversation: Conversation, choice: RouteChoice, options: GenerationOptions) -> Conversation:
@@ -476,7 +475,7 @@ class AnswerPipeline:
         if free and (not routed or self._evidence_loop.is_asked_for(output.answers[row])):
             images = len(conversation.images)
             refused = self._abilities.refuses(self.model, images)
-            refused = refused or self._abilities.refuses_to_say(self.model, _request(conversation), images)
+            refused = refused or self._abilities.refuses_to_say(self.model, conversation.request, images)
             made_up = not text or output.confidence(row) < _MADE_UP
             if refused is None and not routed and self._abilities.without_looking is not None and made_up:
                 refused = self._abilities.not_taught(self.model, images)
@@ -492,9 +491,5 @@ class AnswerPipeline:
             value=form.value(text, reason),
             routes=tuple(routed),
             warnings=output.warnings[row],
+            tokens=TokenScorer(self._backbone, options, row).new(output),
         )
-
-
-def _request(conversation: Conversation) -> str:
-    """What was asked last, without the places of its images."""
-    return _PLACEHOLDERS.sub("", conversation.turns[-1][0]).strip()

@@ -4,6 +4,7 @@
 chat; `build_batch` does so for a list of questions.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -18,6 +19,8 @@ from vision_agent.model.preprocess import check_tiles
 from vision_agent.model.prompt import PLACEHOLDER, Turn, with_placeholders
 from vision_agent.plugins.constraint import Constraint
 from vision_agent.validation import check_request
+
+_PLACEHOLDERS = re.compile(rf"(?:Image-\d+: )?{PLACEHOLDER}\n?")
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,11 @@ class Conversation:
     places: tuple[int | None, ...] = ()
     constraint: Constraint | None = None
     earlier_images: int = 0
+
+    @property
+    def request(self) -> str:
+        """What was asked last, without the places of its images."""
+        return _PLACEHOLDERS.sub("", self.turns[-1][0]).strip()
 
     @classmethod
     def build(

@@ -7,11 +7,12 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from vision_agent.errors import AnswerError, RouteError
+from vision_agent.errors import AnswerError, InputError, RouteError, bad_argument
 from vision_agent.generation.decoding import check_context
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.generation.stopping import cut_at_stop
 from vision_agent.generation.structured import AnswerForm
+from vision_agent.generation.vocabulary import vocabulary_of
 from vision_agent.inference.answering import AnswerPipeline
 from vision_agent.inference.conversation import Conversation
 from vision_agent.inference.image_cache import ImageCache
@@ -21,7 +22,7 @@ from vision_agent.remote.dialects import ChatAsked
 from vision_agent.remote.engine_info import EngineInfo
 from vision_agent.remote.http_client import EngineClient
 from vision_agent.remote.replies import Said, ask_engine, stream_engine
-from vision_agent.results.answers import Answer
+from vision_agent.results.answers import Answer, TokenLogprob, TokenScore
 from vision_agent.results.events import AnswerDone, AnswerEvent, TextDelta
 from vision_agent.routing.adapter import Route
 from vision_agent.routing.policy import RouteChoice
@@ -158,7 +159,12 @@ class RemotePipeline(AnswerPipeline):
     def _asked(self, conversation: Conversation, options: GenerationOptions, form: AnswerForm) -> ChatAsked:
         grammar = form.constraint or conversation.constraint
         written = grammar if isinstance(grammar, WrittenGrammar) else None
-        return self._remote.asked(conversation, options, grammar=written, logprobs=self._remote.info.logprobs)
+        known = self._remote.info.logprobs
+        if options.top_logprobs is not None and not known:
+            expected = "None: this engine tells no probabilities"
+            raise InputError(bad_argument("top_logprobs", expected, options.top_logprobs))
+        top = options.top_logprobs or 0
+        return self._remote.asked(conversation, options, grammar=written, logprobs=known, top=top)
 
     def _answer_of(self, said: Said, options: GenerationOptions, form: AnswerForm) -> Answer:
         if said.refusal is not None and form.constraint is not None:
@@ -168,7 +174,7 @@ class RemotePipeline(AnswerPipeline):
         vision = said.vision
         told = vision.get("confidence")
         warnings = vision.get("warnings")
-        if sure is None and isinstance(told, int | float) and 0 <= told <= 1:
+        if isinstance(told, int | float) and 0 <= told <= 1:  # more than words may make an answer doubtful
             sure = float(told)
         refused = said.refusal
         doubts = [each for each in warnings if isinstance(each, str)] if isinstance(warnings, list) else []
@@ -184,7 +190,21 @@ class RemotePipeline(AnswerPipeline):
             value=form.value(text, said.reason),
             warnings=tuple(doubts),
             refused=refused,
+            tokens=None if options.top_logprobs is None or refused is not None else self._scores(said),
         )
+
+    def _scores(self, said: Said) -> tuple[TokenScore, ...]:
+        """The tokens of the words; as here, marks are none."""
+        marks = {mark.encode() for mark in vocabulary_of(self._backbone.tokenizer).marks}
+        return tuple(
+            TokenScore(**_token(each.data, each.logprob), top=tuple(TokenLogprob(**_token(*one)) for one in each.top))
+            for each in said.tokens
+            if each.data and each.data not in marks
+        )
+
+
+def _token(data: bytes, logprob: float) -> dict[str, Any]:
+    return {"text": data.decode("utf-8", errors="replace"), "bytes": tuple(data), "logprob": logprob}
 
 
 def _asking(client: EngineClient, info: EngineInfo, asked: ChatAsked) -> Callable[[], Said]:

@@ -67,6 +67,32 @@ class RoutedText(BaseModel):
         return boxes if isinstance(boxes, Detections) else None
 
 
+class TokenLogprob(BaseModel):
+    """A token that a model might have written.
+
+    Attributes:
+        text: what it writes; half a character is U+FFFD.
+        bytes: the same, exactly: UTF-8, of which a token may hold half a character.
+        logprob: natural logarithm of its probability, at most 0, before any grammar, temperature and sampling filters.
+    """
+
+    model_config = FROZEN
+
+    text: str
+    bytes: tuple[Annotated[int, Field(ge=0, lt=256)], ...]
+    logprob: float = Field(le=0)
+
+
+class TokenScore(TokenLogprob):
+    """A token of an answer.
+
+    Attributes:
+        top: the likeliest tokens in its place, the most probable one first; as many as were asked for.
+    """
+
+    top: tuple[TokenLogprob, ...] = ()
+
+
 class Answer(BaseModel):
     """What the model wrote. `str(answer)` is its text.
 
@@ -86,6 +112,9 @@ class Answer(BaseModel):
         warnings: what is to be known of it, in sentences: a number that was cut, a choice that rests on nothing seen.
         refused: why the model was not asked, and what to use instead, which is the text too; None where it was. Under
             `schema` and `choices`, where there is no value to give, it is an `AnswerError`.
+        tokens: what the model wrote, with the probabilities of its tokens, where `GenerationOptions.top_logprobs` asks
+            for them. None also where the words were not written by the model, token by token: captions of what was
+            found, answers that were read or chosen, refusals.
         kind: "answer", or the kind of a subclass; tells results apart in JSON.
     """
 
@@ -103,6 +132,7 @@ class Answer(BaseModel):
     evidence: tuple[Detections, ...] = ()
     warnings: tuple[str, ...] = ()
     refused: str | None = None
+    tokens: tuple[TokenScore, ...] | None = None
 
     def __str__(self) -> str:
         return self.text

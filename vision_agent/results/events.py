@@ -8,18 +8,24 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, SerializeAsAny
 
-from vision_agent.results.answers import Answer, RoutedText
+from vision_agent.results.answers import Answer, RoutedText, TokenScore
 
 _FROZEN = ConfigDict(frozen=True)
 
 
 class TextDelta(BaseModel):
-    """New text. All deltas of a stream, joined, are the answer's text."""
+    """New text. All deltas of a stream, joined, are the answer's text.
+
+    Attributes:
+        tokens: those that were written since the delta before it, where `GenerationOptions.top_logprobs` asks for them.
+            They may end before or after the text does; those after the last text are in the whole answer alone.
+    """
 
     model_config = _FROZEN
 
     kind: Literal["text"] = "text"
     text: str
+    tokens: tuple[TokenScore, ...] | None = None
 
 
 class RouteOpened(BaseModel):

@@ -7,7 +7,7 @@ message's `vision`, exactly, and in words at the end of its `content`.
 import json
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from vision_agent.inference.engine import InferenceEngine
 from vision_agent.planning.formed_answer import FormedRequest, Said, read_said
 from vision_agent.planning.message_rounds import MessageRounds, call_text, typed_text
 from vision_agent.planning.summary import routed_line, without_routed_lines
-from vision_agent.results.answers import Answer
+from vision_agent.results.answers import Answer, TokenLogprob, TokenScore
 from vision_agent.results.events import AnswerDone, TextDelta
 from vision_agent.routing.policy import RouteChoice
 from vision_agent.serve.bodies import read_json
@@ -173,12 +173,13 @@ class ChatEndpoint:
                 options = made.options
                 if options.seed is not None:
                     options = options.model_copy(update={"seed": (options.seed + index) % 2**63})
+                told: list[TokenScore] = []
                 if made.form.constraint is None:
-                    answer = self._words(made, options, choice, partial(_emit_delta, emit, reply, index))
+                    answer = self._words(made, options, choice, partial(_emit_delta, emit, reply, index), told)
                 else:  # half a JSON is of no use
                     pipeline = self._agent.answer_pipeline
                     (answer,) = pipeline.answers([made.conversation], options, choice, made.form)
-                for chunk in reply.ending(index, answer, made):
+                for chunk in reply.ending(index, answer, made, len(told)):
                     emit(chunk)
                 emit(answer)
         except VisionAgentError as error:
@@ -189,9 +190,14 @@ class ChatEndpoint:
         made: FormedRequest,
         options: GenerationOptions,
         choice: RouteChoice,
-        emit: Callable[[dict[str, Any]], None],
+        emit: Callable[..., None],
+        told: list[TokenScore],
     ) -> Answer:
-        """Hand over the words of an answer as they are written. The first part is its role, with the first words."""
+        """Hand over the words of an answer as they are written. The first part is its role, with the first words.
+
+        Args:
+            told: takes the tokens that were handed over with the words.
+        """
         begun = False
         events = self._agent.answer_pipeline.stream(made.conversation, options, choice, made.form)
         with closing(events):  # type: ignore[type-var]  # a generator
@@ -204,7 +210,8 @@ class ChatEndpoint:
                     if not begun:
                         emit(dict(_BEGINNING))
                     begun = True
-                    emit({"content": event.text})
+                    told += event.tokens or ()
+                    emit({"content": event.text}, logprobs=_logprobs(event.tokens))
         raise AssertionError("a stream ends with its answer")
 
     # --- in the event loop
@@ -252,8 +259,10 @@ class ChatEndpoint:
             self._counters.see("token_seconds", turn.seconds / usage["completion_tokens"])
 
 
-def _emit_delta(emit: Callable[[Chunk | Answer], None], reply: "_Reply", index: int, delta: dict[str, Any]) -> None:
-    emit(reply.chunk(index, delta))
+def _emit_delta(
+    emit: Callable[[Chunk | Answer], None], reply: "_Reply", index: int, delta: dict[str, Any], **more: Any
+) -> None:
+    emit(reply.chunk(index, delta, **more))
 
 
 class _Reply:
@@ -273,11 +282,12 @@ class _Reply:
                 message["content"] = said.text + self._routed(answer, said.text)
             else:
                 message["tool_calls"] = [_call(said)]
-            choices.append({"index": index, "message": message | _vision(answer), **self._end(answer, said)})
+            end = {"logprobs": _logprobs(answer.tokens), **self._end(answer, said)}
+            choices.append({"index": index, "message": message | _vision(answer), **end})
         return {**self._head, "object": "chat.completion", "choices": choices, "usage": _usage(answers)}
 
-    def chunk(self, index: int, delta: dict[str, Any], **end: Any) -> Chunk:
-        choice = {"index": index, "delta": delta, "finish_reason": None, "logprobs": None, **end}
+    def chunk(self, index: int, delta: dict[str, Any], **more: Any) -> Chunk:
+        choice = {"index": index, "delta": delta, "finish_reason": None, "logprobs": None, **more}
         return {
             **self._head,
             "object": "chat.completion.chunk",
@@ -285,8 +295,8 @@ class _Reply:
             **({"usage": None} if self._tells_usage else {}),
         }
 
-    def ending(self, index: int, answer: Answer, made: FormedRequest) -> Iterator[Chunk]:
-        """The chunks after the words; of an answer in a form, all of them."""
+    def ending(self, index: int, answer: Answer, made: FormedRequest, told: int) -> Iterator[Chunk]:
+        """The chunks after the words; of an answer in a form, all of them. `told`: tokens that came before."""
         said = read_said(answer, made.with_tools)
         formed = made.form.constraint is not None
         if said.tool is not None:
@@ -301,7 +311,8 @@ class _Reply:
             yield self.chunk(index, {"refusal": answer.refused})
         if vision := _vision(answer):
             yield self.chunk(index, vision)
-        yield self.chunk(index, {}, **self._end(answer, said))
+        rest = None if answer.tokens is None else answer.tokens[told:]
+        yield self.chunk(index, {}, logprobs=_logprobs(rest or None), **self._end(answer, said))
 
     def usage_chunk(self, answers: list[Answer]) -> Chunk:
         return {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": _usage(answers)}
@@ -313,13 +324,24 @@ class _Reply:
 
     def _end(self, answer: Answer, said: Said) -> dict[str, Any]:
         reason = "tool_calls" if said.tool is not None else _REASONS[answer.finish_reason]
-        return {"finish_reason": reason, "logprobs": None}
+        return {"finish_reason": reason}
 
 
 def _call(said: Said) -> dict[str, Any]:
     written = json.dumps(said.arguments, ensure_ascii=False)
     call = {"name": said.tool, "arguments": written}
     return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": call}
+
+
+def _logprobs(tokens: Sequence[TokenScore] | None) -> dict[str, Any] | None:
+    if tokens is None:
+        return None
+    told = [{**_token(each), "top_logprobs": [_token(other) for other in each.top]} for each in tokens]
+    return {"content": told, "refusal": None}
+
+
+def _token(token: TokenLogprob) -> dict[str, Any]:
+    return {"token": token.text, "bytes": list(token.bytes), "logprob": token.logprob}
 
 
 def _vision(answer: Answer) -> dict[str, Any]:

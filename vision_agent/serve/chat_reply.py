@@ -64,13 +64,34 @@ class AnswerMessage(_Closed):
     vision: Vision | None = None
 
 
+class LikelyToken(_Closed):
+    """A token that might stand in a place. `bytes` are UTF-8, of which a token may hold half a character."""
+
+    token: str
+    bytes: list[NonNegativeInt]
+    logprob: float
+
+
+class ToldToken(LikelyToken):
+    """A token of an answer, and the likeliest ones in its place."""
+
+    top_logprobs: list[LikelyToken]
+
+
+class Logprobs(_Closed):
+    """The tokens of an answer's words, in order."""
+
+    content: list[ToldToken]
+    refusal: None
+
+
 class Choice(_Closed):
     """One of `n` answers."""
 
     index: NonNegativeInt
     message: AnswerMessage
     finish_reason: FinishReason
-    logprobs: None
+    logprobs: Logprobs | None
 
 
 class ChatCompletion(_Closed):
@@ -100,7 +121,7 @@ class ChunkChoice(_Closed):
     index: NonNegativeInt
     delta: Delta
     finish_reason: FinishReason | None
-    logprobs: None
+    logprobs: Logprobs | None
 
 
 class ChatChunk(_Closed):

@@ -194,6 +194,8 @@ class ChatRequest(_Part):
         max_tokens: most tokens of an answer; a larger number than fits means as many as fit.
         top_k, repetition_penalty: as of the SDK's `GenerationOptions`.
         routes: the routes that the answer may take, by name; None for all that the model has, [] for words alone.
+        logprobs: whether the probabilities of the answer's tokens are told.
+        top_logprobs: of how many of the likeliest tokens in each place, too.
     """
 
     model: str
@@ -213,6 +215,8 @@ class ChatRequest(_Part):
         | list[Annotated[str, Field(min_length=1, max_length=200)]]
         | None
     ) = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
     tools: Annotated[list[ToolDefinition], Field(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedToolChoice | None = None
@@ -224,8 +228,6 @@ class ChatRequest(_Part):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     # What other servers do with these cannot be done here; see `_ONLY`.
-    logprobs: Any = None
-    top_logprobs: Any = None
     frequency_penalty: Any = None
     presence_penalty: Any = None
     logit_bias: Any = None
@@ -287,6 +289,8 @@ class ChatRequest(_Part):
             raise wrong("n", f"`n` must be at most {options.max_choices}, but got {self.n}")
         if self.stream_options is not None and not self.stream:
             raise wrong("stream_options", "`stream_options` is for requests with `stream`: true")
+        if self.top_logprobs and not self.logprobs:
+            raise wrong("top_logprobs", "`top_logprobs` is for requests with `logprobs`: true")
         if isinstance(self.stop, list) and len(self.stop) > 4:
             raise wrong("stop", f"`stop` must be at most 4 texts, but got {len(self.stop)}")
         self._check_form()
@@ -299,6 +303,8 @@ class ChatRequest(_Part):
         settings: dict[str, Any] = {"max_new_tokens": min(asked, options.max_tokens, room)}
         if self.stop:
             settings["stop"] = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        if self.logprobs:
+            settings["top_logprobs"] = self.top_logprobs or 0
         if self.repetition_penalty is not None:
             settings["repetition_penalty"] = self.repetition_penalty
         drawn = self.temperature is not None or (self.top_p or 1.0) < 1 or bool(self.top_k)
@@ -366,11 +372,8 @@ class ChatRequest(_Part):
             raise wrong("messages", said, "context_length_exceeded")
 
 
-_NO_SCORES = "the probabilities of tokens are not told"
 _NO_SOUND = "answers are words"
 _ONLY: Mapping[str, tuple[tuple[Any, ...], str]] = {
-    "logprobs": ((False,), _NO_SCORES),
-    "top_logprobs": ((0,), _NO_SCORES),
     "frequency_penalty": ((0.0,), "only `repetition_penalty` is there"),
     "presence_penalty": ((0.0,), "only `repetition_penalty` is there"),
     "logit_bias": (({},), "single tokens cannot be made likelier"),

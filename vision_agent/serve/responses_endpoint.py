@@ -3,7 +3,7 @@
 import json
 import time
 import uuid
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from typing import Any, Literal
 
@@ -101,6 +101,7 @@ class _Reply:
         self._text = ""
         self._refusal: str | None = None
         self._vision: Any = None
+        self._logprobs: list[dict[str, Any]] = []
         self._cut = False
         self._usage: dict[str, int] | None = None
         self._failed = False
@@ -111,6 +112,7 @@ class _Reply:
         message = choice["message"]
         self._text, self._refusal, self._vision = message["content"], message["refusal"], message.get("vision")
         self._cut = choice["finish_reason"] == "length"
+        self._logprobs = (choice["logprobs"] or {}).get("content", [])
         self._usage = completion["usage"]
         return self._response(self._status, [self._message()])
 
@@ -141,13 +143,16 @@ class _Reply:
             self._cut |= choice["finish_reason"] == "length"
             self._refusal = delta.get("refusal") or self._refusal
             self._vision = delta.get("vision") or self._vision
-            if words := delta.get("content"):
+            told = (choice["logprobs"] or {}).get("content", [])
+            self._logprobs += told
+            words = delta.get("content") or ""
+            if words or told:
                 self._text += words
-                yield self._part("response.output_text.delta", 0, delta=words, logprobs=[])
+                yield self._part("response.output_text.delta", 0, delta=words, logprobs=told)
 
     def _ending(self) -> Iterator[str]:
-        yield self._part("response.output_text.done", 0, text=self._text, logprobs=[])
-        yield self._part("response.content_part.done", 0, part=_words(self._text))
+        yield self._part("response.output_text.done", 0, text=self._text, logprobs=self._logprobs)
+        yield self._part("response.content_part.done", 0, part=_words(self._text, self._logprobs))
         if self._refusal is not None:
             yield self._part("response.content_part.added", 1, part={"type": "refusal", "refusal": ""})
             yield self._part("response.refusal.delta", 1, delta=self._refusal)
@@ -162,7 +167,7 @@ class _Reply:
         return "incomplete" if self._cut else "completed"
 
     def _message(self) -> dict[str, Any]:
-        content = [_words(self._text)]
+        content = [_words(self._text, self._logprobs)]
         if self._refusal is not None:
             content.append({"type": "refusal", "refusal": self._refusal})
         seen = {} if self._vision is None else {"vision": self._vision}
@@ -215,5 +220,5 @@ class _Reply:
         return json.dumps({"type": kind, "sequence_number": self._number, **fields}, ensure_ascii=False)
 
 
-def _words(text: str) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+def _words(text: str, logprobs: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": list(logprobs)}

@@ -22,7 +22,7 @@ class InputPart(_Part):
     detail: Literal["auto", "low", "medium", "high"] | None = None
     refusal: str | None = None
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
-    logprobs: Annotated[list[Any], Field(max_length=0)] | None = None
+    logprobs: list[Any] | None = None
 
 
 class InputMessage(_Part):
@@ -77,6 +77,8 @@ class ResponsesRequest(_Part):
     stream: bool | None = None
     stream_options: ResponseStreamOptions | None = None
     text: TextSettings | None = None
+    include: list[Literal["message.output_text.logprobs"]] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     routes: Annotated[list[str], Field(max_length=20)] | None = None
     # Notes of the caller's own: nothing of an answer depends on them.
     user: str | None = None
@@ -86,7 +88,6 @@ class ResponsesRequest(_Part):
     # What other servers do with these cannot be done here; see `_ONLY`.
     background: Any = None
     conversation: Any = None
-    include: Any = None
     max_tool_calls: Any = None
     parallel_tool_calls: Any = None
     previous_response_id: Any = None
@@ -96,7 +97,6 @@ class ResponsesRequest(_Part):
     store: Any = None
     tool_choice: Any = None
     tools: Any = None
-    top_logprobs: Any = None
     truncation: Any = None
 
     def as_chat(self) -> ChatRequest:
@@ -115,6 +115,11 @@ class ResponsesRequest(_Part):
             messages.insert(0, {"role": "system", "content": self.instructions})
         chat: dict[str, Any] = {"model": self.model, "messages": messages, "stream": self.stream, "routes": self.routes}
         chat |= {"temperature": self.temperature, "top_p": self.top_p, "max_completion_tokens": self.max_output_tokens}
+        if self.include:
+            chat |= {"logprobs": True, "top_logprobs": self.top_logprobs}
+        elif self.top_logprobs:
+            said = '`top_logprobs` is for requests that `include` "message.output_text.logprobs"'
+            raise wrong("top_logprobs", said)
         if self.text is not None:
             chat |= {"response_format": _chat_format(self.text.format), "verbosity": self.text.verbosity}
         if self.stream:
@@ -150,7 +155,6 @@ _NO_TOOLS = "tools are called by `/v1/chat/completions`"
 _ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
     "background": ((False,), "use `/v1/vision/...` with `Prefer: respond-async` for what takes long"),
     "conversation": ((), _NOT_KEPT),
-    "include": (([],), "there is nothing else to include"),
     "max_tool_calls": ((), _NO_TOOLS),
     "parallel_tool_calls": ((False, True), _NO_TOOLS),
     "previous_response_id": ((), _NOT_KEPT),
@@ -160,7 +164,6 @@ _ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
     "store": ((False,), "no answer is stored"),
     "tool_choice": (("auto", "none"), _NO_TOOLS),
     "tools": (([],), _NO_TOOLS),
-    "top_logprobs": ((0,), "the probabilities of tokens are not told"),
     "truncation": (("disabled",), "what does not fit is refused, and never cut"),
 }
 
