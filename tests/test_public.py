@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 import vision_agent
-from vision_agent import AsyncChat, AsyncVisionAgent, Chat, Index, VisionAgent
+from vision_agent import AsyncChat, AsyncVisionAgent, Chat, Index, ObjectTracker, VisionAgent
 from vision_agent.aio import AwaitedAsk, AwaitedRound, AwaitedRun
 from vision_agent.embedding.verbs import EmbeddingVerbs
+from vision_agent.inference.generation_verbs import GenerationVerbs
+from vision_agent.inference.video_verbs import VideoVerbs
 
 AWAITED = (AwaitedAsk, AwaitedRound, AwaitedRun)  # the types of verbs that stream
 
@@ -71,7 +73,8 @@ def public_functions(owner: type) -> dict[str, Callable[..., Any]]:
 def face() -> dict[str, Callable[..., Any]]:
     """The verbs of the classes that users call, and the public functions."""
     found: dict[str, Callable[..., Any]] = {}
-    for owner in (VisionAgent, EmbeddingVerbs, AsyncVisionAgent, Chat, AsyncChat, Index):
+    verbs = (EmbeddingVerbs, VideoVerbs, GenerationVerbs)
+    for owner in (VisionAgent, *verbs, AsyncVisionAgent, Chat, AsyncChat, Index, ObjectTracker):
         found |= public_functions(owner) | {f"{owner.__name__}()": owner.__init__}
     found |= {owner.__name__: owner.__call__ for owner in AWAITED}
     for name in vision_agent.__all__:

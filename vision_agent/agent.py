@@ -36,29 +36,28 @@ from vision_agent.generation.options import GenerationOptions
 from vision_agent.generation.structured import AnswerForm
 from vision_agent.images.loading import ImageLimits, ImageSource, load_image
 from vision_agent.images.store import ImageStore
-from vision_agent.images.video import VideoSource, sample_frames
 from vision_agent.inference.answering import AnswerPipeline
 from vision_agent.inference.assembly import AgentParts, assemble
 from vision_agent.inference.chat import Chat
 from vision_agent.inference.conversation import Conversation, build_batch, load_images
 from vision_agent.inference.detail import Detail
 from vision_agent.inference.find_options import FindOptions, FindSettings, SegmentSettings
+from vision_agent.inference.generation_verbs import GenerationVerbs
 from vision_agent.inference.image_cache import check_image_cache_bytes
-from vision_agent.inference.image_generation import ImageGenerator, MaskSource, read_mask, tie_networks
+from vision_agent.inference.image_generation import ImageGenerator, tie_networks
 from vision_agent.inference.image_series import is_series, look_at
 from vision_agent.inference.settings import (
     CAPTION_REQUESTS,
     AskSettings,
     CaptionLength,
     CaptionSettings,
-    GenerateSettings,
     Images,
     ImageT,
     Phrases,
     Several,
 )
 from vision_agent.inference.tile_layout import Tiles
-from vision_agent.inference.tracking import segment_clip
+from vision_agent.inference.video_verbs import VideoVerbs
 from vision_agent.model.backbone import Backbone
 from vision_agent.model.checkpoint import DEFAULT_CHECKPOINT, adapter_folders, load_backbone
 from vision_agent.model.devices import release_memory
@@ -75,10 +74,8 @@ from vision_agent.remote.connection import Connectable
 from vision_agent.results.answers import Answer
 from vision_agent.results.detections import Detections
 from vision_agent.results.events import AnswerEvent
-from vision_agent.results.generated import GeneratedImage, GeneratedImages, ImageOptions, Progress
 from vision_agent.results.points import Count, Points
 from vision_agent.results.segmentation import Segmentation
-from vision_agent.results.video_segmentation import VideoSegmentation
 from vision_agent.routing.adapter import Route, build_own_route, load_adapter
 from vision_agent.routing.policy import RouteChoice
 from vision_agent.validation import (
@@ -86,8 +83,6 @@ from vision_agent.validation import (
     check_options,
     check_phrase,
     check_phrases,
-    check_progress,
-    check_prompts,
     check_request,
     check_switch,
     check_threshold,
@@ -101,7 +96,7 @@ T = TypeVar("T", bound=BaseModel)
 _TOOL_CALL_TOKENS = 512  # most tokens of a tool call that the model writes in its own loop
 
 
-class VisionAgent(EmbeddingVerbs, Connectable):
+class VisionAgent(EmbeddingVerbs, VideoVerbs, GenerationVerbs, Connectable):
     """Finds objects by phrase, answers questions about images and documents, and chooses between the two by itself.
 
     `VisionAgent()` runs the small model that ships with the package; `VisionAgent.from_pretrained(...)` any InternVL
@@ -459,38 +454,6 @@ class VisionAgent(EmbeddingVerbs, Connectable):
             )
         return look_at(image, self._limits, lambda some: self._predictor.segment_each(phrases, some, options))
 
-    def segment_video(
-        self,
-        phrase: Phrases,
-        video: VideoSource,
-        *,
-        segments: int = 32,
-        bounds: tuple[float, float] | None = None,
-    ) -> VideoSegmentation:
-        """Segment objects in a video, by phrase: found in its first frames, tracked from there by SAM 2's memory.
-
-        Needs a `[SEG]` route whose decoder tracks objects, as that of a Sa2VA checkpoint does.
-
-        Args:
-            phrase: what to segment, or several phrases.
-            video: a video file or frames: see `sample_frames`. Frames are all taken as they are.
-            segments: how many frames of a file are taken, equally far apart; all of them where there are fewer.
-            bounds: (start, end) in seconds: only this part of a file.
-
-        Returns:
-            one result for each frame; all of them have the same objects in the same order.
-
-        Raises:
-            RouteError: no such route is loaded.
-            InputError: what `sample_frames` refuses, frames of several sizes, an empty or overlong phrase.
-            ArgumentTypeError: values of other types.
-            MissingExtraError: a video file without the extra "video".
-        """
-        phrases = check_phrases(phrase, None)
-        route = self._predictor.route("seg")
-        clip = sample_frames(video, segments=segments, bounds=bounds, limits=self._limits)
-        return segment_clip(self._engine, self._routes, route, phrases, clip)
-
     def run_route(
         self,
         route: str,
@@ -517,90 +480,6 @@ class VisionAgent(EmbeddingVerbs, Connectable):
             self._predictor.route(route), phrases, loaded, threshold, only_known
         )
         return found
-
-    # Make images -----------------------------------------------------------------------------------------------------
-
-    @overload
-    def generate(self, prompt: str, **settings: Unpack[GenerateSettings]) -> GeneratedImage: ...
-
-    @overload
-    def generate(self, prompt: list[str], **settings: Unpack[GenerateSettings]) -> GeneratedImages: ...
-
-    def generate(
-        self,
-        prompt: str | list[str],
-        *,
-        seed: int | None = None,
-        steps: int | None = None,
-        size: int | tuple[int, int] | None = None,
-        guidance: float | None = None,
-        negative_prompt: str | None = None,
-        progress: Progress | None = None,
-    ) -> GeneratedImage | GeneratedImages:
-        """Make an image from words, by the `[GEN]` route.
-
-        Args:
-            prompt: what the image shows, such as `"two red apples"`; or a list, which gives as many images.
-            seed: the same seed gives the same image; None takes a random one, which the result holds. Image k of a
-                list takes `seed + k`.
-            steps: steps from noise to image; None for the decoder's own number.
-            size: a side, or (width, height), in pixels; None for the decoder's own. The default's small generator
-                works at one size and enlarges the image.
-            guidance: how strictly the words are followed, from 1.
-            negative_prompt: what the image should not show.
-            progress: called as `progress(step, steps, preview)` after every step.
-
-        Returns:
-            the image, with `.unknown_words` that the decoder was never taught.
-
-        Raises:
-            RouteError: the model has no `[GEN]` route.
-            InputError: an empty prompt, a number out of range.
-            ArgumentTypeError: values of other types.
-        """
-        prompts = check_prompts("prompt", prompt)
-        negative = None if negative_prompt is None else check_prompts("negative_prompt", negative_prompt)[0]
-        decoder = self._image_generator.decoder("gen")
-        options = ImageOptions.of(seed, steps, size, guidance, decoder.largest_side)
-        check_progress(progress)
-        made = self._image_generator.generate("gen", prompts, options, negative, progress)
-        return made[0] if isinstance(prompt, str) else made
-
-    def edit(
-        self,
-        prompt: str,
-        image: ImageSource,
-        *,
-        mask: MaskSource | None = None,
-        seed: int | None = None,
-        steps: int | None = None,
-        guidance: float | None = None,
-        progress: Progress | None = None,
-    ) -> GeneratedImage:
-        """Change an image by words, such as `"make the car blue"`, by the `[EDIT]` route.
-
-        Args:
-            prompt: the change.
-            image: an image (see `load_image` for the kinds).
-            mask: where it may change: a `Mask`, an image (white may) or an array (height, width); None for everywhere.
-            seed, steps, guidance, progress: as for `generate`.
-
-        Returns:
-            an image of the same size.
-
-        Raises:
-            RouteError: the model has no `[EDIT]` route.
-            InputError: an empty prompt, a number out of range, a mask of another shape or without any place to change.
-            ArgumentTypeError: swapped arguments, or values of other types.
-        """
-        check_request("prompt", prompt, image)
-        check_prompts("prompt", prompt)
-        decoder = self._image_generator.decoder("edit")
-        options = ImageOptions.of(seed, steps, None, guidance, decoder.largest_side)
-        check_progress(progress)
-        loaded = load_image(image, limits=self._limits)
-        allowed = read_mask(mask, loaded.size)
-        return self._image_generator.generate("edit", (prompt,), options, None, progress, loaded, allowed)[0]
 
     # Read documents --------------------------------------------------------------------------------------------------
 
@@ -979,6 +858,7 @@ class AsyncVisionAgent:
         self.count: AwaitedCount = awaited_or_streamed(agent.count)
         self.segment: AwaitedSegment = awaited_or_streamed(agent.segment)
         self.segment_video = awaited(agent.segment_video)
+        self.track = awaited(agent.track)
         self.run_route = awaited(agent.run_route)
         self.generate = awaited(agent.generate)
         self.edit = awaited(agent.edit)

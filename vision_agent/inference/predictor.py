@@ -56,6 +56,11 @@ class Predictor:
         """Return the loaded route of that name. Raises RouteError where there is none."""
         return find_route(self._routes, name, self._backbone.name)
 
+    @property
+    def det_route(self) -> Route | None:
+        """The loaded `[DET]` route; None where boxes are written as text."""
+        return self._routes.get("det")
+
     def run_route(
         self,
         route: Route,

@@ -72,7 +72,7 @@ def csv_text(rows: Rows, columns: Sequence[str]) -> str:
     return file.getvalue()
 
 
-def check_target(path: object) -> Path:
+def check_target(path: object, suffixes: Sequence[str] = SUFFIXES) -> Path:
     """Return the path of a file that a result may be saved as, before anything is made for it.
 
     Raises:
@@ -82,8 +82,8 @@ def check_target(path: object) -> Path:
     if not isinstance(path, str | os.PathLike):
         raise ArgumentTypeError(bad_argument("path", "a path", path))
     target = Path(os.fsdecode(path))
-    if target.suffix.lower() not in SUFFIXES:
-        raise InputError(bad_argument("path", f"a file name that ends in {', '.join(SUFFIXES)}", str(target)))
+    if target.suffix.lower() not in suffixes:
+        raise InputError(bad_argument("path", f"a file name that ends in {', '.join(suffixes)}", str(target)))
     if not target.parent.is_dir():
         raise InputError(bad_argument("path", "in a folder that exists", str(target)))
     if target.is_dir():
