@@ -1,6 +1,7 @@
 """Requests that are answered later: accepted at once, worked on in their turn, and their results kept for a while."""
 
 import asyncio
+import re
 import secrets
 import time
 from collections import OrderedDict
@@ -19,6 +20,8 @@ from vision_agent.serve.problems import ClientGoneError, Problem, unexpected
 JOBS_PATH = "/v1/jobs/"
 _LAST_SECONDS = 5.0
 _ASYNC = "respond-async"  # of the header `Prefer`, RFC 7240
+
+_ID = re.compile(r"job_([0-9a-f]{6})_")
 
 
 @dataclass
@@ -61,6 +64,7 @@ class Jobs:
 
     def __init__(self, options: ServeOptions) -> None:
         self._options = options
+        self._start = secrets.token_hex(3)  # in each id, so that those of a server before this one are known
         self._jobs: OrderedDict[str, _Job] = OrderedDict()
 
     @staticmethod
@@ -82,7 +86,7 @@ class Jobs:
                 later = {"retry-after": "30"}
                 raise Problem(429, said, kind="rate_limit_error", code="queue_full", headers=later)
             del self._jobs[oldest.id]
-        job = _Job(f"job_{secrets.token_urlsafe(18)}", route, int(time.time()))
+        job = _Job(f"job_{self._start}_{secrets.token_urlsafe(18)}", route, int(time.time()))
         self._jobs[job.id] = job
         job.task = asyncio.create_task(self._run(job, work))
         headers = {"location": f"{JOBS_PATH}{job.id}", "preference-applied": _ASYNC}
@@ -131,8 +135,11 @@ class Jobs:
         name = request.scope["path"].removeprefix(JOBS_PATH)
         job = self._jobs.get(name)
         if job is None:
+            if (start := _ID.match(name)) is not None and start[1] != self._start:
+                said = f"the job {name[:60]!r} is lost: the server, or another one, was started since; send it again"
+                raise Problem(410, said, code="job_lost")
             kept = f"results are kept for {self._options.kept_seconds:g} seconds, and not beyond the server's end"
-            said = f"there is no job {name[:60]!r}: it was never accepted, it is over, or it was lost; {kept}"
+            said = f"there is no job {name[:60]!r}: it was never accepted, or it is over; {kept}"
             raise Problem(404, said, code="job_not_found")
         return job
 
