@@ -99,17 +99,48 @@ def export_checkpoint(
     for route in routes:
         load_adapter(route, backbone)
     added = {token: index for token, index in backbone.tokenizer.get_vocab().items() if token not in known}
+    _write(backbone, content, folder, added, routes, target, format)
+    return target
+
+
+def write_changed(backbone: Backbone, source: str | Path, target: str | Path, format: Format = "native") -> Path:
+    """Write a loaded checkpoint whose weights were changed, in their number format, with all that goes along.
+
+    Args:
+        source: what it was loaded from, a folder or a hub name.
+        target: the folder to write: a new one, or one that is empty. It appears whole or not at all.
+
+    Raises:
+        InputError, CheckpointError: as for `export_checkpoint`.
+    """
+    target = Path(target)
+    _check_target(target)
+    folder = _folder(source, None, False)
+    content = read_object(folder / "config.json", str(source))
+    _check_kind(content, format, str(source))
+    _write(backbone, content, folder, {}, [], target, format)
+    return target
+
+
+def _write(
+    backbone: Backbone,
+    content: dict[str, Any],
+    source: Path,
+    added: dict[str, int],
+    routes: Sequence[Path],
+    target: Path,
+    format: Format,
+) -> None:
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         partial.mkdir()
         write = _write_native if format == "native" else _write_original
-        backbone.fingerprint = write(backbone, content, folder, added, partial)
+        backbone.fingerprint = write(backbone, content, source, added, partial)
         backbone.name = target.name
         _copy_routes(routes, backbone, partial)
         os.replace(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return target
 
 
 def _check_target(target: Path) -> None:

@@ -123,11 +123,13 @@ class EngineError(VisionAgentError, RuntimeError):
 
     Attributes:
         status: of HTTP, where the engine refused the request; None otherwise.
+        said: what it said itself; "" for nothing.
     """
 
-    def __init__(self, message: str, status: int | None = None) -> None:
+    def __init__(self, message: str, status: int | None = None, said: str = "") -> None:
         super().__init__(message)
         self.status = status
+        self.said = said
 
 
 class ExtractionError(VisionAgentError, RuntimeError):
@@ -176,6 +178,7 @@ EXTRAS = {
     "cuda-quantization": ("accelerate", "bitsandbytes"),
     "diffusers": ("diffusers",),
     "faiss": ("faiss",),
+    "finetune": ("accelerate", "matplotlib", "peft"),
     "fonts": ("fontpkg_noto_sans", "noto_cjk_sans_otc"),
     "heic": ("pi_heif",),
     "langchain": ("langchain_core",),

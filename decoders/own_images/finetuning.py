@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from vision_agent.agent import VisionAgent
 from vision_agent.data.annotations.annotated import AnnotationSet
 from vision_agent.errors import InputError, RouteError, bad_argument, require_extra
+from vision_agent.model.machine_memory import free_memory, peak_memory
 from vision_agent.results.detections import Detections
 from vision_agent.routing.adapter import Route, save_adapter, share_tensors
 from vision_agent.routing.known_words import KnownWords
@@ -29,7 +30,7 @@ from vision_agent.train.loop import OnStep, TrainingLoop, claim_folder
 from ..box import BoxDecoder
 from ..mask.decoder import MaskDecoder
 from .card import card_text
-from .free_memory import check_memory, free_memory, peak_memory
+from .free_memory import check_memory
 from .measuring import LEAST_SCORE, NameFigures, Watch, agreed, mask_iou, measure
 from .outlines import OutlineStages
 from .remembering import old_names

@@ -1,12 +1,8 @@
 """What a run needs of memory, told before its first step."""
 
-import os
-from pathlib import Path
-
 from vision_agent.errors import InputError
+from vision_agent.model.machine_memory import gib
 
-_LIMITS = ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes")
-_USED = ("sys/fs/cgroup/memory.current", "sys/fs/cgroup/memory/memory.usage_in_bytes")
 # Bytes a step keeps for each number of the feature maps of an image: the maps, the pyramid, the describer, twice for
 # the way back. Measured with batches of 4, 8 and 16.
 _BYTES_A_FEATURE = 160
@@ -14,30 +10,6 @@ _BYTES_A_FEATURE = 160
 _ANSWERS = 256 * 2**20
 # The run's weights: gradients, two of the optimiser, the average, the best, and those of the start.
 _COPIES = 7
-
-
-def free_memory(root: Path = Path("/")) -> int | None:
-    """Return how many bytes this process may still take, by the system and its container; None where nobody says.
-
-    Args:
-        root: where the system's files lie.
-    """
-    free = []
-    for line in _read(root / "proc/meminfo").splitlines():
-        if line.startswith("MemAvailable:"):
-            free.append(int(line.split()[1]) * 1024)
-    for limit, used in zip(_LIMITS, _USED, strict=True):
-        most, taken = _read(root / limit).strip(), _read(root / used).strip()
-        if most.isdecimal() and taken.isdecimal():
-            free.append(max(0, int(most) - int(taken)))
-    return min(free) if free else None
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except OSError:
-        return ""
 
 
 def needed_memory(weights: int, features: int, batch: int, kept_images: int, kept_regions: int = 0) -> int:
@@ -63,27 +35,12 @@ def check_memory(
         InputError: it is more than there is; names a batch that fits.
     """
     need = needed_memory(weights, features, batch, kept_images, kept_regions)
-    told = f"needs about {_gib(need)} beside the loaded model"
+    told = f"needs about {gib(need)} beside the loaded model"
     if free is None:
         return told
     if need <= free:
-        return f"{told}; {_gib(free)} are free"
+        return f"{told}; {gib(free)} are free"
     needs = {few: needed_memory(weights, features, few, kept_images, kept_regions) for few in range(1, batch)}
     fits = max((few for few, bytes_needed in needs.items() if bytes_needed <= free), default=None)
     remedy = "no batch fits" if fits is None else f"use a batch of {fits} (--batch {fits})"
-    raise InputError(f"training with `batch` {batch} {told}, but {_gib(free)} are free: {remedy}")
-
-
-def peak_memory() -> int | None:
-    """Return the most bytes that this process has held; None where the system does not say."""
-    if os.name != "posix":
-        return None
-    import resource
-    import sys
-
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
-
-
-def _gib(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB"
+    raise InputError(f"training with `batch` {batch} {told}, but {gib(free)} are free: {remedy}")

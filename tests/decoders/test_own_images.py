@@ -15,10 +15,11 @@ from vision_agent.cli.main import main
 from vision_agent.data.annotations.annotated import AnnotationSet
 from vision_agent.data.annotations.annotation_sets import read_annotations
 from vision_agent.decoders.own_images.finetuning import Report, finetune_boxes
-from vision_agent.decoders.own_images.free_memory import check_memory, free_memory
+from vision_agent.decoders.own_images.free_memory import check_memory
 from vision_agent.decoders.own_images.settings import OwnImagesTraining
 from vision_agent.decoders.own_images.views import wordings
 from vision_agent.errors import ConfigError, InputError
+from vision_agent.model.machine_memory import free_memory
 
 EXAMPLE = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "own_images.py"))
 EVERY_STEP, AT_THE_END = 1e-9, 1e9
