@@ -23,8 +23,6 @@ from vision_agent.images.loading import ImageLimits, load_image
 from vision_agent.inference.detail import Detail
 from vision_agent.inference.find_options import FindOptions
 from vision_agent.inference.tile_layout import Tiles
-from vision_agent.planning.result import AgentResult
-from vision_agent.results.answers import Answer
 from vision_agent.results.box import Box
 from vision_agent.results.segmentation import Mask
 from vision_agent.validation import (
@@ -38,7 +36,7 @@ if TYPE_CHECKING:
     from vision_agent.agent import VisionAgent
 
 Verb = Literal["detect", "segment", "count", "point", "ask", "caption", "run", "classify", "embed", "edit"]
-_SEED = 0  # of new images: a run that is resumed ends with the same ones
+SEED = 0  # of new images: a run that is resumed ends with the same ones
 
 
 class ImageVector(BaseModel):
@@ -169,7 +167,7 @@ class ImageJob:
         if self.verb == "run":
             return [agent.run(self.request, image) for image in images]
         if self.verb == "edit":
-            return [agent.edit(self.request, image, seed=_SEED) for image in images]
+            return [agent.edit(self.request, image, seed=SEED) for image in images]
         if self.verb == "classify":
             return agent.classify(images, self.labels, templates=self.templates or None)
         if self.verb == "embed":
@@ -212,11 +210,14 @@ def record_of(file: str, result: BaseModel) -> Record:
 
 def content_of(result: BaseModel) -> Record:
     """Return what a record says of a result: it as plain JSON, before that its words where it has any."""
-    text = {"text": result.text} if isinstance(result, Answer) else {}
-    dumped = result.model_dump(mode="json")
-    for step in dumped["steps"] if isinstance(result, AgentResult) else ():
-        step["seconds"] = 0.0  # the only thing that would differ from run to run
-    return {**text, "result": dumped}
+    return content_of_json(result.model_dump(mode="json"))
+
+
+def content_of_json(result: dict[str, Any]) -> Record:
+    """Return the same of a result that is plain JSON already."""
+    for step in result["steps"] if result.get("kind") == "agent_result" else ():
+        step["seconds"] = 0.0  # all that would differ from run to run
+    return {**({"text": result["text"]} if "text" in result else {}), "result": result}
 
 
 def _cells(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -204,20 +204,24 @@ class ExtractJob:
         return work
 
     def rows(self, record: Record) -> Iterable[Mapping[str, Any]]:
-        if self._model is None and record["error"] is None:
-            pairs = record["value"]["key_values"]
-            names = ("key", "value", "checked", "confidence", "page")
-            return [
-                head_of(record) | {name: pair[name] for name in names} | {"box": list(pair["box"].values())}
-                for pair in pairs
-            ] or [head_of(record)]
-        single = {path: field for path, field in record.get("fields", {}).items() if "[" not in path}
-        evidence = {
-            f"{path} ({name})": field["box"] and list(field["box"].values()) if name == "box" else field[name]
-            for path, field in single.items()
-            for name in ("confidence", "page", "box")
-        }
-        return [head_of(record) | record.get("value", {}) | evidence]
+        return extracted_rows(record, by_schema=self._model is not None)
+
+
+def extracted_rows(record: Record, *, by_schema: bool) -> list[Mapping[str, Any]]:
+    """Return a record of `ExtractJob` as the rows of a table: one, or without a schema one a pair."""
+    if not by_schema and record["error"] is None:
+        names = ("key", "value", "checked", "confidence", "page")
+        return [
+            head_of(record) | {name: pair[name] for name in names} | {"box": list(pair["box"].values())}
+            for pair in record["value"]["key_values"]
+        ] or [head_of(record)]
+    single = {path: field for path, field in record.get("fields", {}).items() if "[" not in path}
+    evidence = {
+        f"{path} ({name})": field["box"] and list(field["box"].values()) if name == "box" else field[name]
+        for path, field in single.items()
+        for name in ("confidence", "page", "box")
+    }
+    return [head_of(record) | record.get("value", {}) | evidence]
 
 
 def _found(extraction: Extraction[Any]) -> Record:

@@ -14,7 +14,7 @@ from vision_agent.batch.image_batches import ask_in_batches
 from vision_agent.batch.image_jobs import ImageJob, record_of
 from vision_agent.batch.jobs import Job
 from vision_agent.batch.records import Record, Records, as_line, failed
-from vision_agent.batch.shards import Shard, Shards
+from vision_agent.batch.shards import Shard
 from vision_agent.batch.tables import SUFFIXES, check_suffix, write_table
 from vision_agent.batch.workers import LocalWorkers
 from vision_agent.errors import ArgumentTypeError, InputError, bad_argument
@@ -163,28 +163,6 @@ def _run(
             write_table(path, target, job.rows)
     well_done = sum(known[file] for file in wanted)
     return Summary(len(wanted), well_done, len(wanted) - well_done, before)
-
-
-def merge(out: str | os.PathLike[str], rows: Callable[[Record], Iterable[Mapping[str, Any]]]) -> Summary:
-    """Make an output of its shards: the same bytes as of a run that was not parted.
-
-    Args:
-        out: what the runs of the shards named.
-        rows: of the job, `job.rows`; for a table.
-
-    Raises:
-        InputError: a shard is missing or not at its end, or shards of other files or other settings.
-    """
-    target = check_output(out)
-    shards = Shards.of(target)
-    path = records_of(target)
-    with Records(path, target, shards.settings()) as records:
-        counts = shards.write(path)
-        known = records.done()
-        if path != target:
-            write_table(path, target, rows)
-    well_done = sum(known.values())
-    return Summary(counts, well_done, len(known) - well_done, 0)
 
 
 def records_of(out: Path) -> Path:

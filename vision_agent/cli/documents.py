@@ -28,6 +28,20 @@ PasswordOption = Annotated[
     str | None,
     typer.Option("--password", envvar="VISION_AGENT_PASSWORD", help=_PASSWORD_HELP, show_envvar=False),
 ]
+ReaderOption = Annotated[str, typer.Option("--engine", help="A reader's name, or model: --model reads.")]
+TextLayerOption = Annotated[str, typer.Option("--text-layer", help="A PDF's own text: auto, never or only.")]
+SchemaOption = Annotated[
+    str | None,
+    typer.Option(
+        "--schema", help="package.module:Model, or a .json file with a JSON schema; without, pairs and tables."
+    ),
+]
+EngineOption = Annotated[str, typer.Option("--engine", help="auto, layout or model.")]
+DateOrderOption = Annotated[str | None, typer.Option("--date-order", help="dmy or mdy, for dates like 1/2/2024.")]
+DecimalMarkOption = Annotated[str | None, typer.Option("--decimal-mark", help='"." or ",".')]
+ConfidenceOption = Annotated[
+    float, typer.Option("--min-confidence", help="What is less sure, 0 to 1, counts as not found.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -44,8 +58,8 @@ def ocr(
     retry: RetryOption = False,
     pages: PagesOption = None,
     password: PasswordOption = None,
-    engine: Annotated[str, typer.Option("--engine", help="A reader's name, or model: --model reads.")] = "rapidocr",
-    text_layer: Annotated[str, typer.Option("--text-layer", help="A PDF's own text: auto, never or only.")] = "auto",
+    engine: ReaderOption = "rapidocr",
+    text_layer: TextLayerOption = "auto",
     model: ModelOption = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -63,24 +77,17 @@ def ocr(
 
 def extract(
     paths: PathsArgument,
-    schema: Annotated[
-        str | None,
-        typer.Option(
-            "--schema", help="package.module:Model, or a .json file with a JSON schema; without, pairs and tables."
-        ),
-    ] = None,
+    schema: SchemaOption = None,
     out: RecordsOption = None,
     as_json: JsonOption = False,
     workers: WorkersOption = 1,
     retry: RetryOption = False,
     pages: PagesOption = None,
     password: PasswordOption = None,
-    engine: Annotated[str, typer.Option("--engine", help="auto, layout or model.")] = "auto",
-    date_order: Annotated[str | None, typer.Option("--date-order", help="dmy or mdy, for dates like 1/2/2024.")] = None,
-    decimal_mark: Annotated[str | None, typer.Option("--decimal-mark", help='"." or ",".')] = None,
-    min_confidence: Annotated[
-        float, typer.Option("--min-confidence", help="What is less sure, 0 to 1, counts as not found.")
-    ] = 0.5,
+    engine: EngineOption = "auto",
+    date_order: DateOrderOption = None,
+    decimal_mark: DecimalMarkOption = None,
+    min_confidence: ConfidenceOption = 0.5,
     model: ModelOption = None,
     device: DeviceOption = "auto",
 ) -> None:

@@ -20,6 +20,7 @@ from vision_agent.errors import AnswerError, InputError
 from vision_agent.images.loading import ImageLimits
 from vision_agent.planning.result import AgentResult
 from vision_agent.results.answers import Answer
+from vision_agent.results.classification import Classification
 from vision_agent.results.detections import Detections
 from vision_agent.results.generated import GeneratedImage
 from vision_agent.results.points import Count, Points
@@ -146,6 +147,9 @@ def lines_of(result: BaseModel) -> list[str]:
         return [f"{each.label}\t{each.score:.2f}\t{each.x:.0f},{each.y:.0f}" for each in result]
     if isinstance(result, Segmentation):
         return [f"{_boxed(each)}\t{each.mask.area} px" for each in result]
+    if isinstance(result, Classification):
+        none = ["none of these"] if result.none_of_these else []
+        return none + [f"{each.label}\t{each.score:.2f}" for each in result]
     if isinstance(result, Detections):
         return [_boxed(each) for each in result]
     if isinstance(result, GeneratedImage):

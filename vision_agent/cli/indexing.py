@@ -10,7 +10,7 @@ import typer
 
 from vision_agent.cli.exits import FAILED, StoppedByUser, told
 from vision_agent.cli.option_sets import ModelOptions, expanded
-from vision_agent.cli.options import JsonOption, check_output
+from vision_agent.cli.options import EmbedderOption, JsonOption, check_output
 from vision_agent.cli.saving import ImageOutput
 from vision_agent.errors import InputError, bad_argument
 
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from vision_agent.agent import VisionAgent
     from vision_agent.search.index import Index
 
-EmbedderOption = Annotated[
-    Path | None, typer.Option("--embedder", help="Folder of a CLIP, SigLIP or SigLIP 2: words are found by it.")
-]
 SheetOption = Annotated[Path | None, typer.Option("--sheet", help="Write what was found to this image, side by side.")]
 IndexArgument = Annotated[Path, typer.Argument(help="The file that `vision-agent index` wrote.")]
 

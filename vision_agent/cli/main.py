@@ -36,6 +36,7 @@ def command_line() -> "typer.Typer":
     import typer
 
     from vision_agent.cli import (
+        batch_jobs,
         bench,
         completion,
         create,
@@ -66,7 +67,19 @@ def command_line() -> "typer.Typer":
         ] = False,
     ) -> None: ...
 
-    for group in (predict, indexing, create, documents, schema, models, training, bench, serve, completion):
+    for group in (
+        predict,
+        batch_jobs,
+        indexing,
+        create,
+        documents,
+        schema,
+        models,
+        training,
+        bench,
+        serve,
+        completion,
+    ):
         group.register(app)
     for register in load_commands():
         register(app)
@@ -87,6 +100,7 @@ def _run(arguments: list[str]) -> int:
     """Run a command, and return its exit code."""
     import typer
 
+    from vision_agent.cli.executor_options import with_values
     from vision_agent.cli.exits import (
         BAD_INPUT,
         INTERRUPTED,
@@ -105,6 +119,7 @@ def _run(arguments: list[str]) -> int:
         warnings.showwarning = _show_warning
         try:
             command: Any = typer.main.get_command(command_line())
+            arguments = with_values(arguments) if arguments[:1] == ["batch"] else arguments
             result = command.main(arguments, prog_name="vision-agent", standalone_mode=False)
             sys.stdout.flush()
         except StoppedByUser as stopped:

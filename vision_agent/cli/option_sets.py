@@ -43,6 +43,11 @@ class ModelOptions:
     device: DeviceOption = "auto"
     dtype: DtypeOption = "auto"
 
+    @property
+    def given(self) -> bool:
+        """Whether any of them says something."""
+        return self != ModelOptions()
+
     def load(self) -> "VisionAgent":
         """Load the agent."""
         return agent(self.model, self.adapter, self.device, self.dtype)

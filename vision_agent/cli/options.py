@@ -39,6 +39,14 @@ DetailOption = Annotated[
     Literal["low", "auto", "high"] | None,
     typer.Option("--detail", help="low: look once; high: also on a larger canvas; auto: where it may show more."),
 ]
+EmbedderOption = Annotated[
+    Path | None, typer.Option("--embedder", help="Folder of a CLIP, SigLIP or SigLIP 2: words are found by it.")
+]
+LabelsArgument = Annotated[str, typer.Argument(help="The labels to choose from, apart by semicolons.")]
+TemplatesOption = Annotated[
+    list[str] | None,
+    typer.Option("--template", help="Text with {} for the label, such as 'a photo of a {}.'; may be repeated."),
+]
 DrawnOption = Annotated[
     Path | None,
     typer.Option("--save", help="Write the image with what was found to this file; of several images to this folder."),

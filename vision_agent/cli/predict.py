@@ -1,4 +1,4 @@
-"""Commands that answer about images: `detect`, `segment`, `count`, `point`, `ask`, `caption` and `run`.
+"""Commands that answer about images: `detect`, `segment`, `count`, `point`, `ask`, `caption`, `classify` and `run`.
 
 Images are opened before the model is loaded: a typo in a name should not cost the loading of a model.
 """
@@ -16,8 +16,17 @@ from vision_agent.cli.exits import told
 from vision_agent.cli.image_answers import answer_images, one_by_one, print_answers
 from vision_agent.cli.image_arguments import GENERATED, ImageArguments, open_image
 from vision_agent.cli.option_sets import DrawnResultOptions, FindingOptions, ModelOptions, ResultOptions, expanded
-from vision_agent.cli.options import ImagesArgument, JsonOption, UrlOption, limits
+from vision_agent.cli.options import (
+    EmbedderOption,
+    ImagesArgument,
+    JsonOption,
+    LabelsArgument,
+    TemplatesOption,
+    UrlOption,
+    limits,
+)
 from vision_agent.cli.saving import ImageOutput
+from vision_agent.cli.videos import track
 from vision_agent.planning.result import AgentResult
 from vision_agent.validation import check_length, check_phrase, check_phrases, check_request
 
@@ -26,7 +35,7 @@ PhraseArgument = Annotated[str, typer.Argument(help="What to find. A semicolon s
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `vision-agent`."""
-    for command in (detect, segment, count, point, ask, caption, run):
+    for command in (detect, segment, count, point, ask, caption, classify, run):
         app.command()(expanded(command))
 
 
@@ -104,6 +113,21 @@ def caption(
     """Describe an image."""
     check_length(length)
     answer_images(by.job("caption", length), images, result.output(), limits(allow_urls))
+
+
+def classify(
+    labels: LabelsArgument,
+    images: ImagesArgument,
+    result: ResultOptions,
+    by: ModelOptions,
+    template: TemplatesOption = None,
+    embedder: EmbedderOption = None,
+    allow_urls: UrlOption = False,
+) -> None:
+    """Say which of some labels an image shows: label and score, best first, or that none of them fits."""
+    reads = None if embedder is None else str(embedder)
+    job = by.job("classify", labels, templates=tuple(template or ()), embedder=reads)
+    answer_images(job, images, result.output(), limits(allow_urls))
 
 
 def run(

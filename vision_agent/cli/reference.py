@@ -41,15 +41,20 @@ accelerator eight images are looked at together; on the CPU each core looks at o
 
 def command_reference() -> str:
     """Return a section for each command of this distribution: what it does, how it is called, what it takes."""
+    app = command_line()
+    groups = [(app, ""), *((each.typer_instance, f"{each.name} ") for each in app.registered_groups)]
     return _HEAD + "".join(
-        _section(command, command.callback)
-        for command in command_line().registered_commands
+        _section(command, command.callback, before)
+        for group, before in groups
+        if group is not None
+        for command in group.registered_commands
         if command.callback is not None and command.callback.__module__.startswith("vision_agent.")
     )
 
 
-def _section(command: CommandInfo, function: Callable[..., Any]) -> str:
-    name = command.name or function.__name__.replace("_", "-")
+def _section(command: CommandInfo, function: Callable[..., Any], before: str) -> str:
+    """A command's section; `before` its name stand those of its groups."""
+    name = before + (command.name or function.__name__.replace("_", "-"))
     hints = get_type_hints(function, include_extras=True)
     call, rows = ["vision-agent", name], []
     for parameter in inspect.signature(function).parameters.values():

@@ -115,7 +115,9 @@ class EngineClient:
         if status in (401, 403):
             raise self._error(f"refuses the key (status {status}): {said or 'it says no more'}", status=status)
         if status not in _TRY_AGAIN:
-            raise self._error(f"refused {path} (status {status}): {said or 'it says no more'}", status=status)
+            raise self._error(
+                f"refused {path} (status {status}): {said or 'it says no more'}", status=status, said=said
+            )
         wait = _retry_after(response.headers.get("retry-after"), attempt)
         if attempt >= self._retries or wait > _LONGEST_WAIT:
             later = f", and asks to come again in {wait:.0f} s" if wait > _LONGEST_WAIT else ""
@@ -185,8 +187,8 @@ class EngineClient:
         """Return an error about this engine, without its key."""
         return self._error(said)
 
-    def _error(self, said: str, *, status: int | None = None) -> EngineError:
-        return EngineError(self._hidden(f"the engine at {self.url} {said}"), status=status)
+    def _error(self, told: str, *, status: int | None = None, said: str = "") -> EngineError:
+        return EngineError(self._hidden(f"the engine at {self.url} {told}"), status=status, said=self._hidden(said))
 
     def _hidden(self, text: str) -> str:
         return text.replace(self._key, "***") if self._key else text

@@ -19,6 +19,7 @@ from vision_agent.extract.question_answering import DocumentAnswer
 from vision_agent.extract.result import Extraction
 from vision_agent.planning.result import AgentResult
 from vision_agent.results.answers import Answer
+from vision_agent.results.classification import Classification
 from vision_agent.results.detections import Detections
 from vision_agent.results.generated import GeneratedImage, GeneratedImages
 from vision_agent.results.points import Count, Points
@@ -105,6 +106,12 @@ VERBS = (
     ),
     VerbForm("point", (Points,), _IMAGES, typed=_PHRASES),
     VerbForm("count", (Count,), _IMAGES),
+    VerbForm(
+        "classify",
+        (Classification,),
+        _IMAGES,
+        typed={"labels": list[str], "templates": str | list[str] | None},
+    ),
     VerbForm(
         "ocr",
         (OcrResult,),
