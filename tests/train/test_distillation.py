@@ -20,8 +20,10 @@ from vision_agent.data.distillation_samples import BoxMix, Companions, box_sampl
 from vision_agent.data.recipe import DataSection
 from vision_agent.data.scene import ANYTHING, Scene, flipped, mosaic, window
 from vision_agent.data.soft_labels import SoftLabels
+from vision_agent.data.sources import CocoPhotos, Cutouts
 from vision_agent.decoders.mask.decoder import MaskDecoder
 from vision_agent.decoders.mask.training import SEGMENT, MaskTraining, train_masks
+from vision_agent.evaluate.open_names import open_name_figures
 from vision_agent.model.checkpoint import load_backbone
 from vision_agent.model.devices import bfloat16_pays
 from vision_agent.routing.adapter import (
@@ -346,3 +348,35 @@ def test_bf16_pays_is_the_same_all_along() -> None:
     device = torch.device("cpu")
     assert bfloat16_pays(device) is bfloat16_pays(device)
     assert bfloat16_pays(torch.device("meta")) is False
+
+
+def test_names_that_are_left_out_are_in_no_image_and_never_denied(data: Path, finished: Path, tmp_path: Path) -> None:
+    box, car = frozenset({"box"}), frozenset({"car"})
+    assert CocoPhotos(data, "coco_train_448", box).images("train") == [], "every photo has one"
+    photos = CocoPhotos(data, "coco_train_448", car)
+    record = photos.images("train")[0]
+    scene = photos.scene(record)
+    assert "car" not in scene.known_names and {"ball", "box"} <= scene.known_names
+    soft = SoftLabels(data, "coco_train_448", left_out=car)
+    assert soft.shows_left_out(record["file_name"]) and soft.files() == []
+    completed = soft.completed(scene, record["file_name"])
+    assert completed.names == scene.names and "car" not in completed.known_names
+    assert [name for _, name in completed.crowds][len(scene.crowds) :] == [ANYTHING], "neither there nor absent"
+    names = {item.name for item in Cutouts(data, left_out=frozenset({"star"})).items("train")}
+    assert names and "star" not in names
+    wrong = distilling(finished / "model").model_copy(update={"leave_out": ("zeppelin",)})
+    with pytest.raises(ConfigError, match=r"`leave_out` must be names of the photos, but got \['zeppelin'\]"):
+        train(wrong, data, tmp_path / "run")
+
+
+def test_new_names_are_measured_on_what_training_left_out(data: Path, finished: Path) -> None:
+    agent = VisionAgent.from_pretrained(finished / "model")
+    new, known = open_name_figures(agent, data, ["box"], limit=3)
+    assert (new.count, known.count) == (3, 0), "one name on each photo, and none without it"
+    assert 0 <= new.value <= 1
+
+
+def test_the_short_recipe_has_all_kinds_of_stages() -> None:
+    short = read_config(RECIPE.with_name("short.toml"))
+    assert {stage.kind for stage in short.stages} == {"text", "images", "language", "distil"}
+    assert len(short.leave_out) == 10 and short.init is None

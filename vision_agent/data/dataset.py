@@ -21,12 +21,17 @@ from vision_agent.data.text.language_mix import LanguageMix
 
 
 class ImageSources:
-    """All image sources of one split ("train", "val" or "test"), from one folder of archives."""
+    """All image sources of one split ("train", "val" or "test"), from one folder of archives.
 
-    def __init__(self, folder: Path, split: str, cutouts: str | None = None) -> None:
-        self.photos = CocoPhotos(folder, "coco_train_448")
+    Nothing that is known to show a name in `left_out` is among them.
+    """
+
+    def __init__(
+        self, folder: Path, split: str, cutouts: str | None = None, left_out: frozenset[str] = frozenset()
+    ) -> None:
+        self.photos = CocoPhotos(folder, "coco_train_448", left_out)
         self.photo_records = self.photos.images(split)
-        self.animals = CocoPhotos(folder, "animals_256")
+        self.animals = CocoPhotos(folder, "animals_256", left_out)
         self.animal_records = self.animals.images(split)
         self._backgrounds = ImageArchive(folder / "backgrounds_320.zip")
         self._background_names = [
@@ -34,7 +39,7 @@ class ImageSources:
             for name in self._backgrounds.names()
             if "/" not in name and split_of_image("backgrounds_320", name, name) == split
         ]
-        self.copy_paste = CopyPaste(Cutouts(folder), cutouts or split)
+        self.copy_paste = CopyPaste(Cutouts(folder, left_out=left_out), cutouts or split)
         # What a background may show without being marked.
         everyday = set(self.photos.names.values()) | {word for many in words.SYNONYMS.values() for word in many}
         self.doubtful = frozenset(everyday | {"man", "woman", "tree", "house", "flower", "street", "building"})
@@ -60,10 +65,18 @@ class TrainingMix(Dataset[Sample]):
         shares: how often each kind of image is drawn.
         side: of the samples, in pixels.
         seed: the samples follow from it and their number.
+        left_out: names that are in none of them.
     """
 
-    def __init__(self, folder: Path, shares: DataSection, side: int, seed: tuple[int, ...]) -> None:
-        self._images = ImageSources(folder, "train")
+    def __init__(
+        self,
+        folder: Path,
+        shares: DataSection,
+        side: int,
+        seed: tuple[int, ...],
+        left_out: frozenset[str] = frozenset(),
+    ) -> None:
+        self._images = ImageSources(folder, "train", left_out=left_out)
         self._side, self._seed, self._phrases = side, seed, shares.phrases
         self._kinds = {
             "photo": shares.photos,

@@ -88,17 +88,19 @@ class Companions:
 class SoftImages:
     """Scenes of the training split, completed by soft labels where people marked not everything."""
 
-    def __init__(self, folder: Path) -> None:
-        self._images = ImageSources(folder, "train")
+    def __init__(self, folder: Path, left_out: frozenset[str] = frozenset()) -> None:
+        self._images = ImageSources(folder, "train", left_out=left_out)
         self.copy_paste = self._images.copy_paste
         self._soft = {
-            name: SoftLabels(folder, name, _NAMED_FROM.get(name, 0.4))
+            name: SoftLabels(folder, name, _NAMED_FROM.get(name, 0.4), left_out)
             for name in ("coco_train_448", "animals_256", "clothing_320", "backgrounds_320", "photos_384")
         }
         self._archives = {
             name: ImageArchive(folder / f"{name}.zip") for name in ("clothing_320", "backgrounds_320", "photos_384")
         }
-        clothes = [record["file_name"] for record in CocoPhotos(folder, "clothing_320").images("train")]
+        clothing = CocoPhotos(folder, "clothing_320", left_out).images("train")
+        seen = self._soft["clothing_320"].shows_left_out
+        clothes = [record["file_name"] for record in clothing if not seen(record["file_name"])]
         plain = {
             name: [file for file in self._soft[name].files() if split_of_image(name, file, file) == "train"]
             for name in ("backgrounds_320", "photos_384")
@@ -144,12 +146,19 @@ class BoxMix(Dataset[BoxSample]):
         shares: how often each kind of image is drawn.
         sides: of the samples, in pixels; batches take them in turn.
         batch: samples a batch.
+        left_out: names that are in none of them.
     """
 
     def __init__(
-        self, folder: Path, shares: DataSection, sides: Sequence[int], batch: int, seed: tuple[int, ...]
+        self,
+        folder: Path,
+        shares: DataSection,
+        sides: Sequence[int],
+        batch: int,
+        seed: tuple[int, ...],
+        left_out: frozenset[str] = frozenset(),
     ) -> None:
-        self._images = SoftImages(folder)
+        self._images = SoftImages(folder, left_out)
         self._sides, self._batch, self._seed, self._phrases = tuple(sides), batch, seed, shares.phrases
         self._kinds = {
             "photo": shares.photos,

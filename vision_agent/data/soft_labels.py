@@ -42,24 +42,32 @@ class SoftLabels:
         archive: name without its ending.
         named_from: least score at which a box is an object of its name. Boxes from 0.3 up to it, if it is above 0.4,
             are objects without a name: archives that show mostly what the detectors have no name for.
+        left_out: names that nothing may be learned about: their boxes are neither there nor absent, and images on
+            which one is an object are not listed.
 
     Raises:
         ConfigError: no soft labels for this archive.
     """
 
-    def __init__(self, folder: Path, archive: str, named_from: float = 0.4) -> None:
+    def __init__(
+        self, folder: Path, archive: str, named_from: float = 0.4, left_out: frozenset[str] = frozenset()
+    ) -> None:
         path = folder / "pseudo" / f"{archive}.jsonl.gz"
         if not path.is_file():
             raise ConfigError(f"soft labels {str(path)!r} are not there")
         self.names: tuple[str, ...] = tuple(json.loads((folder / "pseudo" / "names.json").read_text("utf-8")))
-        self._named_from = named_from
+        self._named_from, self._left_out = named_from, left_out
         self._unnamed_from = _UNNAMED if named_from > 0.4 else named_from
         with gzip.open(path, "rt", encoding="utf-8") as lines:
             self._boxes = {line["file"]: line["boxes"] for line in map(json.loads, lines)}
 
     def files(self) -> list[str]:
         """Return all files that have soft labels, sorted."""
-        return sorted(self._boxes)
+        return sorted(file for file in self._boxes if not self.shows_left_out(file))
+
+    def shows_left_out(self, file: str) -> bool:
+        """Return whether an image is fairly sure to show a name that is left out."""
+        return any(name in self._left_out and score >= self._unnamed_from for name, score, _ in self.of(file))
 
     def of(self, file: str) -> list[SoftBox]:
         """Return the boxes of an image, best first."""
@@ -83,13 +91,14 @@ class SoftLabels:
                 continue
             if _overlap(box, soft) >= _SAME_BOX:
                 crowds.append((box, name))  # a second name for one object: not denied
-            elif name in scene.known_names or score < self._unnamed_from:
+            elif name in scene.known_names | self._left_out or score < self._unnamed_from:
                 crowds.append((box, ANYTHING))
             else:
                 soft.append(box)
                 boxes.append(box)
                 names.append(name if score >= self._named_from else ANYTHING)
                 sure.append(_sureness(score))
+        named = {name for name in names if name != ANYTHING}
         hinted = {name for name, score, _ in found if score >= _ABSENT}
         return replace(
             scene,
@@ -97,7 +106,7 @@ class SoftLabels:
             names=tuple(names),
             colours=(*scene.colours, *(None for _ in soft)),
             crowds=tuple(crowds),
-            known_names=scene.known_names | (set(self.names) - hinted) | {name for name in names if name != ANYTHING},
+            known_names=scene.known_names | (set(self.names) - hinted - self._left_out) | named,
             sure=tuple(sure),
         )
 

@@ -73,12 +73,13 @@ class CocoPhotos:
     """COCO-format photos: `NAME.zip`, `NAME_instances.json` and optionally `NAME_captions.json` in one folder.
 
     Args:
-        complete: every name of the set is marked on every photo, so the others are absent.
+        left_out: names that nothing may be learned about: photos with one of them are not there, and it is never
+            said to be absent either.
     """
 
     folder: Path
     name: str
-    complete: bool = True
+    left_out: frozenset[str] = frozenset()
 
     @cached_property
     def _content(self) -> dict[str, Any]:
@@ -123,6 +124,7 @@ class CocoPhotos:
             image
             for image in self._content["images"]
             if split_of_image(self.name, image["file_name"], image["id"]) == split
+            and not (self.left_out and self.names_in(image) & self.left_out)
         ]
 
     def names_in(self, record: dict[str, Any]) -> frozenset[str]:
@@ -171,7 +173,7 @@ class CocoPhotos:
             names=tuple(names),
             colours=tuple(found),
             crowds=tuple(crowds),
-            known_names=frozenset(self.names.values()),
+            known_names=frozenset(self.names.values()) - self.left_out,
             captions=tuple(self._captions[record["id"]]),
             masks=tuple(shapes),
         )
@@ -190,16 +192,18 @@ class Cutouts:
     """Named RGBA cut-outs: `cutouts_192.zip` with `cutouts_192_labels.json`.
 
     `items(split)`: "train" cut-outs, "val" (other images of names that train has), "unseen" (names that train never
-    has). Which is which follows from the names and files alone.
+    has). Which is which follows from the names and files alone. Cut-outs of names in `left_out` are in none.
     """
 
-    def __init__(self, folder: Path, name: str = "cutouts_192") -> None:
+    def __init__(self, folder: Path, name: str = "cutouts_192", left_out: frozenset[str] = frozenset()) -> None:
         self._archive = ImageArchive(folder / f"{name}.zip")
         labels = json.loads((folder / f"{name}_labels.json").read_text("utf-8"))
         self._items: dict[str, list[Cutout]] = {"train": [], "val": [], "unseen": []}
         seen: set[str] = set()
         for file in sorted(labels):
             label = labels[file]
+            if label["name"] in left_out:
+                continue
             item = Cutout(file, label["name"], label["kind"])
             if split_of(f"name:{item.name}") == "test":
                 self._items["unseen"].append(item)

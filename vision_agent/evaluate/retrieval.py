@@ -47,7 +47,7 @@ class LabelledPhoto:
 
 def animals(folder: Path, limit: int) -> list[LabelledPhoto]:
     """Return held-out photos of one kind of animal, at most `limit`, drawn by a hash of their names."""
-    source = CocoPhotos(folder, "animals_256", complete=False)
+    source = CocoPhotos(folder, "animals_256")
     records = [record for split in ("val", "test") for record in source.images(split)]
     alone = [each for each in records if len(source.names_in(each)) == 1]
     alone.sort(key=lambda each: hashlib.sha256(str(each["file_name"]).encode()).hexdigest())

@@ -16,7 +16,7 @@ from vision_agent.data.dataset import ImageSources
 from vision_agent.data.samples import present_phrases
 from vision_agent.data.text.held_out import HELD_OUT
 from vision_agent.errors import ConfigError, bad_argument
-from vision_agent.evaluate.asking import ABSENT_A_PHOTO, ask, each, f1
+from vision_agent.evaluate.asking import ABSENT_A_PHOTO, ask, default_threshold, each, f1
 from vision_agent.evaluate.average_precision import Question, average_precision
 from vision_agent.evaluate.captions import caption_figures
 from vision_agent.evaluate.clicks import click_figures
@@ -26,11 +26,12 @@ from vision_agent.evaluate.generation import generation_figures
 from vision_agent.evaluate.masks import mask_figures
 from vision_agent.evaluate.reliability import calibration_error, right_boxes
 from vision_agent.evaluate.routing import routing_figures
-from vision_agent.evaluate.short_answers import answer_figures, choice_figures
+from vision_agent.evaluate.short_answers import AbsentNames, answer_figures, choice_figures
 from vision_agent.evaluate.words import PlacedText, receipts, word_figures
 from vision_agent.geometry.frames import box_iou
 from vision_agent.results.detections import Detections
 
+_LURES_A_PHOTO = 3
 _PAIRS = ("red", "blue"), ("green", "red"), ("yellow", "blue"), ("purple", "green")
 
 
@@ -68,30 +69,43 @@ def check_evaluation(split: str, limit: int | None, suite: str) -> None:
 
 
 def _photos(agent: VisionAgent, data: Path, split: str, limit: int | None) -> Iterable[Figure]:
-    """COCO photos: present names and six absent ones, one phrase each.
+    """COCO photos: present names, six absent ones at random and three that fit the scene, one phrase each.
 
     "AP50 by questions": a phrase asked of a photo is a question; AP50 is averaged over the names, and boxes that a
-    question about an absent name gets are false positives.
+    question about an absent name gets are false positives. Absent names that fit are those that stand most often with
+    what is there, in the photos of the split.
     """
     images = ImageSources(data, split, cutouts="val")
     records = images.photo_records[:limit]
+    lures = AbsentNames([images.photos.scene(record, colours=False) for record in images.photo_records])
     questions: list[Question] = []
     false_boxes: list[bool] = []
+    fitting: list[bool] = []
     for number, record in enumerate(tqdm(records, desc="photos")):
         scene = images.photos.scene(record, colours=False)
         rng = np.random.default_rng(number)
         asked, absent = ask(agent, scene, number, rng, ABSENT_A_PHOTO)
         questions += asked
         false_boxes += absent
+        names = lures.of(scene, "adversarial", _LURES_A_PHOTO, rng)
+        fitting += [bool((found.scores >= default_threshold(agent)).any()) for found in each(agent, names, scene)]
     ap50, ap = average_precision(questions)
     of = f"questions (a phrase asked of a photo) on {len(records)} COCO photos"
     yield Figure(name="AP50 by questions, COCO photos", value=ap50, count=len(questions), of=of)
     yield Figure(name="AP by questions, COCO photos", value=ap, count=len(questions), of=of)
+    persons = [question for question in questions if question.category == "person"]
+    yield Figure(name="AP50, person", value=average_precision(persons)[0], count=len(persons), of=of)
     yield Figure(
         name="false positives: absent names that get a box (default threshold)",
         value=float(np.mean(false_boxes)),
         count=len(false_boxes),
         of="absent names on COCO photos",
+    )
+    yield Figure(
+        name="... of absent names that fit the scene",
+        value=float(np.mean(fitting)),
+        count=len(fitting),
+        of="names on COCO photos that stand most often with what is there",
     )
     yield Figure(name="F1 at IoU 0.5 (default threshold)", value=f1(questions, agent), count=len(questions), of=of)
     scores, right = right_boxes(questions)

@@ -85,6 +85,8 @@ class TrainConfig(RecipeSection):
             taken. None starts with random language weights and a tower pretrained on ImageNet.
         init_share: what those weights weigh in the finished model, beside what training made of them. A little keeps
             what training on narrower images forgets (https://arxiv.org/abs/2109.01903).
+        leave_out: names that no image of the training shows or is said not to show, so that what the model makes of
+            new names can be measured (`python -m vision_agent.evaluate.open_names`). Their words are learned.
         stages: run in order.
     """
 
@@ -93,6 +95,7 @@ class TrainConfig(RecipeSection):
     workers: int = Field(default=2, ge=0)
     init: Path | None = None
     init_share: float = Field(default=0.0, ge=0, lt=1)
+    leave_out: tuple[str, ...] = ()
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
     stages: tuple[StageSection, ...] = Field(min_length=1)

@@ -20,7 +20,7 @@ from vision_agent.data.distillation_samples import BoxBatch, BoxMix
 from vision_agent.data.distillation_samples import collate as collate_boxes
 from vision_agent.data.sources import read_text_vectors
 from vision_agent.data.text.language_mix import LanguageMix, corpus
-from vision_agent.errors import ConfigError
+from vision_agent.errors import ConfigError, bad_argument
 from vision_agent.model.checkpoint import save_backbone
 from vision_agent.model.devices import choose_device
 from vision_agent.model.prompt import IMAGE_CONTEXT
@@ -89,7 +89,10 @@ class _Run:
         torch.manual_seed(config.seed)
         self.config, self.data, self.out, self.device = config, data, out, device
         names, vectors = read_text_vectors(data)
-        images = ImageSources(data, "train")
+        left_out = frozenset(config.leave_out)
+        images = ImageSources(data, "train", left_out=left_out)
+        if unknown := left_out - set(images.photos.names.values()):
+            raise ConfigError(bad_argument("leave_out", "names of the photos", sorted(unknown)))
         self.names = sorted({*names, *images.copy_paste.names, *images.photos.names.values()})
         self.captions = images.photos.all_captions("train")
         self.backbone = new_backbone(self._tokenizer(), config.model)
@@ -213,7 +216,8 @@ class _Run:
         settings, seed = self.config.stages[number], (self.config.seed, number)
         side = settings.tile or self.config.model.tile
         collate = Collator(self.backbone, self.route, self.tokens, (side // 32) ** 2)
-        images = TrainingMix(self.data, settings.data or self.config.data, side, seed)
+        shares, left_out = settings.data or self.config.data, frozenset(self.config.leave_out)
+        images = TrainingMix(self.data, shares, side, seed, left_out)
         # Attention goes with the square of a row's length, so rows are kept short.
         talk = LanguageMix(seed, self.names, self.captions, phrases=1, exchanges=6)
         mixed = TalkMix(images, talk) if settings.kind == "language" else images
@@ -238,7 +242,8 @@ class _Run:
         """Steps of a distillation stage with their batches, from the `start`-th on."""
         settings, seed = self.config.stages[number], (self.config.seed, number)
         sides = settings.tiles or (settings.tile or self.config.model.tile,)
-        images = BoxMix(self.data, settings.data or self.config.data, sides, settings.batch, seed)
+        shares, left_out = settings.data or self.config.data, frozenset(self.config.leave_out)
+        images = BoxMix(self.data, shares, sides, settings.batch, seed, left_out)
         return enumerate(self._loaded(images, number, start, settings.steps, collate_boxes), start)
 
     def _tokenizer(self) -> PreTrainedTokenizerFast:
