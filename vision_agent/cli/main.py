@@ -47,6 +47,7 @@ def command_line() -> "typer.Typer":
         schema,
         serve,
         training,
+        videos,
     )
     from vision_agent.plugins.registry import load_commands
 
@@ -70,6 +71,7 @@ def command_line() -> "typer.Typer":
     for group in (
         predict,
         batch_jobs,
+        videos,
         indexing,
         create,
         documents,

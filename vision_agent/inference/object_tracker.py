@@ -187,10 +187,13 @@ def check_gap(max_gap: object) -> None:
         raise InputError(bad_argument("max_gap", "seconds, 0 or more", max_gap))
 
 
-def check_tracker(tracker: object) -> None:
-    """Raise InputError for a tracker that there is not."""
-    if tracker not in get_args(TrackerName):
-        raise InputError(bad_argument("tracker", '"motion" or "bytetrack"', tracker))
+def check_tracker(tracker: object) -> TrackerName:
+    """Return the tracker. Raises InputError for one that there is not."""
+    for name in get_args(TrackerName):
+        if name == tracker:
+            known: TrackerName = name
+            return known
+    raise InputError(bad_argument("tracker", '"motion" or "bytetrack"', tracker))
 
 
 def _numbered(counting: list[_Sightings]) -> list[tuple[int, _Sightings]]:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from vision_agent.images.loading import ImageLimits
 
 _SHOWN = 5
-_SUFFIXES = (".mp4", ".json", ".csv", ".txt")
+TRACK_FILES = (".mp4", ".json", ".csv", ".txt")
+"""Suffixes of files that tracks are saved as."""
 
 
 class TrackedObject(BaseModel):
@@ -320,7 +321,7 @@ class Tracks(ResultSequence[Track]):
             ArgumentTypeError: `path` is no path.
             MissingExtraError: .mp4 without the extra "video".
         """
-        target = check_target(path, _SUFFIXES)
+        target = check_target(path, TRACK_FILES)
         suffix = target.suffix.lower()
         if suffix == ".mp4":
             write_mp4(target, self.draw(video, limits=limits, **settings), self.seconds)
