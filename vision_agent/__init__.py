@@ -290,6 +290,8 @@ wait_briefly()
 
 
 def __getattr__(name: str) -> Any:
+    if name == "ray":  # `vision_agent.ray.map(...)`
+        return import_module("vision_agent.ray")
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_LAZY[name]), name)

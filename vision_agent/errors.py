@@ -187,6 +187,7 @@ EXTRAS = {
     "ocr": ("cv2", "onnxruntime", "pypdfium2", "rapidocr", "stdnum"),
     "offload": ("accelerate",),
     "parquet": ("pyarrow",),
+    "ray": ("ray",),
     "sam": ("segment_anything", "torchvision"),
     "serve": ("python_multipart", "starlette", "uvicorn"),
     "smolagents": ("smolagents",),

@@ -16,7 +16,7 @@ from typing import Any
 from vision_agent.batch.attempts import ATTEMPTS, Attempts, Done, check_count, check_seconds
 from vision_agent.batch.jobs import Job
 from vision_agent.batch.workers import answered, as_error
-from vision_agent.errors import EngineError, InputError, MissingExtraError, VisionAgentError, bad_argument
+from vision_agent.errors import EngineError, InputError, VisionAgentError, bad_argument, require_extra
 
 _STORE = 128 * 2**20  # bytes of the object store of a Ray that is started here: records are small
 
@@ -151,10 +151,9 @@ def _heard(ray: Any, running: dict[Any, _Turn]) -> list[tuple[Any, _Turn, bool]]
 def import_ray() -> Any:
     """Return the module `ray`, which sends no statistics. Raises MissingExtraError where it is not installed."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    try:
-        import ray
-    except ImportError as error:
-        raise MissingExtraError('Ray actors need ray: pip install "internvl-vision-agent[ray]"') from error
+    require_extra("ray", "ray", "actors are run")
+    import ray
+
     return ray
 
 
