@@ -461,6 +461,10 @@ def test_this_packages_own_server(url: str, agent: VisionAgent, photo: Path) -> 
     for question in ("is there a dog?", "what colour is the frisbee?"):
         same(remote.ask(question, photo), agent.ask(question, photo))
     assert remote.caption(photo, length="short").text == agent.caption(photo, length="short").text
+    likely = GenerationOptions(top_logprobs=2)
+    there, here = (each.ask("what colour is the dog?", photo, options=likely).tokens for each in (remote, agent))
+    assert there and here and [one.text for one in there] == [one.text for one in here]
+    assert [[one.text for one in each.top] for each in there] == [[one.text for one in each.top] for each in here]
     asked = {"choices": ["yes", "no"]}
     assert remote.ask("is there a dog?", photo, **asked).value == agent.ask("is there a dog?", photo, **asked).value  # type: ignore[call-overload]
     refused = remote.ask("who painted this?", photo)

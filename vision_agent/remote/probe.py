@@ -196,15 +196,14 @@ def _counted(
 
 def _first_said(client: EngineClient, info: EngineInfo, system: str | None) -> tuple[Said, bool]:
     """The first answer, and whether the engine tells logprobs."""
-    if info.kind == "vision-agent":
-        return _asked(client, info, system, _SHORT), False
     try:
         said = _asked(client, info, system, _SHORT, logprobs=True)
     except EngineError as error:
         if error.status not in (400, 422):
             raise
         return _asked(client, info, system, _SHORT), False
-    return said, bool(said.tokens)
+    # Our own server tells them of what its model wrote; to a short text it may refuse to answer.
+    return said, bool(said.tokens) or info.kind == "vision-agent"
 
 
 def _sees(
