@@ -22,7 +22,7 @@ STAIRS = (
     *("generation", "routing", "checkpoint_export", "validation", "documents", "extract", "inference", "embedding"),
     "data",
     *("planning", "train", "remote"),
-    *("aio", "agent", "evaluate", "batch", "ray", "benchmark", "search", "serve", "cli", "__main__"),
+    *("aio", "agent", "evaluate", "batch", "benchmark", "ray", "search", "serve", "cli", "__main__"),
 )
 SAME_NAME_ALLOWED = {"__init__", "options", "result", "loading"}
 MOST_LINES = {"agent.py": 1000}
