@@ -38,6 +38,7 @@ def command_line() -> "typer.Typer":
     from vision_agent.cli import (
         batch_jobs,
         bench,
+        benchmark,
         completion,
         create,
         documents,
@@ -79,6 +80,7 @@ def command_line() -> "typer.Typer":
         models,
         training,
         bench,
+        benchmark,
         serve,
         completion,
     ):

@@ -1,0 +1,1 @@
+"""Published benchmarks: their files in, figures with intervals out, and the files that their servers take."""
