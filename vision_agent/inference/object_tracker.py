@@ -13,7 +13,7 @@ from vision_agent.inference.byte_track import ByteTrackAssociation
 from vision_agent.results.box import Box
 from vision_agent.results.detections import Detection, Detections
 from vision_agent.results.tracks import Track, TrackedBox, TrackedObject, TrackedObjects, Tracks
-from vision_agent.validation import check_switch, check_threshold
+from vision_agent.validation import check_switch
 
 TrackerName: TypeAlias = Literal["motion", "bytetrack"]
 """What associates boxes: our own, or ByteTrack (extra "bytetrack")."""
@@ -31,20 +31,29 @@ class _Sightings:
 
     label: str
     count: int = 0
+    total: float = 0.0  # of the scores
     boxes: list[tuple[int, Detection]] = field(default_factory=list)  # the frame's place, and what was detected
     id: int | None = None
+
+    @property
+    def score(self) -> float:
+        """Mean of the scores so far."""
+        return self.total / self.count
 
 
 class ObjectTracker:
     """Gives objects numbers that stay the same from frame to frame: `tracker.update(agent.detect("dog", frame), 0.4)`.
 
     For a camera, or a detector of your own; `agent.track` does all of it for a video. An object counts, and has its
-    number, from the second frame on in which it is found; those of the first frame count at once.
+    number, from the second frame on in which it is found, once its scores are good enough in the mean; those of the
+    first frame may count at once.
 
     Args:
         max_gap: seconds that an object may not be seen and still be the same one; 0 or more.
         start_score: least score of a box that begins an object, 0-1. Boxes below it continue objects: a `detect` with
-            half that threshold finds more of them.
+            three quarters of that threshold finds more of them.
+        mean_score: least mean score of an object that counts, 0-1. Many false boxes come again in every frame, but
+            with low scores.
         tracker: "motion" associates boxes by overlap and speed; "bytetrack" by ByteTrack.
         history: keep what is seen for `tracks`; False for a camera that runs for days.
 
@@ -58,18 +67,19 @@ class ObjectTracker:
         *,
         max_gap: float = 1.0,
         start_score: float = 0.0,
+        mean_score: float = 0.0,
         tracker: TrackerName = "motion",
         history: bool = True,
     ) -> None:
         check_gap(max_gap)
-        if isinstance(start_score, bool) or not isinstance(start_score, int | float):
-            raise ArgumentTypeError(bad_argument("start_score", "a number from 0 to 1", start_score))
-        check_threshold(start_score)
+        for name, value in (("start_score", start_score), ("mean_score", mean_score)):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+                raise InputError(bad_argument(name, "a number from 0 to 1", value))
         check_tracker(tracker)
         check_switch("history", history)
         self._history = history
         self._association: Association = _ASSOCIATIONS[tracker](float(start_score), float(max_gap))
-        self._max_gap = float(max_gap)
+        self._max_gap, self._mean_score = float(max_gap), float(mean_score)
         self._seen: dict[int, _Sightings] = {}
         self._seconds: list[float] = []
         self._indices: list[int] = []
@@ -106,9 +116,11 @@ class ObjectTracker:
                 continue
             sightings = self._seen.setdefault(number, _Sightings(detection.label))
             sightings.count += 1
+            sightings.total += detection.score
             if self._history:
                 sightings.boxes.append((place, detection))
-            if sightings.id is None and sightings.count >= min(_LEAST_FRAMES, self._frames):
+            counts = sightings.count >= min(_LEAST_FRAMES, self._frames) and sightings.score >= self._mean_score
+            if sightings.id is None and counts:
                 self._counted += 1
                 sightings.id = self._counted
             if sightings.id is not None:
@@ -134,7 +146,7 @@ class ObjectTracker:
         if not self._history:
             raise InputError("`tracks` needs what was seen, but the tracker was made with `history=False`")
         least = min(_LEAST_FRAMES, self._frames)
-        counting = [each for each in self._seen.values() if each.id is not None and each.count >= least]
+        counting = [each for each in self._seen.values() if each.count >= least and each.score >= self._mean_score]
         told = {name: getattr(first, name) for name in ("image_size", "model", "phrases", "decoder", "unknown_words")}
         return Tracks(
             tracks=tuple(self._track(each, number, fill) for number, each in _numbered(counting)),
@@ -155,8 +167,7 @@ class ObjectTracker:
                 boxes += [self._between(before, (place, detection), each) for each in range(before[0] + 1, place)]
             boxes.append(self._boxed(place, detection.box, detection.score, True))
             before = (place, detection)
-        score = float(np.mean([detection.score for _, detection in sightings.boxes]))
-        return Track(id=number, label=sightings.label, score=score, boxes=tuple(boxes))
+        return Track(id=number, label=sightings.label, score=min(sightings.score, 1.0), boxes=tuple(boxes))
 
     def _between(self, before: tuple[int, Detection], after: tuple[int, Detection], place: int) -> TrackedBox:
         """The place on the line between two sightings."""
@@ -197,4 +208,5 @@ def check_tracker(tracker: object) -> TrackerName:
 
 
 def _numbered(counting: list[_Sightings]) -> list[tuple[int, _Sightings]]:
-    return sorted((each.id or 0, each) for each in counting)
+    """Objects with the numbers that they were given, in that order."""
+    return sorted(((each.id, each) for each in counting if each.id is not None), key=lambda pair: pair[0])

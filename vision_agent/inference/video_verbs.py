@@ -2,7 +2,7 @@
 
 from vision_agent.images.loading import ImageLimits
 from vision_agent.images.video import VideoSource, sample_frames, stream_frames
-from vision_agent.inference.box_tracking import follow, start_score
+from vision_agent.inference.box_tracking import TrackScores, follow
 from vision_agent.inference.detail import Detail
 from vision_agent.inference.engine import InferenceEngine
 from vision_agent.inference.find_options import FindOptions
@@ -44,12 +44,14 @@ class VideoVerbs:
 
         Every frame is searched as `detect` searches an image, and its boxes are joined to the objects of the frames
         before, by overlap and speed. Times are those of the file, so that frames need not come at an even rate. An
-        object counts from two frames on; boxes of half the threshold continue an object and begin none.
+        object counts that was found in two frames or more, with a good score in the mean; a box of three quarters of
+        the threshold continues an object and begins none.
 
         Args:
             phrase: what to find, or several phrases.
             video: a video file or frames: see `stream_frames`.
-            threshold, only_known, tiles, detail: as for `detect`; `threshold` is for a box that begins an object.
+            threshold, only_known, tiles, detail: as for `detect`; `threshold` is for a box that begins an object, and
+                for the mean of an object's scores. None for the decoder's own, and half as much again for the mean.
             fps: of a file, look at no more than so many frames a second; fewer cost less, and fast objects are lost. Of
                 frames, how many there are a second. None for all, and for 30.
             bounds: (start, end) in seconds: only this part.
@@ -69,10 +71,10 @@ class VideoVerbs:
         phrases = check_phrases(phrase, None)
         check_switch("fill", fill)
         options = FindOptions.of(threshold, only_known, tiles, detail)
-        least = start_score(self._predictor, options.threshold)
-        joining = ObjectTracker(max_gap=max_gap, start_score=least, tracker=tracker)
+        scores = TrackScores.of(self._predictor.det_route, options.threshold)
+        joining = ObjectTracker(max_gap=max_gap, start_score=scores.start, mean_score=scores.mean, tracker=tracker)
         frames = stream_frames(video, fps=fps, bounds=bounds, limits=self._limits)
-        return follow(self._predictor, phrases, frames, options, joining, fill).seen_in(video)
+        return follow(self._predictor, phrases, frames, options, scores, joining, fill).seen_in(video)
 
     def segment_video(
         self,
