@@ -74,12 +74,17 @@ def read_dialogues(
         raise InputError(bad_argument("validation", "a share from 0 to below 1, or another set", validation))
     else:
         share = validation
-    for file in files:
-        for line, text in _checked(file, faults, digest, limits):
-            if _held_back(text, share):
-                kept.append(line)
-            else:
-                train += [line] * max(1, int(file.repeat))
+    found = [
+        (line, text, max(1, int(file.repeat)))
+        for file in files
+        for line, text in _checked(file, faults, digest, limits)
+    ]
+    held_back = _held_back({text for _, text, _ in found}, share)
+    for line, text, repeat in found:
+        if text in held_back:
+            kept.append(line)
+        else:
+            train += [line] * repeat
     if not train:
         said = "no line is good" if faults.found else "there is no line to learn from"
         faults.add("empty set", data, "", said, fatal=True)
@@ -87,8 +92,10 @@ def read_dialogues(
     return DialogueSet(tuple(train), tuple(kept), left_out, digest.hexdigest())
 
 
-def _held_back(text: str, share: float) -> bool:
-    return int(hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8], 16) < share * 2**32
+def _held_back(texts: set[str], share: float) -> set[str]:
+    """The share of lines whose hashes come first: the same text is always on one side."""
+    ordered = sorted(texts, key=lambda text: hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
+    return set(ordered[: int(len(ordered) * share)])
 
 
 def _checked(

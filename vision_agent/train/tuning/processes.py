@@ -44,7 +44,7 @@ class Processes:
             return cls(0, 1, choose_device(device))
         from accelerate import PartialState
 
-        state: Any = PartialState(cpu=device == "cpu")
+        state: Any = PartialState(cpu=choose_device(device).type == "cpu")
         return cls(int(state.process_index), int(state.num_processes), torch.device(state.device))
 
     @property

@@ -156,7 +156,8 @@ def _with_lora(model: Any, settings: Tuning, source: str) -> Any:
         target_modules=targets,
     )
     try:
-        wrapped: Any = get_peft_model(model, config)
+        with quiet():
+            wrapped: Any = get_peft_model(model, config)
     except ValueError as error:  # no layer has such a name
         raise ConfigError(f"no layer can be trained by LoRA: {error}") from error
     wrapped.peft_config["default"].base_model_name_or_path = source
