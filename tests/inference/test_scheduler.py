@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from vision_agent.generation.decoding import PromptInputs, generate
 from vision_agent.generation.step_batch import Row
 from vision_agent.generation.vocabulary import vocabulary_of
 from vision_agent.inference import scheduler
+from vision_agent.inference.engine import InferenceEngine
 from vision_agent.inference.scheduler import StepScheduler
 
 SHORT = GenerationOptions(max_new_tokens=8)
@@ -110,6 +112,76 @@ def test_the_default_model_answers_several_threads(agent: VisionAgent, photo: Pa
     expected = [verb() for verb in verbs]
     with ThreadPoolExecutor(len(verbs)) as pool:
         assert list(pool.map(lambda verb: verb(), verbs)) == expected
+
+
+@contextmanager
+def held(agent: VisionAgent) -> Iterator[Callable[[int], None]]:
+    """Keep the model busy; gives what waits until so many requests wait for it."""
+    busy, going = threading.Event(), threading.Event()
+    engine: InferenceEngine = agent.answer_pipeline._engine
+    work = threading.Thread(target=engine.run, args=(lambda: (busy.set(), going.wait(60)),))
+    work.start()
+    assert busy.wait(60)
+
+    def wait_for(count: int) -> None:
+        desk = engine._scheduler._desk
+        deadline = time.monotonic() + 60
+        while desk.inbox.qsize() < count:
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+
+    try:
+        yield wait_for
+    finally:
+        going.set()
+        work.join()
+
+
+def test_images_of_several_requests_go_through_the_tower_together(
+    tiny: VisionAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [image(seed) for seed in range(6)]
+    alone = [tiny.ask("what is it?", each, options=SHORT).text for each in images]
+    tiny.clear_cache()
+    tiles: list[int] = []
+    see = tiny.backbone.see
+
+    def counted(pixels: torch.Tensor) -> Any:
+        tiles.append(len(pixels))
+        return see(pixels)
+
+    monkeypatch.setattr(tiny.backbone, "see", counted)
+    with ThreadPoolExecutor(6) as pool:
+        with held(tiny) as wait_for:
+            answers = [pool.submit(tiny.ask, "what is it?", each, options=SHORT) for each in images]
+            wait_for(6)
+        assert [answer.result().text for answer in answers] == alone
+    assert len(tiles) < 6 and max(tiles) > 1, "fewer passes than requests"
+
+
+def test_of_images_that_are_encoded_together_only_the_bad_one_fails(
+    tiny: VisionAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [image(seed) for seed in range(4)]
+    alone = [tiny.ask("what is it?", each, options=SHORT).text for each in images]
+    tiny.clear_cache()
+    engine: InferenceEngine = tiny.answer_pipeline._engine
+    encode = engine._encode
+
+    def failing(some: Any, most: int | None) -> Any:
+        if any(each.tobytes() == images[1].tobytes() for each in some):
+            raise LookupError("this one")
+        return encode(some, most)
+
+    monkeypatch.setattr(engine, "_encode", failing)
+    with ThreadPoolExecutor(4) as pool:
+        with held(tiny) as wait_for:
+            answers = [pool.submit(tiny.ask, "what is it?", each, options=SHORT) for each in images]
+            wait_for(4)
+        with pytest.raises(LookupError, match="this one"):
+            answers[1].result()
+        others = [answer.result().text for place, answer in enumerate(answers) if place != 1]
+    assert others == [text for place, text in enumerate(alone) if place != 1]
 
 
 def test_a_call_that_fails_changes_nothing_for_the_others(tiny: VisionAgent) -> None:

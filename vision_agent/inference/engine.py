@@ -4,6 +4,7 @@ Shape suffixes: T image tokens, C hidden size.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TypeVar
 
 import torch
@@ -30,6 +31,8 @@ T = TypeVar("T")
 _PREFIX_TOKENS = 16384  # keys and values of at most this many tokens are cached, or of one context
 _LEAST_BYTES = 2**29  # of the keys and values of rows that are written at a time
 _SHARE = 8  # of the device's memory that they may take
+# Requests whose images go through the tower together. A CPU gains little by it, and answers wait for it meanwhile.
+_TOGETHER, _TOGETHER_ON_DEVICES = 4, 16
 
 
 class InferenceEngine:
@@ -57,7 +60,8 @@ class InferenceEngine:
         a_token = _bytes_per_token(backbone)
         self.prefixes = PrefixCache(max(2**25, tokens * a_token))
         most_bytes = min(max(_LEAST_BYTES, 4 * tokens * a_token), device_memory(backbone.device) // _SHARE)
-        self._scheduler = StepScheduler(a_token, most_bytes)
+        together = _TOGETHER if backbone.device.type == "cpu" else _TOGETHER_ON_DEVICES
+        self._scheduler = StepScheduler(a_token, most_bytes, most_together=together)
 
     def run(self, work: Callable[[], T]) -> T:
         """Run a function in the thread that owns the model, between two steps of the answers, and return its result.
@@ -79,12 +83,19 @@ class InferenceEngine:
     def encode_images(self, images: Sequence[Image.Image], max_tiles: int | None = None) -> list[CachedImage]:
         """Return the entries of several images in the cache; those that are new go through the tower together."""
 
-        def encoded() -> list[CachedImage]:
-            raise_if_cancelled()  # the caller may have gone while others had the model
-            with torch.inference_mode():
-                return self.images.get_all(images, self._encode, max_tiles, maps=self._maps_are_read())
+        return self._scheduler.run_together(self._encode_for_all, (tuple(images), max_tiles))
 
-        return self.run(encoded)
+    def _encode_for_all(self, asked: Sequence[tuple[Sequence[Image.Image], int | None]]) -> list[list[CachedImage]]:
+        """The entries of the images of several requests; those that are cut alike go through the tower together."""
+        raise_if_cancelled()
+        found: dict[int, list[CachedImage]] = {}
+        for most in dict.fromkeys(most for _, most in asked):
+            rows = [row for row, (_, own) in enumerate(asked) if own == most]
+            images = [image for row in rows for image in asked[row][0]]
+            with torch.inference_mode():
+                entries = iter(self.images.get_all(images, self._encode, most, maps=self._maps_are_read()))
+            found |= {row: list(islice(entries, len(asked[row][0]))) for row in rows}
+        return [found[row] for row in range(len(asked))]
 
     def _maps_are_read(self) -> bool:
         if self._routes is None:

@@ -1,8 +1,9 @@
 """One thread owns the model; all others put their requests in and wait.
 
 Two kinds of requests: a row is one answer, written beside the other rows, step by step; work is a function, run between
-two steps, such as encoding images or a decoder. Both are taken in the order in which they come. Between two steps of
-the rows one chunk of a prompt is read and one piece of work is done, so nobody waits for more than these.
+two steps, such as a decoder; some work, such as encoding images, is done for several who wait for it at once. Both are
+taken in the order in which they come. Between two steps of the rows one chunk of a prompt is read and one piece of work
+is done, so nobody waits for more than these.
 
 The thread begins with the first request. It holds nothing while it has nothing to do, and ends with its scheduler.
 """
@@ -26,6 +27,7 @@ from vision_agent.generation.step_batch import Row, StepBatch
 from vision_agent.model.threads import release_helpers
 from vision_agent.plugins.cancellation import CANCELLED
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 MOST_WAITING = 1024  # requests that were not begun
@@ -41,10 +43,14 @@ class StepScheduler:
         bytes_per_token: of keys and values.
         most_bytes: of the keys and values of all rows that are written at a time; one row may always be written.
         most_waiting: most requests that wait.
+        most_together: most requests that are done at once, of those that can be.
     """
 
-    def __init__(self, bytes_per_token: int, most_bytes: int, most_waiting: int = MOST_WAITING) -> None:
+    def __init__(
+        self, bytes_per_token: int, most_bytes: int, most_waiting: int = MOST_WAITING, most_together: int = 1
+    ) -> None:
         self._most_tokens = most_bytes // bytes_per_token
+        self._most_together = most_together
         self._most_waiting = most_waiting
         self._starting = threading.Lock()
         self._desk = _Desk(most_waiting)
@@ -65,6 +71,21 @@ class StepScheduler:
         if self.is_owner():
             return work()
         return cast(T, self._result(_Work(work)))
+
+    def run_together(self, work: Callable[[list[A]], list[T]], item: A) -> T:
+        """Run a function on an item and on those for which others wait to run it, and return this item's result.
+
+        Where that fails, it runs on each item by itself, so that only those at fault fail. Otherwise as `run`.
+
+        Args:
+            work: items to results, in their order; the same for all who may be together, by `==`.
+
+        Raises:
+            BusyError: too many requests wait already.
+        """
+        if self.is_owner():
+            return work([item])[0]
+        return cast(T, self._result(_Shared(work, item)))
 
     def run_steps(self, steps: Iterator[T]) -> T:
         """Run an iterator to its end, one step at a time between the steps of others; return the last item.
@@ -110,7 +131,10 @@ class StepScheduler:
                 # A new desk, too: of a process that was forked, the old one may be locked for ever.
                 self._desk = _Desk(self._most_waiting, self._desk.free)
                 self._thread = threading.Thread(
-                    target=_serve, args=(self._desk, self._most_tokens), name="vision-agent-model", daemon=True
+                    target=_serve,
+                    args=(self._desk, self._most_tokens, self._most_together),
+                    name="vision-agent-model",
+                    daemon=True,
                 )
                 self._thread.start()
                 weakref.finalize(self, self._desk.inbox.put, None)
@@ -217,6 +241,24 @@ class _Work:
         return False
 
 
+class _Shared(_Work):
+    """A function of an item, which may run on the items of others at once."""
+
+    def __init__(self, work: Callable[[list[A]], list[Any]], item: A) -> None:
+        super().__init__(lambda: work([item])[0])
+        self.work, self.item = work, item
+
+    @property
+    def is_wanted(self) -> bool:
+        cancelled = self._context.get(CANCELLED)
+        return not (self.is_gone.is_set() or (cancelled is not None and cancelled.is_set()))
+
+    def end(self, result: Any) -> None:
+        """Hand over what running it together gave."""
+        self._call = None
+        self.outbox.put(result)
+
+
 class _RowRequest:
     """A row that is waiting, or being written."""
 
@@ -258,9 +300,10 @@ class _RowRequest:
 class _Owner:
     """What the thread that owns the model has before it."""
 
-    def __init__(self, desk: _Desk, most_tokens: int) -> None:
+    def __init__(self, desk: _Desk, most_tokens: int, most_together: int) -> None:
         self._desk = desk
         self._most_tokens = most_tokens
+        self._most_together = most_together
         self._work: deque[_Work] = deque()
         self._waiting: deque[_RowRequest] = deque()
         self._begun: dict[Row, _RowRequest] = {}
@@ -292,7 +335,9 @@ class _Owner:
         """Do one piece of work, read one chunk, and write one step."""
         if self._work:
             work = self._work.popleft()
-            if work.run():
+            if isinstance(work, _Shared):
+                self._run_together(work)
+            elif work.run():
                 self._work.append(work)
             else:
                 self._desk.free.release()
@@ -303,6 +348,23 @@ class _Owner:
             self._step()
         finally:
             self._desk.is_stepping = False
+
+    def _run_together(self, first: _Shared) -> None:
+        """Run a function on the items of all who wait for it, or of as many as may be together."""
+        waiting = [work for work in self._work if isinstance(work, _Shared) and work.work == first.work]
+        some = [first, *waiting[: self._most_together - 1]]
+        for work in some[1:]:
+            self._work.remove(work)
+        wanted = [work for work in some if work.is_wanted]
+        try:
+            results = first.work([work.item for work in wanted]) if len(wanted) > 1 else []
+        except Exception:  # of one of them: each by itself
+            results = []
+        for work, result in zip(wanted, results, strict=False):
+            work.end(result)
+        for work in some:
+            work.run()  # nothing, where its end is there
+            self._desk.free.release()
 
     def _receive_rows(self) -> None:
         """See whether those whose work was done put in a row now, which is not to wait for a chunk of others."""
@@ -380,10 +442,10 @@ def _is_gone(request: _RowRequest) -> bool:
     return request.is_closed or request.row.is_gone()
 
 
-def _serve(desk: _Desk, most_tokens: int) -> None:
+def _serve(desk: _Desk, most_tokens: int, most_together: int) -> None:
     """Own the model: take requests until there is nobody left who could make one."""
     while (request := desk.inbox.get()) is not None:
-        owner = _Owner(desk, most_tokens)
+        owner = _Owner(desk, most_tokens, most_together)
         owner.receive(request)
         del request  # nothing is held while there is nothing to do
         if not _serve_all(desk, owner):
