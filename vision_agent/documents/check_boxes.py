@@ -23,19 +23,19 @@ _INKED = 0.06  # share of a box's inside that is ink, from which it is ticked
 _STRIP = 0.18  # of the side, in which an edge lies
 
 
-def check_boxes_of(page: Page, image: Image.Image, fields: Sequence[PdfField] = ()) -> list[KeyValue]:
+def check_boxes_of(page: Page, image: Image.Image | None, fields: Sequence[PdfField] = ()) -> list[KeyValue]:
     """Return the boxes to tick of a page, from the top: their labels, and whether they are ticked.
 
     Args:
         page: its words.
-        image: of the same page, RGB.
+        image: of the same page, RGB; None: nothing is drawn on it.
         fields: of a PDF's form, in pixels of the page.
     """
     sheet = sheet_of(page)
     found = [_of_button(page, sheet, field) for field in fields if field.kind in ("check box", "radio button")]
     for piece in sheet.pieces:
         found += [pair for pair in _written(page, piece) if not _taken(pair.box, found)]
-    if sheet.pieces and min(page.angle, 360 - page.angle) < _STRAIGHT:
+    if image is not None and sheet.pieces and min(page.angle, 360 - page.angle) < _STRAIGHT:
         for box, ticked in _drawn_boxes(image, sheet):
             if not _taken(box, found):
                 found.append(_pair(page, box, beside(sheet, box, right_first=True), ticked, 0.7))

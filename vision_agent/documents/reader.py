@@ -17,15 +17,17 @@ from vision_agent.documents.page_reader import PageReader
 from vision_agent.documents.pdf_trust import layer_lines, trusted_lines
 from vision_agent.documents.readability import reading_warnings
 from vision_agent.documents.reading_order import blocks_of
-from vision_agent.documents.result import KeyValue, Line, OcrResult, Page
+from vision_agent.documents.result import Block, KeyValue, Line, OcrResult, Page, Word, quad_of
 from vision_agent.documents.source import Documents, PageImage, documents_in, page_images
 from vision_agent.documents.structure import structured
 from vision_agent.documents.table_detection import with_tables
+from vision_agent.documents.typesetting import SetBlock
 from vision_agent.errors import InputError, bad_argument
 from vision_agent.images.loading import ImageLimits
 from vision_agent.model.threads import available_cpus
 from vision_agent.plugins.cancellation import CANCELLED, raise_if_cancelled
 from vision_agent.plugins.registry import load_reader
+from vision_agent.results.box import Box
 
 _DEFAULT = OcrOptions()
 
@@ -91,7 +93,7 @@ class DocumentReader:
                     with_layer=options.text_layer != "never" and not isinstance(reader, ModelReader),
                     name=f"source[{number}]" if several else "source",
                 ):
-                    if reader is None and image.scale is None:
+                    if reader is None and image.scale is None and image.blocks is None:
                         raise InputError(bad_argument("text_layer", '"auto" or "never" for an image', "only"))
                     yield number, image
 
@@ -135,6 +137,8 @@ def read_page(image: PageImage, reader: "PageReader | ModelReader | None") -> Pa
         image: the page.
         reader: of its image; None takes the PDF's own text as it is.
     """
+    if image.blocks is not None:
+        return _page_of_text(image, image.blocks)
     if isinstance(reader, ModelReader):
         return reader.page(image)
     lines: Sequence[Line] | None = None
@@ -147,6 +151,35 @@ def read_page(image: PageImage, reader: "PageReader | ModelReader | None") -> Pa
         lines = reader.read(image.image)
     lines = lines or ()
     return page_of(lines, image, source)
+
+
+def _page_of_text(image: PageImage, blocks: Sequence[SetBlock]) -> Page:
+    """A page of a file that needed no reading."""
+    width, height = image.image.size
+    page = Page(
+        number=image.number,
+        width=width,
+        height=height,
+        blocks=tuple(map(_block_of, blocks)),
+        source="file",
+        file=image.file,
+    )
+    if not page.tables:
+        page = with_tables(page, image.image)
+    boxes = check_boxes_of(page, None)
+    pairs = [pair for pair in key_values_of(page) if not any(_inside(box, pair) for box in boxes)]
+    return page.model_copy(update={"key_values": (*pairs, *boxes)})
+
+
+def _block_of(block: SetBlock) -> Block:
+    lines = []
+    for line in block.lines:
+        words = tuple(Word(text=text, quad=quad_of(edges), score=1.0) for text, edges in line.words)
+        lines.append(
+            Line(words=words, quad=quad_of(line.edges), score=1.0, size=line.size, bold=line.bold, fixed=line.fixed)
+        )
+    box = Box.from_xyxy(block.edges)
+    return Block(kind=block.kind, box=box, lines=tuple(lines), level=block.level, table=block.table)
 
 
 def page_of(lines: Sequence[Line], image: PageImage, source: Literal["ocr", "text layer"]) -> Page:

@@ -174,7 +174,8 @@ class Page(BaseModel):
         angle: by how many degrees its text is turned clockwise, 0 <= angle < 360; 0 for an upright page.
         blocks: in reading order.
         key_values: labels with what was filled in, and boxes to tick.
-        source: "text layer" where a PDF's own text was taken, "ocr" where the image was read.
+        source: "text layer" where a PDF's own text was taken, "file" for text of a file without pages, which were made
+            for it, "ocr" where the image was read.
         scale: pixels a point (1/72 inch) for a page of a PDF, else None.
         file: the file it comes from, "" where it came from no file.
         warnings: what makes its text doubtful: a script that the reader does not know.
@@ -188,7 +189,7 @@ class Page(BaseModel):
     angle: Annotated[float, Field(ge=0, lt=360)] = 0.0
     blocks: tuple[Block, ...] = ()
     key_values: tuple[KeyValue, ...] = ()
-    source: Literal["ocr", "text layer"] = "ocr"
+    source: Literal["ocr", "text layer", "file"] = "ocr"
     scale: NonNegativeFloat | None = None
     file: str = ""
     warnings: tuple[str, ...] = ()
@@ -229,7 +230,7 @@ class Page(BaseModel):
 
 
 class OcrResult(BaseModel):
-    """What was read from one document: an image, a multi-page TIFF or a PDF.
+    """What was read from one document: an image, a multi-page TIFF, a PDF, a Word file, a web page, a mail, or text.
 
     Attributes:
         pages: in their order; those that were asked for.

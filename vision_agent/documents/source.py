@@ -1,4 +1,4 @@
-"""Documents of any kind, opened page by page: images, TIFFs of many pages, PDFs, folders and lists of them.
+"""Documents of any kind, opened page by page: images, TIFFs, PDFs, files without pages; folders and lists of them.
 
 Pages come lazily, so that a file of 500 pages takes the memory of one.
 """
@@ -15,23 +15,27 @@ from typing import IO, Any, TypeAlias
 from PIL import Image, TiffImagePlugin
 
 from vision_agent.documents.bounded_pdf import BoundedPdf
-from vision_agent.documents.file_kinds import unread_kind
+from vision_agent.documents.file_kinds import READ, TextKind, text_kind, unread_kind
+from vision_agent.documents.office_files import parts_of
 from vision_agent.documents.page_choice import ChosenPages, PageChoice
 from vision_agent.documents.pdf import Layer, PdfField
+from vision_agent.documents.typesetting import SetBlock, typeset
 from vision_agent.errors import DocumentError, ImageError, InputError, bad_argument
 from vision_agent.images.loading import ImageLimits, ImageSource, load_image
 from vision_agent.images.regular_files import open_regular
 
 DocumentSource: TypeAlias = ImageSource
-"""What a document may come from: all that `load_image` takes; a file may also be a PDF or a TIFF of many pages."""
+"""What a document may come from: all that `load_image` takes; a file may also be a PDF, a TIFF of many pages, a Word
+file, a web page, a mail, or plain text."""
 
 Documents: TypeAlias = DocumentSource | Sequence[DocumentSource]
 """One document, a list of them, or the path of a folder that holds some."""
 
-SUFFIXES = frozenset(".pdf .jpg .jpeg .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm".split())
-"""Files of a folder that are documents."""
+SUFFIXES = frozenset(".pdf .jpg .jpeg .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .docx .html .htm .eml".split())
+"""Files of a folder that are documents; plain text has to be named."""
 
 _MOST_BYTES = 2 * 1024**3  # of a PDF or TIFF in a file object, which is read into memory
+_MOST_TEXT = 64 * 1024**2  # bytes of a file that is read without a picture
 _TIFF = re.compile(rb"II[*+]\x00|MM\x00[*+]")
 _PDF_WITHIN = 1024  # bytes at the start in which readers look for a PDF's mark
 
@@ -49,6 +53,7 @@ class PageImage:
         fields: of a PDF's form, in pixels of `image`.
         figures: boxes of a PDF's images, in pixels of `image`.
         count: pages of the whole document.
+        blocks: of a file that needs no reading, with the places where they were set; else None.
     """
 
     image: Image.Image
@@ -59,6 +64,7 @@ class PageImage:
     fields: tuple[PdfField, ...] = ()
     figures: tuple[tuple[float, ...], ...] = ()
     count: int = 1
+    blocks: tuple[SetBlock, ...] | None = None
 
 
 def documents_in(source: Any) -> list[Any] | None:
@@ -119,6 +125,8 @@ def page_images(
     elif _TIFF.match(head):
         with _tiff(opened, name) as image:
             yield from _frames(image, str(file), chosen, limits, name)
+    elif kind := text_kind(head, opened if isinstance(opened, bytes) else None, str(file)):
+        yield from _text_pages(_whole(opened, name), kind, str(file), chosen, name)
     else:
         chosen.of(1, name)
         yield PageImage(_image(opened, str(file), head, limits, name), file=str(file))
@@ -138,7 +146,7 @@ def _image(source: Any, file: str, head: bytes, limits: ImageLimits, name: str) 
         if (kind := unread_kind(head, file if head else "")) is None:
             raise
         given = repr(file) if file else f"{type(source).__name__} of such a file"
-        message = f"`{name}` must be a PDF, a TIFF or another image, but got {given}, which is {kind}"
+        message = f"`{name}` must be {READ}, but got {given}, which is {kind}"
         raise DocumentError(message) from error
 
 
@@ -155,7 +163,8 @@ def _begin(source: Any, file: Any) -> tuple[bytes, Any]:
         except (OSError, ValueError):
             return b"", source  # `load_image` has the words for what is wrong with a path
     if isinstance(source, bytes | bytearray | memoryview):
-        return bytes(memoryview(source).cast("B")[:_PDF_WITHIN]), source
+        data = bytes(memoryview(source).cast("B"))
+        return data[:_PDF_WITHIN], data
     read = getattr(source, "read", None)
     if callable(read) and not isinstance(source, Image.Image):
         data = read(_MOST_BYTES + 1)
@@ -176,6 +185,24 @@ def _pdf_pages(
         for number in chosen.of(len(pdf), name):
             page = pdf.page(number, with_layer=with_layer)
             yield PageImage(page.image, number, file, page.scale, page.layer, page.fields, page.figures, len(pdf))
+
+
+def _whole(source: Any, name: str) -> bytes:
+    """All bytes of a file that is read without a picture."""
+    if isinstance(source, bytes):
+        return source
+    with open_regular(source) as opened:
+        data = bytes(opened.read(_MOST_TEXT + 1))
+    if len(data) > _MOST_TEXT:
+        raise DocumentError(bad_argument(name, f"a file of at most {_MOST_TEXT} bytes", source))
+    return data
+
+
+def _text_pages(data: bytes, kind: TextKind, file: str, chosen: ChosenPages, name: str) -> Iterator[PageImage]:
+    pages = typeset(parts_of(data, kind, name))
+    for number in chosen.of(len(pages), name):
+        page = pages[number - 1]
+        yield PageImage(page.image(), number, file, count=len(pages), blocks=tuple(page.blocks))
 
 
 @contextmanager

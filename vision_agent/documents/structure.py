@@ -62,7 +62,12 @@ class _Seen:
 
 
 def structured(pages: Sequence[Page]) -> tuple[Page, ...]:
-    """Return a document's pages with the kinds and levels of their blocks settled over all of them."""
+    """Return a document's pages with the kinds and levels of their blocks settled over all of them.
+
+    A file without pages of its own says itself what its blocks are.
+    """
+    if any(page.source == "file" for page in pages):
+        return tuple(pages)
     seen = [_Seen(number, block, _style(block.lines)) for number, page in enumerate(pages) for block in page.blocks]
     body = _body(seen)
     running = _running(pages, seen)
