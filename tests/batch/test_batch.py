@@ -91,7 +91,10 @@ def test_a_file_that_kills_its_worker_costs_that_file_alone(tmp_path: Path) -> N
     assert (summary.done, summary.failed) == (6, 2)
     records = list(read_records(tmp_path / "out.jsonl"))
     assert [record["file"] for record in records if record["error"]] == [files[0], files[5]]
-    assert records[5]["error"] == {"type": "WorkerDied", "message": "the process that worked on it ended, in 3 attempts"}
+    assert records[5]["error"] == {
+        "type": "WorkerDied",
+        "message": "the process that worked on it ended, in 3 attempts",
+    }
 
 
 def test_done_files_are_not_done_again_and_failed_ones_where_asked(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ one file at a time: whose turn it was when it died is known.
 """
 
 import os
+import pickle
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -57,7 +59,8 @@ class RayActors:
     def _work(self, ray: Any, job: Job, files: Sequence[str]) -> Done:
         count = min(self._count or self._room(ray), max(1, len(files)))
         make = ray.remote(num_cpus=1, num_gpus=self._gpus, max_restarts=0, max_task_retries=0)(_Actor).remote
-        shipped = ray.put(job)
+        # A job may be of a module that lies beside the program, as it may for processes of this machine.
+        shipped, paths = ray.cloudpickle.dumps(job), list(sys.path)
         waiting, attempts, unborn = deque(files), Attempts(self._seconds), 0
         running: dict[Any, _Turn] = {}
         idle: list[Any] = []
@@ -66,7 +69,7 @@ class RayActors:
             while waiting or any(turn.file is not None for turn in running.values()):
                 busy = sum(turn.file is not None for turn in running.values())
                 while actors < min(count, busy + len(waiting)):
-                    actor = make(shipped)
+                    actor = make(shipped, paths)
                     running[actor.begin.remote()] = _Turn(actor)
                     actors += 1
                 while idle and waiting:
@@ -124,12 +127,15 @@ class _Turn:
 class _Actor:
     """In the cluster: loads once, then answers about a file at a time."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: bytes, paths: Sequence[str]) -> None:
         self._job = job
+        self._paths = paths
 
     def begin(self) -> tuple[str, Any, bool]:
         try:
-            self._work = self._job.start(1)
+            sys.path += [path for path in self._paths if path not in sys.path]
+            job: Job = pickle.loads(self._job)
+            self._work = job.start(1)
         except Exception as error:  # whatever it is, the run cannot continue, and the driver says why
             return "failed", (type(error).__name__, str(error)), False
         return "ready", b"", True
