@@ -1,6 +1,6 @@
 """How well words were read: recall, precision and character errors."""
 
-from vision_agent.evaluate.words import PlacedText, edit_distance, word_figures
+from vision_agent.evaluate.words import PlacedText, word_figures
 
 
 def test_word_figures_count_words_once_and_characters_by_place() -> None:
@@ -10,9 +10,3 @@ def test_word_figures_count_words_once_and_characters_by_place() -> None:
     assert (figures.recall, figures.precision, figures.words) == (1 / 3, 1 / 2, 3)
     assert figures.character_errors == 1 / 16
     assert word_figures([([], truth)]).character_errors == 1.0
-
-
-def test_edit_distance() -> None:
-    assert edit_distance("kitten", "sitting") == 3
-    assert edit_distance("", "abc") == edit_distance("abc", "") == 3
-    assert edit_distance("flaw", "lawn") == 2

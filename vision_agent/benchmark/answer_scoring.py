@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 
+from rapidfuzz.distance import Levenshtein
+
 _NUMBERS = "zero one two three four five six seven eight nine ten".split()
 _TEENS = "eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty".split()
 _ARTICLES = {"a", "an", "the"}
@@ -138,13 +140,7 @@ def _farness(truth: str, answer: str) -> float:
 
 def edits(a: str, b: str) -> int:
     """Return the Levenshtein distance of two texts."""
-    shorter, longer = sorted((a, b), key=len)
-    row = list(range(len(shorter) + 1))
-    for number, letter in enumerate(longer, 1):
-        above, row = row, [number]
-        for place, other in enumerate(shorter):
-            row.append(above[place] if letter == other else 1 + min(above[place], above[place + 1], row[-1]))
-    return row[-1]
+    return Levenshtein.distance(a, b)
 
 
 def _number(text: str) -> float | None:

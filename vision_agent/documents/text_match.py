@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
+from rapidfuzz.distance import Levenshtein
+
 _SPECIAL = {"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "\u0131": "i", "№": "no"}
 LETTERS_PER_EDIT = 5
 
@@ -102,25 +104,16 @@ def find_folded(needle: str, shape: Folded, *, fuzzy: bool = True) -> list[tuple
 
 def _prefix_edits(needle: str, text: str, allowed: int) -> tuple[int, int] | None:
     """The prefix of `text` nearest to `needle` by edits: (its length, edits); None where all need too many."""
-    row = list(range(len(text) + 1))
-    for index, letter in enumerate(needle, start=1):
-        before, row[0] = row[0], index
-        for at, other in enumerate(text, start=1):
-            before, row[at] = row[at], min(before + (letter != other), row[at] + 1, row[at - 1] + 1)
-        if min(row) > allowed:
-            return None
-    end = min(range(len(row)), key=lambda at: (row[at], abs(at - len(needle))))
-    return (end, row[end]) if row[end] <= allowed and end else None
+    best: tuple[int, int] | None = None
+    for end in range(max(1, len(needle) - allowed), min(len(text), len(needle) + allowed) + 1):
+        edits = Levenshtein.distance(needle, text[:end], score_cutoff=allowed)
+        if edits <= allowed and (
+            best is None or (edits, abs(end - len(needle))) < (best[1], abs(best[0] - len(needle)))
+        ):
+            best = end, edits
+    return best
 
 
 def likeness(first: str, second: str) -> float:
     """Return 1 minus edits per letter of the longer of two folded texts."""
-    longest = max(len(first), len(second))
-    if longest == 0:
-        return 1.0
-    row = list(range(len(second) + 1))
-    for index, letter in enumerate(first, start=1):
-        before, row[0] = row[0], index
-        for at, other in enumerate(second, start=1):
-            before, row[at] = row[at], min(before + (letter != other), row[at] + 1, row[at - 1] + 1)
-    return 1.0 - row[-1] / longest
+    return float(Levenshtein.normalized_similarity(first, second))

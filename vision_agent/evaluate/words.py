@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from rapidfuzz.distance import Levenshtein
 
 Box = tuple[float, float, float, float]
 
@@ -101,20 +102,6 @@ def word_figures(
     return WordFigures(shared / max(1, true), shared / max(1, read), errors / max(1, characters), true)
 
 
-def edit_distance(a: str, b: str) -> int:
-    """Return fewest insertions, deletions and changes of one character that turn `a` into `b`."""
-    if not a or not b:
-        return len(a) + len(b)
-    codes = np.array([ord(character) for character in b])
-    steps = np.arange(len(b) + 1)
-    row = steps.copy()
-    for index, character in enumerate(a, start=1):
-        best = np.concatenate([[index], np.minimum(row[:-1] + (codes != ord(character)), row[1:] + 1)])
-        # An insertion costs one more than what is left of it: a running minimum once the steps are taken out.
-        row = np.minimum.accumulate(best - steps) + steps
-    return int(row[-1])
-
-
 def _upper(lines: Sequence[PlacedText]) -> list[PlacedText]:
     return [PlacedText(line.text.upper(), line.box) for line in lines]
 
@@ -136,7 +123,7 @@ def _character_errors(found: Sequence[PlacedText], truth: Sequence[PlacedText]) 
             parts[best].append(line)
     for line, pieces in zip(truth, parts, strict=True):
         read = " ".join(piece.text for piece in sorted(pieces, key=lambda piece: piece.box[0]))
-        errors += edit_distance(_squeezed(read), _squeezed(line.text))
+        errors += Levenshtein.distance(_squeezed(read), _squeezed(line.text))
     return errors
 
 
