@@ -33,6 +33,7 @@ from vision_agent.model.original.tokenizers import load_tokenizer
 from vision_agent.model.quiet import quiet
 from vision_agent.model.tensor_files import save_file
 from vision_agent.model.weight_files import open_weights, stored_dtype
+from vision_agent.model.xtuner_files import is_xtuner
 from vision_agent.routing.adapter import load_adapter, rebase_adapter
 
 Format = Literal["native", "original"]
@@ -90,7 +91,7 @@ def export_checkpoint(
     loras, routes = _sorted_out([*adapter_folders(folder), *given])
     content = read_object(folder / "config.json", str(source))
     _check_kind(content, format, str(source))
-    if loras:
+    if not all(is_xtuner(Path(path)) for path in loras):
         require_extra("peft", "lora", "LoRA adapters are")
     dtype = stored_dtype(folder, exact=False)
     backbone = load_backbone(folder, local_files_only=True, device="cpu", dtype=dtype, lora=loras)
@@ -180,8 +181,8 @@ def _folder(source: str | Path, cache_dir: str | Path | None, local_files_only: 
 
 
 def _sorted_out(adapters: Sequence[Path]) -> tuple[list[str | Path], list[Path]]:
-    """Folders of LoRA, and those of routes."""
-    loras: list[str | Path] = [folder for folder in adapters if (folder / LORA_FILE).is_file()]
+    """LoRA, folders of PEFT or checkpoints of xtuner, and folders of routes."""
+    loras: list[str | Path] = [folder for folder in adapters if (folder / LORA_FILE).is_file() or is_xtuner(folder)]
     routes = [folder for folder in adapters if folder not in loras]
     for folder in routes:
         if not (folder / _ROUTE_FILES[0]).is_file():

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vision_agent.model.lora import CONFIG_FILE, WEIGHTS_FILE
 from vision_agent.model.weight_files import open_weights
+from vision_agent.model.xtuner_files import is_xtuner, read_xtuner
 
 _VALUES = 1024  # of a tensor, evenly spread, the first and the last among them
 _DIGITS = 32
@@ -72,6 +73,15 @@ def with_lora(fingerprint: str, folders: Sequence[Path]) -> str:
     added = []
     for folder in folders:
         sample = WeightSample()
+        if is_xtuner(folder):
+            tuned = read_xtuner(folder)
+            tensors = dict(tuned.whole)
+            for name, (down, up, scale) in tuned.loras.items():
+                tensors |= {f"{name}.A": down, f"{name}.B": up, f"{name}.scale": torch.tensor([scale])}
+            for name, tensor in tensors.items():
+                sample.add(name, tensor)
+            added.append(sample.digest())
+            continue
         for name, tensor in load_file(folder / WEIGHTS_FILE).items():
             sample.add(name, tensor)
         settings = json.loads((folder / CONFIG_FILE).read_text("utf-8"))

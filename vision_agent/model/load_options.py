@@ -27,6 +27,8 @@ from vision_agent.model.devices import DTYPE_NAMES, choose_device
 from vision_agent.model.int8 import quantize_linears
 from vision_agent.model.int8_packed import PackedHead, pack_linears, packs_here
 from vision_agent.model.lora import apply_lora, check_lora_folder
+from vision_agent.model.original.xtuner import apply_xtuner
+from vision_agent.model.xtuner_files import is_xtuner
 
 # What bitsandbytes must leave alone, by module names of `InternVLForConditionalGeneration`.
 UNQUANTIZED = ("model.vision_tower", "model.multi_modal_projector", "lm_head")
@@ -76,7 +78,7 @@ class LoadOptions(BaseModel):
             disk for good, for it changes them.
         offload_folder: with `device_map`, where weights that fit on no device wait on disk.
         max_memory: with `device_map`, the most to use of each device: by the number of an accelerator, "cpu", "disk".
-        lora: PEFT LoRA folders, added to the language model together.
+        lora: PEFT LoRA folders, added to the language model together; checkpoints of xtuner (`.pth`), merged.
         threads: of torch on the CPU, in the whole process; None for as many as torch takes, and no more than the
             processors that this process has (see `threads.available_cpus`).
     """
@@ -155,10 +157,13 @@ def check_load_options(options: LoadOptions) -> torch.device:
     device = choose_device(options.device) if options.device_map is None else main_device(options.device_map)
     _check_attention(options, device)
     _check_quantization(options, device)
-    for folder in options.lora:
+    own, tuned = _sorted_loras(options)
+    for folder in own:
         check_lora_folder(folder)
-    if options.lora:
+    if own:
         require_extra("peft", "lora", "LoRA adapters are")
+    if tuned and options.quantization is not None and _by_bitsandbytes(options, device):
+        raise ConfigError("xtuner's checkpoints are merged, which rounded weights cannot be; leave `quantization` out")
     if options.compile:
         check_compiler(device)
     return device
@@ -239,8 +244,11 @@ def finish(model: Any, options: LoadOptions, device: torch.device) -> None:
     """
     model.eval().requires_grad_(False)
     rounded = _by_bitsandbytes(options, device, is_mixture(model.config))
-    if options.lora:
-        apply_lora(model, options.lora, merge=not rounded)
+    own, tuned = _sorted_loras(options)
+    if tuned:
+        apply_xtuner(model, tuned)
+    if own:
+        apply_lora(model, own, merge=not rounded)
     if options.quantization == "int8" and not rounded:
         quantize_linears(model.model.language_model)
         if device.type == "cpu" and options.device_map is None and not options.compile and packs_here():
@@ -258,6 +266,12 @@ def finish(model: Any, options: LoadOptions, device: torch.device) -> None:
 def is_mixture(config: Any) -> bool:
     """Return whether a model's configuration is of a mixture of experts."""
     return bool(getattr(config.text_config, "num_experts", None))
+
+
+def _sorted_loras(options: LoadOptions) -> tuple[list[Path], list[Path]]:
+    """PEFT's folders, and xtuner's checkpoints."""
+    tuned = [path for path in options.lora if is_xtuner(path)]
+    return [path for path in options.lora if path not in tuned], tuned
 
 
 def _by_bitsandbytes(options: LoadOptions, device: torch.device, mixture: bool = False) -> bool:

@@ -9,6 +9,7 @@ import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
+from os import SEEK_END
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -25,6 +26,7 @@ _NAMES = {
     ("numpy", "ndarray"): "kind",
     ("numpy", "dtype"): "dtype",
     ("_codecs", "encode"): "bytes",  # how protocol 2 writes bytes
+    ("__builtin__", "bytes"): "no bytes",  # ... and none
 }
 _MARK = object()
 
@@ -174,6 +176,8 @@ class _Machine:
             self.push(_ItemType(arguments[0]))
         elif called.role == "bytes" and len(arguments) == 2 and arguments[1] == "latin1" and type(arguments[0]) is str:
             self.push(arguments[0].encode("latin-1"))
+        elif called.role == "no bytes" and arguments == ():
+            self.push(b"")
         else:
             raise ValueError(f"a call that makes no {called.role} as numpy writes it")
 
@@ -183,6 +187,32 @@ class _Machine:
         if not self.stack or not isinstance(self.stack[-1], _Draft | _ItemType):
             raise ValueError("a state for something that has none")
         self.stack[-1].build(state)
+
+
+class _Bounded:
+    """A stream that is never asked for more than it has: lengths in a file are only claims."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._begin = stream.tell()
+        self._left = stream.seek(0, SEEK_END) - self._begin
+        stream.seek(self._begin)
+
+    def read(self, count: int) -> bytes:
+        """Return so many bytes, or all that are left."""
+        data = self._stream.read(min(count, self._left))
+        self._left -= len(data)
+        return data
+
+    def readline(self) -> bytes:
+        """Return a line."""
+        data = self._stream.readline()
+        self._left -= len(data)
+        return data
+
+    def tell(self) -> int:
+        """Return the place in the file."""
+        return self._stream.tell()
 
 
 _Step = Callable[[_Machine, Any], None]
@@ -255,7 +285,8 @@ def read_pickle(stream: BinaryIO, *, arrays: bool) -> Any:
         ValueError: the file is damaged, or asks for anything else; says for what. Nothing was executed.
     """
     machine = _Machine(arrays)
-    for number, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+    bounded: Any = _Bounded(stream)
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(bounded)):
         if opcode.name == "STOP":
             value = _finished(machine.pop())
             if machine.stack or stream.read(1):

@@ -1,4 +1,4 @@
-"""Opens files of named tensors: safetensors and torch's own, one file or the shards that an index names.
+"""Opens files of named tensors: safetensors, torch's own and Paddle's, one file or the shards that an index names.
 
 Tensors of safetensors files, and of torch's newer ones, lie in the file until they are used.
 """
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vision_agent.errors import CheckpointError, first_line
 from vision_agent.model.checkpoint_files import read_object, weight_map
+from vision_agent.model.paddle_files import FORMAT, INDEX, SINGLE, PaddleFile, as_torch
 
 # A mapped file takes memory for what was read of it; it is mapped anew after so many bytes.
 _MAPPED_BYTES = 32 * 2**20
@@ -40,7 +41,10 @@ class _SafetensorsFile:
     def _open(self) -> None:
         self._read = 0
         try:
-            self._file: Any = safe_open(self.path, framework="pt")
+            file: Any = safe_open(self.path, framework="pt")
+            self._file = file
+            metadata: dict[str, str] | None = file.metadata()
+            self._turned = (metadata or {}).get("format") == FORMAT
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{self.path.name} is truncated or damaged: {first_line(error)}") from error
 
@@ -55,7 +59,7 @@ class _SafetensorsFile:
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{key} in {self.path.name} cannot be read: {first_line(error)}") from error
         self._read += tensor.nbytes
-        return tensor
+        return as_torch(key, tensor) if self._turned else tensor
 
 
 class _TorchFile:
@@ -78,6 +82,8 @@ class _TorchFile:
 
 
 def _open_file(path: Path) -> WeightFile:
+    if path.suffix == ".pdparams":
+        return PaddleFile(path)
     return _SafetensorsFile(path) if path.suffix == ".safetensors" else _TorchFile(path)
 
 
@@ -90,11 +96,12 @@ def open_weights(folder: Path, *, exact: bool = True) -> list[WeightFile]:
     Raises:
         CheckpointError: no weights, a file that is missing or damaged, an index that disagrees with its files.
     """
-    for single in ("model.safetensors", "pytorch_model.bin"):
+    forms = [(name, f"{name}.index.json") for name in ("model.safetensors", "pytorch_model.bin")]
+    for single, index in (*forms, (SINGLE, INDEX)):
         if (folder / single).is_file():
             return [_open_file(folder / single)]
-        if (folder / f"{single}.index.json").is_file():
-            return _open_shards(folder, f"{single}.index.json", exact)
+        if (folder / index).is_file():
+            return _open_shards(folder, index, exact)
     raise CheckpointError(f"the folder {str(folder)!r} has no weights: expected model.safetensors or its index")
 
 
