@@ -1,12 +1,13 @@
 """One job by every executor, with files and kills that bring workers down: are the outputs equal, and how fast is each?
 
-    python benchmarks/batch_executors.py [--files 300] [--workers 2]
+    python benchmarks/batch_executors.py [--files 300] [--workers 2] [--quick] [--only local ray servers]
 
 `detect` with the default model over small copies of the example photos. Three files are poison: the model's process is
 killed at one, hangs at another, and the third is damaged. Each executor does the job undisturbed, then once more while
 half of its workers, and later the driver itself, are killed with `kill -9`; the run is resumed, and both outputs must
 be those of the first executor, to the byte. Then all good files are done once more by local workers and by Ray, timed
-from the first record to the last. Prints a Markdown table, and ends with 1 where an output is another.
+from the first record to the last. With `--quick` the model looks at nothing and answers at once: what is left is the
+executors' own work. Prints a Markdown table, and ends with 1 where an output is another.
 """
 
 import argparse
@@ -28,37 +29,56 @@ from typing import Any
 import psutil
 from PIL import Image
 
+from vision_agent import Detections, load_image
 from vision_agent.batch import Executor, ImageJob, LocalWorkers, RayActors, Servers, find_images, process
+from vision_agent.batch.image_jobs import content_of
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
 KILLS, HANGS = (61, 61), (67, 67)  # sizes of the images that bring a process down
-SECONDS = 20.0
+SECONDS = float(os.environ.get("BATCH_SECONDS", "20"))
 
 
 @dataclass(frozen=True)
 class PoisonedJob(ImageJob):
     """`detect`, with a model that two sizes of images bring down."""
 
+    quick: bool = False
+
     def start(self, threads: int) -> Callable[[str], dict[str, Any]]:
-        poison()
+        if self.quick:
+            return lambda file: content_of(quick(load_image(Path(file))))
+        poison(quickly=False)
         return super().start(threads)
 
 
-def poison() -> None:
-    """Let this process's model be brought down by some images."""
+def poison(*, quickly: bool) -> None:
+    """Let this process's model be brought down by some images; `quickly`: it looks at none."""
     from vision_agent import VisionAgent
 
     detect: Any = VisionAgent.detect
 
-    def brought_down(agent: Any, phrase: Any, images: Any, **settings: Any) -> Any:
-        for image in images if isinstance(images, list) else [images]:
-            if image.size == KILLS:
-                os.kill(os.getpid(), signal.SIGKILL)
-            if image.size == HANGS:
-                time.sleep(10_000)
-        return detect(agent, phrase, images, **settings)
+    def brought_down(agent: Any, phrase: Any, image: Any, **settings: Any) -> Any:
+        if isinstance(image, list):
+            return [brought_down(agent, phrase, each, **settings) for each in image]
+        bring_down(image)
+        return quick(image) if quickly else detect(agent, phrase, image, **settings)
 
     VisionAgent.detect = brought_down  # type: ignore[method-assign]
+
+
+def bring_down(image: Image.Image) -> None:
+    """End this process at one image, and hang at another."""
+    if image.size == KILLS:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if image.size == HANGS:
+        time.sleep(10_000)
+
+
+def quick(image: Image.Image) -> Detections:
+    """What a model says that looks at nothing."""
+    bring_down(image)
+    time.sleep(0.02)
+    return Detections.empty(image.size, "default")
 
 
 def make_files(folder: Path, count: int) -> None:
@@ -77,7 +97,8 @@ def make_files(folder: Path, count: int) -> None:
 class Supervised:
     """Servers of this machine, started anew where they end."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, quickly: bool) -> None:
+        self._speed = "quick" if quickly else "whole"
         self.ports = [_free_port() for _ in range(count)]
         self.servers = [self._started(port) for port in self.ports]
         self._over = threading.Event()
@@ -88,7 +109,9 @@ class Supervised:
                 time.sleep(0.1)
 
     def _started(self, port: int) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, __file__, "--serve", str(port)], stderr=subprocess.DEVNULL)
+        return subprocess.Popen(
+            [sys.executable, __file__, "--serve", str(port), self._speed], stderr=subprocess.DEVNULL
+        )
 
     def _keep(self) -> None:
         while not self._over.wait(0.2):
@@ -124,10 +147,13 @@ def _of_ray(kind: str) -> list[psutil.Process]:
     return list(psutil.process_iter()) if kind == "ray" else []
 
 
-def disturbed(kind: str, folder: Path, out: Path, workers: int, servers: Supervised | None, count: int) -> str:
+def disturbed(
+    kind: str, folder: Path, out: Path, workers: int, servers: Supervised | None, count: int, quickly: bool
+) -> str:
     """Run a driver, kill half of its workers at a third of the files, and the driver at two thirds."""
     where = ",".join(f"http://127.0.0.1:{port}" for port in servers.ports) if servers else ""
-    driver = subprocess.Popen([sys.executable, __file__, "--drive", kind, str(folder), str(out), str(workers), where])
+    command = ["--drive", kind, str(folder), str(out), str(workers), where, "quick" if quickly else "whole"]
+    driver = subprocess.Popen([sys.executable, __file__, *command])
     _until(lambda: _lines(out) >= count // 3 and bool(workers_of(kind, driver.pid, servers)), driver)
     there = workers_of(kind, driver.pid, servers)
     killed = there[: max(1, len(there) // 2)]
@@ -175,19 +201,19 @@ def _until(happens: Callable[[], bool], driver: "subprocess.Popen[bytes] | None"
         time.sleep(0.005)
 
 
-def drive(kind: str, folder: str, out: str, workers: int, where: str) -> None:
+def drive(kind: str, folder: str, out: str, workers: int, where: str, quickly: bool) -> None:
     """Do the job in this process."""
-    job = PoisonedJob("detect", "dog; bus", tiles=False)
+    job = PoisonedJob("detect", "dog; bus", tiles=False, quick=quickly)
     process(find_images([folder]), job, out, executor=executor(kind, workers, where))
 
 
-def serve(port: int) -> None:
+def serve(port: int, quickly: bool) -> None:
     """Serve the default model, with one thread, as workers compute."""
     import torch
 
     from vision_agent.cli.main import main
 
-    poison()
+    poison(quickly=quickly)
     torch.set_num_threads(1)
     main(["serve", "--port", str(port), "--no-mcp"])
 
@@ -196,6 +222,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--files", type=int, default=300)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="a model that answers at once")
     parser.add_argument("--only", nargs="*", default=["local", "ray", "servers"])
     parser.add_argument("--no-speed", action="store_true", help="leave out the timed runs")
     given = parser.parse_args()
@@ -206,14 +233,14 @@ def main() -> None:
         first: bytes | None = None
         print("| executor | files | undisturbed, s | killed | equal | errors |\n|---|---|---|---|---|---|", flush=True)
         for kind in given.only:
-            servers = Supervised(given.workers) if kind == "servers" else None
+            servers = Supervised(given.workers, given.quick) if kind == "servers" else None
             where = ",".join(f"http://127.0.0.1:{port}" for port in servers.ports) if servers else ""
             whole, again = Path(place) / f"{kind}.jsonl", Path(place) / f"{kind}-killed.jsonl"
             began = time.monotonic()
-            drive(kind, str(folder), str(whole), given.workers, where)
+            drive(kind, str(folder), str(whole), given.workers, where, given.quick)
             took = time.monotonic() - began
-            kills = disturbed(kind, folder, again, given.workers, servers, given.files)
-            drive(kind, str(folder), str(again), given.workers, where)
+            kills = disturbed(kind, folder, again, given.workers, servers, given.files, given.quick)
+            drive(kind, str(folder), str(again), given.workers, where, given.quick)
             if servers is not None:
                 servers.stop()
             first = first or whole.read_bytes()
@@ -237,8 +264,8 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--serve"]:
-        serve(int(sys.argv[2]))
+        serve(int(sys.argv[2]), sys.argv[3] == "quick")
     elif sys.argv[1:2] == ["--drive"]:
-        drive(sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5]), sys.argv[6])
+        drive(sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5]), sys.argv[6], sys.argv[7] == "quick")
     else:
         main()
