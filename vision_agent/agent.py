@@ -62,6 +62,7 @@ from vision_agent.model.backbone import Backbone
 from vision_agent.model.checkpoint import DEFAULT_CHECKPOINT, adapter_folders, load_backbone
 from vision_agent.model.devices import release_memory
 from vision_agent.model.load_options import LoadSettings
+from vision_agent.model.tile_bounds import MultiScale
 from vision_agent.planning.options import Planner, RunOptions, RunSettings
 from vision_agent.planning.result import AgentResult
 from vision_agent.planning.run_events import AgentEvent
@@ -611,6 +612,7 @@ class VisionAgent(EmbeddingVerbs, VideoVerbs, GenerationVerbs, Connectable):
         schema: type[BaseModel] | dict[str, Any] | None = None,
         choices: Sequence[str] | None = None,
         combine: bool = False,
+        tiles: MultiScale | None = None,
         max_tiles: int | Sequence[int] | None = None,
         max_new_tokens: int | None = None,
         options: GenerationOptions | None = None,
@@ -631,6 +633,7 @@ class VisionAgent(EmbeddingVerbs, VideoVerbs, GenerationVerbs, Connectable):
             choices: the answer is one of these, as written here in `.value`. `.text` is what the model wrote, in lower
                 case where its tokenizer knows no other.
             combine: the tiles of all images form one image to the model, as InternVL's "combined images" do.
+            tiles: "multi-scale" shows each image in two tilings that cut in different places; for dense documents.
             max_tiles: most tiles of an image; one number, or one for each image.
             max_new_tokens: shortcut for `options=GenerationOptions(max_new_tokens=...)`.
             options: how the answer is written.
@@ -653,7 +656,8 @@ class VisionAgent(EmbeddingVerbs, VideoVerbs, GenerationVerbs, Connectable):
             check_request("question", question, None)
             return ask_document(question, image, self._extractor, self._pipeline.ask, settings, self.model)
         form = AnswerForm.of(schema, choices, self._backbone, settings)
-        shown: dict[str, Any] = {"max_tiles": max_tiles, "combine": combine, "constraint": form.constraint}
+        bound = self._backbone.bound_of(tiles, max_tiles)
+        shown: dict[str, Any] = {"max_tiles": bound, "combine": combine, "constraint": form.constraint}
         if isinstance(image, Iterator) and is_series(image) and not isinstance(question, list | tuple):
             one = check_request("question", question, None)
             if stream:

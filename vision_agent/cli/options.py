@@ -33,7 +33,11 @@ UnknownOption = Annotated[
 ]
 TilesOption = Annotated[
     str,
-    typer.Option("--tiles", help="Look at overlapping tiles as well: auto (large images), always, never, or how many."),
+    typer.Option(
+        "--tiles",
+        help="Look at overlapping tiles as well: auto (large images), always, never, or how many; multi-scale: the "
+        "model's own tiles in two scales.",
+    ),
 ]
 DetailOption = Annotated[
     Literal["low", "auto", "high"] | None,
@@ -60,13 +64,15 @@ def agent(model: str | None, adapters: list[Path] | None, device: str, dtype: st
     return load_agent(model, adapters or (), device, dtype)
 
 
-def read_tiles(text: str) -> bool | int | None:
+def read_tiles(text: str) -> bool | int | Literal["multi-scale"] | None:
     """Read `--tiles`. Raises InputError for what is neither a word that it knows nor a number."""
     named = {"auto": None, "always": True, "never": False}
     if text in named:
         return named[text]
+    if text == "multi-scale":
+        return "multi-scale"
     if not (text.isascii() and text.isdigit()):
-        raise InputError(bad_argument("tiles", "auto, always, never or a number", text))
+        raise InputError(bad_argument("tiles", "auto, always, never, multi-scale or a number", text))
     return int(text)
 
 

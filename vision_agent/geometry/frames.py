@@ -46,12 +46,19 @@ def _tile_layouts(min_tiles: int, max_tiles: int) -> tuple[tuple[int, int], ...]
 
 
 def choose_tiles(
-    width: int, height: int, *, min_tiles: int = 1, max_tiles: int = 12, tile_size: int = 448
+    width: int,
+    height: int,
+    *,
+    min_tiles: int = 1,
+    max_tiles: int = 12,
+    tile_size: int = 448,
+    beside: tuple[int, int] | None = None,
 ) -> tuple[int, int]:
     """InternVL's official choice of (columns, rows) for an image of width x height pixels.
 
     The layout of nearest aspect ratio wins. Among equally near ones a larger layout wins as long as the image has
-    more than half of that layout's pixels.
+    more than half of that layout's pixels. `beside` is another layout of the same image: layouts whose columns and rows
+    both divide its own are left out, for they cut where it cuts.
 
     Raises InputError for sides, limits or a tile size that are not positive, or `min_tiles` over `max_tiles`.
     """
@@ -60,6 +67,8 @@ def choose_tiles(
         raise InputError(bad_argument("max_tiles", f"at least `min_tiles` ({min_tiles})", max_tiles))
     best, best_difference = (1, 1), float("inf")
     for columns, rows in _tile_layouts(min_tiles, max_tiles):
+        if beside is not None and not beside[0] % columns and not beside[1] % rows:
+            continue
         difference = abs(width / height - columns / rows)
         wide_enough = width * height > 0.5 * tile_size * tile_size * columns * rows
         if difference < best_difference or (difference == best_difference and wide_enough):

@@ -99,8 +99,8 @@ class AnswerPipeline:
         self._captioner = captioner
         self._predictor = predictor
         self._evidence_loop = evidence_loop
-        self._backbone = engine.backbone
-        self._choices = ChoiceMatcher(self._backbone, routes, predictor)
+        self.backbone = engine.backbone
+        self._choices = ChoiceMatcher(self.backbone, routes, predictor)
         self._routes = routes
 
     @property
@@ -111,12 +111,12 @@ class AnswerPipeline:
     @property
     def model(self) -> str:
         """Name of the checkpoint."""
-        return self._backbone.name
+        return self.backbone.name
 
     @property
     def parameters(self) -> int:
         """Parameters of the checkpoint."""
-        return int(sum(parameter.numel() for parameter in self._backbone.model.parameters()))
+        return int(sum(parameter.numel() for parameter in self.backbone.model.parameters()))
 
     def ask(
         self,
@@ -133,7 +133,7 @@ class AnswerPipeline:
             image: one or several, upright RGB.
         """
         options = check_options(options, max_new_tokens)
-        form = replace(AnswerForm.of(schema, None, self._backbone, options), protocol=True)
+        form = replace(AnswerForm.of(schema, None, self.backbone, options), protocol=True)
         images = [image] if isinstance(image, Image.Image) else image or []
         conversation = Conversation.build(question, images, constraint=form.constraint)
         return self.answers([conversation], options, form=form)[0]
@@ -249,7 +249,7 @@ class AnswerPipeline:
         if captions is None or len(conversation.images) != 1 or not captions.are_asked_for(request):
             return None
         caption = self._captioner.answer(captions, request, conversation.images[0])
-        text, written, cut = cut_at_limits(caption.text, options, self._backbone.tokenizer)
+        text, written, cut = cut_at_limits(caption.text, options, self.backbone.tokenizer)
         return caption.model_copy(
             update={"text": text, "completion_tokens": written, "finish_reason": "length" if cut else "stop"}
         )
@@ -260,7 +260,7 @@ class AnswerPipeline:
         choices: Mapping[str, Any] = spoken(form.choices) if form.choices else words.words if words else {}
         grammar = None
         if choices:
-            grammar = choice_constraint(self._backbone.tokenizer, list(choices), self._backbone.end_ids)
+            grammar = choice_constraint(self.backbone.tokenizer, list(choices), self.backbone.end_ids)
         elif words is None:
             grammar = form.constraint
         grounded = self._evidence_loop.answer(conversation, options, grammar)
@@ -303,7 +303,7 @@ class AnswerPipeline:
             value=value,
             evidence=grounded.detections,
             warnings=tuple(warnings),
-            tokens=None if grounded.chosen else TokenScorer(self._backbone, options).new(turns[-1]),
+            tokens=None if grounded.chosen else TokenScorer(self.backbone, options).new(turns[-1]),
         )
 
     @staticmethod
@@ -334,7 +334,7 @@ class AnswerPipeline:
         routed: list[list[RoutedText]] = [[] for _ in readers]
 
         def take_routes() -> None:
-            output.fill_cache(self._backbone)
+            output.fill_cache(self.backbone)
             for (row, opened), states_NC in zip(places, self._states(output, places), strict=True):
                 probability = output.probability(row, opened.index)
                 subject = _Subject.of(conversations[row], images[row])
@@ -368,7 +368,7 @@ class AnswerPipeline:
             (answer,) = self.answers([conversation], options, choice, form)
             yield from events_of(answer)
             return
-        reader, scorer = self._reader(options), TokenScorer(self._backbone, options)
+        reader, scorer = self._reader(options), TokenScorer(self.backbone, options)
         waiting: list[OpenedRoute] = []
         routed: list[RoutedText] = []
         constrained = self._constrained(conversation, choice, options)
@@ -384,14 +384,14 @@ class AnswerPipeline:
                     waiting.append(new)
                     yield RouteOpened(token=new.spec.token, phrase=new.phrase, start=new.start, end=new.end)
         if waiting:
-            self._engine.run(lambda: output.fill_cache(self._backbone))
+            self._engine.run(lambda: output.fill_cache(self.backbone))
             yield from self._ready(output, waiting, subject, routed)
         for rest in reader.finish():
             yield TextDelta(text=rest, tokens=scorer.new(output))
         yield AnswerDone(answer=self._answer(output, 0, reader.text, conversation, form, routed, options, choice))
 
     def _constrained(self, conversation: Conversation, choice: RouteChoice, options: GenerationOptions) -> Conversation:
-        rule = choice.constraint(self._routes, self._backbone.end_ids, options.max_new_tokens)
+        rule = choice.constraint(self._routes, self.backbone.end_ids, options.max_new_tokens)
         return conversation if rule is None else replace(conversation, constraint=rule)
 
     def _reader(self, options: GenerationOptions) -> AnswerReader:
@@ -422,7 +422,7 @@ class AnswerPipeline:
         missing = output.mask_BP.shape[1] - fed
         answers = [answer[: len(answer) - missing] if missing else answer for answer in output.answers]
         emitted = [Emitted(row, opened.index, opened.spec.name) for row, opened in places]
-        return read_emitted(self._backbone, self._routes, output.cache, output.mask_BP[:, :fed], answers, emitted)
+        return read_emitted(self.backbone, self._routes, output.cache, output.mask_BP[:, :fed], answers, emitted)
 
     def _results(
         self, opened: OpenedRoute, states_NC: Tensor, probability: float, subject: _Subject
@@ -491,5 +491,5 @@ class AnswerPipeline:
             value=form.value(text, reason),
             routes=tuple(routed),
             warnings=output.warnings[row],
-            tokens=TokenScorer(self._backbone, options, row).new(output),
+            tokens=TokenScorer(self.backbone, options, row).new(output),
         )

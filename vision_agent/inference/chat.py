@@ -12,6 +12,7 @@ from vision_agent.inference.answering import AnswerPipeline
 from vision_agent.inference.conversation import Conversation, load_images
 from vision_agent.inference.settings import ChatSettings, Images
 from vision_agent.model.prompt import PLACEHOLDER
+from vision_agent.model.tile_bounds import MultiScale
 from vision_agent.results.answers import Answer
 from vision_agent.results.events import AnswerDone, AnswerEvent
 from vision_agent.routing.policy import RouteChoice
@@ -54,6 +55,7 @@ class Chat:
         segments: int = 8,
         bounds: tuple[float, float] | None = None,
         placed: bool = False,
+        tiles: MultiScale | None = None,
         max_tiles: int | Sequence[int] | None = None,
         routes: Sequence[str] = (),
         options: GenerationOptions | None = None,
@@ -68,6 +70,7 @@ class Chat:
             images: images that are new in this round.
             video: a video that is new in this round: path, bytes, file object, or a list of frames. `segments` frames
                 are taken, evenly, between `bounds` (start, end) in seconds; each is one tile.
+            tiles: "multi-scale" shows new images in two tilings; see `VisionAgent.ask`. Not for videos.
             max_tiles: most tiles of a new image; one number, or one for each. Not for videos.
             routes: names of the routes that the answer may take, as for `VisionAgent.run`; words alone by default.
                 Images of this round are what they are about, or, without any, all images so far.
@@ -85,19 +88,20 @@ class Chat:
         if video is None and bounds is not None:
             raise InputError(bad_argument("bounds", "left out where there is no `video`", bounds))
         new = load_images(images, self._limits, "images")
+        bound = self._pipeline.backbone.bound_of(tiles, max_tiles)
         if video is not None:
             if new:
                 raise InputError("`images` and `video` exclude each other within one round")
-            if max_tiles is not None:
+            if bound is not None:
                 expected = "left out where there is a `video`, whose frames are one tile each"
-                raise InputError(bad_argument("max_tiles", expected, max_tiles))
+                raise InputError(bad_argument("max_tiles" if tiles is None else "tiles", expected, bound))
             new = list(sample_frames(video, segments=segments, bounds=bounds, limits=self._limits).images)
         so_far = replace(self._last, turns=tuple(self.history))
         if placed and question.count(PLACEHOLDER) != len(new):
             expected = f"text with one {PLACEHOLDER} for each of its {len(new)} images, because of `placed`"
             raise InputError(bad_argument("question", expected, question))
         conversation = Conversation.build(
-            question, new, after=so_far, max_tiles=max_tiles, frames=video is not None, placed=placed
+            question, new, after=so_far, max_tiles=bound, frames=video is not None, placed=placed
         )
         if stream:
             return self._stream(conversation, settings, choice)

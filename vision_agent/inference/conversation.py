@@ -15,8 +15,8 @@ from PIL import Image
 from vision_agent.errors import InputError, bad_argument
 from vision_agent.images.loading import ImageLimits, load_image
 from vision_agent.images.video import frame_prompt
-from vision_agent.model.preprocess import check_tiles
 from vision_agent.model.prompt import PLACEHOLDER, Turn, with_placeholders
+from vision_agent.model.tile_bounds import TileBound, check_tiles
 from vision_agent.plugins.constraint import Constraint
 from vision_agent.validation import check_request
 
@@ -40,7 +40,7 @@ class Conversation:
 
     turns: tuple[Turn, ...] = ()
     images: tuple[Image.Image, ...] = ()
-    max_tiles: tuple[int | None, ...] = ()
+    max_tiles: tuple[TileBound, ...] = ()
     combine: bool = False
     places: tuple[int | None, ...] = ()
     constraint: Constraint | None = None
@@ -71,7 +71,7 @@ class Conversation:
                 conversation has several. Without images, a typed `<image>` is plain text.
             images: upright RGB, those of this question alone.
             after: the conversation so far, each of its rounds answered; None for the first round.
-            max_tiles: most tiles of an image of this question; one number, or one for each.
+            max_tiles: most tiles of an image of this question; one number, or one for each; or "multi-scale".
             combine: all images of the question share one placeholder.
             frames: the images are frames of a video: named `Frame1: <image>` and so on, one tile each.
             placed: an `<image>` in the question stands for an image; otherwise it is text, and the images stand before.

@@ -23,6 +23,7 @@ from vision_agent.inference.detail import Detail, looks_closer, prepare_closer
 from vision_agent.inference.engine import InferenceEngine
 from vision_agent.inference.image_cache import CachedImage
 from vision_agent.model.backbone import Backbone
+from vision_agent.model.tile_bounds import TileBound
 from vision_agent.plugins.cancellation import raise_if_cancelled
 from vision_agent.plugins.decoder import DecodeRequest, DenseFeatures
 from vision_agent.routing.adapter import Route
@@ -60,7 +61,7 @@ def forced_states(
     route: Route,
     phrases: Sequence[str],
     images: Sequence[Image.Image | CachedImage] = (),
-    max_tiles: int | None = None,
+    max_tiles: TileBound = None,
 ) -> RouteStates:
     """Read a route forced for each phrase, about the same images, without generation.
 

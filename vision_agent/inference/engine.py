@@ -22,6 +22,7 @@ from vision_agent.model.backbone import Backbone, EncodedImage
 from vision_agent.model.compile import has_compiled_steps
 from vision_agent.model.devices import device_memory
 from vision_agent.model.prompt import Prompt
+from vision_agent.model.tile_bounds import TileBound
 from vision_agent.plugins.cancellation import CANCELLED, raise_if_cancelled, until_cancelled
 from vision_agent.plugins.constraint import Constraint
 from vision_agent.routing.adapter import Route
@@ -76,16 +77,16 @@ class InferenceEngine:
         self.images.clear()
         self.prefixes.clear()
 
-    def encode_image(self, image: Image.Image, max_tiles: int | None = None) -> CachedImage:
+    def encode_image(self, image: Image.Image, max_tiles: TileBound = None) -> CachedImage:
         """Return an image's entry in the cache; the image is encoded if there is none."""
         return self.images.get(image, self.backbone.encode_image, max_tiles, maps=self._maps_are_read())
 
-    def encode_images(self, images: Sequence[Image.Image], max_tiles: int | None = None) -> list[CachedImage]:
+    def encode_images(self, images: Sequence[Image.Image], max_tiles: TileBound = None) -> list[CachedImage]:
         """Return the entries of several images in the cache; those that are new go through the tower together."""
 
         return self._scheduler.run_together(self._encode_for_all, (tuple(images), max_tiles))
 
-    def _encode_for_all(self, asked: Sequence[tuple[Sequence[Image.Image], int | None]]) -> list[list[CachedImage]]:
+    def _encode_for_all(self, asked: Sequence[tuple[Sequence[Image.Image], TileBound]]) -> list[list[CachedImage]]:
         """The entries of the images of several requests; those that are cut alike go through the tower together."""
         raise_if_cancelled()
         found: dict[int, list[CachedImage]] = {}
@@ -206,7 +207,7 @@ class InferenceEngine:
             images.append(cached)
         return inputs, images
 
-    def _encode(self, images: Sequence[Image.Image], max_tiles: int | None) -> list[EncodedImage]:
+    def _encode(self, images: Sequence[Image.Image], max_tiles: TileBound) -> list[EncodedImage]:
         if len(images) == 1:
             return [self.backbone.encode_image(images[0], max_tiles)]
         return self.backbone.encode_images(images, max_tiles)
@@ -214,7 +215,7 @@ class InferenceEngine:
     def _encoded(self, conversations: Sequence[Conversation]) -> list[list[CachedImage]]:
         """The images of each conversation; those that are cut alike are encoded together."""
         found: dict[tuple[int, int], CachedImage] = {}
-        places: dict[int | None, list[tuple[int, int]]] = {}
+        places: dict[TileBound, list[tuple[int, int]]] = {}
         for row, conversation in enumerate(conversations):
             for number, most in enumerate(conversation.max_tiles):
                 places.setdefault(most, []).append((row, number))
@@ -232,8 +233,8 @@ class InferenceEngine:
 
     def _image_tokens(self, conversation: Conversation) -> list[int]:
         pairs = zip(conversation.images, conversation.max_tiles, strict=True)
-        grids = [self.backbone.grid_for(*image.size, most) for image, most in pairs]
-        return [grid.tile_count * self.backbone.tokens_per_tile for grid in grids]
+        counts = [self.backbone.tile_count(*image.size, most) for image, most in pairs]
+        return [count * self.backbone.tokens_per_tile for count in counts]
 
     def _steps(
         self,

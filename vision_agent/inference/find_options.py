@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from vision_agent.inference.detail import Detail, check_detail
 from vision_agent.inference.tile_layout import Tiles, check_tiling
+from vision_agent.model.tile_bounds import MULTI_SCALE, TileBound
 from vision_agent.plugins.segmenter import Segmenter
 from vision_agent.validation import check_switch, check_threshold
 
@@ -50,8 +51,10 @@ class FindOptions:
     tile_threshold: float | None = None
 
     @property
-    def max_tiles(self) -> int | None:
+    def max_tiles(self) -> TileBound:
         """Most of the checkpoint's own tiles in which an image is seen; None for its own bound."""
+        if self.tiles == MULTI_SCALE:
+            return MULTI_SCALE
         return 1 if self.detail == "low" else None
 
     @classmethod

@@ -13,9 +13,10 @@ from PIL import Image
 from vision_agent.errors import ConfigError, bad_argument
 from vision_agent.model.backbone import Backbone, EncodedImage
 from vision_agent.model.devices import device_memory
+from vision_agent.model.tile_bounds import TileBound
 from vision_agent.plugins.decoder import DenseFeatures
 
-_Encode = Callable[[Sequence[Image.Image], int | None], Sequence[EncodedImage]]
+_Encode = Callable[[Sequence[Image.Image], TileBound], Sequence[EncodedImage]]
 
 _LARGEST_IMAGES = 8  # that the cache has room for by default
 _LEAST_BYTES = 256 * 2**20
@@ -89,8 +90,8 @@ class ImageCache:
     def get(
         self,
         image: Image.Image,
-        encode: Callable[[Image.Image, int | None], EncodedImage],
-        max_tiles: int | None = None,
+        encode: Callable[[Image.Image, TileBound], EncodedImage],
+        max_tiles: TileBound = None,
         *,
         maps: bool = True,
     ) -> CachedImage:
@@ -102,7 +103,7 @@ class ImageCache:
         self,
         images: Sequence[Image.Image],
         encode: _Encode,
-        max_tiles: int | None = None,
+        max_tiles: TileBound = None,
         *,
         maps: bool = True,
     ) -> list[CachedImage]:
@@ -144,9 +145,9 @@ class ImageCache:
             self._bytes = 0
 
 
-def _encode_again(encode: _Encode, image: Image.Image, max_tiles: int | None) -> EncodedImage:
+def _encode_again(encode: _Encode, image: Image.Image, max_tiles: TileBound) -> EncodedImage:
     return encode([image], max_tiles)[0]
 
 
-def _key(image: Image.Image, max_tiles: int | None) -> str:
+def _key(image: Image.Image, max_tiles: TileBound) -> str:
     return f"{image.size}{max_tiles}{hashlib.sha256(image.tobytes()).hexdigest()}"

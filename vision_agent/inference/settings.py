@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.images.loading import ImageSource
 from vision_agent.images.video import VideoSource
+from vision_agent.model.tile_bounds import MultiScale
 from vision_agent.results.generated import Progress
 
 Images: TypeAlias = ImageSource | Sequence[ImageSource] | None
@@ -44,6 +45,7 @@ class AskSettings(TypedDict, total=False):
     schema: type[BaseModel] | dict[str, Any] | None
     choices: Sequence[str] | None
     combine: bool
+    tiles: MultiScale | None
     max_tiles: int | Sequence[int] | None
     max_new_tokens: int | None
     options: GenerationOptions | None
@@ -56,6 +58,7 @@ class ChatSettings(TypedDict, total=False):
     segments: int
     bounds: tuple[float, float] | None
     placed: bool
+    tiles: MultiScale | None
     max_tiles: int | Sequence[int] | None
     routes: Sequence[str]
     options: GenerationOptions | None

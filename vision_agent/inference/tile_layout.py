@@ -16,10 +16,12 @@ import numpy as np
 
 from vision_agent.errors import InputError, bad_argument
 from vision_agent.geometry.frames import TileGrid
+from vision_agent.model.tile_bounds import MULTI_SCALE, MultiScale
 
-Tiles: TypeAlias = bool | int | None
+Tiles: TypeAlias = bool | int | MultiScale | None
 """Whether an image is looked at in tiles: None where it is much larger than the model's view, True for every image that
-is larger, False never; a number for at most so many tiles."""
+is larger, False never; a number for at most so many tiles; "multi-scale" for the model's own tiles in two scales, whose
+cuts lie in different places, and no others: for documents."""
 
 Tile: TypeAlias = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels of the whole image."""
@@ -62,16 +64,19 @@ def check_tiling(tiles: object) -> Tiles:
     """Return the `tiles` of a verb, a number as an int.
 
     Raises:
-        InputError: not None, True, False or a whole number from 1 to 256.
+        InputError: not None, True, False, "multi-scale" or a whole number from 1 to 256.
     """
     if tiles is None or isinstance(tiles, bool):
         return tiles
+    if tiles == MULTI_SCALE:
+        return MULTI_SCALE
     try:
         number = index(tiles)  # type: ignore[arg-type]  # a TypeError is the question asked here
     except TypeError:
         number = 0
     if not 1 <= number <= MOST_TILES:
-        raise InputError(bad_argument("tiles", f"None, True, False or a whole number from 1 to {MOST_TILES}", tiles))
+        expected = f"None, True, False or a whole number from 1 to {MOST_TILES}, or {MULTI_SCALE!r}"
+        raise InputError(bad_argument("tiles", expected, tiles))
     return number
 
 
@@ -86,7 +91,7 @@ def tiles_of(
         grid_for: how the model sees an image of a width and a height.
         own_tiles: most tiles into which the model cuts an image by itself.
     """
-    if tiles is False or (tiles == 1 and tiles is not True):
+    if tiles is False or tiles == MULTI_SCALE or (tiles == 1 and tiles is not True):
         return []
     whole = Fit.of(grid_for(*size))
     asked = tiles is not None

@@ -17,6 +17,7 @@ from vision_agent.inference.find_options import FindOptions
 from vision_agent.inference.tile_layout import Fit, Tile, tiles_of
 from vision_agent.inference.tile_merging import join_views
 from vision_agent.model.backbone import Backbone
+from vision_agent.model.tile_bounds import MULTI_SCALE
 from vision_agent.results.box import Box
 from vision_agent.results.detections import Detections
 from vision_agent.results.segmentation import Mask, Segment, Segmentation
@@ -49,6 +50,8 @@ def search(
         options: `tiles`, `detail` and `tile_threshold` count here.
         find: looks at some views, all at `options.threshold`, each as closely as is said.
     """
+    if options.tiles == MULTI_SCALE:
+        backbone.check_scales()
     own_tiles = backbone.tiling.max_tiles
     tiles = [tiles_of(image.size, options.tiles, backbone.grid_for, own_tiles) for image in images]
     views = _views(tiles)

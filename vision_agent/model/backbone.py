@@ -17,10 +17,10 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from vision_agent.errors import CheckpointError, InputError, bad_argument
-from vision_agent.geometry.frames import TileGrid
+from vision_agent.geometry.frames import TileGrid, choose_tiles
 from vision_agent.images.loading import ImageSource, load_image
 from vision_agent.model.devices import input_device
-from vision_agent.model.preprocess import check_tiles, cut_tiles, normalised
+from vision_agent.model.preprocess import cut_tiles, normalised
 from vision_agent.model.prompt import (
     IMAGE_CONTEXT,
     Prompt,
@@ -30,6 +30,7 @@ from vision_agent.model.prompt import (
     render_native,
     with_placeholders,
 )
+from vision_agent.model.tile_bounds import MULTI_SCALE, TileBound, check_tiles, one_bound
 from vision_agent.model.tower import LiteTowerConfig, LiteTowerOutput
 from vision_agent.plugins.decoder import DenseFeatures
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 _CLOSER = 10 / 7  # the side of the second look, in sides of a tile
 _STRIDE = 32  # pixels of the coarsest map's cell, of which a canvas has a whole number
+_COARSE, _FINE = (3, 7), (4, 12)  # least and most tiles of the two scales
 _TILES_AT_ONCE = 8  # of several images in one pass; an image of more tiles is encoded by itself
 _TILES_AT_ONCE_ON_CPU = 4  # more do not fit its caches, and take longer each
 
@@ -199,18 +201,50 @@ class Backbone:
 
     # Images ----------------------------------------------------------------------------------------------------
 
-    def grid_for(self, width: int, height: int, max_tiles: int | None = None) -> TileGrid:
-        """Choose the tiling of an image of this size; `max_tiles` None for the checkpoint's own bound."""
-        vision = self.model.config.vision_config
-        return TileGrid.for_image(
-            width,
-            height,
-            min_tiles=min(self.tiling.min_tiles, max_tiles or self.tiling.min_tiles),
-            max_tiles=max_tiles or self.tiling.max_tiles,
-            tile_size=self.tiling.size,
-            cells=int(vision.image_size[0]) // int(vision.patch_size[0]),
-            thumbnail=self.tiling.thumbnail,
+    def grid_for(self, width: int, height: int, max_tiles: TileBound = None) -> TileGrid:
+        """Choose the tiling of an image of this size; `max_tiles` None for the checkpoint's own bound.
+
+        In two scales that of the finer one, from which dense features are taken.
+        """
+        return self.grids_for(width, height, max_tiles)[-1]
+
+    def grids_for(self, width: int, height: int, max_tiles: TileBound = None) -> tuple[TileGrid, ...]:
+        """Choose all tilings of an image, in the order the model sees them: one, or in two scales the coarse one first.
+
+        Raises:
+            InputError: two scales of a model that sees an image as one tile.
+        """
+        vision, size = self.model.config.vision_config, self.tiling.size
+        cells = int(vision.image_size[0]) // int(vision.patch_size[0])
+        if max_tiles != MULTI_SCALE:
+            least = min(self.tiling.min_tiles, max_tiles or self.tiling.min_tiles)
+            most = max_tiles or self.tiling.max_tiles
+            columns, rows = choose_tiles(width, height, min_tiles=least, max_tiles=most, tile_size=size)
+            return (TileGrid(width, height, columns, rows, size, cells, self.tiling.thumbnail),)
+        self.check_scales()
+        fine = choose_tiles(width, height, min_tiles=_FINE[0], max_tiles=_FINE[1], tile_size=size)
+        coarse = choose_tiles(width, height, min_tiles=_COARSE[0], max_tiles=_COARSE[1], tile_size=size, beside=fine)
+        return (
+            TileGrid(width, height, *coarse, size, cells, thumbnail=False),
+            TileGrid(width, height, *fine, size, cells, self.tiling.thumbnail),
         )
+
+    def check_scales(self) -> None:
+        """Raise InputError where the model sees an image in fewer tiles than two scales have."""
+        if self.tiling.max_tiles < _FINE[0]:
+            expected = f"left out: {self.name!r} sees an image in at most {self.tiling.max_tiles} tiles"
+            raise InputError(bad_argument("tiles", expected, MULTI_SCALE))
+
+    def bound_of(self, tiles: object, max_tiles: object) -> Any:
+        """Return the bound that two arguments say together. Raises InputError for both, or what cannot be done."""
+        bound = one_bound(tiles, max_tiles)
+        if bound == MULTI_SCALE:
+            self.check_scales()
+        return bound
+
+    def tile_count(self, width: int, height: int, max_tiles: TileBound = None) -> int:
+        """Return how many tiles the model sees of an image of this size, thumbnail included."""
+        return sum(grid.tile_count for grid in self.grids_for(width, height, max_tiles))
 
     def tiles(self, image: Image.Image, grid: TileGrid) -> Tensor:
         """Cut an upright RGB image into (N, 3, S, S) float32 tiles, row-major, thumbnail last, as InternVL does."""
@@ -237,32 +271,34 @@ class Backbone:
         return tokens_NTC.to(self.device), tuple(each.to(self.device) for each in maps)
 
     @torch.inference_mode()
-    def encode_image(self, image: Image.Image, max_tiles: int | None = None) -> EncodedImage:
+    def encode_image(self, image: Image.Image, max_tiles: TileBound = None) -> EncodedImage:
         """Encode an upright RGB image as its tokens and stitched dense features.
 
         Args:
-            max_tiles: most tiles, the thumbnail left out; None for the checkpoint's own bound.
+            max_tiles: most tiles, the thumbnail left out; None for the checkpoint's own bound; or "multi-scale".
         """
         return self.encode_images([image], max_tiles)[0]
 
     @torch.inference_mode()
-    def encode_images(self, images: Sequence[Image.Image], max_tiles: int | None = None) -> list[EncodedImage]:
+    def encode_images(self, images: Sequence[Image.Image], max_tiles: TileBound = None) -> list[EncodedImage]:
         """Encode several upright RGB images, their tiles together as far as a bound on memory allows."""
-        grids = [self.grid_for(*image.size, max_tiles) for image in images]
+        grids = [self.grids_for(*image.size, max_tiles) for image in images]
+        counts = [sum(grid.tile_count for grid in own) for own in grids]
         most = _TILES_AT_ONCE_ON_CPU if self.device.type == "cpu" else _TILES_AT_ONCE
         encoded: list[EncodedImage] = []
         while len(encoded) < len(images):
             first = len(encoded)
-            last, tiles = first + 1, grids[first].tile_count
-            while last < len(images) and tiles + grids[last].tile_count <= most:
-                tiles += grids[last].tile_count
+            last, tiles = first + 1, counts[first]
+            while last < len(images) and tiles + counts[last] <= most:
+                tiles += counts[last]
                 last += 1
-            cut = [self.tiles(image, grid) for image, grid in zip(images[first:last], grids[first:last], strict=True)]
+            cut = [self.tiles(images[place], grid) for place in range(first, last) for grid in grids[place]]
             tokens_NTC, maps = self.see(torch.cat(cut))
             start = 0
-            for grid in grids[first:last]:
-                own = slice(start, start + grid.tile_count)
-                pieces = slice(start, start + grid.piece_count)
+            for place in range(first, last):
+                own, grid = slice(start, start + counts[place]), grids[place][-1]
+                fine = own.stop - grid.tile_count  # dense features are those of one tiling
+                pieces = slice(fine, fine + grid.piece_count)
                 stitched = tuple(_stitch(map_NCHW[pieces], grid) for map_NCHW in maps)
                 # Copies: a part of the whole batch would keep all of it in memory.
                 tokens_TC = tokens_NTC[own].flatten(0, 1).clone()
@@ -291,7 +327,7 @@ class Backbone:
         question: str,
         images: ImageSource | Sequence[ImageSource] | None = None,
         history: Sequence[tuple[str, str]] | None = None,
-        max_tiles: int | Sequence[int] | None = None,
+        max_tiles: TileBound | Sequence[TileBound] = None,
         combine: bool = False,
     ) -> EncodedPrompt:
         """Write what the model reads for a question: the very prompt and pixels of InternVL's own `chat`.
@@ -301,7 +337,7 @@ class Backbone:
             images: images of any kind that `load_image` takes, for the placeholders of history and question from
                 left to right.
             history: earlier rounds, (question, answer).
-            max_tiles: most tiles of an image: one number, or one for each.
+            max_tiles: most tiles of an image: one number, or one for each; or "multi-scale".
             combine: all tiles of all images fill one placeholder.
 
         Raises:
@@ -316,19 +352,20 @@ class Backbone:
         given: list[Any] = list(images) if isinstance(images, list | tuple) else [] if images is None else [images]
         loaded = [load_image(item, name=f"images[{index}]") for index, item in enumerate(given)]
         bounds = check_tiles(max_tiles, len(loaded))
-        grids = [self.grid_for(*image.size, bound) for image, bound in zip(loaded, bounds, strict=True)]
+        grids = [self.grids_for(*image.size, bound) for image, bound in zip(loaded, bounds, strict=True)]
+        tile_counts = tuple(sum(grid.tile_count for grid in own) for own in grids)
         if not history:
             question = with_placeholders(question, len(loaded), combine=combine)
-        counts = [grid.tile_count * self.tokens_per_tile for grid in grids]
+        counts = [count * self.tokens_per_tile for count in tile_counts]
         prompt = self.prompts.write(
             [*(history or ()), (question, None)], [sum(counts)] if combine and counts else counts, opened=False
         )
-        tiles = [self.tiles(image, grid) for image, grid in zip(loaded, grids, strict=True)]
+        tiles = [self.tiles(image, grid) for image, own in zip(loaded, grids, strict=True) for grid in own]
         return EncodedPrompt(
             prompt=prompt.text,
             input_ids=torch.tensor(prompt.ids),
             pixel_values=torch.cat(tiles) if tiles else None,
-            num_tiles=tuple(grid.tile_count for grid in grids),
+            num_tiles=tile_counts,
         )
 
     @torch.inference_mode()

@@ -134,16 +134,3 @@ def _stacked(bands: list[Image.Image]) -> Image.Image:
         whole.paste(band, (0, top))
         top += band.height
     return whole
-
-
-def check_tiles(max_tiles: object, images: int) -> tuple[int | None, ...]:
-    """Return the bound on tiles of each image.
-
-    Raises:
-        InputError: not None, one number from 1 to 40, or one for each image.
-    """
-    many: list[Any] = list(max_tiles) if isinstance(max_tiles, list | tuple) else [max_tiles] * images
-    if len(many) != images or not all(n is None or (type(n) is int and 1 <= n <= 40) for n in many):
-        expected = f"a whole number from 1 to 40, or a list of {images}, one for each image"
-        raise InputError(bad_argument("max_tiles", expected, max_tiles))
-    return tuple(many)

@@ -18,6 +18,7 @@ from vision_agent.errors import InputError, bad_argument
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.inference.conversation import Conversation
 from vision_agent.model.prompt import PLACEHOLDER
+from vision_agent.model.tile_bounds import MULTI_SCALE, TileBound
 from vision_agent.plugins.constraint import WrittenGrammar
 from vision_agent.remote.engine_info import EngineKind
 
@@ -120,6 +121,8 @@ def image_address(image: Image.Image) -> str:
 
 def _messages(kind: EngineKind, asked: ChatAsked) -> list[Json]:
     conversation = asked.conversation
+    if MULTI_SCALE in conversation.max_tiles:
+        raise InputError(bad_argument("tiles", "left out: a remote engine cuts images itself", MULTI_SCALE))
     messages: list[Json] = [{"role": "system", "content": asked.system}] if asked.system else []
     images = iter(zip(conversation.images, conversation.max_tiles, strict=True))
     for index, (question, answer) in enumerate(conversation.turns):
@@ -169,8 +172,8 @@ def _tiles(kind: EngineKind, conversation: Conversation) -> Json:
     return {"mm_processor_kwargs": {"max_dynamic_patch": most}} if kind == "vllm" else {"max_dynamic_patch": most}
 
 
-def _set(bounds: set[int | None]) -> list[int]:
-    return [bound for bound in bounds if bound is not None]
+def _set(bounds: set[TileBound]) -> list[int]:
+    return [bound for bound in bounds if isinstance(bound, int)]
 
 
 def _sampling(kind: EngineKind, options: GenerationOptions) -> Json:

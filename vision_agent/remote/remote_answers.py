@@ -17,6 +17,7 @@ from vision_agent.inference.answering import AnswerPipeline
 from vision_agent.inference.conversation import Conversation
 from vision_agent.inference.image_cache import ImageCache
 from vision_agent.model.backbone import Backbone
+from vision_agent.model.tile_bounds import TileBound
 from vision_agent.plugins.constraint import WrittenGrammar
 from vision_agent.remote.dialects import ChatAsked
 from vision_agent.remote.engine_info import EngineInfo
@@ -57,15 +58,14 @@ class RemoteEngine:
     def clear(self) -> None:
         """Forget nothing: all that is kept is in the engine."""
 
-    def encode_images(self, images: Sequence[Image.Image], max_tiles: int | None = None) -> list[Any]:
+    def encode_images(self, images: Sequence[Image.Image], max_tiles: TileBound = None) -> list[Any]:
         """Raise RouteError: images are encoded where the model is."""
         raise RouteError(f"{self.info.model!r} runs in a remote engine, which hands out no features of images")
 
     def check(self, conversation: Conversation, options: GenerationOptions) -> int:
         """Return the tokens of a prompt. Raises InputError where it and its answer do not fit; nothing is sent."""
         pairs = zip(conversation.images, conversation.max_tiles, strict=True)
-        grids = [self.backbone.grid_for(*image.size, most) for image, most in pairs]
-        counts = [grid.tile_count * self.backbone.tokens_per_tile for grid in grids]
+        counts = [self.backbone.tile_count(*image.size, most) * self.backbone.tokens_per_tile for image, most in pairs]
         filled = [sum(counts)] if conversation.combine and counts else counts
         prompt = self.backbone.prompt(conversation.turns, filled, conversation.places)
         check_context(self.backbone, len(prompt.ids), sum(counts), options)
@@ -94,7 +94,7 @@ class RemotePipeline(AnswerPipeline):
     def __init__(self, engine: RemoteEngine) -> None:
         """Take the engine's backbone; what looks into images here has no part in it."""
         self._remote = engine
-        self._backbone = engine.backbone
+        self.backbone = engine.backbone
         self._routes: Mapping[str, Route] = {}
 
     def ask_each(
@@ -195,7 +195,7 @@ class RemotePipeline(AnswerPipeline):
 
     def _scores(self, said: Said) -> tuple[TokenScore, ...]:
         """The tokens of the words; as here, marks are none."""
-        marks = {mark.encode() for mark in vocabulary_of(self._backbone.tokenizer).marks}
+        marks = {mark.encode() for mark in vocabulary_of(self.backbone.tokenizer).marks}
         return tuple(
             TokenScore(**_token(each.data, each.logprob), top=tuple(TokenLogprob(**_token(*one)) for one in each.top))
             for each in said.tokens
