@@ -1,20 +1,19 @@
 """The command that teaches a model: `vision-agent finetune`, names of one's own, or dialogues in InternVL's format."""
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vision_agent.cli import tuning
 from vision_agent.cli.options import AdapterOption, DeviceOption, RunOption, agent
 from vision_agent.data.dialogues.dialogue_files import is_dialogue_data
-from vision_agent.errors import AnnotationError, InputError, bad_argument
+from vision_agent.errors import InputError, bad_argument
+
+from . import route_commands
+from .named_sets import read_set, share_or_set, told
 
 if TYPE_CHECKING:
-    from vision_agent.data.annotations.annotated import AnnotationSet
-    from vision_agent.data.annotations.annotation_sets import AnnotationKind
-
     from .finetuning import Report
 
 SetOption = Annotated[Path | None, typer.Option(help="The same, said to be of this kind.")]
@@ -23,6 +22,7 @@ SetOption = Annotated[Path | None, typer.Option(help="The same, said to be of th
 def register(app: typer.Typer) -> None:
     """Add the command to `vision-agent`."""
     app.command()(finetune)
+    route_commands.register(app)
 
 
 def finetune(
@@ -129,7 +129,7 @@ def finetune(
         for name, given_up in (("adapter", adapter), ("keep", keep)):
             if given_up:
                 raise InputError(bad_argument(name, "left out for dialogues", given_up))
-        share = _share("0.05" if validation is None else validation)
+        share = share_or_set("0.05" if validation is None else validation)
         tuning.finetune_on_dialogues(
             model,
             path,
@@ -145,9 +145,9 @@ def finetune(
         )
         return
     options.refuse()
-    share = _share("0.2" if validation is None else validation)
-    annotations = _read(path, images, "auto" if kind == "folder" else kind, share, skip_bad)
-    kept = None if keep is None else _read(keep, keep_images, "auto", 0.5, skip_bad)
+    share = share_or_set("0.2" if validation is None else validation)
+    annotations = read_set(path, images, "auto" if kind == "folder" else kind, share, skip_bad)
+    kept = None if keep is None else read_set(keep, keep_images, "auto", 0.5, skip_bad)
     from vision_agent.evaluate.average_precision import average_precision as _  # noqa: F401  told before a model loads
 
     from .finetuning import finetune_boxes
@@ -155,40 +155,9 @@ def finetune(
 
     settings = OwnImagesTraining(steps=steps, batch=batch or 8, seed=seed, flip=flip)
     loaded = agent(None if model == "default" else model, adapter, device, "auto")
-    report = finetune_boxes(loaded, annotations, out, settings, keep=kept, tell=_told)
+    report = finetune_boxes(loaded, annotations, out, settings, keep=kept, tell=told)
     print(_table(report))
-    _told(f'use them with --adapter {out}, or VisionAgent.from_pretrained(..., adapters=["{out}"])')
-
-
-def _read(path: Path, images: Path | None, kind: str, validation: float | str, skip_bad: bool) -> "AnnotationSet":
-    """Read a set; every fault is a line on stderr, before anything is loaded or trained."""
-    from vision_agent.data.annotations.annotation_sets import read_annotations
-
-    chosen = cast("AnnotationKind", kind)
-    try:
-        read = read_annotations(path, images=images, kind=chosen, validation=validation, skip_bad=skip_bad)
-    except AnnotationError as error:
-        for line in str(error).splitlines()[1:]:
-            _told(line)
-        raise
-    if read.left_out:
-        _told(f"left out of {str(path)!r}: {len(read.left_out)} faulty parts")
-        for line in read.left_out[:20]:
-            _told(f"  {line}")
-    counts = ", ".join(f"{name} {train}+{held}" for name in read.names for train, held in [read.count(name)])
-    _told(f"{path}: {len(read.train)} images to learn from, {len(read.validation)} to measure by; objects: {counts}")
-    return read
-
-
-def _share(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def _told(text: str) -> None:
-    print(text, file=sys.stderr)
+    told(f'use them with --adapter {out}, or VisionAgent.from_pretrained(..., adapters=["{out}"])')
 
 
 def _table(report: "Report") -> str:

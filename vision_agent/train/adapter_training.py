@@ -20,6 +20,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+from transformers import DynamicCache
 
 from vision_agent.errors import ArgumentTypeError, ConfigError, InputError, RouteError, bad_argument
 from vision_agent.model.attention import full_cache
@@ -31,6 +32,10 @@ from vision_agent.routing.adapter import Route, new_route, save_adapter
 from vision_agent.routing.layout import NO_TOKEN, Segment, arrange, state_columns
 from vision_agent.routing.states import FORCED_REQUEST, embed_layout, forced_segments, hidden_states
 from vision_agent.train.loop import Stage, TrainingLoop, claim_folder, on_device, one_thread, seed_of, warm_up_cosine
+from vision_agent.train.seen_images import SeenImages, joined_prompts
+from vision_agent.train.token_writing import TokenPlaces, fit_row
+
+DecoderLoss = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -41,11 +46,13 @@ class AdapterSample:
         image: upright RGB, any size.
         phrases: what is asked of it, at least one.
         target: the truth, one item of the `targets` that the decoder's `loss` takes.
+        key: names the image in the folder `seen` of a training; "" for one that is not kept there.
     """
 
     image: Image.Image
     phrases: tuple[str, ...]
     target: Any
+    key: str = ""
 
 
 class AdapterTraining(BaseModel):
@@ -80,6 +87,10 @@ def train_adapter(
     settings: AdapterTraining | None = None,
     *,
     on_step: Callable[[int, float], None] | None = None,
+    seen: SeenImages | None = None,
+    written: Callable[[int], TokenPlaces] | None = None,
+    keep_row: bool = False,
+    loss: DecoderLoss | None = None,
     **decoder_settings: Any,
 ) -> Path:
     """Train a new route for a model, whose own weights are frozen. Call it again to resume a run that was stopped.
@@ -97,6 +108,10 @@ def train_adapter(
         out: the adapter's folder; beside its files, `recipe.json`, `state.pt` and `log.jsonl` of the run.
         settings: None for the values above.
         on_step: called as `on_step(step, loss)` after every step.
+        seen: keeps what the model sees of images that have a `key`; None to look at each anew.
+        written: the id of the token -> where the model shall write it by itself; its row of the head is fitted first.
+        keep_row: the token may be one of the vocabulary, whose row stays as it is: what the model writes cannot change.
+        loss: called as the decoder's `loss` is, with the decoder before it, and in its place.
         decoder_settings: what the decoder's `for_backbone` takes beyond the contract.
 
     Returns:
@@ -115,12 +130,13 @@ def train_adapter(
     folder, settings = Path(out), settings or AdapterTraining()
     if settings.workers:
         _check_sendable(draw)
-    if spec.token in backbone.tokenizer.get_vocab() and not (folder / "recipe.json").is_file():
+    known = spec.token in backbone.tokenizer.get_vocab()
+    if known and not keep_row and not (folder / "recipe.json").is_file():
         raise RouteError(
             f"{backbone.name!r} has the token {spec.token!r} already, and training would change it: take another token"
         )
     with torch.random.fork_rng():  # a library does not change its caller's random numbers
-        run = _Run(backbone, spec, settings, decoder_settings)
+        run = _Run(backbone, spec, settings, decoder_settings, seen, written, keep_row, loss)
         claim_folder(folder, run.recipe)
         loop = TrainingLoop(
             folder,
@@ -134,7 +150,12 @@ def train_adapter(
 
 
 def forced_states(
-    backbone: Backbone, route: Route, row_C: Tensor, tokens: Sequence[Tensor], phrases: Sequence[Sequence[str]]
+    backbone: Backbone,
+    route: Route,
+    row_C: Tensor,
+    tokens: Sequence[Tensor],
+    phrases: Sequence[Sequence[str]],
+    read: Sequence[Sequence[Tensor]] | None = None,
 ) -> list[Tensor]:
     """Return states (K, N, C) of a route forced for phrases of several images.
 
@@ -147,13 +168,29 @@ def forced_states(
         row_C: the embedding of the routing token.
         tokens: of each image, (T, C); the numbers T may differ.
         phrases: of each image.
+        read: the prompts of the images where they were read before, as `read_prompt` gives them.
     """
+    if read is not None:
+        cache, known_BP = joined_prompts(read)
+        return _continued(backbone, route, row_C, tokens, phrases, cache, known_BP)
     prompts = [[Segment(tokens=tuple(backbone.prompt_ids(FORCED_REQUEST, [len(each)])))] for each in tokens]
     layout = arrange(prompts).to(backbone.device)
     cache = full_cache()
     with torch.no_grad():
         hidden_states(backbone, layout, embed_layout(backbone, {}, layout, prompts, torch.cat(list(tokens))), cache)
-    known_BP = layout.ids_BL != NO_TOKEN
+    return _continued(backbone, route, row_C, tokens, phrases, cache, layout.ids_BL != NO_TOKEN)
+
+
+def _continued(
+    backbone: Backbone,
+    route: Route,
+    row_C: Tensor,
+    tokens: Sequence[Tensor],
+    phrases: Sequence[Sequence[str]],
+    cache: DynamicCache,
+    known_BP: Tensor,
+) -> list[Tensor]:
+    """The states of phrases that continue prompts in a cache."""
     # Segments without a parent continue the cached prompt.
     rows = [
         [replace(each, parent=None) if each.tokens else each for each in forced_segments(backbone, route, asked, -1)]
@@ -172,18 +209,30 @@ def forced_states(
 
 
 class _Adapter(nn.Module):
-    """All that is learned: the embedding of the routing token, the queries and the decoder."""
+    """All that is learned: the embedding of the routing token, its row of the head, the queries and the decoder."""
 
-    def __init__(self, row_C: Tensor, route: Route) -> None:
+    def __init__(self, row_C: Tensor, head_C: Tensor | None, route: Route) -> None:
         super().__init__()
         self.row = nn.Parameter(row_C)
+        if head_C is not None:
+            self.head_row = nn.Parameter(head_C)
         self.route = route
 
 
 class _Run:
     """One run: what it learns, from what, and by which loss."""
 
-    def __init__(self, backbone: Backbone, spec: RouteSpec, settings: AdapterTraining, given: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        spec: RouteSpec,
+        settings: AdapterTraining,
+        given: dict[str, Any],
+        seen: SeenImages | None,
+        written: Callable[[int], TokenPlaces] | None,
+        keep_row: bool,
+        loss: DecoderLoss | None,
+    ) -> None:
         kind = load_decoder(spec.decoder)
         if not kind.needs_image or kind.prepare_image is not Decoder.prepare_image:
             raise ConfigError(
@@ -194,16 +243,31 @@ class _Run:
         self.route = new_route(backbone, spec, **given).float().to(backbone.device).train()
         self.decoder = self.route.decoder
         table: Tensor = backbone.model.get_input_embeddings().weight
-        self.adapter = _Adapter(table[self.route.token_id].detach().float().clone(), self.route)
+        head: Tensor = backbone.model.get_output_embeddings().weight
+        self.tied = head is table
+        # The row of a head that is a table of its own is fitted alone; one table's row is, and then stays.
+        head_C = None if written is None or self.tied else head[self.route.token_id].detach().float().clone()
+        self.adapter = _Adapter(table[self.route.token_id].detach().float().clone(), head_C, self.route)
+        self.keeps_row = keep_row or (written is not None and self.tied)
+        self.seen = seen or SeenImages(backbone)
+        self.loss_of = loss or (lambda decoder, *parts: decoder.loss(*parts))
         self.recipe = {
             "spec": spec.model_dump(mode="json"),
             "settings": settings.model_dump(mode="json", exclude={"steps", "workers", "save_minutes"}),
             "decoder": self.decoder.settings,
             "model": backbone.fingerprint,
         }
+        self.places = None if written is None else written(self.route.token_id)
+        if keep_row or self.places is not None:
+            places = 0 if self.places is None else len(self.places.best_P)
+            self.recipe["token"] = {"keep_row": keep_row, "places": places}
+        if self.places is not None:
+            fit_row(self.adapter.row if self.tied else self.adapter.head_row, self.places)
 
     def stage(self, draw: Callable[[int], AdapterSample]) -> Stage:
-        settings, parameters = self.settings, list(self.adapter.parameters())
+        settings, parameters = self.settings, list(self.route.parameters())
+        if not self.keeps_row:
+            parameters = [self.adapter.row, *parameters]
 
         def batches(first: int) -> DataLoader[AdapterSample]:
             numbers = range(first * settings.batch, settings.steps * settings.batch)
@@ -233,13 +297,23 @@ class _Run:
         with torch.no_grad():
             weight: Tensor = self.backbone.model.get_input_embeddings().weight
             weight[self.route.token_id] = self.adapter.row.to(weight)
+            if hasattr(self.adapter, "head_row"):
+                head: Tensor = self.backbone.model.get_output_embeddings().weight
+                head[self.route.token_id] = self.adapter.head_row.to(head)
         save_adapter(folder, self.route.eval(), self.backbone)
 
     def _loss(self, samples: Sequence[AdapterSample]) -> Tensor:
         """The decoder's loss, averaged over the images; those with maps of one shape go to it together."""
-        tokens, maps = zip(*(self._seen(sample.image) for sample in samples), strict=True)
+        images = [self.seen.see(sample.image, sample.key) for sample in samples]
+        maps = [image.features for image in images]
+        read = [image.prompt for image in images if image.prompt is not None]
         states = forced_states(
-            self.backbone, self.route, self.adapter.row, tokens, [sample.phrases for sample in samples]
+            self.backbone,
+            self.route,
+            self.adapter.row,
+            [image.tokens_TC for image in images],
+            [sample.phrases for sample in samples],
+            read if len(read) == len(images) else None,
         )
         alike: dict[tuple[torch.Size, ...], list[int]] = {}
         for number, features in enumerate(maps):
@@ -252,15 +326,9 @@ class _Run:
             rows = [row for row, number in enumerate(numbers) for _ in samples[number].phrases]
             states_KNC = torch.cat([states[number] for number in numbers])
             targets = [on_device(samples[number].target, states_KNC.device) for number in numbers]
-            loss = self.decoder.loss(states_KNC, rows, self.decoder.prepare(features), targets)
+            loss = self.loss_of(self.decoder, states_KNC, rows, self.decoder.prepare(features), targets)
             losses.append(loss * len(numbers) / len(samples))
         return torch.stack(losses).sum()
-
-    def _seen(self, image: Image.Image) -> tuple[Tensor, DenseFeatures]:
-        encoded = self.backbone.encode_image(image)
-        # It runs in inference mode, whose tensors no gradient may pass: copies are ordinary ones.
-        maps = DenseFeatures(tuple(each.clone() for each in encoded.features.maps)).float()
-        return encoded.tokens_TC.clone(), maps
 
 
 class _Drawn(Dataset[AdapterSample]):
