@@ -41,7 +41,7 @@ class Attempts:
     def __init__(self, seconds: float | None) -> None:
         self._seconds = seconds
         self._counts: Counter[str] = Counter()
-        self._slow: set[str] = set()
+        self._slow: Counter[str] = Counter()
 
     def __contains__(self, file: str) -> bool:
         """Whether a file has brought down a worker."""
@@ -50,11 +50,11 @@ class Attempts:
     def failed(self, file: str, *, slow: bool) -> bytes | None:
         """Count a worker that ended, or that was ended as it took too long. Return the last one's record."""
         self._counts[file] += 1
-        if slow:
-            self._slow.add(file)
+        self._slow[file] += slow
         if self._counts[file] < ATTEMPTS:
             return None
-        if file in self._slow:
+        # Of most attempts: one worker may have been ended by something else, or its end be heard of late.
+        if 2 * self._slow[file] > ATTEMPTS:
             took = f"it took longer than {self._seconds:g} s, in {ATTEMPTS} attempts"
             return as_line({"file": file, "error": {"type": "TimedOut", "message": took}})
         ended = f"the process that worked on it ended, in {ATTEMPTS} attempts"
