@@ -121,7 +121,7 @@ def default(two: bool, folder: Path) -> list[Scenario]:
 def tiny(two: bool, folder: Path) -> list[Scenario]:
     """Routes that the shipped model does not have: grounding in words, Segment Anything, Sa2VA."""
     save_backbone(tiny_backbone(), folder / "tiny", torch.float32)
-    place: dict[str, Any] = {"device_map": split(3)} if two else {"device": "pretend"}
+    place: dict[str, Any] = {"device_map": split(3)} if two else {"device": "auto"}
     cpu = VisionAgent.from_pretrained(folder / "tiny", device="cpu")
     device = VisionAgent.from_pretrained(folder / "tiny", **place)
     test_sam.tiny_model("sam2").save_pretrained(folder / "sam2")

@@ -1,10 +1,24 @@
 """The choice of a device and of a number format."""
 
+import ast
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
 from vision_agent.errors import ConfigError
-from vision_agent.model.devices import choose_device, choose_dtype, computing_in, published_dtype
+from vision_agent.model.devices import (
+    choose_device,
+    choose_dtype,
+    compiles_by_triton,
+    computing_in,
+    device_name,
+    has_bitsandbytes,
+    has_flash_attention,
+    most_memory,
+    published_dtype,
+)
 
 CPU, CUDA, MPS = map(torch.device, ("cpu", "cuda", "mps"))
 
@@ -72,3 +86,50 @@ def test_fp32_needs_no_autocasting() -> None:
         assert torch.ones(2) @ torch.ones(2) == 2
     with computing_in(CPU, torch.bfloat16):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps", "xpu", "privateuseone"])
+def test_auto_knows_every_accelerator_of_torch(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA and ROCm, Apple's, Intel's, and those that register themselves, such as NPU by torch_npu."""
+    there = torch.device(kind)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: there)
+    assert choose_device("auto") == there
+    # What only CUDA has is asked for by name of what it does.
+    assert has_bitsandbytes(there) == has_flash_attention(there) == (kind == "cuda")
+    assert compiles_by_triton(there) == (kind in ("cuda", "xpu"))
+
+
+def test_devices_say_their_names_and_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert device_name(CPU) and most_memory(CPU) is None
+    assert device_name(torch.device("meta")) == "meta", "a backend that does not say"
+    monkeypatch.setattr(torch.xpu, "get_device_name", lambda device: f"Arc {device.index}")
+    monkeypatch.setattr(torch.accelerator, "max_memory_allocated", lambda device: 7 * device.index)
+    assert device_name(torch.device("xpu:1")) == "Arc 1" and most_memory(torch.device("xpu:1")) == 7
+
+    def silent(device: torch.device) -> int:
+        raise RuntimeError("no allocator")
+
+    monkeypatch.setattr(torch.accelerator, "max_memory_allocated", silent)
+    assert most_memory(torch.device("xpu:1")) is None
+
+
+def test_nothing_but_one_module_names_cuda() -> None:
+    """Everything else asks what a device can do. Texts for people, such as a help or an extra's name, may name it."""
+    root = Path(__file__).parents[2]
+    named: list[str] = []
+    for folder in ("vision_agent", "decoders", "tools"):
+        for path in sorted((root / folder).rglob("*.py")):
+            if path.relative_to(root) == Path("vision_agent/model/devices.py"):
+                continue
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                attribute = isinstance(node, ast.Attribute) and node.attr in ("cuda", "is_cuda", "hip")
+                compared = isinstance(node, ast.Compare) and any(
+                    isinstance(part, ast.Constant) and part.value in ("cuda", "mps", "xpu", "npu")
+                    for part in [node.left, *node.comparators]
+                )
+                given = node.args if isinstance(node, ast.Call) else []
+                texts = [str(part.value) for part in given if isinstance(part, ast.Constant)]
+                made = any(re.fullmatch(r"cuda(:\d+)?", text) for text in texts)
+                if attribute or compared or made:
+                    named.append(f"{path.relative_to(root)}:{node.lineno}")
+    assert named == []

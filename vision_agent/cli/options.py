@@ -17,7 +17,7 @@ _OUT_HELP = "Write records to this .jsonl, .csv or .parquet. Run the same comman
 ImagesArgument = Annotated[list[str], typer.Argument(help=_IMAGES_HELP)]
 ModelOption = Annotated[str | None, typer.Option("--model", help="Folder or hub name of an InternVL checkpoint.")]
 AdapterOption = Annotated[list[Path] | None, typer.Option("--adapter", help="Adapter folder; may be repeated.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps, xpu, npu.")]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16, float16.")]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON and nothing else; of several images a record a line.")

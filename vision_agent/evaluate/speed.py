@@ -5,7 +5,6 @@ takes does. transformers' own `generate` writes as many with the same weights, p
 ours, so that both meet the machine in the same state; figures are medians.
 """
 
-import platform
 import statistics
 import sys
 import time
@@ -25,6 +24,7 @@ from vision_agent.errors import InputError, bad_argument
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.inference.conversation import Conversation
 from vision_agent.inference.engine import InferenceEngine
+from vision_agent.model.devices import device_name, most_memory
 
 _QUESTION = "Describe what is in the image."
 _PHRASES = ("dog", "person", "car", "chair", "bottle", "tree", "cup", "book", "ball", "bag")
@@ -104,7 +104,7 @@ def measure_speed(load: Callable[[], VisionAgent], options: SpeedOptions | None 
     figures += [*run.images(), *run.answers(), *run.boxes(), *_memory(agent.backbone.device)]
     return SpeedReport(
         model=agent.model,
-        machine=_machine(agent.backbone.device),
+        machine=device_name(agent.backbone.device),
         device=str(agent.backbone.device),
         dtype=str(agent.backbone.dtype).removeprefix("torch."),
         threads=torch.get_num_threads(),
@@ -253,12 +253,6 @@ def _wait(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
-def _machine(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return platform.processor() or platform.machine()
-
-
 def _memory(device: torch.device) -> list[SpeedFigure]:
     figures = []
     if sys.platform != "win32":
@@ -266,9 +260,9 @@ def _memory(device: torch.device) -> list[SpeedFigure]:
 
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         figures.append(SpeedFigure(name="most memory of the process", value=most / 2**20, unit="MiB"))
-    if device.type == "cuda":
-        most = torch.cuda.max_memory_allocated(device)
-        figures.append(SpeedFigure(name="most memory of the device", value=most / 2**20, unit="MiB"))
+    most_of_device = most_memory(device)
+    if most_of_device is not None:
+        figures.append(SpeedFigure(name="most memory of the device", value=most_of_device / 2**20, unit="MiB"))
     return figures
 
 

@@ -32,7 +32,7 @@ from vision_agent.model.checkpoint_files import (
     tensor_names,
 )
 from vision_agent.model.device_map import fitted_map, planned_map, spread
-from vision_agent.model.devices import choose_dtype, published_dtype
+from vision_agent.model.devices import choose_dtype, has_bitsandbytes, published_dtype
 from vision_agent.model.empty_model import empty_model, misfits
 from vision_agent.model.fingerprint import file_fingerprint, native_fingerprint, with_lora
 from vision_agent.model.hub import check_source
@@ -229,7 +229,7 @@ def _load_original(
     dtype: torch.dtype,
 ) -> Backbone:
     remedy = f"works on native checkpoints only; write one with `vision-agent convert {files.source} NEW`"
-    if options.quantization is not None and device.type == "cuda" and not is_mixture(config):
+    if options.quantization is not None and has_bitsandbytes(device) and not is_mixture(config):
         raise ConfigError(f"`quantization` {remedy}")
     spread_out = options.device_map if isinstance(options.device_map, dict) else None
     if spread_out is not None and "disk" in spread_out.values():

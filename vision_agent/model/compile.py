@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vision_agent.errors import ConfigError, require_package
+from vision_agent.model.devices import compiles_by_triton
 
 
 def compile_steps(language_model: Any, backend: str | Callable[..., Any] = "inductor") -> None:
@@ -68,8 +69,9 @@ def check_compiler(device: torch.device) -> None:
         ConfigError: there is no C++ compiler.
         MissingExtraError: Triton is not installed.
     """
-    if device.type == "cuda":
-        require_package("triton", "`compile`=True on CUDA needs Triton: pip install triton; or leave `compile` out")
+    if compiles_by_triton(device):
+        where = device.type.upper()
+        require_package("triton", f"`compile`=True on {where} needs Triton: pip install triton; or leave `compile` out")
     named = os.environ.get("CXX")
     candidates = (named,) if named else ("g++", "clang++", "c++", "cl")
     if not any(shutil.which(name) for name in candidates):

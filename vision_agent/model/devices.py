@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import os
+import platform
 import sys
 import time
 from collections.abc import Mapping
@@ -90,6 +91,44 @@ def has_fast_bf16(device: torch.device) -> bool:
         return bool(torch.backends.mps.is_macos_or_newer(14, 0))
     supported = getattr(getattr(torch, device.type, None), "is_bf16_supported", None)
     return bool(supported is not None and supported())
+
+
+def has_bitsandbytes(device: torch.device) -> bool:
+    """Return whether bitsandbytes rounds weights there: on CUDA, which is what torch calls ROCm too."""
+    return device.type == "cuda"
+
+
+def has_flash_attention(device: torch.device) -> bool:
+    """Return whether the package flash-attn runs there: on CUDA, which is what torch calls ROCm too."""
+    return device.type == "cuda"
+
+
+def has_float64(device: torch.device) -> bool:
+    """Return whether numbers of float64 exist there: Apple's GPUs have none, and NPUs hardly any."""
+    return device.type in ("cpu", "cuda", "xpu")
+
+
+def compiles_by_triton(device: torch.device) -> bool:
+    """Return whether `torch.compile` writes Triton for a device; for others it writes C++ or Metal."""
+    return device.type in ("cuda", "xpu")
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a device is called by its maker, or what torch calls it where its backend does not say."""
+    if device.type == "cpu":
+        return platform.processor() or platform.machine()
+    told = getattr(getattr(torch, device.type, None), "get_device_name", None)
+    return str(told(device)) if told is not None else str(device)
+
+
+def most_memory(device: torch.device) -> int | None:
+    """Return the most bytes that tensors took on a device so far; None where it has none of its own or does not say."""
+    if device.type == "cpu":
+        return None
+    try:
+        return int(torch.accelerator.max_memory_allocated(device))
+    except (RuntimeError, NotImplementedError, ValueError, AssertionError):
+        return None
 
 
 def published_dtype(content: Mapping[str, Any]) -> torch.dtype | None:

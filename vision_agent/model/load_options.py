@@ -23,7 +23,7 @@ from vision_agent.errors import ConfigError, bad_argument, require_extra, requir
 from vision_agent.model.attention import has_sinks
 from vision_agent.model.compile import check_compiler, compile_steps
 from vision_agent.model.device_map import DeviceMap, check_memory, main_device
-from vision_agent.model.devices import DTYPE_NAMES, choose_device
+from vision_agent.model.devices import DTYPE_NAMES, choose_device, has_bitsandbytes, has_flash_attention
 from vision_agent.model.int8 import quantize_linears
 from vision_agent.model.int8_packed import PackedHead, pack_linears, packs_here
 from vision_agent.model.lora import apply_lora, check_lora_folder
@@ -34,7 +34,7 @@ from vision_agent.model.xtuner_files import is_xtuner
 UNQUANTIZED = ("model.vision_tower", "model.multi_modal_projector", "lm_head")
 
 _EXPECTED = {
-    "device": "'auto' or a torch device such as 'cpu', 'cuda:1' or 'mps'",
+    "device": "'auto' or a torch device such as 'cpu', 'cuda:1', 'mps', 'xpu' or 'npu'",
     "dtype": f"'auto' or one of {DTYPE_NAMES}",
     "attn_implementation": "'sdpa', 'eager' or 'flash_attention_2'",
     "quantization": "None, 'int8' or '4bit'",
@@ -275,13 +275,13 @@ def _sorted_loras(options: LoadOptions) -> tuple[list[Path], list[Path]]:
 
 
 def _by_bitsandbytes(options: LoadOptions, device: torch.device, mixture: bool = False) -> bool:
-    return options.quantization is not None and device.type == "cuda" and not mixture
+    return options.quantization is not None and has_bitsandbytes(device) and not mixture
 
 
 def _check_attention(options: LoadOptions, device: torch.device) -> None:
     if options.attn_implementation != "flash_attention_2":
         return
-    if device.type != "cuda":
+    if not has_flash_attention(device):
         raise ConfigError(f"'flash_attention_2' runs on CUDA only, but the device is {str(device)!r}; use 'sdpa'")
     if options.dtype in ("float32", "fp32"):
         raise ConfigError("'flash_attention_2' computes in bf16 or fp16, but `dtype` is 'float32'; leave `dtype` out")
@@ -294,7 +294,7 @@ def _check_attention(options: LoadOptions, device: torch.device) -> None:
 def _check_quantization(options: LoadOptions, device: torch.device) -> None:
     if options.quantization is None:
         return
-    if device.type == "cuda":
+    if has_bitsandbytes(device):
         require_extra("bitsandbytes", "cuda-quantization", f"`quantization`={options.quantization!r} on CUDA is")
         require_extra("accelerate", "cuda-quantization", f"`quantization`={options.quantization!r} on CUDA is")
         return

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from vision_agent.data.dialogues.dialogue_lines import DialogueLine
+from vision_agent.model.devices import has_float64
 from vision_agent.train.loop import one_thread, seed_of, warm_up_cosine
 from vision_agent.train.tuning.dialogue_encoding import DialogueEncoder
 from vision_agent.train.tuning.dialogue_loss import DialogueLoss
@@ -167,7 +168,7 @@ class TuningLoop:
 
     def _add_up(self, sums: Tensor) -> None:
         """Sum numbers over all processes, on the device that they speak by."""
-        moved = sums.to(self._processes.device, torch.float32 if self._processes.device.type == "mps" else None)
+        moved = sums.to(self._processes.device, None if has_float64(self._processes.device) else torch.float32)
         self._processes.add_up([moved])
         sums.copy_(moved)
 
