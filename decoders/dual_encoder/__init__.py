@@ -1,5 +1,6 @@
-"""Embedders of two towers, one for images and one for texts: CLIP, SigLIP and SigLIP 2 as transformers has them."""
+"""Embedders of two towers, one for images and one for texts: CLIP, SigLIP and SigLIP 2, and InternVL-14B-224px."""
 
 from .embedder import DualEncoder
+from .internvl_retrieval import InternVLRetrieval
 
-__all__ = ["DualEncoder"]
+__all__ = ["DualEncoder", "InternVLRetrieval"]

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,8 @@ from vision_agent.errors import CheckpointError, InputError, bad_argument, first
 from vision_agent.model.devices import choose_device
 from vision_agent.model.fingerprint import native_fingerprint
 from vision_agent.model.quiet import quiet
+
+T = TypeVar("T")
 
 _KINDS = ("clip", "siglip", "siglip2")
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -53,6 +55,7 @@ class DualEncoder:
         self.logit_scale: float | None = float(model.logit_scale.detach().float().exp())
         bias = getattr(model, "logit_bias", None)
         self.logit_bias: float | None = None if bias is None else float(bias.detach().float())
+        self.width = 0
         self.width = int(self.embed_texts(["a"]).shape[1])
 
     @staticmethod
@@ -86,8 +89,8 @@ class DualEncoder:
         place = choose_device(device)
         kind = json.loads((folder / "config.json").read_text("utf-8"))["model_type"]
         model = _loaded(folder).to(place)
-        processor, tokenizer = _preparation(folder)
-        return cls(model, processor, tokenizer, name=folder.resolve().name, fingerprint=_identity(folder), kind=kind)
+        processor, tokenizer = preparation_of(folder)
+        return cls(model, processor, tokenizer, name=folder.resolve().name, fingerprint=identity_of(folder), kind=kind)
 
     def embed_images(self, images: Sequence[Image.Image]) -> npt.NDArray[np.float32]:
         """Return float32 (N, D), rows of length one, of upright RGB images."""
@@ -96,7 +99,7 @@ class DualEncoder:
             inputs = self._processor(images=list(some), return_tensors="pt")
             return self._model.get_image_features(**{key: each.to(self._device) for key, each in inputs.items()})
 
-        return self._embedded(images, embed)
+        return unit_rows(images, embed, self.width, self.name)
 
     def embed_texts(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return float32 (N, D), rows of length one.
@@ -115,27 +118,34 @@ class DualEncoder:
             )
             return self._model.get_text_features(**{key: each.to(self._device) for key, each in inputs.items()})
 
-        return self._embedded(texts, embed)
+        return unit_rows(texts, embed, self.width, self.name)
 
     @property
     def _device(self) -> torch.device:
         device: torch.device = self._model.device
         return device
 
-    def _embedded(self, items: Sequence[Any], embed: Callable[[Sequence[Any]], Any]) -> npt.NDArray[np.float32]:
-        """The unit vectors of images or texts, in batches."""
-        rows: list[Tensor] = []
-        with torch.inference_mode():
-            for start in range(0, len(items), _AT_ONCE):
-                output = embed(items[start : start + _AT_ONCE])
-                vectors_ND = output if isinstance(output, Tensor) else output.pooler_output
-                rows.append(torch.nn.functional.normalize(vectors_ND.float(), dim=-1).cpu())
-        if not rows:
-            return np.empty((0, self.width), dtype=np.float32)
-        vectors: npt.NDArray[np.float32] = torch.cat(rows).numpy()
-        if not np.isfinite(vectors).all():
-            raise CheckpointError(f"the embedder {self.name!r} gives numbers that are NaN or infinite")
-        return vectors
+
+def unit_rows(
+    items: Sequence[T], embed: Callable[[Sequence[T]], Any], width: int, name: str
+) -> npt.NDArray[np.float32]:
+    """Return the vectors of items as rows of length one, (N, D), made in batches.
+
+    Raises:
+        CheckpointError: numbers that are NaN or infinite.
+    """
+    rows: list[Tensor] = []
+    with torch.inference_mode():
+        for start in range(0, len(items), _AT_ONCE):
+            output = embed(items[start : start + _AT_ONCE])
+            vectors_ND = output if isinstance(output, Tensor) else output.pooler_output
+            rows.append(torch.nn.functional.normalize(vectors_ND.float(), dim=-1).cpu())
+    if not rows:
+        return np.empty((0, width), dtype=np.float32)
+    vectors: npt.NDArray[np.float32] = torch.cat(rows).numpy()
+    if not np.isfinite(vectors).all():
+        raise CheckpointError(f"the embedder {name!r} gives numbers that are NaN or infinite")
+    return vectors
 
 
 def _loaded(folder: Path) -> Any:
@@ -160,7 +170,7 @@ def _loaded(folder: Path) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def _preparation(folder: Path) -> tuple[Any, Any]:
+def preparation_of(folder: Path) -> tuple[Any, Any]:
     """The folder's own image processor and tokenizer. Raises CheckpointError."""
     from transformers import AutoImageProcessor, AutoTokenizer
 
@@ -178,7 +188,7 @@ def _preparation(folder: Path) -> tuple[Any, Any]:
     return processor, tokenizer
 
 
-def _identity(folder: Path) -> str:
+def identity_of(folder: Path) -> str:
     """What tells embedders apart: other weights, or images prepared in another way, give other vectors."""
     parts = [native_fingerprint(folder).encode()]
     parts += [name.encode() + (folder / name).read_bytes() for name in _PREPARATION if (folder / name).is_file()]
