@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from vision_agent.documents.form_candidates import Candidate, settled, words_of
+from vision_agent.documents.form_links import Group
 from vision_agent.documents.form_model import FormModel, form_model
 from vision_agent.documents.key_values import key_values_of
 from vision_agent.documents.page_ink import PageInk, edges_of
 from vision_agent.documents.result import Block, Line, Page, Word, quad_of
-from vision_agent.documents.sheet import sheet_of
+from vision_agent.documents.sheet import Piece, sheet_of
 from vision_agent.evaluate.tree_fitting import fit_trees
 from vision_agent.results.box import Box
 
@@ -92,6 +94,52 @@ def test_rules_and_walls_are_found_where_they_are_drawn(angle: float, scale: int
     assert ink.walled((first.x1, first.y0, second.x0, second.y1)) > 0.9
     assert ink.walled((first.x1, first.y0, (first.x1 + second.x0) / 2, second.y1)) == 0
     assert PageInk(sheet, None).under(edges_of(first)) == 0
+
+
+def test_cuts_of_a_page_give_whole_pairs_and_none_shares_words_with_another() -> None:
+    """A label of two lines, an amount behind its sign, columns under names: each word is in one label or text alone."""
+    page = page_of(
+        (60, 100, "Account Name:"),
+        (170, 100, "International Sales"),
+        (60, 130, "Total Cost:"),
+        (170, 130, "$ 4,376.47"),
+        (60, 170, "Brand"),
+        (200, 170, "Length"),
+        (300, 170, "Weight"),
+        (60, 190, "Trial A"),
+        (200, 190, "99 mm"),
+        (300, 190, "858 mg"),
+        (60, 230, "cc:"),
+        (100, 230, "N. W. Kremer"),
+    )
+    found = key_values_of(page)
+    told = {pair.key: pair.value for pair in found}
+    assert told["Account Name"] == "International Sales" and told["cc"] == "N. W. Kremer"
+    assert told["Total Cost"].replace(" ", "").endswith("4,376.47")
+    for one in found:
+        for other in found:
+            assert one.box == other.box or not (
+                one.box.x0 < other.box.x1
+                and other.box.x0 < one.box.x1
+                and one.box.y0 < other.box.y1
+                and other.box.y0 < one.box.y1
+            )
+
+
+def test_pairs_that_share_words_are_settled_by_their_chance() -> None:
+    page = page_of((60, 100, "Total Cost: $ 4,376.47"))
+    tokens = [token for piece in sheet_of(page).pieces for token in piece.tokens]
+
+    def group(*indexes: int) -> Group:
+        return Group((Piece(1, 0, tuple(tokens[index] for index in indexes)),), {})
+
+    def pair(label: Group, text: Group) -> Candidate:
+        return Candidate(label, text, {}, words_of(label), words_of(text), [0.5])
+
+    whole, cut = pair(group(0, 1), group(2, 3)), pair(group(0, 1), group(3))
+    elsewhere = pair(group(1), group(2, 3))
+    assert settled([cut, whole, elsewhere], [0.4, 0.7, 0.6], 0.3) == [(whole, 0.7)]
+    assert settled([cut, whole, elsewhere], [0.4, 0.2, 0.1], 0.3) == [(cut, 0.4)]
 
 
 def test_trees_learn_what_no_single_feature_tells() -> None:

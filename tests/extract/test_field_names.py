@@ -172,3 +172,23 @@ ORDER = [
 def test_questions_are_answered_by_labels_and_rows_or_not_at_all(texts: Any, question: str, answer: str) -> None:
     said = answer_by_layout(question, document(texts), "small")
     assert (said.text, said.found) == (answer, bool(answer))
+
+
+@pytest.mark.parametrize(
+    ("label", "number"),
+    [("Αριθμός τιμολογίου", "\u03a4-311"), ("Invoice no", "Ж-42/\u0410"), ("Rechnungsnummer", "Ü-17/b")],
+)
+def test_identifiers_are_read_whole_in_other_alphabets(label: str, number: str) -> None:
+    model = create_model("Paper", invoice_number=(str | None, None))
+    texts = [(60, 50, "Ermou 12"), (60, 100, label), (400, 100, number)]
+    assert EXTRACTOR.extract(document(texts), model).value.model_dump() == {"invoice_number": number}
+
+
+@pytest.mark.parametrize(
+    "text", ["R-2291/24", "FV/17/2024", "DP-2024/881", "INV/2024/00031", "FT 2024/77", "100 000 Ft", "1100-001 Lisboa"]
+)
+def test_parts_of_other_numbers_are_no_telephones(text: str) -> None:
+    model = create_model("Paper", phone=(str | None, None))
+    assert EXTRACTOR.extract(document([(60, 50, "Harbour Lamps"), (60, 100, text)]), model).missing == ["phone"]
+    told = [(60, 50, "Harbour Lamps"), (60, 100, "Tel. 0451/229 124")]
+    assert EXTRACTOR.extract(document(told), model).value.model_dump() == {"phone": "0451/229 124"}

@@ -117,6 +117,11 @@ _LOOKS = (
     "own has colon",
     "own label words",
     "own first label word",
+    "own is amount",
+    "own has date",
+    "own has initials",
+    "own running words",
+    "own large words",
 )
 
 

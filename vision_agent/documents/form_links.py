@@ -3,14 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from vision_agent.documents.form_roles import Roles
 from vision_agent.documents.form_segments import Features, text_features
 from vision_agent.documents.sheet import Piece
+from vision_agent.documents.tree_ensemble import Floats, Ints
 
 _LEAST_ROLE = 0.12  # chance of a role from which a text is looked at in it
 _FAR = 40.0
-_BELOW = 30.0  # text heights
-_MOST_LABELS = 8  # that are looked at for one text on each side
+_BELOW = 45.0  # text heights
+_MOST_LABELS = 12  # that are looked at for one text on each side
 
 
 @dataclass(frozen=True)
@@ -83,21 +87,24 @@ def link_features(groups: Sequence[Group], pairs: Sequence[tuple[int, int]], hei
     for label, answer in pairs:
         of_answer.setdefault(answer, []).append(label)
         of_label.setdefault(label, []).append(answer)
-    found = []
-    for label, answer in pairs:
+    found: list[Features] = []
+    if not pairs:
+        return found
+    edges = np.array(boxes)
+    is_level = _levels(edges)
+    levels: list[list[bool]] = is_level.tolist()
+    gaps: list[list[float]] = _gaps(edges, is_level, height).tolist()
+    between = _between(edges, np.array(pairs), is_level)
+    question, is_answer = ([group.roles[role] for group in groups] for role in ("question", "answer"))
+    counts = between.sum(axis=1).tolist()
+    labels_between, answers_between = (np.where(between, role, 0.0) for role in (question, is_answer))
+    sums = labels_between.sum(axis=1).tolist(), answers_between.sum(axis=1).tolist()
+    surest = labels_between.max(axis=1).tolist(), answers_between.max(axis=1).tolist()
+    for number, (label, answer) in enumerate(pairs):
         q, a = boxes[label], boxes[answer]
-        level = _level(q, a)
-        between = [
-            index
-            for index in range(len(groups))
-            if index not in (label, answer) and _stands_between(boxes[index], q, a, level)
-        ]
-        weights = [groups[index].roles["question"] for index in between]
-        answers = [groups[index].roles["answer"] for index in between]
+        level, gap = levels[label][answer], gaps[label][answer]
         rivals = [other for other in of_answer[answer] if other != label]
         others = [other for other in of_label[label] if other != answer]
-        gap = _gap(q, a, height)
-        strong = [(groups[other].roles["question"], boxes[other]) for other in rivals]
         found.append(
             {
                 "level": float(level),
@@ -118,41 +125,27 @@ def link_features(groups: Sequence[Group], pairs: Sequence[tuple[int, int]], hei
                 **{f"text as {role}": chance for role, chance in groups[answer].roles.items()},
                 **{f"label {name}": looks[label][f"own {name}"] for name in _LOOKS},
                 **{f"text {name}": looks[answer][f"own {name}"] for name in _LOOKS},
-                "between": float(len(between)),
-                "labels between": sum(weights),
-                "surest label between": max(weights, default=0.0),
-                "texts between": sum(answers),
-                "surest text between": max(answers, default=0.0),
-                "rivals level": max((chance for chance, box in strong if _level(box, a)), default=0.0),
-                "rivals above": max((chance for chance, box in strong if not _level(box, a)), default=0.0),
+                "between": float(counts[number]),
+                "labels between": sums[0][number],
+                "surest label between": surest[0][number],
+                "texts between": sums[1][number],
+                "surest text between": surest[1][number],
+                "rivals level": max((question[other] for other in rivals if levels[other][answer]), default=0.0),
+                "rivals above": max((question[other] for other in rivals if not levels[other][answer]), default=0.0),
                 "nearest level rival": min(
-                    (_gap(box, a, height) for chance, box in strong if _level(box, a) and chance > 0.4), default=_FAR
-                ),
-                "nearest rival above": min(
-                    (_gap(box, a, height) for chance, box in strong if not _level(box, a) and chance > 0.4),
+                    (gaps[other][answer] for other in rivals if levels[other][answer] and question[other] > 0.4),
                     default=_FAR,
                 ),
-                "rank for text": float(
-                    sum(
-                        groups[other].roles["question"] > 0.4 and _gap(boxes[other], a, height) < gap
-                        for other in rivals
-                    )
+                "nearest rival above": min(
+                    (gaps[other][answer] for other in rivals if not levels[other][answer] and question[other] > 0.4),
+                    default=_FAR,
                 ),
-                "rank for label": float(
-                    sum(groups[other].roles["answer"] > 0.4 and _gap(q, boxes[other], height) < gap for other in others)
-                ),
-                "texts level": max(
-                    (groups[other].roles["answer"] for other in others if _level(q, boxes[other])), default=0.0
-                ),
-                "texts below": float(
-                    sum(groups[other].roles["answer"] > 0.5 and not _level(q, boxes[other]) for other in others)
-                ),
+                "rank for text": float(sum(question[other] > 0.4 and gaps[other][answer] < gap for other in rivals)),
+                "rank for label": float(sum(is_answer[other] > 0.4 and gaps[label][other] < gap for other in others)),
+                "texts level": max((is_answer[other] for other in others if levels[label][other]), default=0.0),
+                "texts below": float(sum(is_answer[other] > 0.5 and not levels[label][other] for other in others)),
                 "nearest level text": min(
-                    (
-                        _gap(q, boxes[other], height)
-                        for other in others
-                        if _level(q, boxes[other]) and groups[other].roles["answer"] > 0.4
-                    ),
+                    (gaps[label][other] for other in others if levels[label][other] and is_answer[other] > 0.4),
                     default=_FAR,
                 ),
             }
@@ -160,29 +153,52 @@ def link_features(groups: Sequence[Group], pairs: Sequence[tuple[int, int]], hei
     return found
 
 
-_LOOKS = ("letters", "words", "share of digits", "share of capitals", "ends in colon", "has colon", "has brackets")
+_LOOKS = (
+    "letters",
+    "words",
+    "share of digits",
+    "share of capitals",
+    "ends in colon",
+    "has colon",
+    "has brackets",
+    "is amount",
+    "has date",
+    "has initials",
+    "has number's sign",
+    "running words",
+    "large words",
+)
 
 
-def _level(label: Sequence[float], text: Sequence[float]) -> bool:
-    """Whether a label stands on the left of a text, at its height."""
-    shared = min(label[3], text[3]) - max(label[1], text[1])
-    return shared > 0.25 * min(label[3] - label[1], text[3] - text[1]) and label[0] < text[0]
+def _levels(edges: Floats) -> npt.NDArray[np.bool_]:
+    """For each label and text of N boxes whether the label stands on the left of the text, at its height: (N, N)."""
+    x0, y0, _, y1 = edges.T
+    shared = np.minimum(y1[:, None], y1) - np.maximum(y0[:, None], y0)
+    found: npt.NDArray[np.bool_] = (shared > 0.25 * np.minimum((y1 - y0)[:, None], y1 - y0)) & (x0[:, None] < x0)
+    return found
 
 
-def _gap(label: Sequence[float], text: Sequence[float], height: float) -> float:
-    """How far a text is from its label, in text heights; downwards counts more."""
-    across = max(0.0, text[0] - label[2], label[0] - text[2])
-    down = 0.0 if _level(label, text) else max(0.0, text[1] - label[3])
-    return min(_FAR, (across + 2 * down) / height)
+def _gaps(edges: Floats, level: npt.NDArray[np.bool_], height: float) -> Floats:
+    """How far each text is from each label, in text heights, (N, N) by label and text; downwards counts more."""
+    x0, y0, x1, y1 = edges.T
+    across = np.maximum(0.0, np.maximum(x0 - x1[:, None], x0[:, None] - x1))
+    down = np.where(level, 0.0, np.maximum(0.0, y0 - y1[:, None]))
+    found: Floats = np.minimum(_FAR, (across + 2 * down) / height)
+    return found
 
 
-def _stands_between(box: Sequence[float], label: Sequence[float], text: Sequence[float], level: bool) -> bool:
-    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-    if level:
-        shared = min(box[3], text[3]) - max(box[1], text[1])
-        return label[2] - 2 < x < text[0] + 2 and shared > 0.3 * min(box[3] - box[1], text[3] - text[1])
-    shared = min(box[2], text[2]) - max(box[0], text[0])
-    return label[3] - 2 < y < text[1] + 2 and shared > 0
+def _between(edges: Floats, pairs: Ints, level: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Which of N boxes stand between the label and the text of each of P pairs: (P, N)."""
+    x0, y0, x1, y1 = edges.T
+    x, y = (x0 + x1) / 2, (y0 + y1) / 2
+    label, text = (edges[column][:, :, None] for column in pairs.T)
+    high = np.minimum(y1, text[:, 3]) - np.maximum(y0, text[:, 1])
+    wide = np.minimum(x1, text[:, 2]) - np.maximum(x0, text[:, 0])
+    beside = (label[:, 2] - 2 < x) & (x < text[:, 0] + 2) & (high > 0.3 * np.minimum(y1 - y0, text[:, 3] - text[:, 1]))
+    under = (label[:, 3] - 2 < y) & (y < text[:, 1] + 2) & (wide > 0)
+    found: npt.NDArray[np.bool_] = np.where(level[pairs[:, 0], pairs[:, 1]][:, None], beside, under)
+    found[np.arange(len(pairs))[:, None], pairs] = False
+    return found
 
 
 def _bound(value: float) -> float:

@@ -10,6 +10,16 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any
 
+from vision_agent.documents.form_candidates import (
+    Candidate,
+    Joins,
+    Way,
+    candidate_features,
+    candidates_of,
+    line_joins,
+    settled,
+    word_joins,
+)
 from vision_agent.documents.form_groups import groups_of, line_features, line_pairs
 from vision_agent.documents.form_ink import gap_ink, line_ink, link_ink, role_ink, with_ink
 from vision_agent.documents.form_links import Group, link_features, link_pairs
@@ -19,7 +29,12 @@ from vision_agent.documents.page_ink import PageInk
 from vision_agent.documents.sheet import Piece, Sheet
 from vision_agent.documents.tree_ensemble import TreeEnsemble
 
-STAGES = ("gaps", *(f"{role} at first" for role in ROLES), *ROLES, "lines", "links")
+WAYS = {0.5: (0.5, 0.25, 0.75), 0.25: (0.5,), 0.75: (0.5, 0.25), 0.1: (0.5,)}
+"""Ways to cut a page: chance from which words are one piece, and chances from which lines are one text."""
+
+LEAST_LOOKED_AT = 0.04  # chance of a pair in its surest way
+
+STAGES = ("gaps", *(f"{role} at first" for role in ROLES), *ROLES, "lines", "links", "pairs")
 
 
 @dataclass(frozen=True)
@@ -46,29 +61,44 @@ class FormModel:
     least: Mapping[str, float]
 
     def links(self, sheet: Sheet, ink: PageInk) -> list[Link]:
-        """Return labels with what was filled in for them, in the order of the texts."""
-        height = sheet.height
-        pieces = self.pieces(sheet, ink)
-        around = neighbours(pieces)
-        looks = with_ink(role_features(pieces, around, height, self.lexicon), role_ink(pieces, around, ink))
-        roles = self.roles(looks, around)
-        groups = self.groups(pieces, around, looks, roles, ink)
-        pairs = link_pairs(groups, height)
-        chances = self.chances("links", with_ink(link_features(groups, pairs, height), link_ink(groups, pairs, ink)))
-        return chosen(groups, pairs, chances, self.least)
+        """Return labels with what was filled in for them, likeliest first."""
+        candidates, found = self.candidates(sheet, ink)
+        chances = self.chances("pairs", found)
+        return [
+            Link(each.label, each.text, chance) for each, chance in settled(candidates, chances, self.least["pairs"])
+        ]
+
+    def candidates(self, sheet: Sheet, ink: PageInk) -> tuple[list[Candidate], list[Features]]:
+        """Return the pairs that some way of cutting the page has, with their features."""
+        rows, height = token_rows(sheet), sheet.height
+        gap_chances = self.chances("gaps", with_ink(gap_features(rows, height, self.lexicon), gap_ink(rows, ink)))
+        below: dict[int, float] = {}
+        above: dict[int, float] = {}
+        ways = []
+        for least_gap, least_lines in WAYS.items():
+            pieces = cut(rows, [chance >= least_gap for chance in gap_chances], sheet.page.number)
+            around = neighbours(pieces)
+            looks = with_ink(role_features(pieces, around, height, self.lexicon), role_ink(pieces, around, ink))
+            roles = self.roles(looks, around)
+            lines = line_pairs(pieces, around, height)
+            told = line_features(pieces, around, looks, roles, lines, height)
+            line_chances = self.chances("lines", with_ink(told, line_ink(pieces, lines, ink)))
+            more_below, more_above = line_joins(pieces, lines, line_chances)
+            below, above = {**more_below, **below}, {**more_above, **above}
+            for least_line in least_lines:
+                grouped = groups_of(len(pieces), lines, line_chances, least_line)
+                groups = [group_of(pieces, roles, indexes) for indexes in grouped]
+                pairs = link_pairs(groups, height)
+                features = with_ink(link_features(groups, pairs, height), link_ink(groups, pairs, ink))
+                ways.append(Way(groups, pairs, features, self.chances("links", features)))
+        found = candidates_of(ways, LEAST_LOOKED_AT)
+        return found, candidate_features(found, ways, Joins(*word_joins(rows, gap_chances), below, above))
 
     def chances(self, stage: str, found: list[Features]) -> list[float]:
         """Return what a stage says of each row of features."""
         trees = self.trees[stage]
         told: list[float] = trees.chances(matrix(found, trees.features)).tolist()
         return told
-
-    def pieces(self, sheet: Sheet, ink: PageInk) -> list[Piece]:
-        """Return the page's words as pieces."""
-        rows = token_rows(sheet)
-        found = with_ink(gap_features(rows, sheet.height, self.lexicon), gap_ink(rows, ink))
-        chances = self.chances("gaps", found)
-        return cut(rows, [chance >= self.least["gaps"] for chance in chances], sheet.page.number)
 
     def roles(self, looks: list[Features], around: list[Neighbours]) -> list[Roles]:
         """Return the chances of each piece's roles, by two looks."""
@@ -78,22 +108,6 @@ class FormModel:
     def _roles_by(self, look: str, found: list[Features]) -> list[Roles]:
         columns = [self.chances(role + look, found) for role in ROLES]
         return [dict(zip(ROLES, row, strict=True)) for row in zip(*columns, strict=True)]
-
-    def groups(
-        self,
-        pieces: list[Piece],
-        around: list[Neighbours],
-        looks: list[Features],
-        roles: list[Roles],
-        ink: PageInk,
-    ) -> list[Group]:
-        """Return lines that are one text."""
-        pairs = line_pairs(pieces, around, ink.height)
-        found = with_ink(line_features(pieces, around, looks, roles, pairs, ink.height), line_ink(pieces, pairs, ink))
-        chances = self.chances("lines", found)
-        return [
-            group_of(pieces, roles, indexes) for indexes in groups_of(len(pieces), pairs, chances, self.least["lines"])
-        ]
 
     def to_json(self) -> dict[str, Any]:
         """Return it as `form_model.json` has it."""
@@ -114,20 +128,6 @@ def group_of(pieces: list[Piece], roles: list[Roles], indexes: list[int]) -> Gro
     """Return pieces as one text, with the means of their roles' chances."""
     means = {role: sum(roles[index][role] for index in indexes) / len(indexes) for role in ROLES}
     return Group(tuple(pieces[index] for index in indexes), means)
-
-
-def chosen(
-    groups: list[Group], pairs: list[tuple[int, int]], chances: list[float], least: Mapping[str, float]
-) -> list[Link]:
-    """Return the links that hold: a text's likeliest label, and a second one where it is likely too."""
-    best: dict[int, float] = {}
-    for (_, text), chance in zip(pairs, chances, strict=True):
-        best[text] = max(best.get(text, 0.0), chance)
-    return [
-        Link(groups[label], groups[text], chance)
-        for (label, text), chance in zip(pairs, chances, strict=True)
-        if chance >= (least["links"] if chance == best[text] else least["second links"])
-    ]
 
 
 @lru_cache(maxsize=1)

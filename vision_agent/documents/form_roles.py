@@ -105,6 +105,8 @@ def role_features(
                 "label words",
                 "words",
                 "letters",
+                "is amount",
+                "running words",
             ):
                 features[f"{side} {name}"] = -1.0 if other is None else texts[other][f"own {name}"]
             if side in ("above", "below"):

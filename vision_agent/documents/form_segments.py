@@ -19,6 +19,14 @@ Features = dict[str, float]
 
 _LEADERS = re.compile(r"_{2,}|\.{3,}|…")
 _NEAR_ROWS = 8
+_AMOUNT = re.compile(r"[-+(]?[$€£]?\s*\d[\d ,.]*\d?\s*[%)]?")
+_DATE = re.compile(r"\d{1,2}\s*[/.-]\s*\d{1,2}\s*[/.-]\s*\d{2,4}|(19|20)\d\d")
+_MONTH = re.compile(r"\b(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\b", re.IGNORECASE)
+_INITIALS = re.compile(r"\b(?:[A-Z]\s?\.\s*){1,3}[A-Z][A-Za-z]+")
+_NUMBERED = re.compile(r"#|\b(no|nr|number)\b", re.IGNORECASE)
+_RUNNING = frozenset(
+    "the of and to in for is be by with that this are on as at from it will has have was were which or".split()
+)
 
 
 def token_rows(sheet: Sheet) -> list[list[Token]]:
@@ -47,6 +55,12 @@ def text_features(text: str, prefix: str, lexicon: Mapping[str, float]) -> Featu
         f"{prefix} ends in comma": float(text.endswith((",", "-", "&"))),
         f"{prefix} has leaders": float(bool(_LEADERS.search(text))),
         f"{prefix} has brackets": float("(" in text or ")" in text),
+        f"{prefix} is amount": float(bool(_AMOUNT.fullmatch(text.strip()))),
+        f"{prefix} has date": float(bool(_DATE.search(text))) + float(bool(_MONTH.search(text))),
+        f"{prefix} has initials": float(bool(_INITIALS.search(text))),
+        f"{prefix} has number's sign": float(bool(_NUMBERED.search(text))),
+        f"{prefix} running words": sum(word.lower() in _RUNNING for word in words) / max(1, len(words)),
+        f"{prefix} large words": sum(word[:1].isupper() for word in words) / max(1, len(words)),
         f"{prefix} label words": sum(known) / len(known),
         f"{prefix} first label word": known[0],
         f"{prefix} last label word": known[-1],

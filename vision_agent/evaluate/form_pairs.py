@@ -30,13 +30,14 @@ def matched(found: Sequence[Pair], true: Sequence[Pair]) -> int:
     """Return how many pairs that were found are true ones."""
     left = list(true)
     for pair in found:
-        same = next((other for other in left if all(map(_same, pair, other))), None)
+        same = next((other for other in left if all(map(same_text, pair, other))), None)
         if same is not None:
             left.remove(same)
     return len(true) - len(left)
 
 
-def _same(one: str, other: str) -> bool:
+def same_text(one: str, other: str) -> bool:
+    """Whether two texts differ by at most one letter in five, without case and punctuation."""
     one, other = folded(one), folded(other)
     return one == other or (bool(one and other) and likeness(one, other) >= _SAME)
 

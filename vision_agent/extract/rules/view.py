@@ -16,16 +16,21 @@ from vision_agent.extract.values.amounts import DecimalMark, Number, find_number
 from vision_agent.extract.values.currencies import find_currencies
 from vision_agent.extract.values.dates import DateOrder, FoundDate, date_order_of, find_dates, find_time
 
+_LARGE = "A-Z\u00c0-\u00d6\u00d8-\u00de\u0391-\u03a9\u0410-\u042f"  # Latin, Greek, Cyrillic
+_LETTER = _LARGE + "a-z\u00df-\u00f6\u00f8-\u00ff\u03b1-\u03c9\u0430-\u044f"
+# An amount, a number within a year, postcodes of Portugal and of the United States.
+_NO_PHONE = re.compile(r"\d{1,3}[ .]\d{3}|(?:19|20)\d\d[/-]\d{1,5}|\d{4}-\d{3}|\d{5}-\d{4}")
 _PATTERNS: dict[Kind, re.Pattern[str]] = {
     "email": re.compile(r"[\w.+-]+\s?@\s?[\w-]+(?:\.[\w-]+)+"),
     "web": re.compile(
         r"(?:https?://|www\.)[^\s,;]+|(?<![@\w.])[\w-]+\.(?:com|org|net|de|fr|es|it|eu|co\.uk|nl|io)(?:/\S*)?\b", re.I
     ),
-    "phone": re.compile(r"(?<![\w.,])(?:\+|\()?\d[\d\s()./-]{5,18}\d(?![\w%])"),
+    # No part of an identifier, as "2291/24" is in "R-2291/24".
+    "phone": re.compile(r"(?<![\w.,])(?<!\w[/#_])(?<![A-Z\d]-)(?:\+|\()?\d[\d\s()./-]{5,18}\d(?![\w%])"),
     # An identifier has a digit in its first word; blanks only between groups of digits or after a prefix of capitals.
     "id": re.compile(
-        r"(?:[A-Z]{1,6}[ -])?(?<![A-Za-z0-9])(?=[A-Za-z\-/._#]*\d)[A-Za-z0-9][A-Za-z0-9\-/._#]*"
-        r"(?: (?=[\dA-Z]*\d)[A-Z0-9\-/]+)*"
+        rf"(?:[{_LARGE}]{{1,6}}[ -])?(?<![{_LETTER}0-9])(?=[{_LETTER}\-/._#]*\d)[{_LETTER}0-9][{_LETTER}0-9\-/._#]*"
+        rf"(?: (?=[\d{_LARGE}]*\d)[{_LARGE}0-9\-/]+)*"
     ),
 }
 
@@ -182,6 +187,8 @@ class View:
         """Whether digits are neither a day nor an amount nor a part of an account's number."""
         text = at.text
         if not 6 <= sum(character.isdigit() for character in text) <= 15 or re.search(r"[.,]\d{2}$", text):
+            return False
+        if re.fullmatch(_NO_PHONE, text):
             return False
         others = [found.excerpt for found in self.dates(Excerpt.whole(at.piece))]
         others += [self._part(Excerpt.whole(at.piece), start, end) for start, end, _ in find_ibans(at.piece.text)]
