@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from vision_agent.inference.conversation import Conversation
     from vision_agent.inference.find_options import FindSettings, SegmentSettings
     from vision_agent.inference.object_tracker import ObjectTracker
+    from vision_agent.inference.second_look import DetectSettings
     from vision_agent.inference.settings import AskSettings, CaptionSettings, ChatSettings, GenerateSettings
     from vision_agent.model.backbone import Backbone
     from vision_agent.model.load_options import LoadSettings
@@ -132,6 +133,7 @@ __all__ = [
     "DecodeRequest",
     "Decoder",
     "DenseFeatures",
+    "DetectSettings",
     "Detection",
     "Detections",
     "DocumentAnswer",
@@ -248,6 +250,7 @@ _LAZY = {
     "DecodeRequest": "vision_agent.plugins.decoder",
     "Decoder": "vision_agent.plugins.decoder",
     "DenseFeatures": "vision_agent.plugins.decoder",
+    "DetectSettings": "vision_agent.inference.second_look",
     "DocumentAnswer": "vision_agent.extract.question_answering",
     "DocumentContents": "vision_agent.extract.contents",
     "EngineInfo": "vision_agent.remote.engine_info",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vision_agent.images.loading import ImageSource
     from vision_agent.inference.chat import Chat
     from vision_agent.inference.find_options import FindSettings, SegmentSettings
+    from vision_agent.inference.second_look import DetectSettings
     from vision_agent.inference.settings import (
         AskSettings,
         CaptionSettings,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from vision_agent.planning.run_events import AgentEvent
     from vision_agent.results.answers import Answer
     from vision_agent.results.classification import Classification
+    from vision_agent.results.detections import Detections
     from vision_agent.results.events import AnswerEvent
     from vision_agent.results.points import Count
     from vision_agent.results.segmentation import Segmentation
@@ -45,7 +47,7 @@ _END = object()
 
 
 class AwaitedFind(Protocol[Found]):
-    """`VisionAgent.detect` or `point`, awaited: one image, several, or an iterator of them."""
+    """`VisionAgent.point`, awaited: one image, several, or an iterator of them."""
 
     @overload
     def __call__(
@@ -61,6 +63,25 @@ class AwaitedFind(Protocol[Found]):
     def __call__(
         self, phrase: "Phrases", image: "Iterator[ImageT]", **settings: "Unpack[FindSettings]"
     ) -> "Awaitable[AsyncIterator[Found]]": ...
+
+
+class AwaitedDetect(Protocol):
+    """`VisionAgent.detect`, awaited."""
+
+    @overload
+    def __call__(
+        self, phrase: "Phrases", image: "Several[ImageT]", **settings: "Unpack[DetectSettings]"
+    ) -> "Awaitable[list[Detections]]": ...
+
+    @overload
+    def __call__(
+        self, phrase: "Phrases", image: "ImageSource", **settings: "Unpack[DetectSettings]"
+    ) -> "Awaitable[Detections]": ...
+
+    @overload
+    def __call__(
+        self, phrase: "Phrases", image: "Iterator[ImageT]", **settings: "Unpack[DetectSettings]"
+    ) -> "Awaitable[AsyncIterator[Detections]]": ...
 
 
 class AwaitedCount(Protocol):

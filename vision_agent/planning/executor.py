@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from PIL import Image
 
 from vision_agent.images.store import ImageStore
+from vision_agent.inference.second_look import LookAgain
 from vision_agent.planning.clauses import bare
 from vision_agent.planning.image_metrics import measure
 from vision_agent.planning.objects import ObjectRef, objects_of, overlap, phrases_of, picked
@@ -45,6 +46,7 @@ class PlanExecutor:
         route: has the model route a clause about images.
         model: its name.
         max_steps: most calls.
+        again: looks again at boxes that were found; None for once is enough.
     """
 
     def __init__(
@@ -54,12 +56,13 @@ class PlanExecutor:
         route: Callable[[str, Sequence[Image.Image]], Answer],
         model: str,
         max_steps: int,
+        again: LookAgain | None = None,
     ) -> None:
         self._toolkit = toolkit
         self._store = store
         self._route = route
         self._model = model
-        self._calls = ToolCalls(toolkit, store, max_steps)
+        self._calls = ToolCalls(toolkit, store, max_steps, again)
         self._images: list[str] = []
         self._said: list[str] = []
         self._objects: list[list[ObjectRef]] = []

@@ -21,6 +21,7 @@ class RunSettings(TypedDict, total=False):
     max_routes: int | None
     max_steps: int
     planner: Planner
+    verify: bool
     store: ImageStore | None
     max_new_tokens: int | None
     options: GenerationOptions | None
@@ -36,6 +37,7 @@ class RunOptions:
         max_steps: most calls of tools, 1-1000.
         planner: what reads requests of several steps.
         store: the session in which steps put their images; None for one of its own.
+        verify: boxes that were found are looked at again.
 
     Raises:
         InputError: another planner, or a number of steps out of range.
@@ -46,6 +48,7 @@ class RunOptions:
     max_steps: int = 24
     planner: Planner = "auto"
     store: ImageStore | None = None
+    verify: bool = False
 
     def __post_init__(self) -> None:
         if self.planner not in get_args(Planner):

@@ -1,5 +1,6 @@
 """Requests of `agent.run`: one routed answer, a plan, or the model's own loop."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from vision_agent.images.loading import ImageLimits
 from vision_agent.images.store import ImageStore
 from vision_agent.inference.answering import AnswerPipeline
 from vision_agent.inference.conversation import Conversation
+from vision_agent.inference.second_look import LookAgain, SecondLook
 from vision_agent.model.prompt import PLACEHOLDER
 from vision_agent.planning.executor import PlanExecutor
 from vision_agent.planning.options import RunOptions
@@ -18,10 +20,12 @@ from vision_agent.planning.parser import read_plan
 from vision_agent.planning.plan import Plan
 from vision_agent.planning.result import AgentResult, AgentStep
 from vision_agent.planning.run_events import AgentEvent, StepDone
-from vision_agent.planning.tool_calls import SessionTools
+from vision_agent.planning.tool_calls import SessionTools, verify_step
 from vision_agent.planning.tool_loop import ToolLoop
 from vision_agent.results.answers import Answer
+from vision_agent.results.detections import Detections
 from vision_agent.results.events import AnswerDone, TextDelta
+from vision_agent.results.segmentation import Segmentation
 from vision_agent.routing.policy import RouteChoice
 
 _PLANS_ITSELF = 10**9  # parameters from which a model is trusted to plan what cannot be read as clauses
@@ -35,6 +39,7 @@ class RequestRunner:
         next_call: answers a prompt under a JSON schema, for the model's own loop.
         toolkit: makes the tools of a session.
         limits: of the images of a session that is made for a run.
+        again: looks again at boxes that were found, where a run is to verify.
     """
 
     def __init__(
@@ -43,7 +48,9 @@ class RequestRunner:
         next_call: Callable[[str, dict[str, Any]], Answer],
         toolkit: Callable[[ImageStore], SessionTools],
         limits: ImageLimits,
+        again: LookAgain,
     ) -> None:
+        self._again = again
         self._pipeline = pipeline
         self._next_call = next_call
         self._toolkit = toolkit
@@ -64,7 +71,8 @@ class RequestRunner:
         if single:
             rows = [conversations[row] for row in single]
             answers = self._pipeline.answers(rows, options.generation, options.choice)
-            results |= {row: _as_result(answer) for row, answer in zip(single, answers, strict=True)}
+            for row, answer in zip(single, answers, strict=True):
+                results[row] = self._verified(_as_result(answer), conversations[row].images, options)
         return [results[row] for row in range(len(requests))]
 
     def stream(self, request: str, conversation: Conversation, options: RunOptions) -> Iterator[AgentEvent]:
@@ -74,7 +82,12 @@ class RequestRunner:
             yield from self._carried_out(plan, request, conversation.images, options)
             return
         for event in self._pipeline.stream(conversation, options.generation, options.choice):
-            yield AnswerDone(answer=_as_result(event.answer)) if isinstance(event, AnswerDone) else event
+            if not isinstance(event, AnswerDone):
+                yield event
+                continue
+            result = self._verified(_as_result(event.answer), conversation.images, options)
+            yield from (StepDone(step=step) for step in result.steps)
+            yield AnswerDone(answer=result)
 
     def _plan(self, request: str, images: int, options: RunOptions) -> Plan | Literal["model"] | None:
         """How a request is run: by a plan, by the model's own loop, or, for None, as one routed answer."""
@@ -98,7 +111,9 @@ class RequestRunner:
         done: Iterator[AgentStep | AgentResult]
         if isinstance(plan, Plan):
             route = partial(self._route, options.generation)
-            done = PlanExecutor(toolkit, store, route, model, options.max_steps).run(plan, ids)
+            done = PlanExecutor(
+                toolkit, store, route, model, options.max_steps, self._again if options.verify else None
+            ).run(plan, ids)
         else:
             asked = request.replace(PLACEHOLDER, "the picture")  # the loop's prompt has the images already
             done = ToolLoop(toolkit, store, self._next_call, model, options.max_steps).run(asked, ids)
@@ -109,6 +124,22 @@ class RequestRunner:
             if item.text:
                 yield TextDelta(text=item.text)
             yield AnswerDone(answer=item)
+
+    def _verified(self, result: AgentResult, images: Sequence[Image.Image], options: RunOptions) -> AgentResult:
+        """A routed answer whose boxes were looked at again; each round is a step."""
+        if not options.verify:
+            return result
+        routes, steps = [], list[AgentStep]()
+        for routed in result.routes:
+            found, looked = routed.result, list[SecondLook]()
+            began = time.perf_counter()
+            if routed.image is not None and isinstance(found, Detections):
+                found, looked = self._again(images[routed.image], found)
+            elif routed.image is not None and isinstance(found, Segmentation):
+                found, looked = self._again(images[routed.image], found)
+            steps += [verify_step(each, routed.image or 0, found, began) for each in looked]
+            routes.append(routed.model_copy(update={"result": found}))
+        return result.model_copy(update={"routes": tuple(routes), "steps": tuple(steps)})
 
     def _route(self, generation: GenerationOptions, clause: str, images: Sequence[Image.Image]) -> Answer:
         """A clause of a plan that the model routes."""

@@ -6,10 +6,14 @@ from typing import Any, Protocol
 
 from vision_agent.errors import ToolError
 from vision_agent.images.store import ImageStore
+from vision_agent.inference.second_look import LookAgain, SecondLook
+from vision_agent.inference.tiled_search import FoundT
 from vision_agent.planning.objects import XYXY, ObjectRef, objects_of, phrases_of, with_margin
 from vision_agent.planning.result import AgentStep
 from vision_agent.planning.summary import call_line
 from vision_agent.plugins.tool import Tool, ToolResult
+from vision_agent.results.detections import Detections
+from vision_agent.results.segmentation import Segmentation
 
 
 class SessionTools(Protocol):
@@ -27,6 +31,21 @@ class StoppedError(Exception):
     """A plan cannot go on; the message says why."""
 
 
+def verify_step(
+    look: SecondLook, image: str | int, kept: Detections | Segmentation, began: float, planned: int | None = None
+) -> AgentStep:
+    """Return a round of a second look as a step."""
+    return AgentStep(
+        tool="verify",
+        arguments={"image": image, "phrase": look.phrase, "candidates": look.candidates},
+        text=look.line,
+        content=look.model_dump(mode="json"),
+        result=kept.filter(label=look.phrase),
+        seconds=time.perf_counter() - began,
+        planned=planned,
+    )
+
+
 class ToolCalls:
     """The calls of one plan.
 
@@ -34,13 +53,17 @@ class ToolCalls:
         toolkit: the tools.
         store: the session's images.
         max_steps: most calls.
+        again: looks again at boxes that were found; None for once is enough.
 
     Attributes:
         steps: what was called so far.
         planned: number, from 0, of the plan's step that calls belong to now.
     """
 
-    def __init__(self, toolkit: SessionTools, store: ImageStore, max_steps: int) -> None:
+    def __init__(
+        self, toolkit: SessionTools, store: ImageStore, max_steps: int, again: LookAgain | None = None
+    ) -> None:
+        self._again = again
         self.steps: list[AgentStep] = []
         self.planned = 0
         self._toolkit = toolkit
@@ -81,20 +104,32 @@ class ToolCalls:
 
     def find(self, image: str, phrase: str) -> list[ObjectRef]:
         """Detect objects in an image, best first."""
-        found = self.call("detect", {"image": image, "phrases": phrases_of(phrase)}).artifact
-        return sorted(objects_of(found, image), key=lambda obj: -obj.score)
+        found: Detections = self.call("detect", {"image": image, "phrases": phrases_of(phrase)}).artifact
+        return sorted(objects_of(self._verified(image, found), image), key=lambda obj: -obj.score)
 
     def count(self, image: str, phrase: str) -> list[ObjectRef]:
         """Detect those objects of an image that are sure enough to be counted."""
         counted = [self.call("count", {"image": image, "phrase": each}).artifact for each in phrases_of(phrase)]
-        return [obj for each in counted for obj in objects_of(each.evidence, image)]
+        return [obj for each in counted for obj in objects_of(self._verified(image, each.evidence), image)]
+
+    def _verified(self, image: str, found: FoundT) -> FoundT:
+        """What stays of the boxes in an image after a second look, whose rounds become steps."""
+        if self._again is None:
+            return found
+        began = time.perf_counter()
+        kept, rounds = self._again(self._store.get(image).image, found)
+        self.steps += [verify_step(each, image, kept, began, self.planned) for each in rounds]
+        return kept
 
     def outline(self, image: str, phrase: str) -> list[tuple[ObjectRef, str]]:
         """Segment objects of an image, each with the id of its mask."""
         made = self.call("segment", {"image": image, "phrases": phrases_of(phrase), "make": "masks"})
+        found: Segmentation = made.artifact
+        kept = {tuple(round(side, 1) for side in each.box.xyxy) for each in self._verified(image, found)}
         return [
             (ObjectRef(image, item["label"], tuple(item["box"]), item["score"]), item["image"])
             for item in made.content["items"]
+            if self._again is None or tuple(item["box"]) in kept
         ]
 
     def look(self, obj: ObjectRef) -> str:
