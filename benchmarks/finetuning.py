@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=240)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--rank", type=int, default=32)
+    parser.add_argument("--method", default="lora", choices=["lora", "full"])
     given = parser.parse_args()
     if given.what == "overfit":
         for kind in given.kinds:
@@ -62,7 +63,8 @@ def overfitted(given: argparse.Namespace, kind: str) -> str:
     shutil.rmtree(folder, ignore_errors=True)
     data = write_dialogues(folder / "data", kind, given.count)
     settings = Tuning(
-        steps=given.steps, rate=given.rate, rank=given.rank, batch=8, micro=8, max_tiles=1, min_frames=2, max_frames=2,
+        method=given.method, steps=given.steps, rate=given.rate, rank=given.rank, batch=8, micro=8, max_tiles=1,
+        min_frames=2, max_frames=2,
         dropout=0.0, weight_decay=0.0, checkpointing=False,
     )  # fmt: skip
     began = time.monotonic()

@@ -11,7 +11,7 @@ from vision_agent.data.dialogues.dialogue_sets import read_dialogues
 from vision_agent.train.tuning.finetuning_dialogues import TuningReport, finetune_dialogues
 from vision_agent.train.tuning.tuning_settings import Tuning
 
-PARTS = {"valve": "red", "flange": "blue", "gasket": "green", "bolt": "orange"}  # a shop's own names, by colour
+PARTS = {"valve": "red", "flange": "blue", "gasket": "green", "bolt": "black"}  # a shop's own names, by colour
 
 
 def draw_part(name: str, number: int) -> Image.Image:
