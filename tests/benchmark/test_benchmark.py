@@ -213,6 +213,19 @@ def test_a_hidden_test_set_gives_predictions_and_no_figures(tmp_path: Path) -> N
     assert json.loads(file.read_text()) == [{"questionId": 49153, "answer": "0.28"}]
 
 
+def test_the_hidden_boxes_of_coco_give_results_for_its_server(tmp_path: Path) -> None:
+    folder = published_files.coco(tmp_path)
+    content = json.loads((folder / COCO_FILE).read_text())
+    del content["annotations"]
+    (folder / "annotations" / "image_info_test-dev2017.json").write_text(json.dumps({"info": {}, **content}))
+    hidden = read("coco", folder, "test-dev")
+    said: dict[str, Any] = {item.key: {"boxes": [[18, 1.0, 2.0, 3.0, 4.0, 0.5]]} for item in hidden.items}
+    assert hidden.scores(said) == []
+    (file,) = hidden.submission(said, tmp_path)
+    first = json.loads(file.read_text())[0]
+    assert first == {"image_id": 139872, "category_id": 18, "bbox": [1.0, 2.0, 3.0, 4.0], "score": 0.5}
+
+
 def test_official_prompts_are_those_of_internvl(tmp_path: Path) -> None:
     mmbench = read("mmbench", published_files.mmbench(tmp_path))
     assert mmbench.items[0].text == (

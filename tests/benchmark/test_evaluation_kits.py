@@ -31,9 +31,9 @@ def pictures(photo: Path) -> dict[str, str]:
     return made
 
 
-@pytest.mark.parametrize("question", ["Is there a dog in the image?", "what colour is the dog?\nAnswer with one word."])
-def test_vlmevalkit(question: str, url: str, agent: VisionAgent, pictures: dict[str, str]) -> None:
+def test_vlmevalkit(url: str, pictures: dict[str, str]) -> None:
     """`LMDEPLOY_API_BASE` is the whole address; a key that looks like one; more tokens than the context has."""
+    question = "Is there a dog in the image?\nAnswer the question using a single word or phrase."
     shown = {"type": "image_url", "image_url": {"url": pictures["JPEG"], "max_dynamic_patch": 6}}
     payload: dict[str, Any] = {
         "model": "default",

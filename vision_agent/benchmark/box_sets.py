@@ -210,7 +210,8 @@ def _files(name: str, split: str, reading: Reading) -> dict[str, Path]:
         if found:
             return {"" if part == "." else part.replace("/", "_"): file for part, file in found.items()}
     else:
-        patterns = ("instances_{}*.json",) if name == "coco" else ("lvis_v*_{}.json", "lvis_*_{}*.json")
+        own = ("instances_{}*.json", "image_info_{}*.json"), ("lvis_v*_{}.json", "lvis_*_{}*.json")
+        patterns = own[name == "lvis"]
         for pattern in patterns:
             if files := sorted(path.rglob(pattern.format(split))) if path.is_dir() else []:
                 return {"": files[0]}
@@ -227,6 +228,8 @@ def _is_coco(content: Any, file: Path, faults: Faults) -> bool:
     if content is None:
         return False
     parts = ("images", "annotations", "categories")
+    if isinstance(content, dict) and "info" in content:
+        content.setdefault("annotations", [])  # a test set, whose boxes are hidden
     if not isinstance(content, dict) or not all(isinstance(content.get(part), list) for part in parts):
         faults.add("no COCO file", file, "", f"needs lists: {', '.join(parts)}", fatal=True)
         return False
