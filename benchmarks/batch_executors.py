@@ -11,6 +11,7 @@ executors' own work. Prints a Markdown table, and ends with 1 where an output is
 """
 
 import argparse
+import functools
 import json
 import os
 import signal
@@ -57,6 +58,7 @@ def poison(*, quickly: bool) -> None:
 
     detect: Any = VisionAgent.detect
 
+    @functools.wraps(detect)  # the server reads the signature
     def brought_down(agent: Any, phrase: Any, image: Any, **settings: Any) -> Any:
         if isinstance(image, list):
             return [brought_down(agent, phrase, each, **settings) for each in image]

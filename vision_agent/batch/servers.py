@@ -65,16 +65,29 @@ class Servers:
             raise InputError(bad_argument("servers", "at least one address, each once", list(urls)))
 
     def model(self) -> str | None:
-        """Return the name of the model that all serve; None for the default one.
+        """Return the name of the model that all serve; None for the default one. Those that are gone are left out.
 
         Raises:
-            EngineError: a server cannot be reached.
+            EngineError: no server can be reached.
             InputError: they serve different models.
         """
-        names = {server.url: server.model() for server in self._servers}
+        names: dict[str, str] = {}
+        gone: list[EngineError] = []
+        for server in self._servers:
+            try:
+                names[server.url] = server.model()
+            except EngineError as error:
+                if error.status is not None:
+                    raise
+                server.rests = True  # another may do its part meanwhile
+                gone.append(error)
+        if not names:
+            raise gone[0]
         if len(set(names.values())) > 1:
             raise InputError(bad_argument("servers", "servers of one model", names))
         (name,) = set(names.values())
+        for server in self._servers:
+            server.serves = name
         return None if name == _DEFAULT else name
 
     def work(self, job: Job, files: Sequence[str]) -> Done:
@@ -151,6 +164,7 @@ class _Server:
     url: str
     key: str | None = field(repr=False)
     seconds: float
+    serves: str = _DEFAULT
     rests: bool = False
     alone: bool = False
     busy: int = 0
@@ -168,13 +182,13 @@ class _Server:
             raise self._probe.error("does not say which model it serves: is it `vision-agent serve`?") from error
 
     def rest(self) -> _Answer:
-        """Wait a moment, and say whether it is ready."""
+        """Wait a moment, and say whether it is ready, with the model of the others."""
         time.sleep(_REST)
         try:
             self._probe.get("/health/ready")
+            return _Answer("ready" if self.model() == self.serves else "gone")
         except (EngineError, BusyError):
             return _Answer("gone")
-        return _Answer("ready")
 
     def ask(self, request: ServedRequest, file: str) -> _Answer:
         """Return the record of a file, or why there is none."""
