@@ -1,7 +1,9 @@
 """Numbers and dates as people print them, and texts compared in spite of a scanner's slips."""
 
 import datetime
+import json
 from decimal import Decimal
+from importlib.resources import files
 from typing import Literal
 
 import pytest
@@ -276,3 +278,26 @@ def test_only_whole_numbers_are_integers() -> None:
     assert 2 in list(readings(leaf(int), Decimal("2.0"), "2.0"))
     assert all(isinstance(each, Decimal | float) for each in readings(leaf(int), Decimal("2.5"), "2.5"))
     assert list(readings(leaf(float), Decimal("2.5"), "2.5"))[-1] == 2.5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "5 \u0645\u0627\u0631\u0633 2024",
+        "\u0665 \u0645\u0627\u0631\u0633 \u0662\u0660\u0662\u0664",
+        "5 \u05d1\u05de\u05e8\u05e5 2024",
+        "2024\ub144 3\uc6d4 5\uc77c",
+        "ng\u00e0y 5 th\u00e1ng 3 n\u0103m 2024",
+        "\u0665/\u0663/\u0662\u0660\u0662\u0664",
+    ],
+)
+def test_dates_in_arabic_hebrew_korean_and_vietnamese(text: str) -> None:
+    assert [found.value for found in find_dates(text)] == [datetime.date(2024, 3, 5)]
+
+
+def test_months_in_every_language_that_is_known() -> None:
+    """The same names, by CLDR: each is a date between a day and a year."""
+    names = json.loads(files("vision_agent.extract").joinpath("months.json").read_text("utf-8"))["months"]
+    for month, each in enumerate(names, start=1):
+        for name in each:
+            assert [found.value for found in find_dates(f"7 {name} 2024")] == [datetime.date(2024, month, 7)], name

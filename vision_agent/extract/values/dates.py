@@ -38,9 +38,10 @@ _PATTERNS = tuple(
     for name, pattern in (
         ("ymd", r"(?<![\d.])(?P<y>(?:19|20)\d{2})\s?(?P<s>[-/.])\s?(?P<m>\d{1,2})\s?(?P=s)\s?"
                 r"(?P<d>\d{1,2}?)(?=\D|$|[012]\d:[0-5]\d)"),
-        ("ymd", r"(?<!\d)(?P<y>(?:19|20)\d{2})\s?年\s?(?P<m>\d{1,2})\s?月\s?(?P<d>\d{1,2})\s?日"),
+        ("ymd", r"(?<!\d)(?P<y>(?:19|20)\d{2})\s?[年년]\s?(?P<m>\d{1,2})\s?[月월]\s?(?P<d>\d{1,2})\s?[日일]"),
+        ("dmy", r"(?<!\d)(?P<d>\d{1,2})\s+tháng\s+(?P<m>\d{1,2})\s*,?\s+năm\s+(?P<y>(?:19|20)\d{2})(?!\d)"),
         ("num", rf"(?<![\d])(?P<a>\d{{1,2}})\s?(?P<s>[-/.])\s?(?P<b>\d{{1,2}})\s?(?P=s)\s?'?{_YEAR}{_NO_MORE}"),
-        ("dmy", rf"(?<![\d])(?P<d>\d{{1,2}})(?:st|nd|rd|th|er|º|ª|°|η|-?a|-?e)?[\s.,/-]*(?:of\s|de\s?|d['\u2019])?"
+        ("dmy", rf"(?<![\d])(?P<d>\d{{1,2}})(?:st|nd|rd|th|er|º|ª|°|η|-?a|-?e)?[\s.,/-]*(?:of\s|de\s?|d['\u2019]|ב)?"
                 rf"(?P<n>{_NAMES})(?![^\W\d_])[\s.,/'-]*(?:de[l]?\s?)?{_YEAR}{_NO_MORE}"),
         ("mdy", rf"(?<![^\W\d_])(?P<n>{_NAMES})[\s.,/-]*(?P<d>\d{{1,2}})(?:st|nd|rd|th)?"
                 rf"(?:\s*,\s*|[\s./'-]+){_YEAR}{_NO_MORE}"),
@@ -59,6 +60,8 @@ _MISREAD = re.compile(
     r"(?<![A-Za-z0-9])(?=[^/.\s-]*\d|[^\s]*\d\d)[0-9OoIlSBZ]{1,2}([/-])[0-9OoIlSBZ]{1,2}\1[0-9OoIlSBZ]{2,4}(?![A-Za-z])"
 )
 _DIGITS = str.maketrans("OoIlSBZ", "0011582")
+# Arabic and Persian digits.
+_EASTERN = str.maketrans({chr(first + digit): str(digit) for first in (0x660, 0x6F0) for digit in range(10)})
 _AMERICAN = re.compile(  # a state with its code, not "CS 24198"
     r"\b(?:A[KLRZ]|C[AOT]|D[CE]|FL|GA|HI|I[ADLN]|K[SY]|LA|M[ADEINOST]|N[CDEHJMVY]|O[HKR]|PA|PR|RI|S[CD]|T[NX]|UT|V[AT]"
     r"|W[AIVY])\.?\s+\d{5}(?:-\d{4})?\b"
@@ -87,7 +90,7 @@ def find_dates(text: str, order: DateOrder = "dmy") -> list[FoundDate]:
     Args:
         order: of day and month where the numbers do not tell.
     """
-    text = _MISREAD.sub(lambda match: match[0].translate(_DIGITS), text)
+    text = _MISREAD.sub(lambda match: match[0].translate(_DIGITS), text.translate(_EASTERN))
     found: list[FoundDate] = []
     for index, (name, pattern) in enumerate(_PATTERNS):
         for match in pattern.finditer(text):
@@ -115,7 +118,7 @@ def find_time(text: str) -> tuple[datetime.time, int, int] | None:
 def date_order_of(texts: Iterable[str]) -> DateOrder:
     """Return the order of day and month that a document uses; "dmy" where nothing in it tells."""
     votes = {"dmy": 0.0, "mdy": 0.0}
-    numeric = _PATTERNS[2][1]
+    numeric = next(pattern for name, pattern in _PATTERNS if name == "num")
     for text in texts:
         for match in numeric.finditer(text):
             first, second = int(match["a"]), int(match["b"])
