@@ -175,6 +175,7 @@ def bad_argument(name: str, expected: str, got: object) -> str:
 
 
 EXTRAS = {
+    "benchmark": ("faster_coco_eval", "openpyxl", "pyarrow"),
     "cuda-quantization": ("accelerate", "bitsandbytes"),
     "diffusers": ("diffusers",),
     "faiss": ("faiss",),
