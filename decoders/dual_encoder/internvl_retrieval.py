@@ -4,6 +4,7 @@ Texts are read as it was trained: after "summarize:", with an end token, at most
 out get noise.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from .internvl_towers import InternVLTowers
 
 _PREFIX = "summarize:"
 _LONGEST = 80  # tokens
+_READ = 2**20  # bytes at the start of a pickled file
 _SAFE, _PICKLED = "*.safetensors", "pytorch_model*.bin"
 # What the checkpoint has beside: matching of pairs, captions, and what is computed from the config.
 _LEFT_OUT = ("itm_head.", "qllama.lm_head.")
@@ -80,7 +82,7 @@ class InternVLRetrieval:
         place = choose_device(device)
         towers = _loaded(folder, torch.float32 if place.type == "cpu" else torch.bfloat16)
         processor, tokenizer = preparation_of(folder)
-        made = cls(towers.to(place), processor, tokenizer, folder.resolve().name, identity_of(folder))
+        made = cls(towers.to(place), processor, tokenizer, folder.resolve().name, _identity(folder))
         if by_queries:
             made._by_queries = True
             made.name, made.fingerprint = f"{made.name}-G", f"{made.fingerprint}-g"
@@ -123,6 +125,17 @@ class InternVLRetrieval:
     def _placed(self, pixels: Tensor) -> Tensor:
         weights = self._towers.query_tokens
         return pixels.to(weights.device, weights.dtype)
+
+
+def _identity(folder: Path) -> str:
+    """What tells checkpoints apart; of pickled ones, whose tensors lie anywhere, sizes and first bytes."""
+    if any(folder.glob(_SAFE)):
+        return identity_of(folder)
+    parts = [(folder / "config.json").read_bytes()]
+    for file in sorted(folder.glob(_PICKLED)):
+        with open(file, "rb") as stream:
+            parts.append(f"{file.name} {file.stat().st_size}".encode() + stream.read(_READ))
+    return hashlib.sha256(b"\n".join(parts)).hexdigest()[:32]
 
 
 def _loaded(folder: Path, dtype: torch.dtype) -> InternVLTowers:
