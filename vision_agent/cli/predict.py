@@ -26,7 +26,6 @@ from vision_agent.cli.options import (
     limits,
 )
 from vision_agent.cli.saving import ImageOutput
-from vision_agent.cli.videos import track
 from vision_agent.planning.result import AgentResult
 from vision_agent.validation import check_length, check_phrase, check_phrases, check_request
 
