@@ -27,7 +27,7 @@ ItemsArgument = Annotated[list[str], typer.Argument(help=_PATHS_HELP)]
 class ExecutorOptions:
     """How a run is done."""
 
-    out: RecordsOption
+    out: RecordsOption = None
     workers: Annotated[
         int | None, typer.Option("--workers", help="Processes, Ray actors, or requests at once of each server.")
     ] = None
