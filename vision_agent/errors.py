@@ -176,6 +176,7 @@ def bad_argument(name: str, expected: str, got: object) -> str:
 
 EXTRAS = {
     "benchmark": ("faster_coco_eval", "openpyxl", "pyarrow"),
+    "bytetrack": ("trackers",),
     "cuda-quantization": ("accelerate", "bitsandbytes"),
     "diffusers": ("diffusers",),
     "faiss": ("faiss",),
@@ -186,6 +187,7 @@ EXTRAS = {
     "lora": ("peft",),
     "mcp": ("mcp",),
     "ocr": ("cv2", "onnxruntime", "pypdfium2", "rapidocr", "stdnum"),
+    "office": ("docx", "lxml"),
     "offload": ("accelerate",),
     "parquet": ("pyarrow",),
     "ray": ("ray",),

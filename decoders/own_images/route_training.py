@@ -26,7 +26,7 @@ from vision_agent.model.backbone import Backbone
 from vision_agent.model.machine_memory import peak_memory
 from vision_agent.plugins.decoder import BoxTargets, MaskTargets
 from vision_agent.plugins.route import RouteSpec
-from vision_agent.train.adapter_training import AdapterSample, AdapterTraining, train_adapter
+from vision_agent.train.adapter_training import AdapterParts, AdapterSample, AdapterTraining, train_with
 from vision_agent.train.seen_images import SeenImages
 from vision_agent.train.token_writing import TokenPlaces, WrittenAnswer, answer_places, read_places
 
@@ -167,7 +167,13 @@ def train_route(
         places.append(read_places(backbone, requests.answers(annotations.train[: settings.writing], 0), token_id))
         return places[0]
 
-    train_adapter(
+    train_with(
+        AdapterParts(
+            seen=held,
+            written=wanted if writes else None,
+            keep_row=known,
+            loss=_mask_and_box_loss if kind == "seg" else None,
+        ),
         backbone,
         spec,
         lambda number: requests.sample(number),
@@ -180,10 +186,6 @@ def train_route(
             save_minutes=settings.save_minutes,
         ),
         on_step=stepped,
-        seen=held,
-        written=wanted if writes else None,
-        keep_row=known,
-        loss=_mask_and_box_loss if kind == "seg" else None,
     )
     agent.load_adapter(target)
     tell(f"measuring {len(annotations.validation)} validation images")

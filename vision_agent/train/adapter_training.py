@@ -87,10 +87,6 @@ def train_adapter(
     settings: AdapterTraining | None = None,
     *,
     on_step: Callable[[int, float], None] | None = None,
-    seen: SeenImages | None = None,
-    written: Callable[[int], TokenPlaces] | None = None,
-    keep_row: bool = False,
-    loss: DecoderLoss | None = None,
     **decoder_settings: Any,
 ) -> Path:
     """Train a new route for a model, whose own weights are frozen. Call it again to resume a run that was stopped.
@@ -108,10 +104,6 @@ def train_adapter(
         out: the adapter's folder; beside its files, `recipe.json`, `state.pt` and `log.jsonl` of the run.
         settings: None for the values above.
         on_step: called as `on_step(step, loss)` after every step.
-        seen: keeps what the model sees of images that have a `key`; None to look at each anew.
-        written: the id of the token -> where the model shall write it by itself; its row of the head is fitted first.
-        keep_row: the token may be one of the vocabulary, whose row stays as it is: what the model writes cannot change.
-        loss: called as the decoder's `loss` is, with the decoder before it, and in its place.
         decoder_settings: what the decoder's `for_backbone` takes beyond the contract.
 
     Returns:
@@ -126,17 +118,49 @@ def train_adapter(
         InputError: a sample without a phrase; `out` is a file; a `draw` that cannot be sent to `workers`.
         FloatingPointError: a loss that is not finite.
     """
+    return train_with(AdapterParts(), backbone, spec, draw, out, settings, on_step=on_step, **decoder_settings)
+
+
+@dataclass(frozen=True)
+class AdapterParts:
+    """What training an adapter may be given besides.
+
+    Attributes:
+        seen: keeps what the model sees of images that have a `key`; None to look at each anew.
+        written: the id of the token -> where the model shall write it by itself; its row of the head is fitted first.
+        keep_row: the token may be one of the vocabulary, whose row stays as it is: what the model writes cannot change.
+        loss: called as the decoder's `loss` is, with the decoder before it, and in its place.
+    """
+
+    seen: SeenImages | None = None
+    written: Callable[[int], TokenPlaces] | None = None
+    keep_row: bool = False
+    loss: DecoderLoss | None = None
+
+
+def train_with(
+    parts: AdapterParts,
+    backbone: Backbone,
+    spec: RouteSpec,
+    draw: Callable[[int], AdapterSample],
+    out: str | Path,
+    settings: AdapterTraining | None = None,
+    *,
+    on_step: Callable[[int, float], None] | None = None,
+    **decoder_settings: Any,
+) -> Path:
+    """Train an adapter as `train_adapter` does, with parts of its own."""
     _check_arguments(backbone, spec, draw, out, settings, on_step)
     folder, settings = Path(out), settings or AdapterTraining()
     if settings.workers:
         _check_sendable(draw)
     known = spec.token in backbone.tokenizer.get_vocab()
-    if known and not keep_row and not (folder / "recipe.json").is_file():
+    if known and not parts.keep_row and not (folder / "recipe.json").is_file():
         raise RouteError(
             f"{backbone.name!r} has the token {spec.token!r} already, and training would change it: take another token"
         )
     with torch.random.fork_rng():  # a library does not change its caller's random numbers
-        run = _Run(backbone, spec, settings, decoder_settings, seen, written, keep_row, loss)
+        run = _Run(backbone, spec, settings, decoder_settings, parts)
         claim_folder(folder, run.recipe)
         loop = TrainingLoop(
             folder,
@@ -228,11 +252,9 @@ class _Run:
         spec: RouteSpec,
         settings: AdapterTraining,
         given: dict[str, Any],
-        seen: SeenImages | None,
-        written: Callable[[int], TokenPlaces] | None,
-        keep_row: bool,
-        loss: DecoderLoss | None,
+        parts: AdapterParts,
     ) -> None:
+        written = parts.written
         kind = load_decoder(spec.decoder)
         if not kind.needs_image or kind.prepare_image is not Decoder.prepare_image:
             raise ConfigError(
@@ -248,9 +270,9 @@ class _Run:
         # The row of a head that is a table of its own is fitted alone; one table's row is, and then stays.
         head_C = None if written is None or self.tied else head[self.route.token_id].detach().float().clone()
         self.adapter = _Adapter(table[self.route.token_id].detach().float().clone(), head_C, self.route)
-        self.keeps_row = keep_row or (written is not None and self.tied)
-        self.seen = seen or SeenImages(backbone)
-        self.loss_of = loss or (lambda decoder, *parts: decoder.loss(*parts))
+        self.keeps_row = parts.keep_row or (written is not None and self.tied)
+        self.seen = parts.seen or SeenImages(backbone)
+        self.loss_of = parts.loss or (lambda decoder, *parts: decoder.loss(*parts))
         self.recipe = {
             "spec": spec.model_dump(mode="json"),
             "settings": settings.model_dump(mode="json", exclude={"steps", "workers", "save_minutes"}),
@@ -258,9 +280,9 @@ class _Run:
             "model": backbone.fingerprint,
         }
         self.places = None if written is None else written(self.route.token_id)
-        if keep_row or self.places is not None:
+        if parts.keep_row or self.places is not None:
             places = 0 if self.places is None else len(self.places.best_P)
-            self.recipe["token"] = {"keep_row": keep_row, "places": places}
+            self.recipe["token"] = {"keep_row": parts.keep_row, "places": places}
         if self.places is not None:
             fit_row(self.adapter.row if self.tied else self.adapter.head_row, self.places)
 
