@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from vision_agent import DocumentError, InputError
+from vision_agent import DocumentError, ImageTooLargeError, InputError
 from vision_agent.documents.options import OcrOptions
 from vision_agent.documents.reader import DocumentReader
+from vision_agent.documents.source import page_images
+from vision_agent.images.loading import ImageLimits
 
 ALONE = OcrOptions(text_layer="only")
 
@@ -46,3 +48,15 @@ def test_empty_files_and_unknown_bytes_are_told(tmp_path: Path) -> None:
             DocumentReader().read(source, ALONE)
     with pytest.raises(InputError, match="no image in a known format"):
         DocumentReader().read(bytes(range(128, 256)), ALONE)
+
+
+@pytest.mark.parametrize("file", ["invoice.pdf", "scan.PNG", "scan.tiff"])
+def test_text_under_the_name_of_a_picture_is_told(tmp_path: Path, file: str) -> None:
+    (tmp_path / file).write_bytes(b"<!DOCTYPE html><title>404 Not Found</title><p>The total is 12.00")
+    with pytest.raises(InputError, match="which is text, whatever its name says"):
+        DocumentReader().read(tmp_path / file, ALONE)
+
+
+def test_pages_of_text_keep_to_the_limits() -> None:
+    with pytest.raises(ImageTooLargeError, match="1240 x 1754 pixels"):
+        list(page_images(b"hello", limits=ImageLimits(max_pixels=100_000)))

@@ -101,7 +101,7 @@ def test_pages_of_a_tiff(http: httpx.Client) -> None:
         (INVOICE.read_bytes(), {"page": "one"}, "page", "valid integer"),
         (INVOICE.read_bytes(), {"pages": "1"}, "pages", "no field of this request"),
         (INVOICE.read_bytes()[:600], {}, "document", "`document` must be"),
-        (b"words", {}, "document", "`document` must be"),
+        (b"\x00\x01\x02words\xff", {}, "document", "`document` must be"),
         (b"", {}, "document", "`document` must be"),
     ],
 )

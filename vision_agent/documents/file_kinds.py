@@ -24,6 +24,7 @@ _BY_SUFFIX = {
     ".xlsx": "an Excel file", ".xls": "an Excel file", ".pptx": "a PowerPoint file", ".ppt": "a PowerPoint file",
     ".msg": "a mail of Outlook",
 }  # fmt: skip
+_NO_TEXT = {".pdf", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".gif", ".bmp", ".avif", ".heic", ".jp2"}
 _WEB = re.compile(rb"<(html|!doctype html)\b|^\s*<(body|div|p|h[1-6]|table|ul|ol|article|section|main|form)[\s>]")
 _MAIL = (b"from:", b"received:", b"return-path:", b"mime-version:", b"delivered-to:", b"message-id:", b"subject:")
 
@@ -35,8 +36,10 @@ def unread_kind(head: bytes, file: str = "") -> str | None:
         head: its first bytes.
         file: its path, "" for none.
     """
-    kind = _BY_SUFFIX.get(PurePath(file).suffix.lower())
-    lower = head.lower()
+    suffix, lower = PurePath(file).suffix.lower(), head.lower()
+    kind = _BY_SUFFIX.get(suffix)
+    if suffix in _NO_TEXT and head and _is_text(head):  # such as a page that says "not found", saved as a PDF
+        return "text, whatever its name says: it is read under a name that ends in .txt or .html"
     if kind is None and head.startswith(b"PK"):
         kind = next((name for mark, name in _BY_MARK if mark in lower), "a ZIP archive")
     if kind is None and head.startswith(b"\xd0\xcf\x11\xe0"):
@@ -53,7 +56,7 @@ def text_kind(head: bytes, data: bytes | None, file: str = "") -> TextKind | Non
         file: its path, "" for none.
     """
     suffix, lower = PurePath(file).suffix.lower(), head.lower()
-    if suffix in _BY_SUFFIX or not head:
+    if suffix in _BY_SUFFIX or suffix in _NO_TEXT or not head:
         return None
     if head.startswith(b"PK"):
         return "a Word file" if _holds_word(data, file) else None

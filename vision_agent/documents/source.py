@@ -21,6 +21,7 @@ from vision_agent.documents.page_choice import ChosenPages, PageChoice
 from vision_agent.documents.pdf import Layer, PdfField
 from vision_agent.documents.typesetting import SetBlock, typeset
 from vision_agent.errors import DocumentError, ImageError, InputError, bad_argument
+from vision_agent.images.limits import CheckedSource
 from vision_agent.images.loading import ImageLimits, ImageSource, load_image
 from vision_agent.images.regular_files import open_regular
 
@@ -126,7 +127,7 @@ def page_images(
         with _tiff(opened, name) as image:
             yield from _frames(image, str(file), chosen, limits, name)
     elif kind := text_kind(head, opened if isinstance(opened, bytes) else None, str(file)):
-        yield from _text_pages(_whole(opened, name), kind, str(file), chosen, name)
+        yield from _text_pages(_whole(opened, name), kind, str(file), chosen, limits, name)
     else:
         chosen.of(1, name)
         yield PageImage(_image(opened, str(file), head, limits, name), file=str(file))
@@ -198,10 +199,14 @@ def _whole(source: Any, name: str) -> bytes:
     return data
 
 
-def _text_pages(data: bytes, kind: TextKind, file: str, chosen: ChosenPages, name: str) -> Iterator[PageImage]:
+def _text_pages(
+    data: bytes, kind: TextKind, file: str, chosen: ChosenPages, limits: ImageLimits, name: str
+) -> Iterator[PageImage]:
     pages = typeset(parts_of(data, kind, name))
+    checked = CheckedSource(name, f"{kind} that is set on pages", limits)
     for number in chosen.of(len(pages), name):
         page = pages[number - 1]
+        checked.check_size(page.width, page.height)
         yield PageImage(page.image(), number, file, count=len(pages), blocks=tuple(page.blocks))
 
 

@@ -11,8 +11,8 @@ from command_line import CommandLine
 from PIL import Image
 
 from vision_agent import CheckpointError, ConfigError, VisionAgent
-from vision_agent.decoders.probes import ClassifyHead, SemanticHead, load_head
 from vision_agent.decoders.probes.fitting import ProbeTraining, train_head
+from vision_agent.decoders.probes.heads import ClassifyHead, SemanticHead, load_head
 from vision_agent.decoders.probes.labelled_folders import read_classes, read_maps
 from vision_agent.errors import AdapterMismatchError, AnnotationError
 
