@@ -149,6 +149,8 @@ STATEMENT = [
 ]  # fmt: skip
 CLINIC = [(60, 90, "Name:"), (200, 90, "Peter Falk"), (60, 120, "Patient:"), (200, 120, "Maria Lopez"),
           (60, 150, "Temperature:"), (250, 150, "-12.5 °C")]  # fmt: skip
+WARD = [(60, 90, "Patient name: Olga Lindqvist"), (60, 120, "Insured: yes"), (60, 150, "Smoker: no"),
+        (60, 180, "Emergency contact: Per Lindqvist"), (60, 210, "Hospital bill paid by patient")]  # fmt: skip
 ORDER = [
     (60, 380, "Description"), (400, 380, "Qty"), (500, 380, "Unit price"), (650, 380, "Amount"),
     (60, 410, "Hex bolt kit"), (405, 410, "12"), (500, 410, "4.00"), (655, 410, "48.00"),
@@ -163,6 +165,9 @@ ORDER = [
         (STATEMENT, "closing balance?", "3,100.00"), (STATEMENT, "What is the opening balance?", "1,000.00"),
         (STATEMENT, "Is this paid?", ""), (STATEMENT, "What is the account holder's name?", ""),
         (CLINIC, "Who is the patient?", "Maria Lopez"), (CLINIC, "What is the temperature?", "-12.5 °C"),
+        (WARD, "Who is the patient?", "Olga Lindqvist"), (WARD, "What is the patient's name?", "Olga Lindqvist"),
+        (WARD, "Who is the emergency contact?", "Per Lindqvist"), (WARD, "Is the patient insured?", "yes"),
+        (WARD, "Is the patient a smoker?", "no"), (WARD, "Is the doctor insured?", ""),
         (CLINIC, "Who is the nurse?", ""), (ORDER, "How many hex bolt kits?", "12"),
         (ORDER, "How many washer sets were ordered?", "3"), (ORDER, "Is this paid?", "yes"),
         (ORDER, "Has this invoice been paid?", "yes"), (ORDER, "Is it signed?", "no"), (ORDER, "Is it overdue?", ""),

@@ -99,7 +99,8 @@ def rank_pages(question: str, document: OcrResult) -> list[int]:
 
 def _content(question: str) -> list[str]:
     """The words of a question that say what it is about."""
-    return list(dict.fromkeys(word for word in words_of(question) if word not in _STOPWORDS))
+    plain = re.sub(r"(?<=\w)['\u2019]s\b", "", question)  # whose something is
+    return list(dict.fromkeys(word for word in words_of(plain) if word not in _STOPWORDS))
 
 
 def is_document(source: Any) -> bool:
@@ -175,11 +176,14 @@ def _as_leaf(question: str) -> Leaf:
     if best is not None and best[0] >= 0.45:
         concept = best[1]
     else:
-        labels = tuple(dict.fromkeys(folded(each) for each in (" ".join(content), *content) if len(folded(each)) > 3))
+        named = [f"{each} name" for each in content] if kind == "party" or _NAME.search(question) else []
+        words = (*named, " ".join(content), *content)
+        labels = tuple(dict.fromkeys(folded(each) for each in words if len(folded(each)) > 3))
         concept = Concept(".question", kind if kind is not None and kind != "party" else "text", labels)
     return Leaf(("answer",), forms, (text or "answer",), concept, "", {}, TypeAdapter(str), True)
 
 
+_NAME = re.compile(r"\bname\b", re.IGNORECASE)
 _YES_OR_NO = re.compile(
     r"(?:is|are|was|were|has|have|had|does|did|do|ist|sind|wurde|wurden|hat|est-ce|a-t|est|está|esta|ha|è|is het)\b",
     re.IGNORECASE,
@@ -196,14 +200,18 @@ def _yes_or_no(question: str, view: View) -> tuple[str, Excerpt | None]:
     asked = [word for word in asked if word not in ("been", "already", "yet", "has", "have", "had", "did")]
     if not asked:
         return "", None
-    state = asked[-1]
+    state, others = asked[-1], set(asked[:-1])
+    is_on_page = others <= {word for piece in view.pieces for word in words_of(piece.text)}
     for piece in view.pieces:
         for start, end, _ in find_folded(state, piece.shape, fuzzy=False):
             first, last = piece.shape.span(start, end)
-            if not set(asked[:-1]) <= set(words_of(piece.text)):
-                continue
             rest = words_of(piece.text[last:])
             beside = rest or words_of(" ".join(other.text for other in view.sheet(piece).right_of(piece)[:1]))
+            if not others <= set(words_of(piece.text)):
+                # Whose state it is may stand elsewhere, where the line is a label with its yes or no.
+                if is_on_page and len(beside) == 1 and beside[0] in _REFUSES | _AFFIRMS:
+                    return ("no" if beside[0] in _REFUSES else "yes"), Excerpt.whole(piece)
+                continue
             if _NOT.search(piece.text[:first]) or (beside[:1] and beside[0] in _REFUSES):
                 return "no", Excerpt.whole(piece)
             if len(words_of(piece.text)) <= _SHORT_LINE and not any(map(str.isdigit, "".join(beside))):
