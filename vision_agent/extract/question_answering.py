@@ -177,8 +177,8 @@ def _as_leaf(question: str) -> Leaf:
         concept = best[1]
     else:
         named = [f"{each} name" for each in content] if kind == "party" or _NAME.search(question) else []
-        words = (*named, " ".join(content), *content)
-        labels = tuple(dict.fromkeys(folded(each) for each in words if len(folded(each)) > 3))
+        asked = (*named, " ".join(content), *content)
+        labels = tuple(dict.fromkeys(folded(each) for each in asked if len(folded(each)) > 3))
         concept = Concept(".question", kind if kind is not None and kind != "party" else "text", labels)
     return Leaf(("answer",), forms, (text or "answer",), concept, "", {}, TypeAdapter(str), True)
 
