@@ -123,19 +123,20 @@ def _drawn_boxes(image: Image.Image, sheet: Sheet) -> list[tuple[Box, bool]]:
     square &= (np.maximum(wide, high) <= 1.5 * np.minimum(wide, high)) & (area < 0.85 * wide * high)
     # What a PDF says itself is no box, nor is a number; a reader takes an empty box for a single letter.
     said = [
-        word.box.xyxy
+        (*word.box.xyxy, line.size is not None)
         for line in sheet.page.lines
         for word in line.words
         if line.size is not None or len(word.text) > 2 or word.text.isdigit()
     ]
-    words = np.array(said).reshape(-1, 4)
+    words = np.array(said, dtype=np.float64).reshape(-1, 5)
     found = []
     for index in np.flatnonzero(square)[:2000].tolist():
         x0, y0, x1, y1 = (int(each) for each in (x[index], y[index], x[index] + wide[index], y[index] + high[index]))
         middle = (x0 + x1) / 2, (y0 + y1) / 2
-        inside = (words[:, :2] <= middle).all(axis=1) & (words[:, 2:] >= middle).all(axis=1)
-        # A reader may take a box for the first character of its label.
-        inside &= (words[:, 0] < x0 - 0.3 * (x1 - x0)) | (words[:, 2] < x1 + 1.5 * (x1 - x0))
+        inside = (words[:, :2] <= middle).all(axis=1) & (words[:, 2:4] >= middle).all(axis=1)
+        # A reader may take a box for the first character of its label; a PDF says which characters it has.
+        first = (words[:, 0] >= x0 - 0.3 * (x1 - x0)) & (words[:, 2] >= x1 + 1.5 * (x1 - x0))
+        inside &= ~first | (words[:, 4] > 0)
         if inside.any() or (frame := _frame(dark[y0:y1, x0:x1] > 0)) is None:
             continue
         left, top, right, bottom, inked = frame
