@@ -5,9 +5,9 @@
 `detect` with the default model over small copies of the example photos. Three files are poison: the model's process is
 killed at one, hangs at another, and the third is damaged. Each executor does the job undisturbed, then once more while
 half of its workers, and later the driver itself, are killed with `kill -9`; the run is resumed, and both outputs must
-be those of the first executor, to the byte. Then all good files are done once more by local workers and by Ray, timed
-from the first record to the last. With `--quick` the model looks at nothing and answers at once: what is left is the
-executors' own work. Prints a Markdown table, and ends with 1 where an output is another.
+be those of the first executor, to the byte; records that differ are shown. Then all good files are done once more by
+local workers and by Ray, timed from the first record to the last. With `--quick` the model looks at nothing and answers
+at once: what is left is the executors' own work. Prints a Markdown table, and ends with 1 where an output is another.
 """
 
 import argparse
@@ -140,7 +140,11 @@ def executor(kind: str, workers: int, where: str) -> Executor:
 def workers_of(kind: str, driver: int, servers: Supervised | None) -> list[psutil.Process]:
     """The processes that work for a driver."""
     if kind == "servers" and servers is not None:
-        return [psutil.Process(server.pid) for server in servers.servers]
+        found = []
+        for server in servers.servers:
+            with suppress(psutil.NoSuchProcess):  # it ended just now, by its file
+                found.append(psutil.Process(server.pid))
+        return found
     word = "ray::_Actor" if kind == "ray" else "spawn_main"
     return [each for each in psutil.Process(driver).children(recursive=True) + _of_ray(kind) if word in _title(each)]
 
@@ -248,7 +252,12 @@ def main() -> None:
             first = first or whole.read_bytes()
             equal = first == whole.read_bytes() == again.read_bytes()
             failed |= not equal
-            records = [json.loads(line) for line in again.read_bytes().splitlines()]
+            lines = again.read_bytes().splitlines()
+            if not equal:
+                others = zip(first.splitlines(), whole.read_bytes().splitlines(), lines, strict=False)
+                shown = [b"\n".join(three).decode() for three in others if len(set(three)) > 1]
+                print("\n\n".join(shown[:3]), file=sys.stderr)
+            records = [json.loads(line) for line in lines]
             errors = [f"{Path(each['file']).name} {each['error']['type']}" for each in records if each["error"]]
             told = f"| {kind} | {len(records)} | {took:.0f} | {kills} | {equal} | {', '.join(errors)} |"
             print(told, flush=True)

@@ -1,5 +1,6 @@
 """One job by any executor: the same acceptance tests for local workers, Ray's actors and servers."""
 
+import json
 import os
 import shutil
 import socket
@@ -11,13 +12,26 @@ from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from PIL import Image
 from quick_job import COUNT, DAMAGED, HANGS, KILLS, KINDS, QuickJob, executor, files_in
 
-from vision_agent import EngineError, InputError
-from vision_agent.batch import Job, LocalWorkers, RayActors, Servers, Summary, merge, process
+from vision_agent import AnswerError, EngineError, ImageError, InputError, load_image
+from vision_agent.batch import (
+    ImageJob,
+    Job,
+    LocalWorkers,
+    RayActors,
+    Servers,
+    Summary,
+    merge,
+    process,
+    process_images,
+)
+from vision_agent.batch import run as batch_run
 from vision_agent.batch.records import read_records
 from vision_agent.batch.workers import answered
 
@@ -149,6 +163,62 @@ def test_kills_of_workers_and_of_the_driver_change_nothing(
         f"{HANGS:02}": "TimedOut",
         f"{DAMAGED:02}": "ImageError",
     }
+    assert all(error["message"].endswith(", in 3 attempts") for error in errors.values()), errors
+
+
+class _Reads:
+    """A job whose files cannot be read until they were opened so often."""
+
+    def __init__(self, error: Exception, bad: int) -> None:
+        self.error, self.bad, self.reads = error, bad, 0
+
+    def __call__(self, file: str) -> dict[str, Any]:
+        self.reads += 1
+        if self.reads <= self.bad:
+            raise self.error
+        return {"text": "read"}
+
+
+@pytest.mark.parametrize(
+    ("error", "bad", "reads", "said"),
+    [
+        (OSError("stale file handle"), 2, 3, None),  # a disk of the network was away for a moment
+        (OSError("stale file handle"), 9, 3, "stale file handle, in 3 attempts"),
+        (ImageError("it is cut off"), 9, 3, "it is cut off, in 3 attempts"),
+        (AnswerError("no such object", ""), 9, 1, "no such object"),  # what a model says is final
+        (ValueError("bad text"), 9, 1, "bad text"),
+    ],
+)
+def test_files_that_cannot_be_read_are_tried_three_times(
+    error: Exception, bad: int, reads: int, said: str | None
+) -> None:
+    work = _Reads(error, bad)
+    kind, line, well = answered(work, "a.jpg")
+    record = json.loads(line)
+    assert (kind, well, work.reads) == ("done", said is None, reads)
+    assert record["error"] == (said and {"type": type(error).__name__, "message": said})
+
+
+def test_images_of_a_run_in_this_process_are_read_three_times_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = load_image
+    opened: Counter[str] = Counter()
+
+    def fails(file: Path, **settings: Any) -> Image.Image:
+        opened[file.name] += 1
+        if (file.name, opened[file.name]) in {("healed.png", 1), ("healed.png", 2)}:
+            raise OSError("stale file handle")
+        return read(file, **settings)
+
+    monkeypatch.setattr(batch_run, "load_image", fails)
+    Image.new("RGB", (40, 40)).save(tmp_path / "healed.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "healed.png").read_bytes()[:40])
+    files = [str(tmp_path / name) for name in ("cut.png", "healed.png")]
+    assert process_images(files, ImageJob("count", "dog"), tmp_path / "out.jsonl").failed == 1
+    cut, healed = read_records(tmp_path / "out.jsonl")
+    assert opened == {"cut.png": 3, "healed.png": 3}
+    assert cut["error"]["message"].endswith(", in 3 attempts") and healed["error"] is None
 
 
 def test_shards_merge_to_the_bytes_of_the_whole(place: Path, files: list[str], whole: Path) -> None:
@@ -241,7 +311,11 @@ def _workers(kind: str, driver: int, request: pytest.FixtureRequest) -> list[psu
         return [each for each in psutil.Process(driver).children() if "spawn_main" in _title(each)]
     if kind == "ray":
         return [each for each in psutil.process_iter() if _title(each).startswith("ray::_Actor")]
-    return [psutil.Process(server.pid) for server in request.getfixturevalue("servers").servers]
+    found = []
+    for server in request.getfixturevalue("servers").servers:
+        with suppress(psutil.NoSuchProcess):  # it ended just now, by its file
+            found.append(psutil.Process(server.pid))
+    return found
 
 
 def _environment() -> dict[str, str]:

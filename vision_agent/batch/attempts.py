@@ -1,19 +1,23 @@
-"""How often a file is tried that brings down what works on it, and what its record says in the end.
+"""How often a file is tried that cannot be read or that brings down what works on it, and what its record says then.
 
-An exception is an answer about a file, and final. A process that ends, or takes too long, may be the file's fault or
-not: another process tries the file again, after the others. The record is the same whatever ran the job.
+A file that cannot be read is tried again at once: a disk of the network may have failed. A process that ends, or takes
+too long, may be the file's fault or not: another process tries the file again, after the others. Every other error is
+an answer about the file, and final. The record is the same whatever ran the job.
 """
 
 from collections import Counter
-from collections.abc import Generator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Generator, Sequence
+from typing import Protocol, TypeVar
 
 from vision_agent.batch.jobs import Job
-from vision_agent.batch.records import as_line
+from vision_agent.batch.records import Record, as_line, failed
 from vision_agent.errors import InputError, bad_argument
 
+T = TypeVar("T")
+
 ATTEMPTS = 3
-"""How often a file is tried whose worker ends or takes too long."""
+"""How often a file is tried that cannot be read, or whose worker ends or takes too long."""
+_UNREADABLE = (InputError, OSError)
 
 Done = Generator[tuple[str, bytes, bool], None, None]
 """Files, each with its record as a line and whether it went well, as they are done."""
@@ -29,6 +33,25 @@ class Executor(Protocol):
             VisionAgentError: what would fail for every file.
         """
         ...
+
+
+def attempted(work: Callable[[str], T], file: str) -> T:
+    """Return what `work` gives for a file; one that cannot be read is tried again. Raises the last attempt's error."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return work(file)
+        except _UNREADABLE:
+            if attempt == ATTEMPTS:
+                raise
+    raise AssertionError("an attempt returns or raises")
+
+
+def failed_in_the_end(file: str, error: Exception) -> Record:
+    """Return the record of a file that `attempted` gave up, or of any other error."""
+    record = failed(file, error)
+    if isinstance(error, _UNREADABLE):
+        record["error"]["message"] = f"{error}, in {ATTEMPTS} attempts"
+    return record
 
 
 class Attempts:

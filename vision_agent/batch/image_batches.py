@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from PIL import Image
 from pydantic import BaseModel
 
+from vision_agent.batch.attempts import attempted
 from vision_agent.batch.image_workers import Asked
 from vision_agent.errors import CheckpointError, ConfigError, MissingExtraError, RouteError, UnknownDecoderError
 
@@ -77,8 +78,8 @@ def _answered(batch: Sequence[AnsweredImage], asked: Asked) -> Iterator[Answered
         results = dict(zip((file for file, _ in there), together, strict=True))
     except OF_THE_RUN:
         raise
-    except Exception as error:  # an image may break anything; the others are still asked about
-        results = {there[0][0]: error} if len(there) == 1 else {file: _alone(image, asked) for file, image in there}
+    except Exception:  # an image may break anything; the others are still asked about
+        results = {file: _alone(file, image, asked) for file, image in there}
     for each in batch:
         result = results.get(each.file)
         if isinstance(result, Exception):
@@ -87,9 +88,9 @@ def _answered(batch: Sequence[AnsweredImage], asked: Asked) -> Iterator[Answered
             yield AnsweredImage(each.file, each.image, result, each.error)
 
 
-def _alone(image: Image.Image, asked: Asked) -> BaseModel | Exception:
+def _alone(file: str, image: Image.Image, asked: Asked) -> BaseModel | Exception:
     try:
-        (result,) = asked([image])
+        (result,) = attempted(lambda _: asked([image]), file)
     except Exception as error:
         return error
     return result

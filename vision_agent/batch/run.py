@@ -9,11 +9,11 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from vision_agent.batch.attempts import Done, Executor
+from vision_agent.batch.attempts import Done, Executor, attempted, failed_in_the_end
 from vision_agent.batch.image_batches import ask_in_batches
 from vision_agent.batch.image_jobs import ImageJob, record_of
 from vision_agent.batch.jobs import Job
-from vision_agent.batch.records import Record, Records, as_line, failed
+from vision_agent.batch.records import Record, Records, as_line
 from vision_agent.batch.shards import Shard
 from vision_agent.batch.tables import SUFFIXES, check_suffix, write_table
 from vision_agent.batch.workers import LocalWorkers
@@ -109,12 +109,12 @@ def process_images(
     """
 
     def load(file: str) -> Image.Image:
-        return load_image(Path(file), limits=limits or ImageLimits())
+        return attempted(lambda name: load_image(Path(name), limits=limits or ImageLimits()), file)
 
     def done(wanted: Sequence[str], left: Sequence[str]) -> Done:
         for each in ask_in_batches(wanted, frozenset(left), load, job.loaded):
             if each.result is None:
-                record = failed(each.file, each.error or RuntimeError("no result"))
+                record = failed_in_the_end(each.file, each.error or RuntimeError("no result"))
             else:
                 record = record_of(each.file, each.result)
             yield each.file, as_line(record), each.result is not None

@@ -12,9 +12,16 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vision_agent.batch.attempts import Attempts, Done, check_count, check_seconds
+from vision_agent.batch.attempts import (
+    Attempts,
+    Done,
+    attempted,
+    check_count,
+    check_seconds,
+    failed_in_the_end,
+)
 from vision_agent.batch.jobs import Job
-from vision_agent.batch.records import as_line, failed
+from vision_agent.batch.records import as_line
 from vision_agent.batch.served_requests import ServedRequest
 from vision_agent.errors import (
     ArgumentTypeError,
@@ -193,9 +200,14 @@ class _Server:
     def ask(self, request: ServedRequest, file: str) -> _Answer:
         """Return the record of a file, or why there is none."""
         try:
-            body = request.body(file)
+            return attempted(lambda name: self._asked(request, name), file)
+        except EngineError:  # of the server, not of the file
+            raise
         except Exception as error:  # an image may break anything; it becomes a record
-            return _Answer("done", as_line(failed(file, error)))
+            return _Answer("done", as_line(failed_in_the_end(file, error)))
+
+    def _asked(self, request: ServedRequest, file: str) -> _Answer:
+        body = request.body(file)
         began = time.monotonic()
         try:
             answer = self._client.post(request.path, body)
@@ -207,7 +219,7 @@ class _Server:
             if error.status in _OVERLOADED:
                 return _Answer("busy")
             if error.status is not None and error.status < 500:
-                return _Answer("done", as_line(failed(file, request.refusal(error))))
+                raise request.refusal(error) from error
             return _Answer("slow" if time.monotonic() - began >= self.seconds else "gone")
         try:
             record = {"file": file, "error": None, **request.record(answer)}

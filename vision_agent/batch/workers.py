@@ -18,10 +18,18 @@ from types import TracebackType
 from typing import Any, Self
 
 from vision_agent import errors
-from vision_agent.batch.attempts import ATTEMPTS, Attempts, Done, check_count, check_seconds
+from vision_agent.batch.attempts import (
+    ATTEMPTS,
+    Attempts,
+    Done,
+    attempted,
+    check_count,
+    check_seconds,
+    failed_in_the_end,
+)
 from vision_agent.batch.image_batches import OF_THE_RUN
 from vision_agent.batch.jobs import Job, Work
-from vision_agent.batch.records import as_line, failed
+from vision_agent.batch.records import as_line
 from vision_agent.errors import VisionAgentError
 from vision_agent.model.threads import available_cpus
 
@@ -199,12 +207,12 @@ def answered(work: Work, file: str) -> tuple[str, Any, bool]:
     Or ("failed", (name, message), False) of an error that would come for all files.
     """
     try:
-        record = {"file": file, "error": None} | work(file)
+        record = {"file": file, "error": None} | attempted(work, file)
         line = as_line(record)
     except OF_THE_RUN as error:
         return "failed", (type(error).__name__, str(error)), False
     except Exception as error:  # a document may break anything; the others are still processed
-        record = failed(file, error)
+        record = failed_in_the_end(file, error)
         line = as_line(record)
     return "done", line, record["error"] is None
 
