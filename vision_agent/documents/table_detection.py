@@ -24,6 +24,8 @@ from vision_agent.results.box import Box
 
 _LINE_SHARE = 40  # a ruling line is at least this part of the page's longer side
 _DRAWN = 0.55  # share of an edge that must be dark for a line to be there
+_PALE, _PALE_WIDE = 8, 9  # of 255, by which a pale line is darker; pixels that reach over it
+_EVEN = 0.6  # share of a page's pixels of one and the same value, from which its paper is even: not scanned
 _OPEN = 0.04  # part of a grid's width that is a column without a line at its outer side
 
 _Grid = npt.NDArray[np.bool_]
@@ -126,8 +128,8 @@ def _ruled_grids(grey: npt.NDArray[np.uint8], shift: tuple[float, float]) -> lis
     cv2 = opencv()
     dark = cv2.adaptiveThreshold(255 - grey, 255, cv2.ADAPTIVE_THRESH_MEAN_C, cv2.THRESH_BINARY, 15, -8)
     length = max(12, max(grey.shape) // _LINE_SHARE)
-    flat = cv2.morphologyEx(dark, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_RECT, (length, 1)))
-    tall = cv2.morphologyEx(dark, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_RECT, (1, length)))
+    flat = cv2.morphologyEx(_with_pale(dark, grey, (1, _PALE_WIDE)), cv2.MORPH_OPEN, np.ones((1, length), np.uint8))
+    tall = cv2.morphologyEx(_with_pale(dark, grey, (_PALE_WIDE, 1)), cv2.MORPH_OPEN, np.ones((length, 1), np.uint8))
     both = cv2.dilate(cv2.bitwise_or(flat, tall), np.ones((5, 5), np.uint8))
     count, _, stats, _ = cv2.connectedComponentsWithStats(both, connectivity=8)
     grids = []
@@ -140,6 +142,23 @@ def _ruled_grids(grey: npt.NDArray[np.uint8], shift: tuple[float, float]) -> lis
         if grid is not None:
             grids.append(grid)
     return grids
+
+
+def _with_pale(
+    dark: npt.NDArray[np.uint8], grey: npt.NDArray[np.uint8], across: tuple[int, int]
+) -> npt.NDArray[np.uint8]:
+    """What is dark, and on a page of even paper also thin lines that are hardly darker than what they lie on.
+
+    Args:
+        across: width and height of a window that reaches over a line from one side to the other.
+    """
+    most = np.bincount(grey[::4, ::4].ravel(), minlength=256)
+    if most.max() < _EVEN * most.sum():
+        return dark
+    cv2 = opencv()
+    thin = cv2.morphologyEx(grey, cv2.MORPH_BLACKHAT, np.ones(across[::-1], np.uint8)) >= _PALE
+    both: npt.NDArray[np.uint8] = cv2.bitwise_or(dark, thin.astype(np.uint8) * 255)
+    return both
 
 
 def _innermost(grids: Sequence[RuledGrid]) -> list[RuledGrid]:
