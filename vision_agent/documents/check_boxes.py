@@ -10,7 +10,7 @@ from PIL import Image
 from vision_agent.documents.key_values import beside, placed
 from vision_agent.documents.pdf import PdfField
 from vision_agent.documents.result import KeyValue, Page
-from vision_agent.documents.sheet import Excerpt, Piece, Sheet, box_of, sheet_of
+from vision_agent.documents.sheet import Excerpt, Piece, Sheet, box_of, script_sheet
 from vision_agent.errors import MissingExtraError
 from vision_agent.results.box import Box
 
@@ -31,14 +31,14 @@ def check_boxes_of(page: Page, image: Image.Image | None, fields: Sequence[PdfFi
         image: of the same page, RGB; None: nothing is drawn on it.
         fields: of a PDF's form, in pixels of the page.
     """
-    sheet = sheet_of(page)
+    sheet = script_sheet(page)
     found = [_of_button(page, sheet, field) for field in fields if field.kind in ("check box", "radio button")]
     for piece in sheet.pieces:
         found += [pair for pair in _written(page, piece) if not _taken(pair.box, found)]
     if image is not None and sheet.pieces and min(page.angle, 360 - page.angle) < _STRAIGHT:
         for box, ticked in _drawn_boxes(image, sheet):
             if not _taken(box, found):
-                found.append(_pair(page, box, beside(sheet, box, right_first=True), ticked, 0.7))
+                found.append(_pair(page, box, beside(sheet, sheet.framed(box), right_first=True), ticked, 0.7))
     return sorted(found, key=lambda pair: (round(pair.box.y0 / 8), pair.box.x0))
 
 
@@ -64,7 +64,7 @@ def _label_part(piece: Piece, box: Box) -> Excerpt | None:
 
 def _of_button(page: Page, sheet: Sheet, field: PdfField) -> KeyValue:
     box = placed(page, field)
-    label = beside(sheet, box, right_first=True)
+    label = beside(sheet, sheet.framed(box), right_first=True)
     name = field.label or ("" if label is not None else field.name)
     if field.kind == "radio button" and label is None and field.value:
         name = f"{field.label or field.name}: {field.value}"

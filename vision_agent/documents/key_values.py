@@ -8,14 +8,14 @@ and goes on in the lines below that begin where it begins. The fields of a PDF's
 import re
 from collections.abc import Sequence
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from vision_agent.documents.form_links import Group
 from vision_agent.documents.form_model import FormModel, Link, form_model
 from vision_agent.documents.page_ink import PageInk
 from vision_agent.documents.pdf import PdfField
 from vision_agent.documents.result import KeyValue, Page
-from vision_agent.documents.sheet import Excerpt, Piece, Sheet, box_of, sheet_of
+from vision_agent.documents.sheet import Excerpt, Piece, Sheet, box_of, script_sheet
 from vision_agent.results.box import Box
 
 _MOST_WORDS = 9  # of a label
@@ -54,7 +54,9 @@ def key_values_of(
         image: of the same page: rules and prints of words tell more than places alone.
         model: the fitted reader of forms; None takes the shipped one.
     """
-    sheet = sheet_of(page)
+    sheet = script_sheet(page)
+    if image is not None and sheet.to_left:
+        image = ImageOps.mirror(image)
     model = model or form_model()
     labels = {id(piece): _labels_in(piece) for piece in sheet.pieces}
     asked = [_of_field(page, sheet, field) for field in fields if field.kind in ("text", "choice") and field.value]
@@ -298,7 +300,7 @@ def _continued(
 def _of_field(page: Page, sheet: Sheet, field: PdfField) -> KeyValue:
     """A text field of a PDF's form, named by the text beside it, else by the file."""
     box = placed(page, field)
-    piece = beside(sheet, box)
+    piece = beside(sheet, sheet.framed(box))
     key = piece.text if piece is not None else field.label or field.name
     return KeyValue(
         key=field.label or key.rstrip(" :\uff1a_"),

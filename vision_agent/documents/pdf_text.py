@@ -28,6 +28,10 @@ _NEAR_COLOR = 110  # of 255: thin strokes are drawn paler than their colour
 _SKEWED = 2.0  # degrees off a right angle; such text gets no exact boxes from PDFium
 _WIDE_GAP = 1.2  # line heights between words, from which they are lines of their own
 _SMALL = 0.85  # of a line's size, from which downwards a raised character is a superscript
+_ON_LINE = 0.06  # sizes between baselines of one line
+_BLANKS, _SAID_GAP = 0.12, 0.25  # share of characters beside blanks, from which the file tells the words; sizes
+_BESIDE = 3  # characters of a file between neighbours of a line, at most
+_BRACKET_GAP = 0.3  # sizes beside a bracket, which has white of its own
 _WORD_GAP = 0.12  # sizes between characters of two words, where the file's blanks have no place
 
 _RAISED = dict(zip("0123456789+-\u2212=()ni", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁼⁽⁾ⁿⁱ", strict=True))
@@ -173,7 +177,7 @@ def _placed_runs(layer: Layer, inside: npt.NDArray[np.bool_]) -> Iterator[_Run]:
     for turn in range(4):
         indices = [int(index) for index in np.flatnonzero(inside & (turns == turn))]
         boxes = {index: _turned_box(layer.boxes[index], turn) for index in indices}
-        for row in _rows(layer, indices, boxes):
+        for row in _rows(layer, indices, boxes, turn):
             for part in _parts(layer, row, boxes):
                 yield _ordered(layer, part, boxes, turn, whole, after_blank)
 
@@ -187,15 +191,30 @@ def _after_blank(characters: str) -> set[int]:
     return near
 
 
-def _rows(layer: Layer, indices: Sequence[int], boxes: Mapping[int, tuple[float, ...]]) -> list[list[int]]:
-    """Characters that stand at one height; accents are left to their letters."""
+def _parted(characters: str, one: int, other: int, after_blank: set[int]) -> bool:
+    """Whether the file has a blank between two characters; of those far from each other in it, beside one."""
+    low, high = min(one, other), max(one, other)
+    if high - low > _BESIDE:
+        return other in after_blank
+    return any(ord(character) <= 32 for character in characters[low + 1 : high])
+
+
+def _rows(
+    layer: Layer, indices: Sequence[int], boxes: Mapping[int, tuple[float, ...]], turn: int
+) -> list[list[int]]:
+    """Characters that stand at one height or on one line; accents are left to their letters."""
     rows: list[list[int]] = []
     middle = {index: (boxes[index][1] + boxes[index][3]) / 2 for index in indices}
     marks = [index for index in indices if unicodedata.combining(layer.characters[index])]
     for index in sorted(set(indices) - set(marks), key=lambda each: middle[each]):
         tall = boxes[index][3] - boxes[index][1]
+        stands, size = _across(layer.baselines[index], turn), _size(layer, index)
         for row in reversed(rows[-3:]):
-            if abs(middle[row[0]] - middle[index]) < 0.4 * max(tall, boxes[row[0]][3] - boxes[row[0]][1]):
+            level = abs(middle[row[0]] - middle[index]) < 0.4 * max(tall, boxes[row[0]][3] - boxes[row[0]][1])
+            # Some Arabic letters lie wholly below the line that they stand on.
+            stood = _across(layer.baselines[row[0]], turn)
+            on_line = bool(layer.baselines[index].any()) and abs(stands - stood) < _ON_LINE * size
+            if level or (on_line and abs(middle[row[0]] - middle[index]) < size):
                 row.append(index)
                 break
         else:
@@ -233,11 +252,14 @@ def _ordered(
     """A line's characters in reading order, with its words' beginnings."""
     places: list[int | None] = []  # None: a blank
     edge = boxes[part[0]][0]
-    for index in part:
+    # Arabic letters that do not join stand apart, too: where the file has blanks, they tell the words.
+    widest = _SAID_GAP if len(after_blank & set(part)) > _BLANKS * len(part) else _WORD_GAP
+    for number, index in enumerate(part):
         gap = (boxes[index][0] - edge) / max(1.0, _size(layer, index))
         mark = unicodedata.combining(layer.characters[index]) > 0
-        said = index in after_blank and gap > 0.04
-        if places and not mark and (gap > _WORD_GAP or said):
+        said = gap > 0.04 and number > 0 and _parted(layer.characters, part[number - 1], index, after_blank)
+        bracket = {layer.characters[index], layer.characters[part[number - 1]]} & set("()[]{}")
+        if places and not mark and (gap > (_BRACKET_GAP if bracket else widest) or said):
             places.append(None)
         places.append(index)
         edge = edge if mark else max(edge, boxes[index][2])

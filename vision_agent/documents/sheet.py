@@ -14,6 +14,7 @@ from functools import cached_property
 
 from vision_agent.documents.result import Line, Page, Word, box_around
 from vision_agent.documents.text_match import Folded, fold
+from vision_agent.documents.writing_direction import right_to_left_share, words_in_order
 from vision_agent.results.box import Box
 
 MARKS = " :;,.-_=|#*\u2013\u2014"
@@ -22,6 +23,7 @@ LOOSE_MARKS = " :;,-_=|*\u2013\u2014"
 
 _WIDE_GAP = 1.1  # of the text's height: what separates pieces
 _CLOSE_GAP = 0.55  # what joins lines that a reader cut apart
+_UPRIGHT = 0.01  # radians
 
 
 @dataclass(frozen=True)
@@ -179,10 +181,18 @@ class Sheet:
     Attributes:
         page: as read.
         rows: from top to bottom, each from left to right, in the reading frame.
+        to_left: whether the frame is the page's mirror image, so that "right of" means further on in Hebrew and Arabic.
     """
 
     page: Page
     rows: tuple[tuple[Piece, ...], ...]
+    to_left: bool = False
+
+    def framed(self, box: Box) -> Box:
+        """Return a box of an upright page as it lies in the reading frame."""
+        if not self.to_left:
+            return box
+        return Box(x0=self.page.width - box.x1, y0=box.y0, x1=self.page.width - box.x0, y1=box.y1)
 
     @cached_property
     def pieces(self) -> tuple[Piece, ...]:
@@ -215,16 +225,40 @@ class Sheet:
 
 
 def sheet_of(page: Page) -> Sheet:
-    """Turn a page's lines into rows of pieces."""
+    """Turn a page's lines into rows of pieces, as they stand."""
+    return _sheet(page, None)
+
+
+def script_sheet(page: Page) -> Sheet:
+    """Turn a page's lines into rows of pieces in the direction of its script: Hebrew and Arabic begin on the right."""
+    upright = abs(text_angle(page.lines)) < _UPRIGHT
+    to_left = upright and right_to_left_share(" ".join(line.text for line in page.lines)) > 0.5
+    return _sheet(page, float(page.width) if to_left else None)
+
+
+def _sheet(page: Page, mirror: float | None) -> Sheet:
+    """A page's rows; `mirror` is the page's width where the reading frame is its mirror image."""
     angle = text_angle(page.lines)
-    parts = [part for line in page.lines for part in _cut(_tokens(line, angle))]
+    parts = [part for line in page.lines for part in _cut(_tokens(line, angle, mirror))]
     rows = [_joined(row) for row in _rows(parts)]
     return Sheet(
         page,
         tuple(
-            tuple(Piece(page.number, index, tuple(tokens)) for tokens in row) for index, row in enumerate(rows) if row
+            tuple(Piece(page.number, index, _as_read(tokens, mirror)) for tokens in row)
+            for index, row in enumerate(rows)
+            if row
         ),
+        mirror is not None,
     )
+
+
+def _as_read(tokens: Sequence[Token], mirror: float | None) -> tuple[Token, ...]:
+    """The words of a piece as they are read: Latin names in a line of Hebrew run against it."""
+    if mirror is None:
+        return tuple(tokens)
+    standing = tokens[::-1]
+    order = words_in_order([token.word.text for token in standing])
+    return tuple(standing[index] for index in order)
 
 
 def text_angle(lines: Sequence[Line]) -> float:
@@ -242,7 +276,7 @@ def text_angle(lines: Sequence[Line]) -> float:
     return quarter + statistics.median(value for value in away if abs(value) < math.pi / 4)
 
 
-def _tokens(line: Line, angle: float) -> list[Token]:
+def _tokens(line: Line, angle: float, mirror: float | None) -> list[Token]:
     cosine, sine = math.cos(angle), math.sin(angle)
     tokens = []
     for word in line.words:
@@ -250,6 +284,7 @@ def _tokens(line: Line, angle: float) -> list[Token]:
             continue
         xs = [x * cosine + y * sine for x, y in word.quad]
         ys = [y * cosine - x * sine for x, y in word.quad]
+        xs = xs if mirror is None else [mirror - x for x in xs]
         tokens.append(Token(word, min(xs), min(ys), max(xs), max(ys)))
     return sorted(tokens, key=lambda token: token.x0)
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from vision_agent.documents.result import OcrResult
-from vision_agent.documents.sheet import Excerpt, Piece, Sheet, sheet_of
+from vision_agent.documents.sheet import Excerpt, Piece, Sheet, script_sheet
 from vision_agent.extract.lexicon import CONCEPTS, Concept, Kind
 from vision_agent.extract.rules.country import currency_in, likely_countries, mark_in
 from vision_agent.extract.rules.identifiers import find_bics, find_ibans
@@ -65,7 +65,7 @@ class View:
     def __init__(
         self, document: OcrResult, *, date_order: DateOrder | None = None, decimal_mark: DecimalMark | None = None
     ) -> None:
-        self.sheets: tuple[Sheet, ...] = tuple(sheet_of(page) for page in document.pages)
+        self.sheets: tuple[Sheet, ...] = tuple(script_sheet(page) for page in document.pages)
         texts = [piece.text for piece in self.pieces]
         countries = likely_countries(texts)
         self.currencies: tuple[str, ...] = tuple(map(currency_in, countries))
