@@ -33,6 +33,7 @@ from vision_agent.extract.values.coerce import readings
 from vision_agent.extract.values.dates import DateOrder
 from vision_agent.extract.values.spelling import respelled
 
+_SURE = 0.5  # confidence from which a text that a field's type refuses is told of
 _LEAST_SCORE = -2.0  # log-odds below which a candidate is no answer
 
 
@@ -172,6 +173,10 @@ class _Engine:
                     told = stated.model_copy(update={"found": False})
                     self._refused[".".join(leaf.path)] = (told, leaf.why_not(value))
                     return
+                if candidate.confidence >= _SURE and candidate.label is not None and not leaf.choices:
+                    stated = origin(value, candidate.excerpts, candidate.confidence)
+                    told = stated.model_copy(update={"found": False})
+                    self._refused.setdefault(".".join(leaf.path), (told, leaf.why_not(value)))
 
     def _is_in(self, currency: str, candidate: Candidate) -> bool:
         """Whether an amount is in a currency: its own, its label's, its row's, or the only one of the document."""

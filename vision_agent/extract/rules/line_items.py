@@ -329,6 +329,8 @@ def _entries(view: View, group: Group, items: Sequence[_Item], columns: Sequence
             candidate = _candidate(view, item, column.concept.name, leaf, score)
             if candidate is not None and (value := _accepted(leaf, candidate)) is not None:
                 entries.append((leaf, candidate, value))
+            elif candidate is not None and leaf.required and (stated := _stated(leaf, candidate)) is not None:
+                entries.append((leaf, candidate, stated))  # the model itself says why it refuses it
         filled = {entry[0].path for entry in entries}
         lacking = [leaf for leaf in leaves if leaf.required and leaf.path not in filled]
         if entries and not (lacking and len(entries) < max(2, len(leaves) / 2)):
@@ -368,3 +370,8 @@ def _accepted(leaf: Leaf, candidate: Candidate) -> Any:
         if accepted:
             return checked
     return None
+
+
+def _stated(leaf: Leaf, candidate: Candidate) -> Any:
+    """A number or a day as the field would have it, whatever its constraints say of it."""
+    return next((value for value in readings(leaf, candidate.value, candidate.text) if not isinstance(value, str)), None)
