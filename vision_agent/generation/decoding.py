@@ -407,7 +407,7 @@ def rest_of_prompt(backbone: Backbone, prompt: PromptInputs, known: int) -> Prom
     """Return the part of a prompt that is still to be fed."""
     if not known:
         return prompt
-    fed = sum(token == backbone.model.config.image_token_id for token in prompt.ids[:known])
+    fed = prompt.ids[:known].count(backbone.model.config.image_token_id)
     tokens_TC = None if prompt.tokens_TC is None else prompt.tokens_TC[fed:]
     return PromptInputs(prompt.ids[known:], tokens_TC if tokens_TC is not None and len(tokens_TC) else None)
 

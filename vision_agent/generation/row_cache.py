@@ -40,12 +40,13 @@ class RowCache:
         """Bytes of the buffers."""
         return sum(buffer.nbytes for layer in self._layers for buffer in layer.buffers)
 
-    def join(self, cache: DynamicCache, rows: Sequence[int], lengths: Sequence[int]) -> None:
+    def join(self, cache: DynamicCache, rows: Sequence[int], lengths: Sequence[int], starts: Sequence[int]) -> None:
         """Copy rows of another cache in, as the last rows.
 
         Args:
             rows: which of the other cache's rows.
-            lengths: tokens of each row, from the first column.
+            lengths: tokens of each row.
+            starts: the column of each row's first token.
         """
         if not self.lengths:
             self._layers = [_RowLayer(self._place) for _ in cache.layers]
@@ -55,8 +56,8 @@ class RowCache:
         plain: Any
         for layer, plain in zip(self._layers, cache.layers, strict=True):
             layer.make_room((plain.keys, plain.values), count, count + len(rows), columns + 1)
-            for place, (row, length) in enumerate(zip(rows, lengths, strict=True), start=count):
-                layer.put(place, (plain.keys[row], plain.values[row]), length)
+            for place, (row, length, start) in enumerate(zip(rows, lengths, starts, strict=True), start=count):
+                layer.put(place, (plain.keys[row, :, start:], plain.values[row, :, start:]), length)
         self.lengths += lengths
 
     def leave(self, row: int) -> None:

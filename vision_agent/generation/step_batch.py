@@ -1,14 +1,15 @@
 """Rows that are written side by side, and join and leave between steps.
 
 A prompt is read in chunks, one chunk between two steps of the others, so that a long one stops nobody for long. Prompts
-that fit into one chunk together are read together. Whatever happens to a row (its end, an error of its own, its
-caller's going) changes nothing for the others.
+that fit into one chunk together are read together, whatever each has of its beginning from the prefix cache. Whatever
+happens to a row (its end, an error of its own, its caller's going) changes nothing for the others.
 
 Shape suffixes: B rows, L tokens, C hidden size, V vocabulary.
 """
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -26,6 +27,7 @@ from vision_agent.generation.decoding import (
     rest_of_prompt,
     told_of,
 )
+from vision_agent.generation.joint_cache import continuing, joint_cache
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.generation.prefix_cache import PrefixCache
 from vision_agent.generation.row_cache import RowCache
@@ -34,7 +36,8 @@ from vision_agent.model.backbone import Backbone
 from vision_agent.plugins.constraint import Constraint
 
 CHUNK = 256  # tokens of prompts that are read between two steps, and twice as many where no others wait
-_READ_ONCE = 128  # tokens; a beginning of this length that another row is just reading is waited for
+_READ_ONCE = 128  # tokens; so many that another row is just reading are waited for
+_MOST_COLUMNS = 32  # chunks; of keys and values that are padded to one length, to be read as one batch
 _WORTH_TAKING = 64  # tokens; where others wait, shorter beginnings are read again, together with theirs
 
 
@@ -77,11 +80,15 @@ class Row:
         named = self.prefixes is not None and len(self.inputs.image_marks) == images
         return tuple(prompt_marks(self.backbone, self.inputs)) if named else ()
 
-    def begins_like(self, other: "Row") -> bool:
-        """Return whether another row's prompt has so much of this one's that reading it once is worth waiting."""
-        return (
-            self is not other and len(self.marks) >= _READ_ONCE and self.marks[:_READ_ONCE] == other.marks[:_READ_ONCE]
-        )
+    def goes_on_like(self, other: "Row") -> bool:
+        """Return whether another row's prompt has so much of what is left of this one's that it is worth waiting."""
+        size = self.fed + _READ_ONCE
+        return self is not other and len(self.marks) >= size and self.marks[:size] == other.marks[:size]
+
+    @property
+    def left(self) -> int:
+        """Prompt tokens that are still to be read."""
+        return len(self.inputs.ids) - self.fed
 
     @cached_property
     def banned(self) -> Tensor:
@@ -146,7 +153,7 @@ class StepBatch:
     def add(self, row: Row) -> None:
         """Take a row: one whose prompt is still to be read, or one that was paused."""
         if row.cache is not None and row.answer.ids:
-            self._join(row.cache, [row], [0])
+            self._join(row.cache, [row], [0], [0])
             row.cache = None
         else:
             self.reading.append(row)
@@ -214,26 +221,32 @@ class StepBatch:
     # Inside ----------------------------------------------------------------------------------------------------------
 
     def _next_to_read(self, short_only: bool) -> list[Row]:
-        """The rows that are read now: the first one, and as many that are new as fit into the chunk with it."""
+        """The rows that are read now: the first one, and as many as fit into the chunk with it."""
         some: list[Row] = []
-        longest = 0
+        most_left = most_columns = 0
         for row in list(self.reading):
-            if not row.fed and any(row.begins_like(other) for other in self.reading if other.fed or other in some):
-                continue
             if not row.fed:
                 self._take_known(row)
-            if short_only and len(row.inputs.ids) - row.fed > CHUNK:
+            if row.fed == row.reused and any(
+                row.goes_on_like(other) for other in self.reading if self._is_read(other, some)
+            ):
+                row.cache, row.fed, row.reused = None, 0, 0  # by then more is known
                 continue
-            longest = max(longest, len(row.inputs.ids))
-            if not some:
-                some.append(row)
-            elif row.fed or longest * (len(some) + 1) > CHUNK:
+            if short_only and row.left > CHUNK:
+                continue
+            most_left, most_columns = max(most_left, row.left), max(most_columns, len(row.inputs.ids))
+            count = len(some) + 1
+            if some and (most_left * count > CHUNK or most_columns * count > _MOST_COLUMNS * CHUNK):
                 break
-            else:
-                some.append(row)
-            if row.fed or longest > CHUNK:
+            some.append(row)
+            if row.left > CHUNK:
                 break
         return some
+
+    @staticmethod
+    def _is_read(row: Row, some: Sequence[Row]) -> bool:
+        """Whether a row's prompt is being read, or is about to be, with some others."""
+        return row in some or row.fed > row.reused
 
     def _take_known(self, row: Row) -> None:
         """Start with what the prefix cache has of a prompt."""
@@ -250,7 +263,7 @@ class StepBatch:
             raise RuntimeError(f"the cache holds {cache.get_seq_length()} of {row.fed} tokens")
         rest = rest_of_prompt(self.backbone, row.inputs, row.fed)
         ids = rest.ids[: CHUNK if len(self.rows) > 1 else 2 * CHUNK]
-        images = sum(token == self.backbone.model.config.image_token_id for token in ids)
+        images = ids.count(self.backbone.model.config.image_token_id)
         ids_1L = torch.tensor([ids], device=self.backbone.device)
         tokens_TC = rest.tokens_TC[:images] if rest.tokens_TC is not None and images else None
         scores_1V = feed_tokens(self.backbone, ids_1L, torch.ones_like(ids_1L), cache, tokens_TC)
@@ -259,49 +272,65 @@ class StepBatch:
             self.reading.remove(row)
             self.reading.append(row)
             return []
-        if row.prefixes is not None and row.marks:
-            row.prefixes.keep(row.marks, cache)
-        row.cache = None
+        self._keep(row, cache)
         return self._begin_writing([row], cache, scores_1V)
 
     def _read_together(self, rows: list[Row]) -> list[Row]:
-        """Read whole prompts as one batch. Padding stands behind them, where no token of theirs sees it."""
-        lengths = [len(row.inputs.ids) for row in rows]
+        """Read the rest of some prompts as one batch. Padding stands behind them, where no token of theirs sees it."""
+        known = [row.fed for row in rows]
+        rest = [rest_of_prompt(self.backbone, row.inputs, row.fed) for row in rows]
+        lengths = [len(each.ids) for each in rest]
         ids_BL = torch.full((len(rows), max(lengths)), self.backbone.end_ids[0], device=self.backbone.device)
-        for index, row in enumerate(rows):
-            ids_BL[index, : lengths[index]] = torch.tensor(row.inputs.ids, device=self.backbone.device)
-        images = [row.inputs.tokens_TC for row in rows if row.inputs.tokens_TC is not None]
-        cache = full_cache()
-        positions_BL = torch.arange(max(lengths), device=ids_BL.device).expand(len(rows), -1)
-        hidden_BLC = self.backbone.model.model.language_model(
-            inputs_embeds=self.backbone.embed(ids_BL, torch.cat(images) if images else None),
-            position_ids=positions_BL,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
+        for index, each in enumerate(rest):
+            ids_BL[index, : lengths[index]] = torch.tensor(each.ids, device=self.backbone.device)
+        images = [each.tokens_TC for each in rest if each.tokens_TC is not None]
+        embeds_BLC = self.backbone.embed(ids_BL, torch.cat(images) if images else None)
+        cache = joint_cache([row.cache for row in rows], known)
+        language_model, device = self.backbone.model.model.language_model, ids_BL.device
+        mask = None
+        if any(known):
+            mask = continuing(language_model.config, known, max(lengths), embeds_BLC.dtype, device)
+        with full_masks(language_model) if mask is not None else nullcontext():
+            hidden_BLC = language_model(
+                inputs_embeds=embeds_BLC,
+                attention_mask=mask,
+                position_ids=torch.tensor(known, device=device)[:, None] + torch.arange(max(lengths), device=device),
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state
         last_B = torch.tensor(lengths, device=hidden_BLC.device) - 1
         scores_BV = self.backbone.token_scores(hidden_BLC[torch.arange(len(rows), device=last_B.device), last_B])
-        return self._begin_writing(rows, cache, scores_BV)
+        starts = [max(known) - each for each in known]
+        for index, row in enumerate(rows):
+            if row.marks and any(other.goes_on_like(row) for other in self.reading if other not in rows):
+                self._keep(row, _row_of(cache, index, len(row.inputs.ids), starts[index]))
+        return self._begin_writing(rows, cache, scores_BV, starts)
 
-    def _begin_writing(self, rows: list[Row], cache: DynamicCache, scores_BV: Tensor) -> list[Row]:
-        """Write the first token of prompts that were read; `cache` holds their keys and values."""
+    def _begin_writing(
+        self, rows: list[Row], cache: DynamicCache, scores_BV: Tensor, starts: Sequence[int] = ()
+    ) -> list[Row]:
+        """Write the first token of prompts that were read.
+
+        Args:
+            cache: their keys and values.
+            starts: the first column of each; none for 0.
+        """
+        starts = starts or [0] * len(rows)
         self._advance(rows, scores_BV, _places_of(rows))
         for index, row in enumerate(rows):
             self.reading.remove(row)
-            row.fed = len(row.inputs.ids)
+            row.fed, row.cache = len(row.inputs.ids), None
             if row.is_done:
-                alone = RowCache()
-                alone.join(cache, [index], [row.fed])
-                self._end(row, alone.copy_of(0))
+                self._end(row, _row_of(cache, index, row.fed, starts[index]))
         going = [index for index, row in enumerate(rows) if not row.is_done]
         if going:
-            self._join(cache, [rows[index] for index in going], going)
+            self._join(cache, [rows[index] for index in going], going, [starts[index] for index in going])
         return rows
 
-    def _join(self, cache: DynamicCache, rows: list[Row], places: list[int]) -> None:
-        """Copy the rows at some places of a cache into the batch."""
+    def _join(self, cache: DynamicCache, rows: list[Row], places: list[int], starts: Sequence[int]) -> None:
+        """Copy the rows at some places of a cache, and from some columns, into the batch."""
         fed = [len(row.inputs.ids) + len(row.answer.ids) - 1 for row in rows]  # the last token is fed by the next step
-        self._cache.join(cache, places, fed)
+        self._cache.join(cache, places, fed, starts)
         self.writing += rows
         self._banned = None
 
@@ -327,8 +356,12 @@ class StepBatch:
         """Keep the keys and values of a row that ended; those of one that failed may be no numbers."""
         if row.error is None:
             row.cache = cache
-            if row.prefixes is not None and row.marks:
-                row.prefixes.keep([*row.marks, *row.answer.ids], cache)
+            StepBatch._keep(row, cache)
+
+    @staticmethod
+    def _keep(row: Row, cache: DynamicCache) -> None:
+        if row.prefixes is not None and row.marks:
+            row.prefixes.keep([*row.marks, *row.answer.ids], cache)
 
     def _failed(self, row: Row, error: BaseException) -> list[Row]:
         row.error = error
@@ -393,6 +426,13 @@ class StepBatch:
                     row.answer.accept(told.token, told.logprob, told.is_end, told.top)
                 except Exception as error:
                     row.error = error
+
+
+def _row_of(cache: DynamicCache, row: int, length: int, start: int) -> DynamicCache:
+    """One row of a cache, as a cache of its own."""
+    alone = RowCache()
+    alone.join(cache, [row], [length], [start])
+    return alone.copy_of(0)
 
 
 def _places_of(rows: Sequence[Row]) -> tuple[Tensor, Tensor]:

@@ -330,25 +330,30 @@ class AnswerPipeline:
             for _ in (*reader.push(ids), *reader.finish()):
                 pass  # the reader keeps what it reads
             readers.append(reader)
-        places = [(row, opened) for row, reader in enumerate(readers) for opened in reader.opened]
+        looks = [
+            choice.first is None
+            and self._evidence_loop.is_asked_for(ids)
+            and self._evidence_loop.applies_to(conversation)
+            for ids, conversation in zip(output.answers, conversations, strict=True)
+        ]
+        places = [(row, opened) for row, reader in enumerate(readers) if not looks[row] for opened in reader.opened]
         routed: list[list[RoutedText]] = [[] for _ in readers]
 
         def take_routes() -> None:
-            output.fill_cache(self.backbone)
-            for (row, opened), states_NC in zip(places, self._states(output, places), strict=True):
+            for (row, opened), states_NC in zip(places, states, strict=True):
                 probability = output.probability(row, opened.index)
                 subject = _Subject.of(conversations[row], images[row])
                 routed[row] += self._results(opened, states_NC, probability, subject)
 
         if places:
+            emitted = [Emitted(row, opened.index, opened.spec.name) for row, opened in places]
+            states = self._engine.read_emitted(output, emitted)
             self._engine.run(take_routes)
         if self._abilities.without_looking is not None and choice.first is None:
             routed = [own if output.confidence(row) > _SALAD else [] for row, own in enumerate(routed)]
         return [
             self._from_evidence(conversations[row], options, form)
-            if choice.first is None
-            and self._evidence_loop.is_asked_for(output.answers[row])
-            and self._evidence_loop.applies_to(conversations[row])
+            if looks[row]
             else self._answer(output, row, reader.text, conversations[row], form, routed[row], options, choice)
             for row, reader in enumerate(readers)
         ]

@@ -27,7 +27,7 @@ from vision_agent.model.tile_bounds import TileBound
 from vision_agent.plugins.cancellation import raise_if_cancelled
 from vision_agent.plugins.decoder import DecodeRequest, DenseFeatures
 from vision_agent.routing.adapter import Route
-from vision_agent.routing.states import read_forced
+from vision_agent.routing.states import Forced
 
 T = TypeVar("T")
 
@@ -70,23 +70,16 @@ def forced_states(
     Raises:
         CancelledError: nobody waits for the result any longer.
     """
-    backbone = engine.backbone
-
-    @torch.inference_mode()
-    def read() -> RouteStates:
-        raise_if_cancelled()  # the caller may have gone while others had the model
-        cached = []
-        for image in images:
-            cached.append(image if isinstance(image, CachedImage) else engine.encode_image(image, max_tiles))
-            raise_if_cancelled()
-        tokens = [each.encoded.tokens_TC for each in cached]
-        tokens_TC = torch.cat(tokens) if tokens else torch.empty(0, backbone.hidden_size)
-        marks = [mark for each in cached for mark in each.token_marks]
-        counts = list(map(len, tokens))
-        states_KNC = read_forced(backbone, route, tokens_TC, counts, phrases, marks, engine.prefixes).float()
-        return RouteStates(states_KNC, tuple(phrases), cached)
-
-    return engine.run(read)
+    raise_if_cancelled()
+    own = [image for image in images if not isinstance(image, CachedImage)]
+    encoded = iter(engine.encode_images(own, max_tiles) if own else ())
+    cached = [image if isinstance(image, CachedImage) else next(encoded) for image in images]
+    tokens = [each.encoded.tokens_TC for each in cached]
+    with torch.inference_mode():
+        tokens_TC = torch.cat(tokens) if tokens else torch.empty(0, engine.backbone.hidden_size)
+    marks = tuple(mark for each in cached for mark in each.token_marks)
+    forced = Forced(route, tokens_TC, tuple(map(len, tokens)), tuple(phrases), marks)
+    return RouteStates(engine.read_forced(forced), tuple(phrases), cached)
 
 
 def decode(

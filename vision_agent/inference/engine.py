@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from vision_agent.generation.decoding import GenerationOutput, PromptInputs, check_context, generate_steps
 from vision_agent.generation.options import GenerationOptions
@@ -17,6 +18,7 @@ from vision_agent.generation.step_batch import Row
 from vision_agent.generation.stopping import cut_at_stop
 from vision_agent.inference.conversation import Conversation
 from vision_agent.inference.image_cache import CachedImage, ImageCache, default_cache_bytes
+from vision_agent.inference.joint_reads import MOST_READ, JointReads
 from vision_agent.inference.scheduler import StepScheduler
 from vision_agent.model.backbone import Backbone, EncodedImage
 from vision_agent.model.compile import has_compiled_steps
@@ -26,6 +28,7 @@ from vision_agent.model.tile_bounds import TileBound
 from vision_agent.plugins.cancellation import CANCELLED, raise_if_cancelled, until_cancelled
 from vision_agent.plugins.constraint import Constraint
 from vision_agent.routing.adapter import Route
+from vision_agent.routing.states import Emitted, Forced
 
 T = TypeVar("T")
 
@@ -62,6 +65,7 @@ class InferenceEngine:
         self.prefixes = PrefixCache(max(2**25, tokens * a_token))
         most_bytes = min(max(_LEAST_BYTES, 4 * tokens * a_token), device_memory(backbone.device) // _SHARE)
         together = _TOGETHER if backbone.device.type == "cpu" else _TOGETHER_ON_DEVICES
+        self._reads = JointReads(backbone, {} if routes is None else routes, self.prefixes)
         self._scheduler = StepScheduler(a_token, most_bytes, most_together=together)
 
     def run(self, work: Callable[[], T]) -> T:
@@ -97,6 +101,24 @@ class InferenceEngine:
                 entries = iter(self.images.get_all(images, self._encode, most, maps=self._maps_are_read()))
             found |= {row: list(islice(entries, len(asked[row][0]))) for row in rows}
         return [found[row] for row in range(len(asked))]
+
+    def read_forced(self, forced: Forced) -> Tensor:
+        """Return the states (K, N, C), fp32, of a forced route, read together with those that others wait for.
+
+        Raises:
+            CancelledError: nobody waits for the result any longer.
+            BusyError: too many requests wait already.
+        """
+        return self._scheduler.run_together(self._reads.forced, forced, MOST_READ)
+
+    def read_emitted(self, output: GenerationOutput, emitted: Sequence[Emitted]) -> list[Tensor]:
+        """Return the states (N, C) of routing tokens in answers, read together with those that others wait for.
+
+        Raises:
+            CancelledError: nobody waits for the result any longer.
+            BusyError: too many requests wait already.
+        """
+        return self._scheduler.run_together(self._reads.emitted, (output, tuple(emitted)), MOST_READ)
 
     def _maps_are_read(self) -> bool:
         if self._routes is None:

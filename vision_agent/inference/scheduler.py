@@ -2,8 +2,9 @@
 
 Two kinds of requests: a row is one answer, written beside the other rows, step by step; work is a function, run between
 two steps, such as a decoder; some work, such as encoding images, is done for several who wait for it at once. Both are
-taken in the order in which they come. Between two steps of the rows one chunk of a prompt is read and one piece of work
-is done, so nobody waits for more than these.
+taken in the order in which they come. Between two steps of the rows one chunk of a prompt is read, and one piece of
+work is done, or as many as wait and take no longer than `_WORK_SECONDS`: the more requests have come as far as their
+row, the more a step is worth. Nobody waits for more than these.
 
 The thread begins with the first request. It holds nothing while it has nothing to do, and ends with its scheduler.
 """
@@ -33,6 +34,7 @@ T = TypeVar("T")
 MOST_WAITING = 1024  # requests that were not begun
 MOST_ROWS = 64  # written side by side
 _BRIEFLY = 0.001  # seconds
+_WORK_SECONDS = 0.1  # of work between two steps; the last piece of it may end later
 AHEAD = 4  # steps that a row is written before anybody has taken them; it then pauses
 
 
@@ -72,20 +74,21 @@ class StepScheduler:
             return work()
         return cast(T, self._result(_Work(work)))
 
-    def run_together(self, work: Callable[[list[A]], list[T]], item: A) -> T:
+    def run_together(self, work: Callable[[list[A]], list[T]], item: A, most: int | None = None) -> T:
         """Run a function on an item and on those for which others wait to run it, and return this item's result.
 
         Where that fails, it runs on each item by itself, so that only those at fault fail. Otherwise as `run`.
 
         Args:
             work: items to results, in their order; the same for all who may be together, by `==`.
+            most: items that are done at once; None for the scheduler's `most_together`.
 
         Raises:
             BusyError: too many requests wait already.
         """
         if self.is_owner():
             return work([item])[0]
-        return cast(T, self._result(_Shared(work, item)))
+        return cast(T, self._result(_Shared(work, item, most)))
 
     def run_steps(self, steps: Iterator[T]) -> T:
         """Run an iterator to its end, one step at a time between the steps of others; return the last item.
@@ -244,9 +247,9 @@ class _Work:
 class _Shared(_Work):
     """A function of an item, which may run on the items of others at once."""
 
-    def __init__(self, work: Callable[[list[A]], list[Any]], item: A) -> None:
+    def __init__(self, work: Callable[[list[A]], list[Any]], item: A, most: int | None) -> None:
         super().__init__(lambda: work([item])[0])
-        self.work, self.item = work, item
+        self.work, self.item, self.most = work, item, most
 
     @property
     def is_wanted(self) -> bool:
@@ -332,15 +335,9 @@ class _Owner:
             self._batch.add(request.row)
 
     def turn(self) -> None:
-        """Do one piece of work, read one chunk, and write one step."""
+        """Do some work, read one chunk, and write one step."""
         if self._work:
-            work = self._work.popleft()
-            if isinstance(work, _Shared):
-                self._run_together(work)
-            elif work.run():
-                self._work.append(work)
-            else:
-                self._desk.free.release()
+            self._do_work()
             if self._batch is not None and self._batch.reading:
                 self._receive_rows()
         self._desk.is_stepping = True  # before the rows are looked at; see `RowSteps.close`
@@ -349,10 +346,26 @@ class _Owner:
         finally:
             self._desk.is_stepping = False
 
+    def _do_work(self) -> None:
+        """Do the first piece of work, and those behind it until it is time for a step."""
+        began = time.perf_counter()
+        for _ in range(len(self._work)):
+            if not self._work:  # several were done at once
+                return
+            work = self._work.popleft()
+            if isinstance(work, _Shared):
+                self._run_together(work)
+            elif work.run():
+                self._work.append(work)
+            else:
+                self._desk.free.release()
+            if time.perf_counter() - began > _WORK_SECONDS:
+                return
+
     def _run_together(self, first: _Shared) -> None:
         """Run a function on the items of all who wait for it, or of as many as may be together."""
         waiting = [work for work in self._work if isinstance(work, _Shared) and work.work == first.work]
-        some = [first, *waiting[: self._most_together - 1]]
+        some = [first, *waiting[: (first.most or self._most_together) - 1]]
         for work in some[1:]:
             self._work.remove(work)
         wanted = [work for work in some if work.is_wanted]

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from vision_agent.errors import RouteError
+from vision_agent.generation.joint_cache import joint_cache, real_columns
 from vision_agent.generation.prefix_cache import PrefixCache
 from vision_agent.model.attention import full_cache, full_masks, layer_masks
 from vision_agent.model.backbone import Backbone
@@ -19,6 +20,25 @@ from vision_agent.routing.layout import Layout, Segment, Span, arrange, query_bl
 
 # The request of a forced route. The phrases stand in the answer, so one prompt serves any number of them.
 FORCED_REQUEST = "Find each thing."
+
+_FEW = 64  # tokens; so many are read with the phrases, rather than in a forward pass of their own
+
+
+@dataclass(frozen=True)
+class Forced:
+    """A route that is forced for phrases on the images of one prompt.
+
+    Attributes:
+        tokens_TC: of all images.
+        image_tokens: how many each image has.
+        image_marks: what names each image token, as `PrefixCache` has it.
+    """
+
+    route: Route
+    tokens_TC: Tensor
+    image_tokens: tuple[int, ...]
+    phrases: tuple[str, ...]
+    image_marks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -135,47 +155,66 @@ def read_forced(
 ) -> Tensor:
     """Return the states (K, N, C) of a route forced for each phrase on one prompt's images.
 
-    The prompt, but for its last token, is read first, as any text; the phrases then continue it in one forward pass,
-    whose mask is of their tokens and blocks alone.
-
     Args:
         tokens_TC: of all images.
         image_tokens: how many each image has.
         image_marks: what names each image token, as `PrefixCache` has it.
         prefixes: where the prompt's keys and values are kept; None for nowhere.
     """
-    ids = backbone.prompt_ids(FORCED_REQUEST, image_tokens)
-    cache, known = _prompt_read(backbone, ids, tokens_TC, image_marks, prefixes)
-    segments = [Segment(tokens=tuple(ids[known:])), *forced_segments(backbone, route, phrases, parent=0)]
-    layout = arrange([segments], torch.ones(1, known, dtype=torch.bool)).to(backbone.device)
-    embeds_BLC = embed_layout(backbone, {route.spec.name: route}, layout, [segments], tokens_TC[:0])
+    forced = Forced(route, tokens_TC, tuple(image_tokens), tuple(phrases), tuple(image_marks))
+    return read_forced_each(backbone, [forced], prefixes)[0]
+
+
+@torch.inference_mode()
+def read_forced_each(backbone: Backbone, asked: Sequence[Forced], prefixes: PrefixCache | None = None) -> list[Tensor]:
+    """Return the states (K, N, C) of each forced route, all in one forward pass.
+
+    Long prompts, but for their last token, are read first, as any text, and kept; the phrases then continue them, with
+    a mask of their tokens and blocks alone.
+    """
+    read = [_begun(backbone, forced, prefixes) for forced in asked]
+    rows = [
+        [Segment(tokens=rest), *forced_segments(backbone, forced.route, forced.phrases, parent=0)]
+        for forced, (_, rest, _) in zip(asked, read, strict=True)
+    ]
+    known = [size for _, _, size in read]
+    alone = len(read) == 1
+    cache = read[0][0] if alone else joint_cache([cache for cache, _, _ in read], known)
+    layout = arrange(rows, real_columns(known, "cpu")).to(backbone.device)
+    routes = {forced.route.spec.name: forced.route for forced in asked}
+    embeds_BLC = embed_layout(backbone, routes, layout, rows, torch.empty(0, backbone.hidden_size))
     hidden_BLC = hidden_states(backbone, layout, embeds_BLC, cache)
-    spans = layout.spans[0][1:]
-    read = spans[1::2] if route.spec.read == "queries" else spans
-    return torch.stack([hidden_BLC[0, state_columns(route.spec, span)] for span in read])
+    states = []
+    for row, forced in enumerate(asked):
+        spec, spans = forced.route.spec, layout.spans[row][1:]
+        some = spans[1::2] if spec.read == "queries" else spans
+        states.append(torch.stack([hidden_BLC[row, state_columns(spec, span)] for span in some]))
+    return states
 
 
-def _prompt_read(
-    backbone: Backbone,
-    ids: list[int],
-    tokens_TC: Tensor,
-    image_marks: Sequence[int],
-    prefixes: PrefixCache | None,
-) -> tuple[DynamicCache, int]:
-    """A cache of all of a prompt but its last token, and how many those are; what is not kept yet is read and kept."""
+def _begun(
+    backbone: Backbone, forced: Forced, prefixes: PrefixCache | None
+) -> tuple[DynamicCache, tuple[int, ...], int]:
+    """A cache of the beginning of a prompt, what is left of it, and how many tokens are cached.
+
+    What is left is a few words after a known beginning. Otherwise all but the last token is read now, and kept.
+    """
+    ids = backbone.prompt_ids(FORCED_REQUEST, forced.image_tokens)
     image_id = backbone.model.config.image_token_id
     marks: list[int] = []
     cache, known = full_cache(), 0
     if prefixes is not None:
-        image = iter(image_marks)
+        image = iter(forced.image_marks)
         marks = [next(image) if token == image_id else token for token in ids]
         cache, known = prefixes.take(marks)
-    rest = ids[known:-1]
-    if rest:
-        _read_text(backbone, rest, tokens_TC[ids[:known].count(image_id) :], cache)
+    rest = ids[known:]
+    if known and len(rest) <= _FEW and image_id not in rest:
+        return cache, tuple(rest), known
+    if len(rest) > 1:
+        _read_text(backbone, rest[:-1], forced.tokens_TC[ids[:known].count(image_id) :], cache)
         if prefixes is not None:
             prefixes.keep(marks[:-1], cache)
-    return cache, len(ids) - 1
+    return cache, tuple(ids[-1:]), len(ids) - 1
 
 
 def _read_text(backbone: Backbone, ids: list[int], tokens_TC: Tensor, cache: DynamicCache) -> None:
@@ -199,34 +238,39 @@ def read_emitted(
     prefix_mask_BP: Tensor,
     answers: Sequence[Sequence[int]],
     emitted: Sequence[Emitted],
+    prompt_sizes: Sequence[int] | None = None,
 ) -> list[Tensor]:
     """Return the states of all routing tokens that a batch of answers contains, in one forward pass over their cache.
 
     Args:
-        cache: keys and values of all prompt and answer tokens, the last one included (see
-            `GenerationOutput.fill_cache`). Unchanged afterwards.
+        cache: keys and values of prompts and answers. Unchanged afterwards.
         prefix_mask_BP: True at the cached real tokens, any padding side.
         answers: answer token ids of each row, as many as were generated.
         emitted: which tokens to read.
+        prompt_sizes: tokens of each prompt, where the last tokens of answers may not be cached: they are fed here. None
+            where all are (see `GenerationOutput.fill_cache`).
 
     Returns:
         for each of `emitted`, in order, (N, C).
     """
     cached = prefix_mask_BP.sum(dim=1).tolist()
-    prompt_sizes: list[int] = []
-    rows: list[list[Segment]] = []
-    for answer, known in zip(answers, cached, strict=True):
-        rows.append([])
-        prompt_sizes.append(known - len(answer))
+    sizes = prompt_sizes or [known - len(answer) for answer, known in zip(answers, cached, strict=True)]
+    rows: list[list[Segment]] = [[] for _ in answers]
     wanted: list[tuple[int, int]] = []
     for item in emitted:
-        spec = routes[item.route].spec
+        spec, row = routes[item.route].spec, rows[item.row]
         answer = answers[item.row]
         if not 0 <= item.index < len(answer) or answer[item.index] != routes[item.route].token_id:
             raise RouteError(f"token {item.index!r} of answer {item.row!r} is not {spec.token!r}")
-        segment = read_segment(spec, prompt_sizes[item.row], item.index, answer)
-        wanted.append((item.row, len(rows[item.row])))
-        rows[item.row].append(segment)
+        unfed = tuple(answer[cached[item.row] - sizes[item.row] :])
+        if unfed and not row:
+            row.append(Segment(tokens=unfed))
+        segment = read_segment(spec, sizes[item.row], item.index, answer)
+        beyond = (segment.cut or 0) - cached[item.row]
+        if beyond > 0:
+            segment = replace(segment, parent=0, cut=beyond)
+        wanted.append((item.row, len(row)))
+        row.append(segment)
     if not wanted:
         return []
     layout = arrange(rows, prefix_mask_BP.cpu()).to(backbone.device)
