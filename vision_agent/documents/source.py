@@ -144,11 +144,17 @@ def _image(source: Any, file: str, head: bytes, limits: ImageLimits, name: str) 
     try:
         return load_image(source, limits=limits, name=name)
     except ImageError as error:
-        if (kind := unread_kind(head, file if head else "")) is None:
+        kind = "empty" if _is_empty(source, file) else unread_kind(head, file if head else "")
+        if kind is None:
             raise
-        given = repr(file) if file else f"{type(source).__name__} of such a file"
+        given = repr(file) if file else f"{type(source).__name__} of such a file" if head else "0 bytes"
         message = f"`{name}` must be {READ}, but got {given}, which is {kind}"
         raise DocumentError(message) from error
+
+
+def _is_empty(source: Any, file: str) -> bool:
+    """Whether there is a file, or are bytes, without anything in them."""
+    return os.path.isfile(file) and not os.path.getsize(file) if file else isinstance(source, bytes) and not source
 
 
 def _is_address(source: Any) -> bool:
