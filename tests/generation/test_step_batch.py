@@ -353,3 +353,48 @@ def test_a_beginning_that_is_just_being_read_is_waited_for(asked: Asked, monkeyp
     finish(batch)
     assert [row.reused for row in rows] == [0, len(inputs.ids) - 1, len(inputs.ids) - 1]
     assert rows[0].answer.ids == rows[1].answer.ids == rows[2].answer.ids
+
+
+def test_prompts_with_known_beginnings_of_different_lengths_are_read_together(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of images among them, and new ones; the one whose numbers are none fails alone."""
+    backbone, prefixes = asked.backbone, PrefixCache()
+    together: list[list[int]] = []
+    read = StepBatch._read_together
+
+    def counted(self: StepBatch, rows: list[Row]) -> list[Row]:
+        together.append([row.reused for row in rows])
+        return read(self, rows)
+
+    monkeypatch.setattr(StepBatch, "_read_together", counted)
+    tokens_TC = torch.randn(12, backbone.hidden_size, generator=torch.Generator().manual_seed(5))
+    long = "a dog and a cat on the grass, where is the red car? " * 2
+    asks = [("is there a bus?", 12), (f"{long}yes", 4), (f"{long}is it a dog?", 4), ("what is it?", 12), ("no", 0)]
+    prompts = [
+        PromptInputs(
+            tuple(backbone.prompt_ids(text, [count] if count else [])), tokens_TC[:count], tuple(range(-9, -9 + count))
+        )
+        for text, count in asks
+    ]
+    options = [*OPTIONS[:4], GenerationOptions(max_new_tokens=9)]
+    alone = [generate(backbone, [prompt], own) for prompt, own in zip(prompts, options, strict=True)]
+    for first in (0, 1):
+        generate(backbone, [prompts[first]], OPTIONS[2], prefixes=prefixes)
+    broken = PromptInputs(prompts[0].ids, torch.full((12, backbone.hidden_size), torch.nan), tuple(range(12)))
+    rows = [Row(backbone, prompt, own, prefixes=prefixes) for prompt, own in zip(prompts, options, strict=True)]
+    sick = Row(backbone, broken, OPTIONS[0], prefixes=prefixes)
+    batch = StepBatch(backbone)
+    for row in (*rows[:2], sick, *rows[2:]):
+        batch.add(row)
+    finish(batch)
+    assert [row.answer.ids for row in rows] == [output.answers[0] for output in alone]
+    for row, output in zip(rows, alone, strict=True):
+        assert row.answer.logprobs == pytest.approx(output.logprobs[0], abs=1e-3)
+    assert isinstance(sick.error, AnswerError)
+    assert max(len(set(reused)) for reused in together) > 1, "known beginnings of several lengths in one pass"
+    again = [Row(backbone, prompt, own, prefixes=prefixes) for prompt, own in zip(prompts, options, strict=True)]
+    for row in again:
+        batch.add(row)
+    finish(batch)
+    assert [row.answer.ids for row in again] == [row.answer.ids for row in rows], "what was kept of them is right"

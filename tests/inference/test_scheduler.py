@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,56 @@ def test_images_of_several_requests_go_through_the_tower_together(
             wait_for(6)
         assert [answer.result().text for answer in answers] == alone
     assert len(tiles) < 6 and max(tiles) > 1, "fewer passes than requests"
+
+
+def test_routes_of_several_requests_share_a_forward_pass(agent: VisionAgent, photo: Path) -> None:
+    asks = ["dog", "frisbee", "person", "tree"]
+    engine: InferenceEngine = agent.answer_pipeline._engine
+    (seen,) = engine.encode_images([Image.open(photo).convert("RGB")])
+    find = partial(agent._predictor.run_route, agent.routes["det"], image=seen, threshold=None)
+    alone = [find((name,)) for name in asks]
+    passes = Passes(agent)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            with held(agent) as wait_for:
+                found = [pool.submit(find, (name,)) for name in asks]
+                wait_for(4)
+            results = [each.result() for each in found]
+    finally:
+        del agent.backbone.model.model.language_model.forward
+    assert [rows for rows, _ in passes.shapes] == [4]
+    for one, other in zip(results, alone, strict=True):
+        np.testing.assert_allclose(one.xyxy, other.xyxy, atol=0.05)
+        assert [each.score for each in one] == pytest.approx([each.score for each in other], abs=1e-4)
+
+
+def test_all_work_that_waits_is_done_before_the_next_step_but_not_for_long(
+    tiny: VisionAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each step writes tokens of whoever has come that far; and a row waits for no more than some work."""
+    for seconds, most in ((60.0, 7), (0.0, 1)):
+        monkeypatch.setattr(scheduler, "_WORK_SECONDS", seconds)
+        engine: InferenceEngine = tiny.answer_pipeline._engine
+        done: list[str] = []
+        forward = tiny.backbone.model.model.language_model.forward
+
+        def counted(*given: Any, forward: Any = forward, done: list[str] = done, **named: Any) -> Any:
+            done.append("step")
+            return forward(*given, **named)
+
+        monkeypatch.setattr(tiny.backbone.model.model.language_model, "forward", counted)
+        with ThreadPoolExecutor(9) as pool:
+            with held(tiny) as wait_for:
+                answer = pool.submit(tiny.ask, "is there a bus?", options=SHORT)
+                wait_for(1)
+                works = [pool.submit(engine.run, lambda done=done: done.append("work")) for _ in range(7)]
+                wait_for(8)
+            assert answer.result().text == tiny.ask("is there a bus?", options=SHORT).text
+            for work in works:
+                work.result()
+        monkeypatch.undo()
+        runs = " ".join(done).split("step")
+        assert max(run.count("work") for run in runs) == most
 
 
 def test_of_images_that_are_encoded_together_only_the_bad_one_fails(

@@ -16,6 +16,8 @@ from vision_agent.decoders.mask.training import SEGMENT
 from vision_agent.errors import RouteError
 from vision_agent.generation.decoding import GenerationOutput, generate
 from vision_agent.generation.options import GenerationOptions
+from vision_agent.generation.prefix_cache import PrefixCache
+from vision_agent.inference.joint_reads import JointReads
 from vision_agent.model.attention import full_masks
 from vision_agent.model.backbone import Backbone
 from vision_agent.model.checkpoint import DEFAULT_CHECKPOINT
@@ -30,7 +32,15 @@ from vision_agent.routing.layout import (
     read_segment,
     state_columns,
 )
-from vision_agent.routing.states import Emitted, embed_layout, forced_segments, hidden_states, read_emitted, read_forced
+from vision_agent.routing.states import (
+    Emitted,
+    Forced,
+    embed_layout,
+    forced_segments,
+    hidden_states,
+    read_emitted,
+    read_forced,
+)
 from vision_agent.train.trainer import DETECT
 
 DET = RouteSpec(token="[DET]", decoder="box", num_queries=4)
@@ -184,6 +194,61 @@ def test_forced_phrases_do_not_influence_each_other(backbone: Backbone, routes: 
         alone = read_forced(backbone, routes["det"], image.tokens_TC, counts, [phrase])
         assert_same(together[index], alone[0], WIDEST)
     assert (together[0] - together[1]).abs().max() > 0.01
+
+
+def test_forced_routes_of_several_requests_are_read_as_each_alone(backbone: Backbone, routes: dict[str, Route]) -> None:
+    """Other routes, images, numbers of phrases, and what is known of their prompts; many phrases, too."""
+    tokens_TC = torch.randn(40, backbone.hidden_size, generator=torch.Generator().manual_seed(1))
+    asks: list[tuple[str, int, tuple[str, ...]]] = [
+        ("det", 8, ("red car", "dog")),
+        ("seg", 8, ("a bus? yes",)),
+        ("lisa", 40, ("cat", "dog", "grass")),
+        ("det", 0, ("dog",)),
+        ("det", 12, tuple("dog cat bus car grass".split())),
+    ]
+    prefixes = PrefixCache()
+    reads = JointReads(backbone, routes, prefixes)
+    for _ in range(2):  # with nothing known, and with all of it
+        forced = [
+            Forced(routes[name], tokens_TC[:count], (count,) if count else (), phrases, tuple(range(-count, 0)))
+            for name, count, phrases in asks
+        ]
+        found = reads.forced(forced)
+        for states, each in zip(found, forced, strict=True):
+            alone = read_forced(backbone, each.route, each.tokens_TC, each.image_tokens, each.phrases)
+            assert_same(states, alone, WIDEST)
+            assert alone.std() > 0.1
+
+
+def test_routes_in_answers_of_several_requests_are_read_as_each_alone(
+    backbone: Backbone, routes: dict[str, Route]
+) -> None:
+    """Of answers that were written alone and as a batch, whose last tokens were not fed."""
+    groups = [
+        ["where is the red car?"],
+        ["a dog"],
+        ["is there a bus? yes", "cat on the grass"],
+        ["a dog and a cat " * 40],
+    ]
+    asked, expected = [], []
+    outputs = [
+        generate(backbone, prompts, GenerationOptions(max_new_tokens=6), forbidden=backbone.end_ids)
+        for prompts in ([backbone.prompt_ids(text, []) for text in texts] for texts in groups)
+    ]
+    token = routes["det"].token_id = outputs[0].answers[0][-1]
+    for output, texts in zip(outputs, groups, strict=True):
+        for row, text in enumerate(texts):
+            output.answers[row][-1] = token
+            sequence = [*backbone.prompt_ids(text, []), *output.answers[row]]
+            expected.append(one_pass(backbone, routes["det"], sequence, len(sequence) - 1))
+        asked.append((output, [Emitted(row, 5, "det") for row in range(len(texts))]))
+    passes: list[int] = []
+    hook = backbone.model.model.language_model.register_forward_hook(lambda *_: passes.append(1))
+    found = JointReads(backbone, routes, PrefixCache()).emitted(asked)
+    hook.remove()
+    assert len(passes) == 3, "one of the short ones, one of the long one, one of the batch"
+    for states, own in zip([each for some in found for each in some], expected, strict=True):
+        assert_same(states, own, WIDEST)
 
 
 def test_generated_text_is_the_same_with_and_without_routes() -> None:

@@ -15,6 +15,7 @@ from vision_agent import RouteSpec
 from vision_agent.generation.decoding import GenerationOutput, PromptInputs, generate
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.generation.prefix_cache import PrefixCache
+from vision_agent.generation.step_batch import Row, StepBatch
 from vision_agent.model.backbone import Backbone
 from vision_agent.model.checkpoint import load_backbone
 from vision_agent.routing.adapter import Route, new_route
@@ -215,3 +216,26 @@ def test_a_window_is_counted_along_the_segments() -> None:
         "....xx..xx",
         ".....x..xx",
     ]
+
+
+@torch.inference_mode()
+def test_prompts_that_are_read_together_see_what_each_sees_alone(windowed: tuple[Backbone, list[bool]]) -> None:
+    """The beginnings that are known of them are of other lengths, and longer than the window."""
+    backbone, _ = windowed
+    texts = ["Where is the red car? The red car is on the left of the street.", "Where is the red car? Yes.", "a dog"]
+    prompts = [PromptInputs(tuple(backbone.prompt_ids(text, []))) for text in texts]
+    alone = [generate(backbone, [prompt], OPTIONS) for prompt in prompts]
+    prefixes = PrefixCache()
+    generate(backbone, [prompts[0]], OPTIONS, prefixes=prefixes)
+    rows = [Row(backbone, prompt, OPTIONS, prefixes=prefixes) for prompt in prompts]
+    batch = StepBatch(backbone)
+    for row in rows:
+        batch.add(row)
+    first = batch.read()
+    assert len({row.reused for row in first}) > 1
+    while batch.rows:
+        batch.read()
+        batch.step()
+    assert [row.answer.ids for row in rows] == [output.answers[0] for output in alone]
+    for row, output in zip(rows, alone, strict=True):
+        assert row.answer.logprobs == pytest.approx(output.logprobs[0], abs=1e-3)
