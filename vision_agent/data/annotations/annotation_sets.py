@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
@@ -57,14 +58,14 @@ def read_annotations(
     faults = Faults()
     found = _kind_of(data) if kind == "auto" else kind
     drafts = _drafts(found, data, folder, faults)
-    roots = [data if data.is_dir() else data.parent, *([] if folder is None else [folder])]
+    roots = [_root_of(data), *([] if folder is None else [folder])]
     if isinstance(validation, str | Path):
         other = Path(validation)
         drafts = {
             "train": [draft for part in drafts.values() for draft in part],
             "validation": [draft for part in _drafts(found, other, folder, faults).values() for draft in part],
         }
-        roots.append(other if other.is_dir() else other.parent)
+        roots.append(_root_of(other))
     limits = limits or ImageLimits()
     checked = {part: check_drafts(some, roots, faults, limits) for part, some in drafts.items()}
     _check_apart(checked, data, faults)
@@ -77,6 +78,13 @@ def read_annotations(
     names = {each.name for part in checked.values() for image in part for each in image.objects}
     left_out = faults.settle(skip_bad, str(data))
     return AnnotationSet(found, tuple(checked["train"]), tuple(checked["validation"]), tuple(sorted(names)), left_out)
+
+
+def _root_of(data: Path) -> Path:
+    """The folder of a set: its images may lie beside the folder `annotations`."""
+    if data.is_dir():
+        return data
+    return data.parent.parent if data.parent.name == "annotations" else data.parent
 
 
 def held_back(file: str, share: float) -> bool:
@@ -140,14 +148,22 @@ def _coco_files(folder: Path) -> dict[str, Path]:
     for part, names in _PARTS.items():
         places = [folder / name for name in names if (folder / name).is_dir()]
         files = [place / name for place in places for name in _COCO_NAMES if (place / name).is_file()]
-        # COCO's own layout: annotations/instances_train2017.json beside train2017/.
-        listed = [path for name in names for path in sorted((folder / "annotations").glob(f"instances_{name}*.json"))]
-        if files or listed:
-            found[part] = (files or listed)[0]
-    if not found:
-        files = [folder / name for name in _COCO_NAMES if (folder / name).is_file()]
-        return {"train": files[0]} if files else {}
-    return found
+        files += _files_of_part(folder, names)
+        if files:
+            found[part] = files[0]
+    if "train" in found:
+        return found
+    files = [folder / name for name in _COCO_NAMES if (folder / name).is_file()]
+    # CVAT calls a set without parts "default".
+    files += [*found.values(), *(folder / "annotations").glob("instances_default.json")]
+    return {"train": files[0]} if files else {}
+
+
+def _files_of_part(folder: Path, names: Sequence[str]) -> list[Path]:
+    """COCO's own layout, annotations/instances_train2017.json, CVAT's instances_Train.json, and a plain train.json."""
+    meant = re.compile(rf"(instances_)?({'|'.join(names)})\d*")
+    listed = [*sorted((folder / "annotations").glob("*.json")), *sorted(folder.glob("*.json"))]
+    return [path for path in listed if meant.fullmatch(path.stem.lower()) and not _has_shapes(path)]
 
 
 def _drafts(kind: str, data: Path, images: Path | None, faults: Faults) -> dict[str, list[Draft]]:
@@ -204,12 +220,11 @@ def _coco(data: Path, images: Path | None, faults: Faults) -> dict[str, list[Dra
 
 
 def _images_of(path: Path) -> Path:
-    """The folder of a COCO file's images: its own, `images` in it, or the one that its name tells."""
-    told = path.parent.parent / path.stem.removeprefix("instances_")
-    for folder in (told, path.parent / "images", path.parent.parent / "images"):
-        if path.parent.name == "annotations" and folder.is_dir():
-            return folder
-    return path.parent / "images" if (path.parent / "images").is_dir() else path.parent
+    """The folder of a COCO file's images: one that its name tells, `images`, or its own."""
+    part = path.stem.removeprefix("instances_")
+    beside = path.parent.parent if path.parent.name == "annotations" else path.parent
+    choices = (beside / part, beside / "images" / part, path.parent / "images", beside / "images")
+    return next((folder for folder in choices if folder.is_dir()), beside)
 
 
 def _check_apart(parts: Mapping[str, Sequence[AnnotatedImage]], data: Path, faults: Faults) -> None:

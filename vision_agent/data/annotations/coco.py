@@ -1,6 +1,7 @@
 """Reads COCO's format: one JSON with `images`, `annotations` and `categories`."""
 
 import json
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -81,9 +82,10 @@ def _images(
     drafts: list[Draft] = []
     by_id: dict[int | str, Draft | None] = {}
     by_name: dict[str, int | str] = {}
+    by_place: dict[Path, int | str] = {}
     for place, image in enumerate(listed):
         held = image if isinstance(image, Mapping) else {}
-        key, name = _key(held.get("id")), held.get("file_name")
+        key, name = _key(held.get("id")), held.get("file_name") or _name_in(held.get("coco_url"))
         if key is None or not isinstance(name, str) or not name:
             faults.add("image without an id or a file name", file, f"images[{place}]", repr(image))
             continue
@@ -94,9 +96,14 @@ def _images(
             faults.add("image listed twice", file, f"image {key}", f"{name}, as image {by_name[name]}")
             by_id[key] = None
             continue
-        by_name[name] = key
+        by_name[name], source = key, located(folder, name)
+        if source in by_place:
+            faults.add("image listed twice", file, f"image {key}", f"{name} is {source}, as image {by_place[source]}")
+            by_id[key] = None
+            continue
+        by_place[source] = key
         sides = None if "width" not in held and "height" not in held else (held.get("width"), held.get("height"))
-        drafts.append(Draft(name, file, located(folder, name), sides))
+        drafts.append(Draft(name, file, source, sides))
         by_id[key] = drafts[-1]
     if not listed:
         faults.add("empty set", file, "images", "no image", fatal=True)
@@ -131,6 +138,8 @@ def _annotations(
         if draft is None:
             continue
         outline = held.get("segmentation") or ()
+        if isinstance(outline, list):  # a ring without points says as little as no ring
+            outline = [ring for ring in outline if ring != []]
         draft.objects.append(
             DraftObject(
                 place=where,
@@ -154,7 +163,20 @@ def _corners(box: Any) -> Any:
     return box
 
 
+def _name_in(address: Any) -> str | None:
+    """The name that LVIS gives by an address alone: folder and file, such as train2017/000000391895.jpg."""
+    return "/".join(address.split("/")[-2:]) if isinstance(address, str) and address else None
+
+
 def located(folder: Path, name: str) -> Path:
-    """Return where an image should be; a name with Windows' separators is read as one with ours."""
-    plain = folder / name
-    return plain if "\\" not in name or plain.exists() else folder / PurePosixPath(name.replace("\\", "/"))
+    """Return where an image should be.
+
+    Names begin with folders of the machine that a tool ran on, have Windows' separators, or letters with marks, which
+    are one character on some systems and two on others: what is found by the end of the name is meant.
+    """
+    parts = [part for part in PurePosixPath(name.replace("\\", "/")).parts if part not in ("..", "/", ".")]
+    for given in (name, *("/".join(parts[start:]) for start in range(len(parts)))):
+        for form in (given, unicodedata.normalize("NFC", given), unicodedata.normalize("NFD", given)):
+            if (folder / form).is_file():
+                return folder / form
+    return folder / "/".join(parts) if parts else folder / name

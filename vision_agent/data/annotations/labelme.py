@@ -7,9 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from vision_agent.data.annotations.checking import Draft, DraftObject, number
 from vision_agent.data.annotations.coco import read_json
 from vision_agent.data.annotations.faults import Faults
+from vision_agent.geometry.rle import RunLengths
+from vision_agent.images.loading import ImageLimits, load_image
 
 _CIRCLE = 32  # corners of the polygon that stands for a circle
 
@@ -68,6 +72,8 @@ def _object(shape: Any, place: int, image: Draft, faults: Faults) -> DraftObject
     if kind == "rectangle" and len(pairs) == 2:
         (x0, y0), (x1, y1) = pairs
         return DraftObject(where, name, [min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)])
+    if kind == "mask" and len(pairs) == 2:
+        return _painted(held.get("mask"), name, pairs, where, image, faults)
     if kind == "circle" and len(pairs) == 2:
         (x, y), (edge_x, edge_y) = pairs
         radius = math.hypot(edge_x - x, edge_y - y)
@@ -78,6 +84,37 @@ def _object(shape: Any, place: int, image: Draft, faults: Faults) -> DraftObject
         return DraftObject(where, name, polygons=[flat])
     faults.add("shape that bounds nothing", image.annotated_in, f"{where} of {image.file}", repr(kind))
     return DraftObject(where, None, [0, 0, 2, 2])
+
+
+def _painted(
+    data: Any,
+    name: str | None,
+    corners: list[tuple[float, float]],
+    where: str,
+    image: Draft,
+    faults: Faults,
+) -> DraftObject:
+    """A mask: a PNG of the part of the image that its two corners bound."""
+    (x0, y0), (x1, y1) = corners
+    left, top = int(min(x0, x1)), int(min(y0, y1))
+    try:
+        png = base64.b64decode(data if isinstance(data, str) else "", validate=True)
+        part = load_image(png, name=where, limits=ImageLimits(min_side=1))
+    except (binascii.Error, ValueError, OSError) as error:
+        faults.add("damaged mask", image.annotated_in, f"{where} of {image.file}", error)
+        return DraftObject(where, None, [0, 0, 2, 2])
+    pixels = np.asarray(part.convert("L")) > 0
+    width, height = (number(side) or 0 for side in image.size or (0, 0))
+    inside = 0 <= left <= width - part.width and 0 <= top <= height - part.height and width * height < 2**31
+    if not inside or not pixels.any():
+        fault = "mask without a pixel" if inside else "mask outside the image"
+        told = f"{part.width} x {part.height} at {left}, {top} of {width:g} x {height:g}"
+        faults.add(fault, image.annotated_in, f"{where} of {image.file}", told)
+        return DraftObject(where, None, [0, 0, 2, 2])
+    whole = np.zeros((int(height), int(width)), dtype=bool)
+    whole[top : top + part.height, left : left + part.width] = pixels
+    runs = RunLengths.from_mask(whole)
+    return DraftObject(where, name, runs={"size": list(whole.shape), "counts": runs.text})
 
 
 def _pairs(points: Any) -> list[tuple[float, float]] | None:

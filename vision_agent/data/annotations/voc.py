@@ -1,5 +1,6 @@
 """Reads Pascal VOC's format: one XML file for each image, in `Annotations` or beside the images."""
 
+import re
 from pathlib import Path, PureWindowsPath
 from xml.etree import ElementTree
 
@@ -38,8 +39,8 @@ def voc_drafts(root: Path, images: Path | None, faults: Faults) -> dict[str, lis
 
 def _draft(path: Path, folders: list[Path], faults: Faults) -> Draft | None:
     try:
-        text = path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = _decoded(path.read_bytes())
+    except (OSError, UnicodeDecodeError, LookupError) as error:
         faults.add("file that cannot be read", path, "", error)
         return None
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
@@ -63,6 +64,8 @@ def _draft(path: Path, folders: list[Path], faults: Faults) -> Draft | None:
     size = None if tree.find("size") is None or sides == (0, 0) else sides
     draft = Draft(file if source is None else source.name, str(path), source, size)
     for place, item in enumerate(tree.iterfind("object"), 1):
+        if (item.findtext("deleted") or "").strip() == "1":  # LabelMe's older XML keeps what was taken away
+            continue
         where = f"object {place}"
         called = (item.findtext("name") or "").strip()
         if not called:
@@ -71,6 +74,17 @@ def _draft(path: Path, folders: list[Path], faults: Faults) -> Draft | None:
         corners = None if box is None else [_number(box, side) for side in ("xmin", "ymin", "xmax", "ymax")]
         draft.objects.append(DraftObject(where, called or None, corners, polygons=_outline(item)))
     return draft
+
+
+def _decoded(data: bytes) -> str:
+    """The text of a file, in UTF-8 or else in what its first line declares."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        declared = re.match(rb"""<\?xml[^>]*encoding=["']([\w.-]+)["']""", data)
+        if declared is None:
+            raise
+        return data.decode(declared[1].decode("ascii"))
 
 
 def _outline(item: ElementTree.Element) -> list[list[object]]:

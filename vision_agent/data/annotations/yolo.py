@@ -34,7 +34,8 @@ def yolo_drafts(settings: Path, faults: Faults) -> dict[str, list[Draft]]:
         root = root.parent if root.name == "labels" else root
         lines = [line.strip() for line in _text(settings, faults).splitlines()]
         names = [line for line in lines if line]
-        parts: dict[str, Any] = {"train": "."}
+        parts: dict[str, Any] = _darknet_parts(root, faults)
+        keypoints = False
     else:
         content = _yaml(settings, faults)
         names = _names(content, str(settings), faults)
@@ -42,9 +43,11 @@ def yolo_drafts(settings: Path, faults: Faults) -> dict[str, list[Draft]]:
             # Ultralytics' `path` may be that of the machine it was written on.
             given = root / content["path"]
             root = given if given.is_dir() and inside(given, [settings.parent]) else root
-        parts = {"train": content.get("train")}
         own = next((content[key] for key in _VALIDATION if content.get(key)), None)
+        # supervision writes names alone.
+        parts = _usual_parts(root) if content.get("train") is None and own is None else {"train": content.get("train")}
         parts |= {} if own is None else {"validation": own}
+        keypoints = content.get("kpt_shape") is not None
     places = [(f"names[{place}]", name) for place, name in enumerate(names)]
     names = check_names(places, str(settings), faults)
     if not names:
@@ -52,10 +55,31 @@ def yolo_drafts(settings: Path, faults: Faults) -> dict[str, list[Draft]]:
     drafts = {}
     for part, given in parts.items():
         files = list(_listed(given, root, settings, part, faults))
-        drafts[part] = [_draft(path, root, names, faults) for path in files]
+        drafts[part] = [_draft(path, root, names, faults, keypoints) for path in files]
         if part == "train" or files:
             _lonely_labels(files, faults)
     return drafts
+
+
+def _darknet_parts(root: Path, faults: Faults) -> dict[str, Any]:
+    """Lists of images that Darknet's `obj.data` names, as CVAT writes it; without it all images."""
+    if not (root / "obj.data").is_file():
+        return {"train": "."}
+    lines = [line.partition("=") for line in _text(root / "obj.data", faults).splitlines()]
+    told = {name.strip(): value.strip() for name, _, value in lines}
+    if not told.get("train"):
+        return {"train": "."}
+    return {"train": told["train"], **({"validation": told["valid"]} if told.get("valid") else {})}
+
+
+def _usual_parts(root: Path) -> dict[str, Any]:
+    """Folders of images, where `data.yaml` names none."""
+    parts: dict[str, Any] = {}
+    for part, names in (("train", ("train",)), ("validation", _VALIDATION)):
+        places = [place for name in names for place in (f"{name}/images", f"images/{name}", name)]
+        found = next((place for place in places if (root / place).is_dir()), None)
+        parts |= {} if found is None else {part: found}
+    return parts if "train" in parts else {"train": "images" if (root / "images").is_dir() else "."}
 
 
 def _text(path: Path, faults: Faults) -> str:
@@ -121,6 +145,8 @@ def _placed(name: str, root: Path) -> Path | None:
     choices = [root / name, root.joinpath(*below)]
     if Path(name).is_absolute() or ".." in parts:
         choices = choices[::-1]
+    if below[:1] == ["data"]:  # CVAT's lists begin with the folder that Darknet has its data in
+        choices.append(root.joinpath(*below[1:]))
     return next((path for path in choices if path.exists()), None)
 
 
@@ -146,14 +172,15 @@ def _lonely_labels(images: Sequence[Path], faults: Faults) -> None:
                 faults.add("missing image", path, "", "no image of this name")
 
 
-def _draft(image: Path, root: Path, names: Sequence[str], faults: Faults) -> Draft:
+def _draft(image: Path, root: Path, names: Sequence[str], faults: Faults, keypoints: bool) -> Draft:
     labels = _label_file(image)
     file = image.relative_to(root).as_posix() if image.is_relative_to(root) else str(image)
     draft = Draft(file, str(labels), image)
     if labels.is_file():
         for place, line in enumerate(_text(labels, faults).splitlines(), 1):
             if line.strip():
-                draft.objects.append(_object(line.split(), f"line {place}", draft, names, faults))
+                words = line.split()[:5] if keypoints else line.split()  # points of a body follow the box
+                draft.objects.append(_object(words, f"line {place}", draft, names, faults))
     return draft
 
 
