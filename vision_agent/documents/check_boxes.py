@@ -36,14 +36,37 @@ def check_boxes_of(page: Page, image: Image.Image | None, fields: Sequence[PdfFi
     for piece in sheet.pieces:
         found += [pair for pair in _written(page, piece) if not _taken(pair.box, found)]
     if image is not None and sheet.pieces and min(page.angle, 360 - page.angle) < _STRAIGHT:
-        for box, ticked in _drawn_boxes(image, sheet):
-            if not _taken(box, found):
-                found.append(_pair(page, box, beside(sheet, sheet.framed(box), right_first=True), ticked, 0.7))
+        drawn = [(box, ticked) for box, ticked in _drawn_boxes(image, sheet) if not _taken(box, found)]
+        boxes = [sheet.framed(box) for box, _ in drawn]
+        found += [_pair(page, box, _label_of(sheet, sheet.framed(box), boxes), ticked, 0.7) for box, ticked in drawn]
     return sorted(found, key=lambda pair: (round(pair.box.y0 / 8), pair.box.x0))
 
 
-def _pair(page: Page, box: Box, label: Piece | None, ticked: bool, sure: float, name: str = "") -> KeyValue:
-    excerpt = None if label is None else _label_part(label, box)
+def _label_of(sheet: Sheet, box: Box, boxes: Sequence[Box]) -> Excerpt | None:
+    """The label of a drawn box: the words right of it up to the next box; else what stands beside or above it."""
+    high = box.y1 - box.y0
+    level = [other.x0 for other in boxes if other.x0 > box.x1 and other.y0 < (box.y0 + box.y1) / 2 < other.y1]
+    stop = min(level, default=sheet.frame[2] + 1)
+    near: list[tuple[float, Excerpt]] = []
+    for piece in sheet.pieces:
+        if not piece.y0 - 0.3 * high <= (box.y0 + box.y1) / 2 <= piece.y1 + 0.3 * high:
+            continue
+        behind = [at for at, token in enumerate(piece.tokens) if box.x1 < (token.x0 + token.x1) / 2 < stop]
+        if behind and piece.tokens[behind[0]].x0 - box.x1 < 6 * high:
+            end = piece.starts[behind[-1]] + len(piece.tokens[behind[-1]].word.text)
+            part = Excerpt(piece, piece.starts[behind[0]], end)
+            near.append((piece.tokens[behind[0]].x0, part))
+    if near:
+        _, first = min(near, key=lambda each: each[0])
+        mark = _MARK.search(first.text)
+        return Excerpt(
+            first.piece, first.start, first.start + mark.start() if mark and mark.start() else first.end
+        ).stripped()
+    piece_beside = beside(sheet, box, right_first=True)
+    return None if piece_beside is None else _label_part(piece_beside)
+
+
+def _pair(page: Page, box: Box, excerpt: Excerpt | None, ticked: bool, sure: float, name: str = "") -> KeyValue:
     return KeyValue(
         key=name or ("" if excerpt is None else excerpt.text),
         value="x" if ticked else "",
@@ -55,7 +78,7 @@ def _pair(page: Page, box: Box, label: Piece | None, ticked: bool, sure: float, 
     )
 
 
-def _label_part(piece: Piece, box: Box) -> Excerpt | None:
+def _label_part(piece: Piece) -> Excerpt | None:
     """The part of a piece that is a box's label: up to the next mark in it."""
     text = piece.text
     mark = _MARK.search(text)
@@ -68,7 +91,7 @@ def _of_button(page: Page, sheet: Sheet, field: PdfField) -> KeyValue:
     name = field.label or ("" if label is not None else field.name)
     if field.kind == "radio button" and label is None and field.value:
         name = f"{field.label or field.name}: {field.value}"
-    return _pair(page, box, label, field.checked, 0.99, name)
+    return _pair(page, box, None if label is None else _label_part(label), field.checked, 0.99, name)
 
 
 def _written(page: Page, piece: Piece) -> list[KeyValue]:

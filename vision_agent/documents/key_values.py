@@ -7,9 +7,12 @@ and goes on in the lines below that begin where it begins. The fields of a PDF's
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
+from statistics import median
 
 from PIL import Image, ImageOps
 
+from vision_agent.documents.cell_pairs import cell_pairs
 from vision_agent.documents.form_links import Group
 from vision_agent.documents.form_model import FormModel, Link, form_model
 from vision_agent.documents.page_ink import PageInk
@@ -19,6 +22,7 @@ from vision_agent.documents.sheet import Excerpt, Piece, Sheet, box_of, script_s
 from vision_agent.results.box import Box
 
 _MOST_WORDS = 9  # of a label
+_MOST_BEHIND, _WIDE_SPACE = 3, 1.5  # words of a label behind another one's text; times the usual space before it
 _RIGHT_GAP = 22.0  # text heights to its right, in which a value begins
 _BELOW_GAP = 1.6  # text heights below
 _COLON = re.compile(r"[:\uff1a](?![/\d\\])(?=\s|$|[^\s])")
@@ -61,9 +65,17 @@ def key_values_of(
     labels = {id(piece): _labels_in(piece) for piece in sheet.pieces}
     asked = [_of_field(page, sheet, field) for field in fields if field.kind in ("text", "choice") and field.value]
     found = list(asked)
-    for pair in (_linked(page, link) for link in model.links(sheet, PageInk(sheet, image))):
-        if pair is not None and not any(_same_place(pair.box, other.box) for other in asked):
-            found.append(pair)
+    if page.source != "ocr":  # the fitted reader is of scans; what a clean page says in its own way is surer
+        found += [pair for pair in cell_pairs(page, sheet) if not any(_overlap(pair, other) for other in asked)]
+    sure = list(found)
+    several = [
+        box_of([Excerpt.whole(piece)]) for piece in sheet.pieces if page.source != "ocr" and len(labels[id(piece)]) > 1
+    ]
+    for link in model.links(sheet, PageInk(sheet, image)):
+        pair = _linked(page, link)
+        if pair is not None and not any(_overlap(pair, other) for other in sure):
+            if not any(holds(row, part) for row in several for part in (pair.box, pair.key_box or pair.box)):
+                found.append(pair)
     by_rules = _by_rules(page, sheet, labels, asked)
     found += [pair for pair in by_rules if not any(_overlap(pair, other) for other in found)]
     return sorted(found, key=lambda pair: (pair.key_box or pair.box).y0) if len(found) > len(asked) else found
@@ -165,7 +177,8 @@ def _labels_in(piece: Piece) -> list[_Label]:
     labels: list[_Label] = []
     start = 0
     for number, end in enumerate(ends):
-        begin = start if number == 0 else _label_start(text, start, end)
+        coded = len(ends) > 1 and any(map(str.isdigit, text[:end]))  # "NOTE # C-20981 Date:"
+        begin = start if number == 0 and not coded else _label_start(piece, start, end)
         key = Excerpt(piece, begin, end).stripped()
         if key is None or not _may_label(key.text):
             continue
@@ -180,14 +193,24 @@ def _labels_in(piece: Piece) -> list[_Label]:
 _BLANKS = " _|\u2026"
 
 
-def _label_start(text: str, start: int, end: int) -> int:
-    """Where a second label in a piece begins: at its last one or two words, as far as they are capitalised."""
-    words = [match for match in re.finditer(r"\S+", text[start:end])]
+def _label_start(piece: Piece, start: int, end: int) -> int:
+    """Where a second label in a piece begins: behind a wider space, or at its last words, one of them capitalised."""
+    text = piece.text
+    words = list(re.finditer(r"\S+", text[start:end]))
+    spaces = [max(0.0, after.x0 - before.x1) for before, after in pairwise(piece.tokens)]
+    usual = median(spaces) if spaces else 0.0
     begin = end
-    for match in reversed(words[-3:]):
-        if not match[0][:1].isupper() or match is words[0]:
+    for match in reversed(words[-_MOST_BEHIND:]):
+        if match is words[0] and start == 0:
             break
-        begin = start + match.start()
+        if any(map(str.isdigit, match[0])) or not match[0][:1].isalpha():
+            break
+        at = start + match.start()
+        if match[0][:1].isupper() and match is not words[0]:
+            begin = at
+        token = piece.at(at)
+        if 0 < token <= len(spaces) and spaces[token - 1] > _WIDE_SPACE * usual:
+            return at
     return begin if begin < end else start + (words[-1].start() if words else 0)
 
 
@@ -344,6 +367,11 @@ def beside(sheet: Sheet, box: Box, *, right_first: bool = False) -> Piece | None
     near_right = min(right, key=lambda piece: piece.x0, default=None)
     over = max(above, key=lambda piece: piece.y1, default=None)
     return (near_right or near_left) if right_first else (near_left or over)
+
+
+def holds(outer: Box, inner: Box) -> bool:
+    """Return whether the middle of one box lies in another."""
+    return _same_place(inner, outer)
 
 
 def _same_place(first: Box, second: Box) -> bool:

@@ -199,9 +199,7 @@ def _parted(characters: str, one: int, other: int, after_blank: set[int]) -> boo
     return any(ord(character) <= 32 for character in characters[low + 1 : high])
 
 
-def _rows(
-    layer: Layer, indices: Sequence[int], boxes: Mapping[int, tuple[float, ...]], turn: int
-) -> list[list[int]]:
+def _rows(layer: Layer, indices: Sequence[int], boxes: Mapping[int, tuple[float, ...]], turn: int) -> list[list[int]]:
     """Characters that stand at one height or on one line; accents are left to their letters."""
     rows: list[list[int]] = []
     middle = {index: (boxes[index][1] + boxes[index][3]) / 2 for index in indices}

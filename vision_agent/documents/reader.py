@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from vision_agent.documents.check_boxes import check_boxes_of
-from vision_agent.documents.key_values import key_values_of
+from vision_agent.documents.key_values import holds, key_values_of, placed
 from vision_agent.documents.model_reader import Ask, ModelReader
 from vision_agent.documents.options import OcrOptions
 from vision_agent.documents.page_figures import figures_of, with_figures
@@ -198,7 +198,7 @@ def page_of(lines: Sequence[Line], image: PageImage, source: Literal["ocr", "tex
         file=image.file,
         warnings=reading_warnings(lines) if source == "ocr" else (),
     )
-    page = with_tables(page, image.image)
+    page = with_tables(page, image.image, [placed(page, field) for field in image.fields])
     boxes = check_boxes_of(page, image.image, image.fields)
     found = key_values_of(page, image.fields, image.image)
     pairs = [pair for pair in found if not any(_inside(box, pair) for box in boxes)]
@@ -207,9 +207,8 @@ def page_of(lines: Sequence[Line], image: PageImage, source: Literal["ocr", "tex
 
 
 def _inside(inner: KeyValue, outer: KeyValue) -> bool:
-    """Whether a box to tick lies in what would be a value: then it is none."""
-    x, y = (inner.box.x0 + inner.box.x1) / 2, (inner.box.y0 + inner.box.y1) / 2
-    return outer.box.x0 <= x <= outer.box.x1 and outer.box.y0 <= y <= outer.box.y1
+    """Whether a box to tick lies in what would be a value, or the value is the box's label: then it is none."""
+    return holds(outer.box, inner.box) or (inner.key_box is not None and holds(inner.key_box, outer.box))
 
 
 def side_by_side(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from vision_agent.documents.result import Block, BlockKind, Line, Page, box_around
+from vision_agent.results.box import Box
 
 _LARGER = 1.12  # times the usual size, from which a short block is a heading
 _SMALLER = 0.94  # times the usual size, up to which a note at a page's foot is a footnote
@@ -78,8 +79,15 @@ def structured(pages: Sequence[Page]) -> tuple[Page, ...]:
     found = []
     for number, page in enumerate(pages):
         blocks = [each.block for each in seen if each.page == number]
-        found.append(page.model_copy(update={"blocks": tuple(_joined_code(blocks))}))
+        code = [block.box for block in blocks if block.kind == "code"]
+        pairs = tuple(pair for pair in page.key_values if not any(_within(pair.box, box) for box in code))
+        found.append(page.model_copy(update={"blocks": tuple(_joined_code(blocks)), "key_values": pairs}))
     return tuple(found)
+
+
+def _within(inner: Box, outer: Box) -> bool:
+    x, y = (inner.x0 + inner.x1) / 2, (inner.y0 + inner.y1) / 2
+    return outer.x0 <= x <= outer.x1 and outer.y0 <= y <= outer.y1
 
 
 def _style(lines: Sequence[Line]) -> _Style:

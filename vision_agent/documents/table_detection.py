@@ -54,9 +54,18 @@ def find_tables(page: Page, image: Image.Image) -> list[Table]:
     return [*tables, *gap_tables(sheet, taken)]
 
 
-def with_tables(page: Page, image: Image.Image) -> Page:
-    """Return the page with its tables as blocks; their lines are taken out of other blocks."""
-    tables = find_tables(page, image)
+def with_tables(page: Page, image: Image.Image, fields: Sequence[Box] = ()) -> Page:
+    """Return the page with its tables as blocks; their lines are taken out of other blocks.
+
+    Args:
+        page, image: as for `find_tables`.
+        fields: boxes of a form's fields; rows of labels and fields without lines are no table.
+    """
+    tables = [
+        table
+        for table in find_tables(page, image)
+        if table.source == "lines" or sum(_within(box, table.box) for box in fields) < table.rows
+    ]
     if not tables:
         return page
     blocks: list[Block] = list(page.blocks)

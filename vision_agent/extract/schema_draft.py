@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+from vision_agent.documents.cell_pairs import is_form
 from vision_agent.documents.result import OcrResult
 from vision_agent.documents.table import Table
 from vision_agent.errors import ArgumentTypeError, bad_argument
@@ -32,7 +33,7 @@ def draft_schema(document: OcrResult) -> dict[str, Any]:
     if not isinstance(document, OcrResult):
         raise ArgumentTypeError(bad_argument("document", "an OcrResult, as `agent.ocr` returns it", document))
     properties: dict[str, Any] = {}
-    tables = [(table, columns) for table in document.tables if (columns := _columns(table))]
+    tables = [(table, columns) for table in document.tables if not is_form(table) and (columns := _columns(table))]
     labels: set[str] = set()
     for pair in pairs_beside_tables(document):
         name, label = _name(pair.key), plain(pair.key)

@@ -374,4 +374,6 @@ def _accepted(leaf: Leaf, candidate: Candidate) -> Any:
 
 def _stated(leaf: Leaf, candidate: Candidate) -> Any:
     """A number or a day as the field would have it, whatever its constraints say of it."""
-    return next((value for value in readings(leaf, candidate.value, candidate.text) if not isinstance(value, str)), None)
+    return next(
+        (value for value in readings(leaf, candidate.value, candidate.text) if not isinstance(value, str)), None
+    )
