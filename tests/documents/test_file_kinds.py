@@ -44,7 +44,7 @@ def test_empty_files_and_unknown_bytes_are_told(tmp_path: Path) -> None:
     for name in ("a.pdf", "a.docx", "a.txt", "a.html", "a.eml"):
         (tmp_path / name).write_bytes(b"")
     for source in (*sorted(tmp_path.iterdir()), b"", io.BytesIO(b"")):
-        with pytest.raises(InputError, match="which is empty"):
+        with pytest.raises(DocumentError, match=r"must be a PDF, .* or plain text, but got .*, which is empty"):
             DocumentReader().read(source, ALONE)
     with pytest.raises(InputError, match="no image in a known format"):
         DocumentReader().read(bytes(range(128, 256)), ALONE)
