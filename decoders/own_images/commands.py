@@ -147,6 +147,8 @@ def finetune(
     options.refuse()
     share = share_or_set("0.2" if validation is None else validation)
     annotations = read_set(path, images, "auto" if kind == "folder" else kind, share, skip_bad)
+    if annotations.by_expressions:
+        raise InputError(bad_argument("data", "names; expressions such as RefCOCO's are for `train-route`", str(path)))
     kept = None if keep is None else read_set(keep, keep_images, "auto", 0.5, skip_bad)
     from vision_agent.evaluate.average_precision import average_precision as _  # noqa: F401  told before a model loads
 

@@ -26,6 +26,7 @@ from .phrase_states import read_states
 from .views import wordings
 
 LEAST_SCORE = 0.02
+_MOST_EXPRESSIONS = 16  # asked at once
 _MOST_WATCHED = 100  # validation images that the run is measured by while it goes on
 
 Find = Callable[[Image.Image, list[str]], Detections]
@@ -64,6 +65,30 @@ def measure(find: Find, images: Sequence[AnnotatedImage], names: Sequence[str], 
         questions += _questions(number, annotated, asked, found)
         counts += _counted(annotated, asked, found.filter(min_score=usual))
     return _figures(questions, counts.tolist())
+
+
+def expressions_found(find: Find, images: Sequence[AnnotatedImage]) -> float | None:
+    """Return the share of expressions whose surest box is the object that is meant, as RefCOCO counts; None for none.
+
+    Args:
+        find: an image and phrases -> boxes, labelled by phrase.
+    """
+    right: list[bool] = []
+    for annotated in images:
+        objects = [each for each in annotated.objects if not each.crowd]
+        asked = sorted({name for each in objects for name in each.names})
+        if not asked:
+            continue
+        loaded = annotated.load()
+        for begin in range(0, len(asked), _MOST_EXPRESSIONS):
+            some = asked[begin : begin + _MOST_EXPRESSIONS]
+            found = find(loaded, some)
+            for name in some:
+                boxes = _labelled(found, name)
+                true = np.array([each.xyxy for each in objects if name in each.names], dtype=np.float32)
+                surest = boxes.xyxy[int(np.argmax(boxes.scores))] if len(boxes) else None
+                right.append(surest is not None and bool(box_iou(surest[None], true).max() >= 0.5))
+    return sum(right) / len(right) if right else None
 
 
 @dataclass(frozen=True)

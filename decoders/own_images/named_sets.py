@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from vision_agent.data.annotations.annotation_sets import AnnotationKind
 
 
+_MOST_SHOWN = 100  # names, each with its counts
+
+
 def read_set(path: Path, images: Path | None, kind: str, validation: float | str, skip_bad: bool) -> "AnnotationSet":
     """Read a set; every fault is a line on stderr, before anything is loaded or trained."""
     from vision_agent.data.annotations.annotation_sets import read_annotations
@@ -26,7 +29,9 @@ def read_set(path: Path, images: Path | None, kind: str, validation: float | str
         told(f"left out of {str(path)!r}: {len(read.left_out)} faulty parts")
         for line in read.left_out[:20]:
             told(f"  {line}")
-    counts = ", ".join(f"{name} {train}+{held}" for name in read.names for train, held in [read.count(name)])
+    shown = read.names if len(read.names) <= _MOST_SHOWN else ()
+    counts = ", ".join(f"{name} {train}+{held}" for name in shown for train, held in [read.count(name)])
+    counts = counts or f"of {len(read.names)} names"
     told(f"{path}: {len(read.train)} images to learn from, {len(read.validation)} to measure by; objects: {counts}")
     return read
 

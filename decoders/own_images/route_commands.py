@@ -22,7 +22,9 @@ def register(app: typer.Typer) -> None:
 def train_route_command(
     kind: Annotated[Literal["det", "seg"], typer.Argument(help="det for boxes, seg for masks.")],
     model: Annotated[str, typer.Argument(help="An InternVL checkpoint, or 'default'.")],
-    data: Annotated[Path, typer.Option("--data", help="COCO or LVIS JSON, YOLO, VOC or LabelMe.")],
+    data: Annotated[
+        Path, typer.Option("--data", help="COCO or LVIS JSON, YOLO, VOC, LabelMe, or RefCOCO's refs(unc).p.")
+    ],
     out: RunOption,
     images: Annotated[
         Path | None, typer.Option("--images", help="Folder of the images, where they do not lie beside their file.")

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from vision_agent.agent import VisionAgent
-from vision_agent.data.annotations.annotated import AnnotatedImage, AnnotationSet
+from vision_agent.data.annotations.annotated import AnnotatedImage, AnnotatedObject, AnnotationSet
 from vision_agent.data.text.request_templates import ROUTED
 from vision_agent.errors import InputError, RouteError, bad_argument, require_extra
 from vision_agent.inference.nouns import with_article
@@ -31,7 +31,7 @@ from vision_agent.train.seen_images import SeenImages
 from vision_agent.train.token_writing import TokenPlaces, WrittenAnswer, answer_places, read_places
 
 from ..mask.decoder import MaskDecoder, PreparedMasks
-from .measuring import LEAST_SCORE, NameFigures, mask_iou, measure
+from .measuring import LEAST_SCORE, Find, NameFigures, expressions_found, mask_iou, measure
 from .views import wordings
 
 Kind = Literal["det", "seg"]
@@ -77,7 +77,9 @@ class RouteReport(BaseModel):
 
     Attributes:
         adapter: its folder.
-        figures: AP50 of the names; None for masks. mask_iou: of marked boxes; None for boxes.
+        figures: AP50 of the names; None for masks, and for expressions. mask_iou: of marked boxes; None for boxes.
+        expressions: the share of expressions whose surest box has an IoU of 0.5 with the object that is meant; None for
+            sets of names.
         written: the share of places after a phrase of a request, in words that were not learned from, at which the
             model writes the token by itself; None where it did not learn to.
         astray: the share of all other places at which it would write it.
@@ -90,6 +92,7 @@ class RouteReport(BaseModel):
     adapter: str
     figures: NameFigures | None = None
     mask_iou: float | None = None
+    expressions: float | None = None
     written: float | None = None
     astray: float | None = None
     texts_same: float | None = None
@@ -200,7 +203,12 @@ def train_route(
         same = float(np.mean([one == other for one, other in zip(before, after, strict=True)])) if before else None
     report = RouteReport(
         adapter=str(target),
-        figures=_boxes_found(agent, spec.name, annotations) if kind == "det" else None,
+        figures=_boxes_found(agent, spec.name, annotations)
+        if kind == "det" and not annotations.by_expressions
+        else None,
+        expressions=expressions_found(_finding(agent, spec.name), annotations.validation)
+        if kind == "det" and annotations.by_expressions
+        else None,
         mask_iou=mask_iou(agent, annotations.validation) if kind == "seg" and spec.name == "seg" else None,
         written=shares[0],
         astray=shares[1],
@@ -219,6 +227,7 @@ class _Requests:
     def __init__(self, kind: Kind, backbone: Backbone, held: SeenImages, annotations: AnnotationSet, seed: int) -> None:
         self._kind, self._backbone, self._held, self._seed = kind, backbone, held, seed
         self._images, self._names = annotations.train, annotations.names
+        self._by_expressions = annotations.by_expressions
         self._grammar = ROUTED[kind]
 
     def sample(self, number: int) -> AdapterSample:
@@ -226,15 +235,17 @@ class _Requests:
         turn, place = divmod(number, len(self._images))
         order = np.random.default_rng((self._seed, turn)).permutation(len(self._images))
         annotated, rng = self._images[int(order[place])], np.random.default_rng((self._seed, 1, number))
-        present = sorted({each.name for each in annotated.objects})
-        absent = [name for name in self._names if name not in present]
+        present = sorted({name for each in annotated.objects for name in each.names})
+        # What an expression means in another image was never said: it may be there or not.
+        absent = [] if self._by_expressions else [name for name in self._names if name not in present]
         rng.shuffle(present)
         rng.shuffle(absent)
         asked = [*present, *absent][: max(_MOST_NAMES, min(len(present), 2 * _MOST_NAMES))]
         phrases = []
         for name in asked:
             others = wordings(name)
-            phrases.append(others[0] if rng.random() < 0.75 else others[rng.integers(1, len(others))])
+            plain = self._by_expressions or rng.random() < 0.75
+            phrases.append(others[0] if plain else others[rng.integers(1, len(others))])
         boxes = _box_targets(annotated, asked)
         target = boxes if self._kind == "det" else (boxes, _mask_targets(annotated, asked))
         return AdapterSample(annotated.load(), tuple(phrases), target, key=_key(annotated))
@@ -247,7 +258,7 @@ class _Requests:
         """
         rng = np.random.default_rng((self._seed, 2, part))
         for annotated in images:
-            names = sorted({each.name for each in annotated.objects})
+            names = sorted({name for each in annotated.objects for name in each.names})
             if not names:
                 continue
             tokens_TC = self._held.see(annotated.load(), _key(annotated)).tokens_TC
@@ -299,13 +310,13 @@ def _mask_and_box_loss(
 
 def _box_targets(annotated: AnnotatedImage, asked: Sequence[str]) -> BoxTargets:
     objects = [each for each in annotated.objects if not each.crowd]
-    crowds = [each for each in annotated.objects if each.crowd and each.name in asked]
-    belongs = np.array([[each.name == name for each in objects] for name in asked], dtype=np.bool_)
+    crowds = [each for each in annotated.objects if each.crowd and _asked_as(each, asked) >= 0]
+    belongs = np.array([[name in each.names for each in objects] for name in asked], dtype=np.bool_)
     return BoxTargets(
         boxes_G4=_unit_boxes([each.xyxy for each in objects], annotated.size),
         belongs_KG=torch.from_numpy(belongs.reshape(len(asked), len(objects))),
         ignored_M4=_unit_boxes([each.xyxy for each in crowds], annotated.size),
-        ignored_phrase_M=torch.tensor([asked.index(each.name) for each in crowds], dtype=torch.long),
+        ignored_phrase_M=torch.tensor([_asked_as(each, asked) for each in crowds], dtype=torch.long),
     )
 
 
@@ -315,8 +326,13 @@ def _mask_targets(annotated: AnnotatedImage, asked: Sequence[str]) -> MaskTarget
     return MaskTargets(
         boxes_G4=_unit_boxes([each.xyxy for each in objects], annotated.size),
         masks_GHW=torch.from_numpy(np.stack(masks)) if masks else torch.zeros(0, 1, 1, dtype=torch.bool),
-        phrase_G=torch.tensor([asked.index(each.name) if each.name in asked else -1 for each in objects]).long(),
+        phrase_G=torch.tensor([_asked_as(each, asked) for each in objects]).long(),
     )
+
+
+def _asked_as(annotated: AnnotatedObject, asked: Sequence[str]) -> int:
+    """The place of an object's first name among those that are asked for; -1 where none is."""
+    return next((asked.index(name) for name in annotated.names if name in asked), -1)
 
 
 def _unit_boxes(boxes: Sequence[tuple[float, ...]], size: tuple[int, int]) -> Tensor:
@@ -334,9 +350,12 @@ def _key(annotated: AnnotatedImage) -> str:
 
 
 def _boxes_found(agent: VisionAgent, name: str, annotations: AnnotationSet) -> NameFigures:
+    usual = float(agent.routes[name].decoder.settings["threshold"])
+    return measure(_finding(agent, name), annotations.validation, annotations.names, usual)
+
+
+def _finding(agent: VisionAgent, name: str) -> Find:
     def find(image: Any, phrases: list[str]) -> Any:
         return agent.run_route(name, phrases, image, threshold=LEAST_SCORE)
 
-    return measure(
-        find, annotations.validation, annotations.names, float(agent.routes[name].decoder.settings["threshold"])
-    )
+    return find

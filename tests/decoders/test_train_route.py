@@ -7,14 +7,17 @@ from typing import Any
 import original_format as official
 import pytest
 import torch
+from refcoco_files import published
 from safetensors.torch import load_file
 
 from vision_agent import VisionAgent
 from vision_agent.cli.main import main
 from vision_agent.data.annotations.annotated import AnnotationSet
 from vision_agent.data.annotations.annotation_sets import read_annotations
+from vision_agent.decoders.own_images import route_training
 from vision_agent.decoders.own_images.route_training import RouteReport, RouteTraining, train_route
 from vision_agent.errors import InputError, RouteError
+from vision_agent.train.adapter_training import AdapterSample
 
 EXAMPLE = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "own_images.py"))
 
@@ -134,3 +137,32 @@ def test_the_command_and_what_it_refuses(
     with pytest.raises(InputError, match="`kind` must be 'det' or 'seg', but got 'box'"):
         train_route("box", agent, marked, tmp_path / "other")  # type: ignore[arg-type]
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("kind", ["det", "seg"])
+def test_expressions_are_asked_of_their_own_image_alone(
+    kind: Any, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RefCOCO's files: what an expression means in another image was never said."""
+    annotations = read_annotations(published(tmp_path / "refcoco"))
+    asked: set[tuple[str, ...]] = set()
+
+    def sample(image: Any, phrases: tuple[str, ...], *more: Any, **named: Any) -> AdapterSample:
+        asked.add(tuple(sorted(phrases)))
+        return AdapterSample(image, phrases, *more, **named)
+
+    monkeypatch.setattr(route_training, "AdapterSample", sample)
+    agent = VisionAgent.from_pretrained(base, dtype="fp32", device="cpu")
+    report = train_route(kind, agent, annotations, tmp_path / "run", settings(writing=0))
+    assert asked == {("dog in front", "left dog", "right dog", "the dog on the left")}
+    if kind == "det":
+        assert report.figures is None and report.expressions in (0, 1)  # of one expression
+    else:
+        assert report.mask_iou is not None
+
+
+def test_names_are_not_learned_from_expressions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = published(tmp_path / "refcoco")
+    with pytest.raises(SystemExit, match="2"):
+        main(["finetune", "default", "--data", str(folder), "--out", str(tmp_path / "run")])
+    assert "expressions such as RefCOCO's are for `train-route`" in capsys.readouterr().err

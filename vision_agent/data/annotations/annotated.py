@@ -24,6 +24,7 @@ class AnnotatedObject:
         polygons: rings of its outline, each x, y, x, y, ...; they are joined.
         runs: its outline as run lengths of the upright image.
         crowd: a region of many such objects that were not marked one by one.
+        also: other names of it, where expressions mean it.
     """
 
     name: str
@@ -31,6 +32,12 @@ class AnnotatedObject:
     polygons: tuple[tuple[float, ...], ...] = ()
     runs: RunLengths | None = None
     crowd: bool = False
+    also: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that it is called."""
+        return (self.name, *self.also)
 
     @property
     def outlined(self) -> bool:
@@ -69,10 +76,10 @@ class AnnotatedImage:
 
 @dataclass(frozen=True)
 class AnnotationSet:
-    """A checked set: every name is marked wherever it occurs.
+    """A checked set: every name is marked wherever it occurs; an expression only where it was said.
 
     Attributes:
-        kind: "coco", "yolo", "voc" or "labelme".
+        kind: "coco", "yolo", "voc", "labelme" or "refcoco".
         train, validation: its images; no image is in both.
         names: of all objects, sorted.
         left_out: what was wrong and therefore left out, one sentence a fault; empty unless that was allowed.
@@ -84,10 +91,15 @@ class AnnotationSet:
     names: tuple[str, ...]
     left_out: tuple[str, ...] = ()
 
+    @property
+    def by_expressions(self) -> bool:
+        """Whether names are expressions, which mean something in their own image and nothing in others."""
+        return self.kind == "refcoco"
+
     def count(self, name: str) -> tuple[int, int]:
         """Return how many objects of a name the training and the validation images have."""
         train, validation = (
-            sum(each.name == name and not each.crowd for image in images for each in image.objects)
+            sum(name in each.names and not each.crowd for image in images for each in image.objects)
             for images in (self.train, self.validation)
         )
         return train, validation

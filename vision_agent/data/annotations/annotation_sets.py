@@ -12,12 +12,13 @@ from vision_agent.data.annotations.checking import Draft, check_drafts
 from vision_agent.data.annotations.coco import coco_drafts
 from vision_agent.data.annotations.faults import Faults
 from vision_agent.data.annotations.labelme import labelme_drafts
+from vision_agent.data.annotations.refcoco import expression_files, is_expression_file, refcoco_drafts
 from vision_agent.data.annotations.voc import voc_drafts
 from vision_agent.data.annotations.yolo import yolo_drafts
 from vision_agent.errors import InputError, bad_argument
 from vision_agent.images.loading import ImageLimits
 
-AnnotationKind = Literal["auto", "coco", "yolo", "voc", "labelme"]
+AnnotationKind = Literal["auto", "coco", "yolo", "voc", "labelme", "refcoco"]
 _PARTS = {"train": ("train",), "validation": ("valid", "val", "validation")}
 _COCO_NAMES = ("_annotations.coco.json", "annotations.json", "instances.json", "result.json")
 
@@ -35,7 +36,7 @@ def read_annotations(
 
     Args:
         data: a COCO JSON, a YOLO `data.yaml`, or a folder: YOLO, Pascal VOC, LabelMe, or one with `train` and `valid`
-            folders, as Roboflow and supervision write them.
+            folders, as Roboflow and supervision write them; or RefCOCO's `refs(unc).p` beside its `instances.json`.
         images: the folder that the images are in; None for where the format has them. A COCO JSON has them beside it,
             or in `images` beside it.
         kind: "auto" recognises it.
@@ -75,7 +76,7 @@ def read_annotations(
         if not any(image.objects for image in checked.get(part, [])):
             said = "no image with an object" if faults.found else "no object is marked on any image"
             faults.add("empty set", data, part, said, fatal=True)
-    names = {each.name for part in checked.values() for image in part for each in image.objects}
+    names = {name for part in checked.values() for image in part for each in image.objects for name in each.names}
     left_out = faults.settle(skip_bad, str(data))
     return AnnotationSet(found, tuple(checked["train"]), tuple(checked["validation"]), tuple(sorted(names)), left_out)
 
@@ -107,7 +108,9 @@ def _check_arguments(data: Path, images: Path | None, kind: str, validation: flo
         raise InputError(bad_argument("validation", "a share above 0 and below 1, or a set that exists", validation))
 
 
-def _kind_of(data: Path) -> Literal["coco", "yolo", "voc", "labelme"]:
+def _kind_of(data: Path) -> Literal["coco", "yolo", "voc", "labelme", "refcoco"]:
+    if is_expression_file(data) or (data.is_dir() and expression_files(data)):
+        return "refcoco"
     if data.is_file():
         if data.suffix.lower() in (".yaml", ".yml") or data.name in ("classes.txt", "obj.names"):
             return "yolo"
@@ -169,6 +172,8 @@ def _files_of_part(folder: Path, names: Sequence[str]) -> list[Path]:
 def _drafts(kind: str, data: Path, images: Path | None, faults: Faults) -> dict[str, list[Draft]]:
     if kind == "coco":
         return _coco(data, images, faults)
+    if kind == "refcoco":
+        return refcoco_drafts(data, images, faults)
     if kind == "yolo":
         settings = data if data.is_file() else _settings_of(data)
         if settings is None:

@@ -31,6 +31,7 @@ class DraftObject:
         xyxy: four numbers in pixels, of any type yet; None to take the bounds of the outline.
         unit: the box and the polygons are in 0-1 of the image, to be scaled.
         polygons: rings of an outline; runs: COCO's run lengths, a mapping of `size` and `counts`.
+        also: other names of it.
     """
 
     place: str
@@ -40,6 +41,7 @@ class DraftObject:
     polygons: Any = ()
     runs: Any = None
     crowd: bool = False
+    also: tuple[str, ...] = ()
 
 
 @dataclass
@@ -186,7 +188,7 @@ def _object(draft: DraftObject, image: Draft, size: tuple[int, int] | None, faul
         told("no box")
     if draft.name is None or box is None or len(faults.found) > before:
         return None
-    return AnnotatedObject(draft.name, box, polygons, runs, draft.crowd)
+    return AnnotatedObject(draft.name, box, polygons, runs, draft.crowd, draft.also)
 
 
 def _bounds(polygons: Sequence[Sequence[float]], runs: RunLengths | None) -> list[float] | None:

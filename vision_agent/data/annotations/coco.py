@@ -41,7 +41,7 @@ def coco_drafts(path: Path, images: Path, faults: Faults) -> tuple[list[Draft], 
         return [], []
     told = str(path)
     names = _categories(parts["categories"] or [], parts["annotations"] or [], told, faults)
-    drafts, by_id = _images(parts["images"] or [], images, told, faults)
+    drafts, by_id = listed_images(parts["images"] or [], images, told, faults)
     _annotations(parts["annotations"] or [], by_id, names, told, faults)
     return drafts, [name for name in names.values() if name]
 
@@ -76,9 +76,10 @@ def _categories(listed: list[Any], annotations: list[Any], file: str, faults: Fa
     return dict(zip(names, checked, strict=True))
 
 
-def _images(
+def listed_images(
     listed: list[Any], folder: Path, file: str, faults: Faults
 ) -> tuple[list[Draft], dict[int | str, Draft | None]]:
+    """Return the images of a file, and the same by their ids; None for one that was told as listed twice."""
     drafts: list[Draft] = []
     by_id: dict[int | str, Draft | None] = {}
     by_name: dict[str, int | str] = {}
@@ -137,21 +138,24 @@ def _annotations(
         draft = None if image_key is None else images.get(image_key)
         if draft is None:
             continue
-        outline = held.get("segmentation") or ()
-        if isinstance(outline, list):  # a ring without points says as little as no ring
-            outline = [ring for ring in outline if ring != []]
-        draft.objects.append(
-            DraftObject(
-                place=where,
-                name=None if category_key is None else names.get(category_key),
-                xyxy=_corners(held.get("bbox")),
-                polygons=() if isinstance(outline, Mapping) else outline,
-                runs=outline if isinstance(outline, Mapping) else None,
-                crowd=held.get("iscrowd") in (1, True),
-            )
-        )
+        draft.objects.append(drawn_object(held, where, None if category_key is None else names.get(category_key)))
     if not listed:
         faults.add("empty set", file, "annotations", "no annotation", fatal=True)
+
+
+def drawn_object(annotation: Mapping[str, Any], place: str, name: str | None) -> DraftObject:
+    """Return an annotation's box and outline."""
+    outline = annotation.get("segmentation") or ()
+    if isinstance(outline, list):  # a ring without points says as little as no ring
+        outline = [ring for ring in outline if ring != []]
+    return DraftObject(
+        place=place,
+        name=name,
+        xyxy=_corners(annotation.get("bbox")),
+        polygons=() if isinstance(outline, Mapping) else outline,
+        runs=outline if isinstance(outline, Mapping) else None,
+        crowd=annotation.get("iscrowd") in (1, True),
+    )
 
 
 def _corners(box: Any) -> Any:
