@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import PHOTOS
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont
@@ -19,6 +20,7 @@ from vision_agent import (
     Detections,
     ImageStore,
     InputError,
+    ResultReady,
     Segmentation,
     StepDone,
     TextDelta,
@@ -41,6 +43,30 @@ def test_one_request_is_one_reading_of_the_model(agent: VisionAgent, photo: Path
     assert result.plan is None and result.steps == () and result.done and result.refused is None
     assert [routed.phrase for routed in result.routes] == ["dog"]
     assert AgentResult.model_validate_json(result.model_dump_json()) == result
+
+
+def test_several_objects_are_routed_one_by_one(agent: VisionAgent, photo: Path) -> None:
+    result = agent.run("find the dog and the frisbee", photo)
+    assert result.text == "dog, frisbee" and result.plan is None and result.done
+    assert [(each.token, each.phrase) for each in result.routes] == [("[DET]", "dog"), ("[DET]", "frisbee")]
+    assert [result.text[each.start : each.end] for each in result.routes] == ["dog", "frisbee"]
+    alone = [agent.run(f"find the {name}", photo) for name in ("dog", "frisbee")]
+    for routed, one in zip(result.routes, alone, strict=True):
+        np.testing.assert_allclose(routed.result.xyxy, one.routes[0].result.xyxy, atol=0.05)
+        np.testing.assert_allclose(routed.result.scores, one.routes[0].result.scores, atol=1e-3)
+    assert result.completion_tokens == sum(each.completion_tokens for each in alone)
+    assert AgentResult.model_validate_json(result.model_dump_json()) == result
+
+    *events, done = agent.run("find the dog and the frisbee", photo, stream=True)
+    assert isinstance(done, AnswerDone) and done.answer.text == result.text
+    assert "".join(each.text for each in events if isinstance(each, TextDelta)) == result.text
+    assert [each.routed for each in events if isinstance(each, ResultReady)] == list(done.answer.routes)
+
+    together = agent.run(["outline the dog and the frisbee", "where is the dog?"], photo)
+    assert [[each.token for each in one.routes] for one in together] == [["[SEG]", "[SEG]"], ["[DET]"]]
+    assert len(agent.run("find the dog and the frisbee", photo, planner="off").routes) == 1
+    refused = agent.run("find the dog and the frisbee")
+    assert not refused.done and refused.refused is not None
 
 
 def test_a_crop_is_looked_at_again(agent: VisionAgent, photo: Path) -> None:

@@ -1,9 +1,13 @@
 """Plans: requests of several steps, read by a grammar of clauses. Needs no model."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vision_agent import Plan, PlannedStep
 from vision_agent.planning.clauses import same_object, split_clauses
+from vision_agent.planning.coordination import single_requests
+from vision_agent.planning.objects import phrases_of
 from vision_agent.planning.parser import read_plan
 
 
@@ -164,3 +168,60 @@ def test_a_plan_survives_json() -> None:
     assert Plan.model_validate_json(plan.model_dump_json()) == plan
     assert str(plan) == "1. count each cups\n2. outline largest of step 1"
     assert isinstance(plan.steps[0], PlannedStep)
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        ("find the dog and the frisbee", ["find the dog", "find the frisbee"]),
+        ("Please find the dog, the frisbee and the person.", ["find the dog", "find the frisbee", "find the person"]),
+        ("locate all dogs & frisbees", ["locate all dogs", "locate frisbees"]),
+        ("show me every dog as well as every person", ["show me every dog", "show me every person"]),
+        ("point at the dog and at the ball", ["point at the dog", "point at the ball"]),
+        ("segment both the cup and the plate", ["segment the cup", "segment the plate"]),
+        ("find the dog or the cat in the photo", ["find the dog in the photo", "find the cat in the photo"]),
+        ("where are the dog and the man with the hat?", ["where are the dog", "where are the man with the hat"]),
+        ("mark the red ball and the brown dog", ["mark the red ball", "mark the brown dog"]),
+    ],
+)
+def test_several_objects_are_asked_for_one_by_one(request_: str, expected: list[str]) -> None:
+    assert single_requests(request_) == expected
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        "find the black and white dog",
+        "find the big, brown dog",
+        "find the man between the dog and the car",
+        "find the woman with a hat and a bag",
+        "is there a dog and a cat?",
+        "draw a dog and a cat",
+        "what colour are the dog and the cat?",
+        "describe the dog and the cat",
+        "find the dog but not the cat",
+        "find the dog, which is brown",
+        "find the dog, and count the cats",
+        "find the sandwich",
+        "find",
+        "and",
+        "find , and",
+        "",
+    ],
+)
+def test_what_names_one_object_or_asks_for_words_stays_one_request(request_: str) -> None:
+    assert single_requests(request_) == [request_]
+
+
+@given(st.text(max_size=60), st.text(max_size=60))
+def test_no_words_break_the_reading_of_several_objects(first: str, second: str) -> None:
+    for request in (f"find the {first} and {second}", f"{first}, {second}"):
+        parts = single_requests(request)
+        assert parts == [request] or (len(parts) > 1 and all(part.strip() for part in parts))
+
+
+def test_how_many_of_several_objects_is_a_count_of_each() -> None:
+    assert steps("how many dogs and cats are there?") == ["count each dogs and cats"]
+    assert phrases_of("dogs and cats") == ["dog", "cat"] and phrases_of("black and white dog") == [
+        "black and white dog"
+    ]

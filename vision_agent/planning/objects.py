@@ -1,6 +1,5 @@
 """The objects that the steps of a plan are about: boxes of images, or whole images; which of them is meant."""
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from vision_agent.geometry.frames import box_iou
 from vision_agent.planning.clauses import bare
+from vision_agent.planning.coordination import split_objects
 from vision_agent.planning.plan import Pick
 from vision_agent.results.detections import Detections
 
@@ -50,8 +50,7 @@ def objects_of(found: Detections, image: str) -> list[ObjectRef]:
 
 def phrases_of(phrase: str) -> list[str]:
     """Split "men and the dog" into two phrases, each in the singular, as detectors are asked."""
-    parts = re.split(r"\s*(?:,|\band\b|\bor\b)\s*(?:the\s+|an?\s+)?", phrase)
-    return list(dict.fromkeys(bare(part) for part in parts if part)) or [phrase]
+    return list(dict.fromkeys(filter(None, map(bare, split_objects(phrase))))) or [phrase]
 
 
 def picked(objects: Sequence[ObjectRef], pick: Pick) -> list[ObjectRef]:

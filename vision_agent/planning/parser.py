@@ -29,6 +29,7 @@ from vision_agent.planning.clauses import (
     without_leads,
     without_tail,
 )
+from vision_agent.planning.objects import phrases_of
 from vision_agent.planning.plan import Action, Measure, Pick, Plan, PlannedStep
 
 _PRONOUN = (
@@ -91,6 +92,8 @@ def read_plan(request: str, images: int) -> Plan | None:
 def _stands_alone(step: PlannedStep, images: int) -> bool:
     """Whether a plan of this one step does what one routed answer would not."""
     if step.action in ("crop", "compare") or step.pick not in ("each", "best"):
+        return True
+    if step.action == "count" and len(phrases_of(step.phrase)) > 1:  # "how many dogs and cats?": of each
         return True
     one_by_one = step.action in ("count", "describe", "read") and not step.images
     return one_by_one and images > 1 and _EACH_IMAGE.search(step.clause) is not None

@@ -10,8 +10,11 @@ from vision_agent.errors import InputError, bad_argument
 from vision_agent.images.store import ImageStore
 from vision_agent.planning.plan import Plan
 from vision_agent.planning.summary import routed_line
-from vision_agent.results.answers import Answer, revived
+from vision_agent.results.answers import Answer, RoutedText, revived
 from vision_agent.results.generated import GeneratedImage, GeneratedImages
+
+BETWEEN = ", "
+"""Stands between the words for one object and those for the next."""
 
 
 class AgentStep(BaseModel):
@@ -48,7 +51,8 @@ class AgentResult(Answer):
 
     A request that the model answers by itself is one routed answer: its words are the text, and `routes` the results
     of its routing tokens. A request of several steps has a `plan`, and `steps` are the calls that were made for it;
-    then the tokens are those of all answers in it, and the confidence is that of the least sure one.
+    then the tokens are those of all answers in it, and the confidence is that of the least sure one. A request for
+    several objects is one routed answer for each of them, put together alike.
 
     Attributes:
         plan: the steps that the request was read as; None where it was not planned.
@@ -102,6 +106,34 @@ class AgentResult(Answer):
             refused=refused,
         )
 
+    @classmethod
+    def of_answers(cls, answers: Sequence[Answer]) -> Self:
+        """Put routed answers to requests for one object each together: their words are joined by `BETWEEN`."""
+        routes, begin = list[RoutedText](), 0
+        for answer in answers:
+            routes += [moved(routed, begin) for routed in answer.routes]
+            begin += len(answer.text) + len(BETWEEN)
+        ends = [answer.finish_reason for answer in answers]
+        refused = next((answer.refused for answer in answers if answer.refused is not None), None)
+        blind = next((each.token for each in routes if each.image is None and each.result is None), None)
+        refused = f"{blind} needs an image, and there is none" if blind is not None else refused
+        tokens = [answer.tokens for answer in answers]
+        return cls(
+            text=BETWEEN.join(answer.text for answer in answers),
+            finish_reason=next((end for end in ends if end != "stop"), "stop"),
+            prompt_tokens=sum(answer.prompt_tokens for answer in answers),
+            completion_tokens=sum(answer.completion_tokens for answer in answers),
+            confidence=min(answer.confidence for answer in answers),
+            value=answers[0].value if len(answers) == 1 else None,
+            model=answers[0].model,
+            routes=tuple(routes),
+            evidence=tuple(each for answer in answers for each in answer.evidence),
+            warnings=tuple(dict.fromkeys(each for answer in answers for each in answer.warnings)),
+            tokens=tuple(each for some in tokens for each in some or ()) if all(tokens) else None,
+            done=refused is None,
+            refused=refused,
+        )
+
     @property
     def summary(self) -> str:
         """The whole result in plain lines: the words, and a line for the result of each routing token."""
@@ -126,3 +158,8 @@ class AgentResult(Answer):
             raise InputError(bad_argument("image_id", f"one of {list(self.images)}", image_id))
         image: Image.Image = self.images[image_id]
         return image
+
+
+def moved(routed: RoutedText, by: int) -> RoutedText:
+    """Return a route whose phrase stands so many characters later in the text."""
+    return routed.model_copy(update={"start": routed.start + by, "end": routed.end + by}) if by else routed

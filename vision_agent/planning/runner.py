@@ -1,7 +1,7 @@
-"""Requests of `agent.run`: one routed answer, a plan, or the model's own loop."""
+"""Requests of `agent.run`: one routed answer (for several objects one each), a plan, or the model's own loop."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -14,17 +14,18 @@ from vision_agent.inference.answering import AnswerPipeline
 from vision_agent.inference.conversation import Conversation
 from vision_agent.inference.second_look import LookAgain, SecondLook
 from vision_agent.model.prompt import PLACEHOLDER
+from vision_agent.planning.coordination import single_requests
 from vision_agent.planning.executor import PlanExecutor
 from vision_agent.planning.options import RunOptions
 from vision_agent.planning.parser import read_plan
 from vision_agent.planning.plan import Plan
-from vision_agent.planning.result import AgentResult, AgentStep
+from vision_agent.planning.result import BETWEEN, AgentResult, AgentStep, moved
 from vision_agent.planning.run_events import AgentEvent, StepDone
 from vision_agent.planning.tool_calls import SessionTools, verify_step
 from vision_agent.planning.tool_loop import ToolLoop
 from vision_agent.results.answers import Answer
 from vision_agent.results.detections import Detections
-from vision_agent.results.events import AnswerDone, TextDelta
+from vision_agent.results.events import AnswerDone, ResultReady, RouteOpened, TextDelta
 from vision_agent.results.segmentation import Segmentation
 from vision_agent.routing.policy import RouteChoice
 
@@ -61,18 +62,19 @@ class RequestRunner:
     ) -> list[AgentResult]:
         """Run every request; those that are one routed answer are written together."""
         results: dict[int, AgentResult] = {}
-        single: list[int] = []
+        single: dict[int, list[Conversation]] = {}
         for row, (request, conversation) in enumerate(zip(requests, conversations, strict=True)):
             plan = self._plan(request, len(conversation.images), options)
             if plan is None:
-                single.append(row)
+                single[row] = self._object_by_object(request, conversation, options)
             else:
                 results[row] = _last(self._carried_out(plan, request, conversation.images, options))
         if single:
-            rows = [conversations[row] for row in single]
-            answers = self._pipeline.answers(rows, options.generation, options.choice)
-            for row, answer in zip(single, answers, strict=True):
-                results[row] = self._verified(_as_result(answer), conversations[row].images, options)
+            asked = [each for row in single.values() for each in row]
+            answers = iter(self._pipeline.answers(asked, options.generation, options.choice))
+            for row, parts in single.items():
+                result = AgentResult.of_answers([next(answers) for _ in parts])
+                results[row] = self._verified(result, conversations[row].images, options)
         return [results[row] for row in range(len(requests))]
 
     def stream(self, request: str, conversation: Conversation, options: RunOptions) -> Iterator[AgentEvent]:
@@ -81,13 +83,27 @@ class RequestRunner:
         if plan is not None:
             yield from self._carried_out(plan, request, conversation.images, options)
             return
-        for event in self._pipeline.stream(conversation, options.generation, options.choice):
-            if not isinstance(event, AnswerDone):
-                yield event
-                continue
-            result = self._verified(_as_result(event.answer), conversation.images, options)
-            yield from (StepDone(step=step) for step in result.steps)
-            yield AnswerDone(answer=result)
+        answers, begin = list[Answer](), 0
+        for part in self._object_by_object(request, conversation, options):
+            if answers:
+                yield TextDelta(text=BETWEEN)
+                begin += len(answers[-1].text) + len(BETWEEN)
+            for event in self._pipeline.stream(part, options.generation, options.choice):
+                if isinstance(event, AnswerDone):
+                    answers.append(event.answer)
+                else:
+                    yield _later(event, begin)
+        result = self._verified(AgentResult.of_answers(answers), conversation.images, options)
+        yield from (StepDone(step=step) for step in result.steps)
+        yield AnswerDone(answer=result)
+
+    def _object_by_object(self, request: str, conversation: Conversation, options: RunOptions) -> list[Conversation]:
+        """What the model is asked for a request of one step: for several objects, one after the other."""
+        if options.planner != "off" and not options.choice.narrows(self._pipeline.routes):
+            parts = [request] if PLACEHOLDER in request else single_requests(request)
+            if len(parts) > 1:
+                return [Conversation.build(part, conversation.images) for part in parts]
+        return [conversation]
 
     def _plan(self, request: str, images: int, options: RunOptions) -> Plan | Literal["model"] | None:
         """How a request is run: by a plan, by the model's own loop, or, for None, as one routed answer."""
@@ -148,13 +164,13 @@ class RequestRunner:
         return answer
 
 
-def _as_result(answer: Answer) -> AgentResult:
-    """A routed answer as the result of a run."""
-    own = ("kind", "refused")
-    fields: Mapping[str, Any] = {name: getattr(answer, name) for name in Answer.model_fields if name not in own}
-    blind = [routed.token for routed in answer.routes if routed.image is None and routed.result is None]
-    refused = f"{blind[0]} needs an image, and there is none" if blind else answer.refused
-    return AgentResult(**fields, done=refused is None, refused=refused)
+def _later(event: TextDelta | RouteOpened | ResultReady, by: int) -> TextDelta | RouteOpened | ResultReady:
+    """An event of an answer that begins so many characters later in the text."""
+    if isinstance(event, RouteOpened):
+        return event.model_copy(update={"start": event.start + by, "end": event.end + by})
+    if isinstance(event, ResultReady):
+        return event.model_copy(update={"routed": moved(event.routed, by)})
+    return event
 
 
 def _last(events: Iterator[AgentEvent]) -> AgentResult:
