@@ -58,6 +58,38 @@ def test_one_rule_for_words(phrase: str, unknown: tuple[str, ...], finds: bool) 
     assert WORDS.unknown(phrase) == unknown and WORDS.finds(phrase) is finds
 
 
+@pytest.mark.parametrize(
+    ("phrase", "asked"),
+    [
+        ("dogs", "dog"),
+        ("The red DOGS", "The red dog"),
+        ("fire hydrants", "fire hydrant"),
+        ("people", "person"),
+        ("knives on the left", "knife on the left"),
+        ("wine glasses", "wine glass"),
+        ("bus", "bus"),
+        ("scissors", "scissors"),
+        ("glasses", "glasses"),
+        ("unicorns", "unicorns"),
+        ("???", "???"),
+        ("", ""),
+    ],
+)
+def test_known_plurals_are_asked_in_the_singular(phrase: str, asked: str) -> None:
+    assert WORDS.in_singular(phrase) == asked
+
+
+def test_a_plural_finds_what_the_singular_finds(agent: VisionAgent, photo: Path) -> None:
+    """Asked as they stand, plurals found three times as many things that are not there: cats, sure, where a dog is."""
+    for name, several in (("dog", "dogs"), ("cat", "cats"), ("person", "people")):
+        one, many = agent.detect(name, photo, threshold=0.2), agent.detect(several, photo, threshold=0.2)
+        assert many.xyxy.tolist() == one.xyxy.tolist() and many.scores.tolist() == one.scores.tolist()
+        assert set(many.labels) <= {several} and many.phrases == (several,)
+    assert agent.count("dogs", photo).count == agent.count("dog", photo).count
+    routed = agent.run("find the cats", photo).routes[0]
+    assert routed.phrase == "cats" and len(routed.result) == len(agent.detect("cat", photo))
+
+
 def test_nonsense_gets_no_box_on_any_photo(agent: VisionAgent) -> None:
     for photo in PHOTOS.glob("*.jpg"):
         found = agent.detect(NONSENSE, photo)

@@ -65,7 +65,8 @@ def forced_states(
 ) -> RouteStates:
     """Read a route forced for each phrase, about the same images, without generation.
 
-    The prompt with its images is read once: its keys and values are kept in the engine's prefix cache.
+    The prompt with its images is read once: its keys and values are kept in the engine's prefix cache. A phrase is
+    asked in the singular where the route knows it so: names are taught that way, and "dogs" finds some where none are.
 
     Raises:
         CancelledError: nobody waits for the result any longer.
@@ -78,8 +79,17 @@ def forced_states(
     with torch.inference_mode():
         tokens_TC = torch.cat(tokens) if tokens else torch.empty(0, engine.backbone.hidden_size)
     marks = tuple(mark for each in cached for mark in each.token_marks)
-    forced = Forced(route, tokens_TC, tuple(map(len, tokens)), tuple(phrases), marks)
+    asked = phrases if route.words is None else [route.words.in_singular(phrase) for phrase in phrases]
+    forced = Forced(route, tokens_TC, tuple(map(len, tokens)), tuple(asked), marks)
     return RouteStates(engine.read_forced(forced), tuple(phrases), cached)
+
+
+def in_singular(engine: InferenceEngine, route: Route, read: RouteStates) -> RouteStates:
+    """Return the states of phrases that the model wrote; a known plural is read again as `forced_states` reads it."""
+    words = route.words
+    if words is None or all(words.in_singular(phrase) == phrase for phrase in read.phrases):
+        return read
+    return replace(read, states_KNC=forced_states(engine, route, read.phrases, read.images).states_KNC)
 
 
 def decode(

@@ -69,6 +69,26 @@ class KnownWords(BaseModel):
         unknown, named = self._read(phrase)
         return named and not unknown
 
+    def in_singular(self, phrase: str) -> str:
+        """Return the phrase with the thing it names in the singular, "red dogs" as "red dog", where that is known.
+
+        Names that are plurals themselves, such as "scissors", stay.
+        """
+        words = list(_WORD.finditer(phrase))
+        behind = (place for place, word in enumerate(words) if place and word[0].casefold() in _BEHIND_THE_HEAD)
+        head = next(behind, len(words)) - 1
+        if head < 0:
+            return phrase
+        before = [split_words(word[0])[0] for word in words[:head]]
+        for first in range(max(0, head + 1 - self._longest), head + 1):
+            start, last = "".join(before[first:]), words[head][0].casefold()
+            if start + last in self._as_written or start + last == "glasses":  # to see through, not to drink from
+                return phrase
+            single = next((each for each in _singulars(last) if start + each in self._as_written), None)
+            if single is not None:
+                return phrase[: words[head].start()] + single + phrase[words[head].end() :]
+        return phrase
+
     def _read(self, phrase: str) -> tuple[tuple[str, ...], bool]:
         """The unknown words, and whether there is a known name among the others."""
         words = split_words(phrase)
@@ -93,6 +113,10 @@ class KnownWords(BaseModel):
     @cached_property
     def _names(self) -> frozenset[str]:
         return frozenset(key for name in self.names for key in _keys(split_words(name)))
+
+    @cached_property
+    def _as_written(self) -> frozenset[str]:
+        return frozenset("".join(split_words(name)) for name in self.names)
 
     @cached_property
     def _longest(self) -> int:
