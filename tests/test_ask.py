@@ -1,6 +1,7 @@
 """Answers: single, several images, batches, streams, chats, choices, options. On tiny random checkpoints."""
 
 import asyncio
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -383,6 +384,23 @@ def test_wrong_kinds_of_arguments(tiny: VisionAgent) -> None:
         tiny.ask(["a"], noise(1), stream=True)  # type: ignore[call-overload]
     with pytest.raises(InputError, match="max_new_tokens"):
         tiny.ask("a", max_new_tokens=0)
+
+
+def test_half_a_character_is_told_by_every_verb(agent: VisionAgent, photo: Path) -> None:
+    """JSON may hold "\\ud83d" alone, half of an emoji that was cut in two; tokenizers raise a bare TypeError for it."""
+    half = "dog \ud83d"
+    calls = {
+        "phrase": lambda: agent.detect(half, photo),
+        "question": lambda: agent.ask(half, photo),
+        "request": lambda: agent.run(half, photo),
+        "prompt": lambda: agent.generate(half),
+        "stop": lambda: GenerationOptions(stop=(half,)),
+        "choices[1]": lambda: agent.ask("a dog?", photo, choices=["no", half]),
+        "labels[0]": lambda: agent.classify(photo, [half, "cat"]),
+    }
+    for name, call in calls.items():
+        with pytest.raises(InputError, match=rf"`{re.escape(name)}` must be whole characters"):
+            call()
 
 
 def test_what_users_type_is_text(tiny: VisionAgent) -> None:

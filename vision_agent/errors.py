@@ -174,6 +174,15 @@ def bad_argument(name: str, expected: str, got: object) -> str:
     return f"`{name}` must be {expected}, but got {shown}"
 
 
+def check_characters(name: str, text: str) -> None:
+    """Check that a text has whole characters only. Raises InputError for half a character, a lone surrogate."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"whole characters, without the half one at {error.start}"
+        raise InputError(bad_argument(name, half, text)) from None
+
+
 EXTRAS = {
     "benchmark": ("faster_coco_eval", "openpyxl", "pyarrow"),
     "bytetrack": ("trackers",),

@@ -7,7 +7,7 @@ from itertools import islice
 from numbers import Real
 from pathlib import Path
 
-from vision_agent.errors import ArgumentTypeError, InputError, bad_argument
+from vision_agent.errors import ArgumentTypeError, InputError, bad_argument, check_characters
 from vision_agent.generation.options import GenerationOptions
 
 LONGEST_PHRASE = 300  # characters
@@ -146,6 +146,7 @@ def _check_text(name: str, text: object, image: object, longest: int) -> str:
         raise InputError(bad_argument(name, "some words", text))
     if len(text) > longest:
         raise InputError(bad_argument(name, f"at most {longest} characters", text))
+    check_characters(name, text)
     if _is_file(text) and isinstance(image, str) and not _is_file(image):
         _raise_swapped(name, text, image)
     return text
@@ -189,6 +190,7 @@ def check_prompts(name: str, prompt: object) -> tuple[str, ...]:
             raise InputError(bad_argument(where, "some words", item))
         if len(item) > LONGEST_PHRASE:
             raise InputError(bad_argument(where, f"at most {LONGEST_PHRASE} characters", item))
+        check_characters(where, item)
     return tuple(items)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from itertools import islice
 
-from vision_agent.errors import ArgumentTypeError, InputError, bad_argument
+from vision_agent.errors import ArgumentTypeError, InputError, bad_argument, check_characters
 from vision_agent.validation import LONGEST_PHRASE
 
 MOST_LABELS = 10_000
@@ -30,6 +30,7 @@ def check_labels(labels: object) -> tuple[str, ...]:
         text = " ".join(item.split())
         if not any(map(str.isalnum, text)):
             raise InputError(bad_argument(f"labels[{index}]", "some words", item))
+        check_characters(f"labels[{index}]", item)
         if len(text) > LONGEST_PHRASE:
             raise InputError(bad_argument(f"labels[{index}]", f"at most {LONGEST_PHRASE} characters", item))
         key = text.casefold()

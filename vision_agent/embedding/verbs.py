@@ -14,7 +14,7 @@ from vision_agent.embedding.class_labels import check_labels, check_templates
 from vision_agent.embedding.classifier import classify_by_embedder, classify_by_presence
 from vision_agent.embedding.text_or_image import Kind, is_text
 from vision_agent.embedding.tower_embedder import TowerEmbedder
-from vision_agent.errors import ArgumentTypeError, InputError, bad_argument
+from vision_agent.errors import ArgumentTypeError, InputError, bad_argument, check_characters
 from vision_agent.images.loading import ImageLimits, ImageSource, load_image
 from vision_agent.inference.engine import InferenceEngine
 from vision_agent.inference.image_series import AT_ONCE, is_series, look_at
@@ -173,6 +173,7 @@ def _check_text(text: str, name: str, embedder: Embedder) -> str:
         raise InputError(bad_argument(name, "some words", text))
     if len(text) > _LONGEST_TEXT:
         raise InputError(bad_argument(name, f"at most {_LONGEST_TEXT} characters", text))
+    check_characters(name, text)
     if not embedder.embeds_texts:
         embedder.embed_texts([text])  # says why it reads none
     return text

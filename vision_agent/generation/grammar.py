@@ -23,7 +23,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vision_agent.errors import ArgumentTypeError, CheckpointError, InputError, MissingExtraError, bad_argument
+from vision_agent.errors import (
+    ArgumentTypeError,
+    CheckpointError,
+    InputError,
+    MissingExtraError,
+    bad_argument,
+    check_characters,
+)
 from vision_agent.generation.json_schema import PreparedSchema, prepare_schema
 from vision_agent.generation.runaway import RunawayWatch
 from vision_agent.generation.vocabulary import Vocabulary, vocabulary_of
@@ -72,6 +79,7 @@ def choice_constraint(tokenizer: Any, choices: Sequence[str], end_ids: Sequence[
     for index, choice in enumerate(choices):
         if not choice.strip():
             raise InputError(bad_argument(f"choices[{index}]", "some words", choice))
+        check_characters(f"choices[{index}]", choice)
         if choice in choices[:index]:
             raise InputError(bad_argument(f"choices[{index}]", "different from the others", choice))
     return _Choices(vocabulary_of(tokenizer), tuple(choice.encode() for choice in choices), tuple(end_ids))

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from vision_agent.errors import InputError, bad_argument
+from vision_agent.errors import InputError, bad_argument, check_characters
 
 
 class GenerationOptions(BaseModel):
@@ -60,6 +60,8 @@ class GenerationOptions(BaseModel):
     def _settings_agree(self) -> "GenerationOptions":
         if any(not text for text in self.stop):
             raise ValueError(f"`stop` must not contain an empty text, got {self.stop!r}")
+        for text in self.stop:
+            check_characters("stop", text)
         drawing = (self.temperature, self.top_p, self.top_k) != (1.0, 1.0, 0) or self.seed is not None
         if drawing and not self.do_sample:
             raise ValueError("temperature, top_p, top_k and seed need do_sample=True; greedy answers do not draw")
