@@ -79,6 +79,13 @@ VERBS: dict[str, dict[str, Any]] = {
     "detect": {"phrase": "dog", "image": PIXEL, "threshold": 0.5, "tiles": False, "detail": "low"},
     "segment": {"image": PIXEL, "boxes": [[0, 0, 9, 9]], "points": [[1, 1]], "point_labels": [1], "masks": "rle"},
     "count": {"phrase": "dog", "image": PIXEL},
+    "track": {
+        "phrase": ["dog"],
+        "video": "data:video/mp4;base64,AAAA",
+        "fps": 2,
+        "bounds": [0, 1],
+        "tracker": "motion",
+    },
     "ocr": {"document": PIXEL, "pages": 1, "engine": "rapidocr", "text_layer": "only"},
     "extract": {
         "document": "data:application/pdf;base64,AAAA",

@@ -10,9 +10,10 @@ import httpx
 import jsonschema
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 
-from vision_agent import Answer, Count, Detections, GeneratedImage, OcrResult, Points, Segmentation, VisionAgent
+from vision_agent import Answer, Count, Detections, GeneratedImage, OcrResult, Points, Segmentation, Tracks, VisionAgent
+from vision_agent.images.video_writing import write_mp4
 from vision_agent.planning.result import AgentResult
 
 INVOICE = Path(__file__).parents[2] / "examples" / "invoice.pdf"
@@ -40,7 +41,7 @@ def fits(content: Any, described: dict[str, Any], path: str, method: str = "post
 def test_the_description_is_one_of_openapi(described: dict[str, Any]) -> None:
     assert described["openapi"] == "3.1.0"
     verbs = {path.rpartition("/")[2] for path in described["paths"] if path.startswith("/v1/vision/")}
-    assert verbs == set("detect segment point count classify ocr extract caption ask run generate edit".split())
+    assert verbs == set("detect segment point count track classify ocr extract caption ask run generate edit".split())
     for schema in described["components"]["schemas"].values():
         jsonschema.Draft202012Validator.check_schema(schema)
     for path in described["paths"].values():
@@ -62,6 +63,32 @@ def test_finding(http: httpx.Client, agent: VisionAgent, photo: Path, data_url: 
     assert Points.model_validate(pointed) == agent.point("dog", photo)
     counted = fits(http.post("count", json={"phrase": "dog", "image": data_url}).json(), described, "/v1/vision/count")
     assert Count.model_validate(counted) == agent.count("dog", photo)
+
+
+def test_tracking(
+    http: httpx.Client, agent: VisionAgent, photo: Path, tmp_path: Path, described: dict[str, Any]
+) -> None:
+    """A dog that moves to the right: by JSON, by a form, and as the SDK tells it."""
+    frames = [ImageChops.offset(Image.open(photo).convert("RGB").resize((320, 240)), 12 * step, 0) for step in range(4)]
+    write_mp4(tmp_path / "dog.mp4", iter(frames), [each / 10 for each in range(4)])
+    data = (tmp_path / "dog.mp4").read_bytes()
+    asked = {"phrase": "dog", "video": f"data:video/mp4;base64,{base64.b64encode(data).decode()}", "detail": "low"}
+    own = agent.track("dog", data, detail="low")
+    assert [track.label for track in own] == ["dog"]
+    answer = fits(http.post("track", json=asked).json(), described, "/v1/vision/track")
+    assert Tracks.model_validate(answer) == own
+    form = {"phrase": "dog", "detail": "low"}
+    assert http.post("track", data=form, files={"video": data}).json() == answer
+    for wrong, param in (
+        ({"video": "data:video/mp4;base64,AAAA"}, "video"),
+        ({"bounds": [2, 1]}, "bounds"),
+        ({"fps": 0}, "fps"),
+        ({"tracker": "magic"}, "tracker"),
+        ({"phrase": ""}, "phrase"),
+        ({"video": str(tmp_path / "dog.mp4")}, "video"),  # no path of the server
+    ):
+        refused = http.post("track", json=asked | wrong)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, param), refused.text
 
 
 def test_a_list_of_images_gives_a_list(

@@ -24,11 +24,12 @@ from vision_agent.results.detections import Detections
 from vision_agent.results.generated import GeneratedImage, GeneratedImages
 from vision_agent.results.points import Count, Points
 from vision_agent.results.segmentation import Segmentation
+from vision_agent.results.tracks import Tracks
 from vision_agent.serve.result_json import MaskForm
 
 _SOURCE = {"type": "string", "format": "uri", "description": "a `data:` address, or a path under the server's roots"}
 Source = Annotated[str | bytes, WithJsonSchema(_SOURCE)]
-"""An image or a document: its address, or the bytes of a form's file."""
+"""An image, a document or a video: its address, or the bytes of a form's file."""
 _LINES = list[list[float]]
 _ALIAS = {"schema": "schema_"}  # fields of a model cannot have these names
 _ARGUMENT = re.compile(r"^ {4}((?:\w+(?:, )?)+): (.*)$")
@@ -42,8 +43,8 @@ class VerbForm:
     Attributes:
         name: of the verb, and of its path.
         results: the models of one result.
-        sources: arguments that are images or documents, and whether there may be several.
-        documents: the sources are documents, which go to the verb as bytes.
+        sources: arguments that are images, documents or videos, and whether there may be several.
+        documents: the sources are documents or videos, which go to the verb as bytes.
         several: the argument of which a list gives a list of results; None for none.
         typed: types of arguments in JSON, where the verb takes more than JSON can say.
         left_out: arguments that requests cannot have.
@@ -106,6 +107,7 @@ VERBS = (
     ),
     VerbForm("point", (Points,), _IMAGES, typed=_PHRASES),
     VerbForm("count", (Count,), _IMAGES),
+    VerbForm("track", (Tracks,), {"video": False}, documents=True, several=None, typed=_PHRASES),
     VerbForm(
         "classify",
         (Classification,),
