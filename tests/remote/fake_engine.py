@@ -25,7 +25,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response, Stream
 from starlette.routing import Route
 
 from vision_agent import GenerationOptions, VisionAgent
-from vision_agent.generation.decoding import PromptInputs, generate
+from vision_agent.generation.decoding import GenerationOutput, PromptInputs, generate
 from vision_agent.generation.grammar import json_constraint
 from vision_agent.generation.vocabulary import vocabulary_of
 from vision_agent.model.backbone import Backbone
@@ -55,6 +55,12 @@ class Faults:
     no_reason: bool = False
     logprobs_off: bool = False
     no_images: bool = False
+    nan_states: bool = False
+    wrong_width: bool = False
+    no_states: bool = False
+    few_states: bool = False
+    words_for_states: bool = False
+    before_norm: bool = False
 
 
 @dataclass
@@ -65,6 +71,8 @@ class FakeEngine:
         dialect: "vllm", "sglang", "lmdeploy", or "openai" for what a proxy lets through.
         key: the key that is needed; None for none.
         asked: the bodies of requests for chat completions.
+        asked_states: the bodies of requests for hidden states.
+        states: whether it was started to hand out hidden states.
     """
 
     agent: VisionAgent
@@ -72,6 +80,8 @@ class FakeEngine:
     key: str | None = None
     faults: Faults = field(default_factory=Faults)
     asked: list[dict[str, Any]] = field(default_factory=list)
+    asked_states: list[dict[str, Any]] = field(default_factory=list)
+    states: bool = True
     closed: list[bool] = field(default_factory=list)
     names: tuple[str, ...] = (NAME,)
     tokenizer: Any = None
@@ -84,9 +94,11 @@ class FakeEngine:
         routes = [Route("/v1/models", self.models), Route("/v1/chat/completions", self.chat, methods=["POST"])]
         if self.dialect == "vllm":
             routes += [Route("/version", self.version), Route("/tokenize", self.tokenize, methods=["POST"])]
+            routes += [Route("/pooling", self.pooling, methods=["POST"])]
         elif self.dialect == "sglang":
             routes += [Route("/get_model_info", self.model_info), Route("/server_info", self.server_info)]
             routes += [Route("/tokenize", self.tokenize, methods=["POST"])]
+            routes += [Route("/generate", self.generate, methods=["POST"])]
         elif self.dialect == "lmdeploy":
             routes += [Route("/v1/encode", self.encode, methods=["POST"])]
         return Starlette(routes=routes)
@@ -111,7 +123,76 @@ class FakeEngine:
         return JSONResponse({"model_path": "/models/x", "tokenizer_path": "/models/x", "is_generation": True})
 
     async def server_info(self, request: Request) -> Response:
-        return JSONResponse({"version": "0.5.23", "enable_return_hidden_states": True})
+        return JSONResponse({"version": "0.5.23", "enable_return_hidden_states": self.states})
+
+    # --- hidden states
+
+    async def generate(self, request: Request) -> Response:
+        """SGLang's own way in: a prompt of embeddings, and its states beside the text."""
+        body = await request.json()
+        self.asked_states.append(body)
+        if refused := self.busy() or self.refused(request):
+            return refused
+        embedded = torch.tensor(body["input_embeds"])[None]
+        states = await asyncio.to_thread(self.states_of, embedded)
+        told: dict[str, Any] = {"prompt_tokens": embedded.shape[1], "completion_tokens": 1}
+        if self.states and not self.faults.no_states:
+            wanted = body.get("return_hidden_states")
+            kept = states[-1:] if wanted == "last" else states
+            if wanted:
+                told["hidden_states"] = kept if wanted == "last" else [kept, [0.0] * len(states[0])]
+        return Response(json.dumps({"text": "a", "meta_info": told}), media_type="application/json")
+
+    async def pooling(self, request: Request) -> Response:
+        """vLLM's states of all tokens of a prompt, of one that was started with `--runner pooling`."""
+        body = await request.json()
+        self.asked_states.append(body)
+        if not self.states:
+            return self.problem(404, "The model does not support Pooling API")
+        if refused := self.busy() or self.refused(request):
+            return refused
+        assert body["task"] == "token_embed" and body["encoding_format"] == "float"
+        states = await asyncio.to_thread(self.pooled, body)
+        data = [] if self.faults.no_states else [{"index": 0, "object": "pooling", "data": states}]
+        return Response(json.dumps({"object": "list", "data": data}), media_type="application/json")
+
+    def pooled(self, body: dict[str, Any]) -> list[Any]:
+        table = self.backbone.model.get_input_embeddings()
+        if "messages" not in body:
+            return self.states_of(table(torch.tensor([self.ids_of(body["input"])])))
+        answer = body["messages"][-1]["content"]
+        text = "".join(part["text"] for part in answer if part["type"] == "text")
+        given = [torch.load(io.BytesIO(base64.b64decode(part["prompt_embeds"]))) for part in answer[1:]]
+        messages = [*body["messages"][:-1], {"role": "assistant", "content": text}]
+        ids, encoded, _ = self.prompt(body | {"messages": messages})
+        return self.states_of(torch.cat([self.embedded(ids, encoded), *(each[None] for each in given)], dim=1))
+
+    def states_of(self, embedded: torch.Tensor) -> list[Any]:
+        """States of a causal pass, as the faults have them."""
+        model, faults = self.backbone.model.model.language_model, self.faults
+        raw: list[torch.Tensor] = []
+        hook = model.norm.register_forward_pre_hook(lambda _, given: raw.append(given[0]))
+        with torch.inference_mode():
+            found = model(inputs_embeds=embedded, use_cache=False).last_hidden_state[0]
+        hook.remove()
+        states: list[Any] = (raw[0][0] if faults.before_norm else found).tolist()
+        if faults.nan_states:
+            states[-1][3] = float("nan")
+        if faults.wrong_width:
+            states = [row[:-8] for row in states]
+        if faults.few_states:
+            states = states[-1:]
+        return [["a" for _ in row] for row in states] if faults.words_for_states else states
+
+    def busy(self) -> Response | None:
+        faults = self.faults
+        if not faults.busy:
+            return None
+        faults.busy -= 1
+        headers = {"retry-after": faults.retry_after} if faults.retry_after is not None else None
+        return self.problem(faults.busy_status, "no room", headers)
+
+    # --- small endpoints, too
 
     async def tokenize(self, request: Request) -> Response:
         body = await request.json()
@@ -146,10 +227,8 @@ class FakeEngine:
         body = await request.json()
         self.asked.append(body)
         faults = self.faults
-        if faults.busy:
-            faults.busy -= 1
-            headers = {"retry-after": faults.retry_after} if faults.retry_after is not None else None
-            return self.problem(faults.busy_status, "no room", headers)
+        if refused := self.busy():
+            return refused
         if body["model"] not in self.names:
             return self.problem(404, f"The model `{body['model']}` does not exist.")
         if body.get("logprobs") and faults.logprobs_off:
@@ -212,6 +291,14 @@ class FakeEngine:
     def written(self, body: dict[str, Any]) -> dict[str, Any]:
         """The model's answer to a request."""
         backbone = self.backbone
+        ids, encoded, tokens_TC = self.prompt(body)
+        options, constraint = self.options(body), self.constraint(body)
+        output = generate(backbone, [PromptInputs(tuple(ids), tokens_TC)], options, constraints=[constraint])
+        return self.told(body, output, ids, encoded)
+
+    def prompt(self, body: dict[str, Any]) -> tuple[list[int], list[Any], torch.Tensor | None]:
+        """The ids of a request's messages, its images, and all their tokens."""
+        backbone = self.backbone
         turns, images, most, begun, system = self.read(body)
         grids = [backbone.grid_for(*image.size, bound) for image, bound in zip(images, most, strict=True)]
         counts = [grid.tile_count * backbone.tokens_per_tile for grid in grids]
@@ -221,9 +308,12 @@ class FakeEngine:
         begin = tokenized(backbone.tokenizer, begun, add_special_tokens=False)["input_ids"] if begun else []
         ids = [*prompt.ids, *begin]
         encoded = [backbone.encode_image(image, bound) for image, bound in zip(images, most, strict=True)]
-        tokens_TC = torch.cat([each.tokens_TC for each in encoded]) if encoded else None
-        options, constraint = self.options(body), self.constraint(body)
-        output = generate(backbone, [PromptInputs(tuple(ids), tokens_TC)], options, constraints=[constraint])
+        return ids, encoded, torch.cat([each.tokens_TC for each in encoded]) if encoded else None
+
+    def told(
+        self, body: dict[str, Any], output: GenerationOutput, ids: list[int], encoded: list[Any]
+    ) -> dict[str, Any]:
+        backbone = self.backbone
         (answer,), (logprobs,) = output.answers, output.logprobs
         ended = bool(answer) and answer[-1] in backbone.end_ids
         shown = [token for token in answer if token not in backbone.end_ids]
@@ -256,16 +346,19 @@ class FakeEngine:
     def top(self, ids: list[int], encoded: list[Any], count: int) -> list[dict[str, Any]]:
         if not count:
             return []
-        backbone = self.backbone
-        table = backbone.model.get_input_embeddings()
-        embedded = table(torch.tensor([ids]))
-        places = torch.tensor(ids) == backbone.model.config.image_token_id
-        if encoded:
-            embedded[0, places] = torch.cat([each.tokens_TC for each in encoded])
+        backbone, embedded = self.backbone, self.embedded(ids, encoded)
         with torch.inference_mode():
             states = backbone.model.model.language_model(inputs_embeds=embedded).last_hidden_state[0, -1]
             scores = backbone.model.get_output_embeddings()(states).float().log_softmax(-1).topk(count)
         return [self.entry(int(i), float(p)) for p, i in zip(scores.values, scores.indices, strict=True)]
+
+    def embedded(self, ids: list[int], encoded: list[Any]) -> torch.Tensor:
+        backbone = self.backbone
+        embedded: torch.Tensor = backbone.model.get_input_embeddings()(torch.tensor([ids]))
+        places = torch.tensor(ids) == backbone.model.config.image_token_id
+        if encoded:
+            embedded[0, places] = torch.cat([each.tokens_TC for each in encoded])
+        return embedded
 
     def read(self, body: dict[str, Any]) -> tuple[list[Any], list[Image.Image], list[int | None], str, str | None]:
         messages = list(body["messages"])

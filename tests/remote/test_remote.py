@@ -205,9 +205,10 @@ def test_the_probe_says_what_an_engine_is(served: tuple[FakeEngine, str], folder
     assert info.version == {"vllm": "0.33.0", "sglang": "0.5.23", "lmdeploy": None}[engine.dialect]
     assert (info.tokenizer, info.images, info.logprobs, info.patterns) == ("same ids", True, True, True)
     assert (info.context, agent.backbone.context) == (CONTEXT, CONTEXT)
-    assert info.hidden_states == (engine.dialect == "sglang")
+    gives = engine.dialect in ("sglang", "vllm")
+    assert info.hidden_states == gives and list(agent.routes) == (["causal"] if gives else [])
     wide, causal = info.adapters
-    assert (wide.causal, causal.causal, wide.usable, causal.usable) == (False, True, False, False)
+    assert (wide.causal, causal.causal, wide.usable, causal.usable) == (False, True, False, gives)
     assert "block='causal'" in wide.reason and info.warnings == ()
     assert type(info).model_validate_json(info.model_dump_json()) == info
 

@@ -18,6 +18,7 @@ from vision_agent.remote.http_client import EngineClient
 from vision_agent.remote.probe import probe
 from vision_agent.remote.remote_answers import RemoteEngine, RemotePipeline
 from vision_agent.remote.remote_boxes import RemotePredictor
+from vision_agent.remote.remote_states import RemoteStates, load_sight
 from vision_agent.routing.adapter import Route
 
 _MOST_RETRIES = 10
@@ -32,6 +33,7 @@ class RemoteSettings(TypedDict, total=False):
     timeout: float
     retries: int
     adapters: Sequence[str | Path]
+    states: str | None
     local_files_only: bool
 
 
@@ -51,7 +53,8 @@ class Connectable(ABC):
     ) -> Self:
         """Use a model that vLLM, SGLang, LMDeploy or `vision-agent serve` runs; `.engine` says what that can do.
 
-        Verbs that need the model's hidden states (routes, masks, making images) raise `RouteError`.
+        Verbs that need the model's hidden states (routes, masks, making images) raise `RouteError`, but for routes of
+        `adapters` that the engine can give the states of: image tower and decoders then run here.
 
         Args:
             url: the engine's address, such as `"http://127.0.0.1:8000"`.
@@ -59,8 +62,9 @@ class Connectable(ABC):
                 `vision-agent serve` without a model it is "default".
             image_limits: what images are accepted.
             settings: `model`, its name there (None for the only one); `key`; `timeout`, the most seconds of silence
-                (120); `retries` where the engine has no room (2); `adapters`, of which `.engine` tells whether they
-                could be used; `local_files_only`.
+                (120); `retries` where the engine has no room (2); `adapters`, folders of routes, of which `.engine`
+                tells whether the engine can give their states; `states`, where vLLM's states are asked for (None for
+                `url`); `local_files_only`.
 
         Raises:
             EngineError: no engine or no such model there, another tokenizer, an answer that is none.
@@ -69,7 +73,7 @@ class Connectable(ABC):
         """
         parts, info = connect(url, tokenizer, **settings)
         agent = cls.__new__(cls)
-        agent._join(parts, {}, image_limits)
+        agent._join(parts, dict(cast(RemotePredictor, parts.predictor).routes), image_limits)
         agent._remote = info
         return agent
 
@@ -97,12 +101,20 @@ def connect(url: str, tokenizer: str | Path, **settings: Unpack[RemoteSettings])
     if type(retries) is not int or not 0 <= retries <= _MOST_RETRIES:
         raise InputError(bad_argument("retries", f"a whole number from 0 to {_MOST_RETRIES}", retries))
     client = EngineClient(url, key, float(timeout), retries)
+    there = settings.get("states")
+    asked = client if there is None else EngineClient(there, key, float(timeout), retries)
     source = DEFAULT_CHECKPOINT if tokenizer == "default" else tokenizer
     backbone, system = load_without_weights(source, local_files_only=settings.get("local_files_only", False))
-    info = probe(client, backbone, str(tokenizer), model, system, settings.get("adapters", ()))
+    info = probe(client, backbone, str(tokenizer), model, system, settings.get("adapters", ()), asked)
     backbone.name = info.model
     if info.context is not None and info.context < backbone.context:
         backbone.model.config.text_config.max_position_embeddings = info.context
     engine = RemoteEngine(backbone, client, info, None if info.kind == "vision-agent" else system)
-    parts = AgentParts(cast(InferenceEngine, engine), RemotePredictor(engine), RemotePipeline(engine))
+    usable = [each.adapter for each in info.adapters if each.usable]
+    states = None
+    if usable:
+        sight, routes = load_sight(source, usable, local_files_only=settings.get("local_files_only", False))
+        sight.backbone.name = info.model
+        states, engine.sight = RemoteStates(asked, info, sight, routes, engine.system), sight
+    parts = AgentParts(cast(InferenceEngine, engine), RemotePredictor(engine, states), RemotePipeline(engine))
     return parts, info

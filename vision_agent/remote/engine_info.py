@@ -8,14 +8,14 @@ EngineKind = Literal["vllm", "sglang", "lmdeploy", "vision-agent", "openai"]
 
 
 class AdapterVerdict(BaseModel):
-    """Whether the route of an adapter could be read through an engine.
+    """Whether the route of an adapter can be read through an engine.
 
     Attributes:
         adapter: its folder.
         token: its routing token.
         causal: an engine, which lets no token see a later one, computes the states that the route was trained on.
         usable: it can be used with this agent.
-        reason: why not, or with what remedy.
+        reason: why not, with the remedy where there is one; "" where it can.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -44,9 +44,9 @@ class EngineInfo(BaseModel):
         patterns: answers can be held to a regular expression, which choices and boxes are written under.
         schemas: answers can be held to a JSON schema.
         continues: an answer that was begun can be continued, which boxes need.
-        hidden_states: states are handed out on request. Nothing here uses them yet.
+        hidden_states: states are handed out on request, which routes need. vLLM is asked only where there are adapters.
         routes: routes of a model that `vision-agent serve` runs.
-        adapters: of each adapter that was named, whether it could be used.
+        adapters: of each adapter that was named, whether it is used.
         warnings: what is to be known, in sentences.
     """
 

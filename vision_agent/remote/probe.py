@@ -15,6 +15,7 @@ from vision_agent.plugins.route import RouteSpec
 from vision_agent.remote.dialects import ChatAsked
 from vision_agent.remote.engine_info import AdapterVerdict, EngineInfo, EngineKind
 from vision_agent.remote.http_client import EngineClient
+from vision_agent.remote.remote_states import is_causal, probe_pooling
 from vision_agent.remote.replies import Said, ask_engine
 from vision_agent.routing.adapter import read_spec
 
@@ -38,6 +39,7 @@ def probe(
     model: str | None,
     system: str | None,
     adapters: Sequence[str | Path],
+    states: EngineClient,
 ) -> EngineInfo:
     """Return what an engine is and can do.
 
@@ -46,7 +48,8 @@ def probe(
         tokenizer: where that is from, for errors.
         model: the name to ask for; None for the engine's only one.
         system: the system message of prompts.
-        adapters: folders of routes' adapters, of which is told whether they could be used.
+        adapters: folders of routes' adapters, of which is told whether they can be used.
+        states: where hidden states are asked for.
 
     Raises:
         EngineError: it is no engine, has no such model, or another tokenizer.
@@ -56,6 +59,8 @@ def probe(
     chosen = _chosen(client, [str(each["id"]) for each in listed if not each.get("parent")], listed, model)
     kind = _kind(client, chosen)
     version, hidden = _version(client, kind)
+    if kind == "vllm" and adapters:
+        hidden = probe_pooling(states, str(chosen["id"]), backbone.hidden_size)
     names = tuple(str(each["id"]) for each in listed)
     context = chosen.get("max_model_len")
     routes = chosen.get("routes")
@@ -259,14 +264,17 @@ def _other_tokenizer(client: EngineClient, tokenizer: str, theirs: int, own: int
 
 def _verdict(info: EngineInfo, folder: str | Path) -> AdapterVerdict:
     spec: RouteSpec = read_spec(folder)
-    causal = spec.read != "queries" or spec.num_queries == 1 or spec.block == "causal"
+    causal = is_causal(spec)
+    reason = ""
     if not causal:
         reason = (
             f"its {spec.num_queries} queries see each other (block 'full'), which no engine computes; train it with "
             "block='causal'"
         )
     elif not info.hidden_states:
-        reason = f"{info.kind} as it runs hands out no hidden states, which its decoder reads"
-    else:
-        reason = "the engine could hand out the states, but this version reads none from engines"
-    return AdapterVerdict(adapter=str(folder), token=spec.token, causal=causal, usable=False, reason=reason)
+        remedy = {
+            "sglang": "; start it with --enable-return-hidden-states",
+            "vllm": "; give `states` the address of one that was started with --runner pooling",
+        }.get(info.kind, "")
+        reason = f"{info.kind} as it runs hands out no hidden states, which its decoder reads{remedy}"
+    return AdapterVerdict(adapter=str(folder), token=spec.token, causal=causal, usable=not reason, reason=reason)

@@ -15,6 +15,7 @@ from vision_agent.generation.structured import AnswerForm
 from vision_agent.generation.vocabulary import vocabulary_of
 from vision_agent.inference.answering import AnswerPipeline
 from vision_agent.inference.conversation import Conversation
+from vision_agent.inference.engine import InferenceEngine
 from vision_agent.inference.image_cache import ImageCache
 from vision_agent.model.backbone import Backbone
 from vision_agent.model.tile_bounds import TileBound
@@ -42,6 +43,7 @@ class RemoteEngine:
     Attributes:
         backbone: tokenizer, prompts and tiling; its model has no weights.
         images: holds nothing.
+        sight: what routes need here, where the engine gives their states; None where there are none.
     """
 
     def __init__(self, backbone: Backbone, client: EngineClient, info: EngineInfo, system: str | None) -> None:
@@ -50,13 +52,16 @@ class RemoteEngine:
         self.info = info
         self.system = system
         self.images = ImageCache(0)
+        self.sight: InferenceEngine | None = None
 
     def run(self, work: Callable[[], T]) -> T:
         """Run a function; nothing here has to be waited for."""
         return work()
 
     def clear(self) -> None:
-        """Forget nothing: all that is kept is in the engine."""
+        """Forget the images that were encoded here for routes; all else that is kept is in the engine."""
+        if self.sight is not None:
+            self.sight.clear()
 
     def encode_images(self, images: Sequence[Image.Image], max_tiles: TileBound = None) -> list[Any]:
         """Raise RouteError: images are encoded where the model is."""

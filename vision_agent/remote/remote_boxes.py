@@ -6,9 +6,10 @@ makes no box is taken back, and the list is continued there under a pattern of t
 the model would write here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import torch
 from PIL import Image
 
 from vision_agent.errors import AnswerError, RouteError
@@ -16,14 +17,18 @@ from vision_agent.generation.options import GenerationOptions
 from vision_agent.generation.vocabulary import vocabulary_of
 from vision_agent.geometry.frames import TileGrid
 from vision_agent.inference.conversation import Conversation
+from vision_agent.inference.decode import RouteStates, decode
+from vision_agent.inference.detail import Detail
 from vision_agent.inference.engine import InferenceEngine
 from vision_agent.inference.find_options import FindOptions
+from vision_agent.inference.image_cache import CachedImage
 from vision_agent.inference.predictor import Predictor
 from vision_agent.inference.tiled_search import search
 from vision_agent.plugins.decoder import DecodeRequest, TextDecoder, WrittenAnswer
 from vision_agent.plugins.registry import load_text_decoder
 from vision_agent.remote.dialects import TOP, image_address
 from vision_agent.remote.remote_answers import RemoteEngine
+from vision_agent.remote.remote_states import RemoteStates
 from vision_agent.remote.replies import Said, ask_engine
 from vision_agent.results.detections import Detections
 from vision_agent.routing.adapter import Route
@@ -38,27 +43,68 @@ _NOTHING = WrittenAnswer("", (), ())
 class RemotePredictor(Predictor):
     """Finds objects by phrase with a model that a remote engine runs."""
 
-    def __init__(self, engine: RemoteEngine) -> None:
-        # Of an engine the parts that are used here are the backbone and `run`.
-        super().__init__(cast(InferenceEngine, engine), {})
-        self._remote = engine
+    def __init__(self, engine: RemoteEngine, states: RemoteStates | None = None) -> None:
+        """Take the engine, and what reads the states of routes from it; None where it gives none."""
+        # Of an engine without routes the parts that are used here are the backbone and `run`.
+        super().__init__(
+            cast(InferenceEngine, engine) if states is None else states.sight, states.routes if states else {}
+        )
+        self._remote, self._states = engine, states
+
+    @property
+    def routes(self) -> Mapping[str, Route]:
+        """The routes that are read through the engine."""
+        return self._routes
 
     def route(self, name: str) -> Route:
-        """Raise RouteError: there are no routes where the model runs elsewhere."""
-        raise RouteError(
-            f"{self._backbone.name!r} runs in a remote engine, which hands out no hidden states: it has no {name!r} "
-            "route here"
+        """Return the route of that name. Raises RouteError where it is not read through the engine."""
+        if name in self._routes:
+            return self._routes[name]
+        told = (
+            f"has no {name!r} route here"
+            if self._states
+            else f"hands out no hidden states: it has no {name!r} route here"
+        )
+        raise RouteError(f"{self._backbone.name!r} runs in a remote engine, which {told}")
+
+    def run_route(
+        self,
+        route: Route,
+        phrases: tuple[str, ...],
+        image: Image.Image | CachedImage,
+        threshold: float | None,
+        only_known: bool = True,
+        detail: Detail | None = None,
+    ) -> Any:
+        """Return what a route's decoder gives for phrases on an image: its states come from the engine."""
+        states = self._states
+        if states is None:
+            raise RouteError(f"{self._backbone.name!r} runs in a remote engine, which hands out no hidden states")
+        cached = image if isinstance(image, CachedImage) else self._engine.encode_images([image])[0]
+        asked = [(lambda phrase=phrase: states.forced(route, phrase, cached)) for phrase in phrases]
+        read = RouteStates(torch.stack(self._remote.together(asked)), phrases, [cached])
+        return decode(
+            self._engine,
+            route,
+            read,
+            read.request(self._backbone.name, threshold),
+            only_known=only_known,
+            detail=detail,
         )
 
     def detect_each(
         self, phrases: tuple[str, ...], images: Sequence[Image.Image], options: FindOptions
     ) -> list[Detections]:
-        """Return boxes in each image, by the model's own words; of `vision-agent serve`, by its verb.
+        """Return boxes in each image, by a route that is read through the engine, or by the model's own words.
+
+        Of `vision-agent serve` by its verb.
 
         Raises:
             RouteError: the engine cannot hold answers to patterns, or tells no probabilities.
         """
         info = self._remote.info
+        if "det" in self._routes:
+            return super().detect_each(phrases, images, options)
         if info.kind == "vision-agent":
             return [self._served(phrases, image, options) for image in images]
         if not (info.patterns and info.continues):

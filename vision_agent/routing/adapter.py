@@ -230,14 +230,15 @@ def load_adapter(folder: str | Path, backbone: Backbone) -> Route:
         CheckpointError: missing, damaged or half-written files, or weights that do not fit the decoder.
         AdapterMismatchError: trained on another base model.
         UnknownDecoderError: its decoder is not installed.
-        RouteError: the model runs in a remote engine, which hands out no hidden states.
+        RouteError: the model runs in a remote engine.
     """
     folder = Path(folder)
     info = _read_info(folder)
     if backbone.is_remote:
         raise RouteError(
-            f"{info.route.token!r} cannot be read through a remote engine: its decoder reads hidden states, which "
-            "engines do not hand out; load the checkpoint here, or serve it with `vision-agent serve`"
+            f"{info.route.token!r} cannot be added to a model in a remote engine, whose hidden states its decoder reads: "
+            "name its folder in `adapters` of `VisionAgent.remote`, for engines that hand them out, or load the checkpoint "
+            "here"
         )
     tensors = _read_tensors(folder, info)
     if info.hidden_size != backbone.hidden_size or not _trained_on(backbone, info.base_fingerprint):
