@@ -236,9 +236,9 @@ def load_adapter(folder: str | Path, backbone: Backbone) -> Route:
     info = _read_info(folder)
     if backbone.is_remote:
         raise RouteError(
-            f"{info.route.token!r} cannot be added to a model in a remote engine, whose hidden states its decoder reads: "
-            "name its folder in `adapters` of `VisionAgent.remote`, for engines that hand them out, or load the checkpoint "
-            "here"
+            f"{info.route.token!r} cannot be added to a model in a remote engine, whose hidden states its decoder "
+            "reads: name its folder in `adapters` of `VisionAgent.remote`, for engines that hand them out, or load the "
+            "checkpoint here"
         )
     tensors = _read_tensors(folder, info)
     if info.hidden_size != backbone.hidden_size or not _trained_on(backbone, info.base_fingerprint):
