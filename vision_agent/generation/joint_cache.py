@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from vision_agent.model.attention import full_cache, layer_masks
+from vision_agent.model.attention import cache_of, full_cache, layer_masks
 
 _SLACK = 64  # columns of padding that are always worth a forward pass
 
@@ -24,22 +24,23 @@ def joint_cache(caches: Sequence[DynamicCache | None], lengths: Sequence[int]) -
         caches: None for a row that has nothing yet.
         lengths: tokens of each, from the first column.
     """
-    joint, columns = full_cache(), max(lengths)
+    columns = max(lengths)
     some = next((cache for cache, length in zip(caches, lengths, strict=True) if cache is not None and length), None)
     if some is None:
-        return joint
+        return full_cache()
+    pairs = []
     plain: Any
     for index, plain in enumerate(some.layers):
-        pair = []
-        for name in ("keys", "values"):
-            like = getattr(plain, name)
-            made = like.new_zeros(len(caches), like.shape[1], columns, like.shape[3])
-            for row, (cache, length) in enumerate(zip(caches, lengths, strict=True)):
-                if cache is not None and length:
-                    made[row, :, columns - length :] = getattr(cache.layers[index], name)[0, :, :length]
-            pair.append(made)
-        joint.update(pair[0], pair[1], index)
-    return joint
+        made = [
+            like.new_zeros(len(caches), like.shape[1], columns, like.shape[3]) for like in (plain.keys, plain.values)
+        ]
+        for row, (cache, length) in enumerate(zip(caches, lengths, strict=True)):
+            if cache is not None and length:
+                own: Any = cache.layers[index]
+                made[0][row, :, columns - length :] = own.keys[0, :, :length]
+                made[1][row, :, columns - length :] = own.values[0, :, :length]
+        pairs.append((made[0], made[1]))
+    return cache_of(pairs)
 
 
 def real_columns(lengths: Sequence[int], device: torch.device | str) -> Tensor:

@@ -1,8 +1,8 @@
 """A cache of the keys and values of prompts, so that no beginning is computed twice.
 
 A second question on the same image, and the next round of a chat, begin like a prompt that was read before. The
-longest common beginning is taken from the cache; only the rest is fed to the model. Entries share memory with nothing
-else and are never written to, so any number of answers may continue one entry.
+longest common beginning is taken from the cache; only the rest is fed to the model. Entries are never written to, so
+any number of answers may continue one entry.
 
 Shape suffixes: H heads, L tokens, D head size.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from vision_agent.model.attention import full_cache
+from vision_agent.model.attention import cache_of, full_cache
 
 # Shorter beginnings are computed again: taking them over costs more than it saves.
 LEAST_SHARED = 16
@@ -45,7 +45,6 @@ class PrefixCache:
         At least the prompt's last token is left to be fed, since its state predicts the answer.
         """
         wanted = np.asarray(marks, dtype=np.int64)
-        cache = full_cache()
         with self._lock:
             best, shared = None, 0
             for number, entry in self._entries.items():
@@ -53,12 +52,12 @@ class PrefixCache:
                 if common > shared:
                     best, shared = number, common
             if best is None or shared < LEAST_SHARED:
-                return cache, 0
+                return full_cache(), 0
             self._entries.move_to_end(best)
             layers = self._entries[best].layers
-        for index, (keys_1HLD, values_1HLD) in enumerate(layers):
-            cache.update(keys_1HLD[:, :, :shared], values_1HLD[:, :, :shared], index)
-        return cache, shared
+        return cache_of(
+            (keys_1HLD[:, :, :shared], values_1HLD[:, :, :shared]) for keys_1HLD, values_1HLD in layers
+        ), shared
 
     def keep(self, marks: Sequence[int], cache: DynamicCache) -> None:
         """Keep a prompt with its answer. `cache` holds one row, and at least as many tokens as there are marks."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from vision_agent.model.attention import full_cache, layer_masks
+from vision_agent.model.attention import cache_of, layer_masks
 
 _ROOM = 256  # tokens; buffers are made with so many more than are needed now, and longer ones with a quarter more
 _PLACES = 4  # several rows are given places in multiples of this
@@ -74,11 +74,12 @@ class RowCache:
 
     def copy_of(self, row: int) -> DynamicCache:
         """Return a row's keys and values as a cache of its own."""
-        cache, length = full_cache(), self.lengths[row]
-        for index, layer in enumerate(self._layers):
-            keys_1HPD, values_1HPD = (buffer[row : row + 1, :, :length] for buffer in layer.buffers)
-            cache.update(keys_1HPD, values_1HPD, index)
-        return cache
+        length = self.lengths[row]
+        pairs = []
+        for layer in self._layers:
+            keys_1HPD, values_1HPD = (buffer[row : row + 1, :, :length].clone() for buffer in layer.buffers)
+            pairs.append((keys_1HPD, values_1HPD))
+        return cache_of(pairs)
 
     def begin_step(self, config: Any, dtype: torch.dtype, device: torch.device) -> tuple[Any, Tensor]:
         """Make ready for the next token of every row; return its attention mask, None for none, and positions (B, 1).

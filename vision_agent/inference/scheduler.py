@@ -338,7 +338,7 @@ class _Owner:
         """Do some work, read one chunk, and write one step."""
         if self._work:
             self._do_work()
-            if self._batch is not None and self._batch.reading:
+            if self._batch is not None and self._batch.rows:
                 self._receive_rows()
         self._desk.is_stepping = True  # before the rows are looked at; see `RowSteps.close`
         try:

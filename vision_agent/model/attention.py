@@ -10,12 +10,13 @@ of attention take these as they are only with some help:
 * GPT-OSS adds a learned *sink* to the denominator of every softmax, which `sdpa` has no place for.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 _SLIDING = "sliding_attention"
 _WITH_SINKS = frozenset({"gpt_oss"})
@@ -37,6 +38,20 @@ def full_cache() -> DynamicCache:
     Their masks still hide what the window has passed.
     """
     return DynamicCache()
+
+
+def cache_of(pairs: Iterable[tuple[Tensor, Tensor]]) -> DynamicCache:
+    """Make a cache of each layer's keys and values (B, H, L, D) as they are, without a copy; nothing writes to them.
+
+    What a forward pass adds stands in copies.
+    """
+    cache = full_cache()
+    for keys, values in pairs:
+        layer = DynamicLayer()
+        layer.lazy_initialization(keys, values)
+        layer.keys, layer.values = keys, values
+        cache.layers.append(layer)
+    return cache
 
 
 def layer_masks(config: Any, mask: Callable[[int | None], Tensor]) -> Tensor | dict[str, Tensor]:
