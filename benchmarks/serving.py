@@ -101,6 +101,12 @@ def server(threads: int, model: str | None) -> Iterator[tuple[str, psutil.Proces
             log.join()
 
 
+def cpu_seconds(process: psutil.Process) -> float:
+    """CPU time that a process took so far: on a machine that others use, too, more to be relied on than the clock."""
+    taken = process.cpu_times()
+    return float(taken.user + taken.system)
+
+
 async def load(http: httpx.AsyncClient, count: int, at_once: int, expected: list[Any]) -> Counter[str]:
     """Send `count` requests, `at_once` at a time; how they ended."""
     dice, every = random.Random(0), requests()
@@ -137,14 +143,17 @@ async def measure(url: str, process: psutil.Process, count: int, at_once: int) -
     async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as http:
         every = requests()
         first = [said(await http.post(path, json=body)) for path, body in every]  # images are encoded here
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), cpu_seconds(process)
         expected = [said(await http.post(path, json=body)) for path, body in every]
         alone = len(every) / (time.perf_counter() - began)
+        alone_cpu = (cpu_seconds(process) - worked) / len(every)
         await load(http, min(count, 4 * at_once), at_once, expected)  # what is made once is made
         before = process.memory_info().rss
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), cpu_seconds(process)
         ended = await load(http, count, at_once, expected)
-        rate = (ended["right"] + ended["wrong"]) / (time.perf_counter() - began)
+        answered = ended["right"] + ended["wrong"]
+        rate = answered / (time.perf_counter() - began)
+        load_cpu = (cpu_seconds(process) - worked) / answered  # what clients who left have cost, too
         held = await idle(http)
     grown = process.memory_info().rss / before - 1
     print(
@@ -154,6 +163,9 @@ async def measure(url: str, process: psutil.Process, count: int, at_once: int) -
     for name, value in sorted(ended.items()):
         print(f"| {name} | {value} |")
     print(f"| answers a second, one at a time | {alone:.2f} |\n| answers a second under load | {rate:.2f} |")
+    print(f"| times as many | {rate / alone:.2f} |")
+    print(f"| CPU time of the server for an answer, one at a time | {1000 * alone_cpu:.0f} ms |")
+    print(f"| CPU time of the server for an answer under load | {1000 * load_cpu:.0f} ms |")
     print(f"| work left when all is over | {held:g} |\n| memory, grown by | {grown:.1%} |")
     fine = {"right", "left", "broken, refused"}
     return same(first, expected) and set(ended) <= fine and held == 0 and grown < 0.1
