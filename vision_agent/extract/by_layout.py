@@ -26,13 +26,16 @@ from vision_agent.extract.rules.parties import addresses, sellers
 from vision_agent.extract.rules.totals import agreeing, amounts_of, totals
 from vision_agent.extract.rules.unlabelled import PATTERNED, beside, currencies_of, unlabelled
 from vision_agent.extract.rules.view import View
-from vision_agent.extract.rules.window_address import find_window
+from vision_agent.extract.rules.window_address import addressee, find_window
 from vision_agent.extract.target import Group, Leaf, Many
 from vision_agent.extract.values.amounts import DecimalMark
 from vision_agent.extract.values.coerce import readings
 from vision_agent.extract.values.dates import DateOrder
 from vision_agent.extract.values.spelling import respelled
 
+_NEVER = 9.0  # log-odds
+_SHORTEST_TAX_ID, _MOST_BETWEEN = 6, 3  # digits; words between a label and its number
+_REFERS = re.compile(r"\br[eé]f", re.IGNORECASE)
 _SURE = 0.5  # confidence from which a text that a field's type refuses is told of
 _LEAST_SCORE = -2.0  # log-odds below which a candidate is no answer
 
@@ -242,7 +245,9 @@ class _Engine:
         labels = self._view.labels(concept.name)
         found = labelled(self._view, labels, kind)
         if kind == "id":
-            found = [candidate.better(_id_weight(candidate.text)) for candidate in found]
+            found = [
+                candidate.better(_id_weight(candidate.text) - _doubt(concept.name, candidate)) for candidate in found
+            ]
         if "text" in leaf.forms and kind not in ("date", "time", "email", "web", "iban", "bic", "phone", "id"):
             found = (
                 [*found, *(each.better(-0.2) for each in labelled(self._view, labels, "text"))]
@@ -291,6 +296,9 @@ class _Engine:
         found = names(self._view, self._labels_of(party))
         if party == "buyer" and self._window is not None:
             found.append(Candidate(self._window.recipient.text, (self._window.recipient,), 1.2))
+        elif party == "buyer" and not found:
+            head = [each for each in self._names("seller") if each.score > 0][:1]
+            found += addressee(self._view, [place.piece for each in head for place in each.excerpts])
         if party == "seller":
             avoid = [
                 line.piece
@@ -422,6 +430,17 @@ def _parts(line: Excerpt) -> Iterable[Excerpt]:
         if part is not None:
             yield part
         start = line.start + match.end()
+
+
+def _doubt(name: str, candidate: Candidate) -> float:
+    """What speaks against an identifier: a tax number is long, and a reference is another paper's number."""
+    if name == "tax id":
+        place, label = candidate.excerpts[0], candidate.label
+        between = label.piece.text[label.excerpt.end : place.start] if label and label.piece is place.piece else ""
+        sentence = len(re.findall(r"[^\W\d_]{2,}", between)) > _MOST_BETWEEN  # "VAT is to be paid by ..., Art. 196"
+        return _NEVER if sentence or sum(map(str.isdigit, candidate.text)) < _SHORTEST_TAX_ID else 0.0
+    referring = candidate.label is not None and _REFERS.search(candidate.label.piece.text[: candidate.label.excerpt.end])
+    return 1.2 if name == "invoice number" and referring else 0.0
 
 
 def _id_weight(text: str) -> float:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from vision_agent.documents.sheet import Excerpt, Piece
-from vision_agent.extract.lexicon import Kind
+from vision_agent.documents.text_match import folded
+from vision_agent.extract.lexicon import Kind, words_for
 from vision_agent.extract.rules.labels import Label, explains
 from vision_agent.extract.rules.view import Typed, View
 
@@ -21,6 +22,8 @@ _ROWS_BELOW = 3
 # From log-odds to confidence. Made papers alone ask for 0.9 and 1.3, receipts for 0.1 and 2.1; this lies between them
 # and errs to the careful side. `python -m vision_agent.evaluate.document_fields` prints the reliability.
 _SLOPE, _OFFSET = 0.6, 1.0
+_PLACES = words_for("places")
+_IN_ADDRESS = re.compile(r"\d{4}\W*$|\d-\d{3}\W*$|,\s*$")  # what stands before a town: a postcode, a street
 _SURE_LABEL = 0.75  # from here a label ends the value of the label before it
 _SEPARATOR = re.compile(r"\s*[:=|#]|\s*\.{2,}|\s+[-\u2013\u2014]\s")
 
@@ -165,7 +168,12 @@ def labelled(view: View, labels: Sequence[Label], kind: Kind) -> list[Candidate]
     """Return candidates of a kind beside labels; of those at one place the best."""
     best: dict[tuple[int, int, int], Candidate] = {}
     for label in labels:
+        in_place = folded(label.excerpt.text) in _PLACES
+        if in_place and _IN_ADDRESS.search(label.piece.text[: label.excerpt.start]):
+            continue
         for region in regions_of(view, label):
+            if in_place and region.relation == "below":
+                continue
             for place, typed in enumerate(typed_in(view, region.excerpt, kind, own=label.concept.startswith("."))):
                 # Amounts stand at the end of their row, all else at its beginning.
                 later = 0.15 * place if kind in ("amount", "number") else 0.6 * place

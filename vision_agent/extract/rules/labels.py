@@ -78,9 +78,20 @@ class _Index:
         self._needed = [len(pairs(text)) - 2 * (len(text) // LETTERS_PER_EDIT) for _, text in self._texts]
         self._by_pair: dict[str, list[int]] = {}
         self.words = _words(concepts)
+        # Names of a caller's fields are here without the spaces between their words.
+        self._most_words: dict[str, int] = {}
+        for concept in concepts:
+            for label in concept.labels if not concept.name.startswith(".") else ():
+                own = len(label.split())
+                self._most_words[folded(label)] = max(own, self._most_words.get(folded(label), 0))
         for number, (_, text) in enumerate(self._texts):
             for pair in pairs(text):
                 self._by_pair.setdefault(pair, []).append(number)
+
+    def torn(self, piece: Piece, start: int, end: int, text: str) -> bool:
+        """Whether a slip would have to join words that a clean page has apart: "98 F Weight" is no "freight"."""
+        first, last = piece.shape.span(start, end)
+        return piece.score == 1 and len(piece.text[first:last].split()) > self._most_words.get(text, len(text))
 
     def near(self, piece: Piece) -> list[tuple[str, str]]:
         """Return (concept, label) of all that may be in the piece."""
@@ -113,7 +124,7 @@ def _in_piece(piece: Piece, index: _Index) -> list[Label]:
         return []
     for concept, text in index.near(piece):
         for start, end, likeness in find_folded(text, piece.shape):
-            if likeness < 1 and _opposite(text, piece.shape.text[start:end]):
+            if likeness < 1 and (_opposite(text, piece.shape.text[start:end]) or index.torn(piece, start, end, text)):
                 continue
             label = _label(concept, piece, start, end, likeness, index.words[concept])
             key = (concept, start)

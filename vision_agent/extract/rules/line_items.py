@@ -28,6 +28,7 @@ _STOPS = (
     "service charge",
     "quantity total",
     "tax summary",
+    "tax rate",
     "payment terms",
     "shipping",
 )
@@ -35,6 +36,7 @@ _SKIPPED = ("discount",)
 _TIMES = re.compile(
     r"(?P<quantity>\d+(?:[.,]\d+)?)\s*(?:[x\u00d7*@]|\bà)\s*(?=[$€£]?\s*(?:[A-Z]{2,3}\s*)?\d)", re.IGNORECASE
 )
+_CLOSE = 1.3  # text heights between an item and what continues it at a table's end
 _MOST_ROWS = 4  # that stand apart from their anchor
 _ROW_SCORE = 1.2  # log-odds of a value under a header's name
 _BARE_SCORE = 0.2  # the same where no header names columns
@@ -126,7 +128,8 @@ def _labelled(view: View, row: Sequence[Piece], concepts: Sequence[str]) -> bool
 
 def _under(view: View, header: Header) -> list[_Item]:
     """The items under a header."""
-    cells = [_cells(view, header.columns, row) for row in _body(view, header)]
+    body = _body(view, header)
+    cells = [_cells(view, header.columns, row) for row in body]
     anchor = _anchor_column(cells, header.columns)
     if anchor is None:
         return [cell for cell in cells if len(cell.texts) + len(cell.numbers) > 1]
@@ -135,7 +138,10 @@ def _under(view: View, header: Header) -> list[_Item]:
     over = _descriptions_over(cells, anchored, text_column)
     items: list[_Item] = []
     waiting: list[_Item] = []
-    for cell, anchors in zip(cells, anchored, strict=True):
+    last = max(at for at, so in enumerate(anchored) if so)
+    for at, (cell, anchors) in enumerate(zip(cells, anchored, strict=True)):
+        if at > last and not over and not _goes_on(header, body[at - 1], body[at]):
+            break
         if anchors:
             for before in waiting:
                 _merge(cell, before, first=True)
@@ -146,6 +152,14 @@ def _under(view: View, header: Header) -> list[_Item]:
         elif items and cell.texts:
             _merge(items[-1], cell, first=False)
     return items
+
+
+def _goes_on(header: Header, before: Sequence[Piece], row: Sequence[Piece]) -> bool:
+    """Whether a row below the last item may continue it: close to it, and not under its numbers."""
+    numeric = [column.x0 for column in header.columns if column.numeric and column.x0 > header.columns[0].x0]
+    height = header.sheet.height
+    close = row[0].page != before[0].page or row[0].y0 - before[0].y1 < _CLOSE * height
+    return close and not (numeric and max(piece.x1 for piece in row) > max(numeric) + height)
 
 
 def _anchor_column(cells: Sequence[_Item], columns: Sequence[Column]) -> str | None:

@@ -50,6 +50,8 @@ _REGISTRATION = re.compile(
 )  # fmt: skip
 _SERIAL = re.compile(r"\s*#\s?\d+\s+(?=[^\W\d]{2})")  # "#000002 NAME"
 _TORN = re.compile(r"\s*[(\[{][^)\]}]{0,3}$")  # what is left of a number in brackets
+_CAPITAL = re.compile(r"\b(?:au capital|capital(?:e)? socia\w+|share capital|stammkapital|kapitał zakładowy)\b", re.I)
+_BEFORE_ADDRESS = re.compile(r"\s*[·•∙|]\s*")
 _TITLE = re.compile(
     r"(?<=[\w.]) +(?:tax )?(?:invoice|rechnung|facture|factura|fattura|fatura|factuur|faktura|receipt)\W*$", re.I
 )
@@ -138,6 +140,10 @@ def _name_in(piece: Piece) -> Excerpt | None:
         start = serial.end()
     if (number := _REGISTRATION.search(piece.text)) is not None and number.start() > 2:
         end = number.start()
+    if (mark := _BEFORE_ADDRESS.search(piece.text, start, end)) is not None and POSTCODE.search(
+        piece.text[mark.end() :]
+    ):
+        end = mark.start()
     if (torn := _TORN.search(piece.text, start, end)) is not None:
         end = torn.start()
     if (title := _TITLE.search(piece.text, start, end)) is not None:
@@ -221,6 +227,7 @@ def _name_score(view: View, sheet: Sheet, place: Excerpt) -> float:
     score -= 4.0 if not plain else 2.5 if len(plain) <= len(own) / 3 else 0.0
     score -= 2.0 if _address_score(piece) > 0.8 and not forms else 0.0
     score -= 2.5 if _CONTACT.search(place.text) else 0.0
+    score -= 4.0 if _CAPITAL.search(place.text) else 0.0
     labels = [
         label for label in view.labels_in(piece) if label.likeness * label.whole > 0.8 and label.concept != "seller"
     ]

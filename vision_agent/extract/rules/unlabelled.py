@@ -36,8 +36,6 @@ def unlabelled(view: View, name: str, kind: Kind) -> Iterator[Candidate]:
                 yield Candidate(typed.value, (typed.excerpt,), -0.3 + typed.weight, typed=typed)
         elif kind in PATTERNED:
             for typed in view.matches(place, kind):
-                if kind == "iban" and typed.weight < 0:
-                    continue  # without a label the check digits must be right
                 other = any(label.concept != name and label.likeness > 0.75 for label in view.labels_in(piece))
                 late = 0.3 * index / len(pieces) + (1.5 if other and kind != "iban" else 0.0)
                 yield Candidate(typed.value, (typed.excerpt,), PATTERNED[kind] + typed.weight - 0.3 - late, typed=typed)

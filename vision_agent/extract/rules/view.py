@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from vision_agent.documents.result import OcrResult
-from vision_agent.documents.sheet import Excerpt, Piece, Sheet, script_sheet
+from vision_agent.documents.sheet import Excerpt, Piece, Sheet, box_of, script_sheet
 from vision_agent.extract.lexicon import CONCEPTS, Concept, Kind
 from vision_agent.extract.rules.country import currency_in, likely_countries, mark_in
 from vision_agent.extract.rules.identifiers import find_bics, find_ibans
@@ -154,12 +154,20 @@ class View:
             typed.append(Typed(number.value, at, weight + (0.4 if number.currency else 0.0), number))
         return typed
 
+    def in_table(self, piece: Piece) -> bool:
+        """Return whether a piece stands in a table that was found."""
+        box = box_of([Excerpt.whole(piece)])
+        x, y = (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
+        tables = [table.box for table in self.sheet(piece).page.tables]
+        return any(each.x0 <= x <= each.x1 and each.y0 <= y <= each.y1 for each in tables)
+
     def matches(self, excerpt: Excerpt, kind: Kind) -> list[Typed]:
         """Return texts that look like `kind`: email, web, iban, bic, phone, id."""
         if kind == "iban":
             return [
-                Typed(excerpt.text[start:end], self._part(excerpt, start, end), 0.3 if right else -2.5)
+                Typed(excerpt.text[start:end], self._part(excerpt, start, end), 0.3)
                 for start, end, right in find_ibans(excerpt.text)
+                if right  # one that was cut or read wrongly is no account
             ]
         if kind == "bic":
             return [

@@ -6,12 +6,13 @@ business letters are laid out so (DIN 5008, NF Z 11-001).
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from vision_agent.documents.sheet import MARKS, Excerpt, Piece, Sheet
 from vision_agent.documents.text_match import folded
-from vision_agent.extract.rules.parties import POSTCODE, is_contact
+from vision_agent.extract.rules.candidates import Candidate
+from vision_agent.extract.rules.parties import POSTCODE, columns_of, is_contact
 from vision_agent.extract.rules.view import View
 
 _ROWS = 16  # of the first page that a sender's line is looked for in
@@ -19,6 +20,8 @@ _LINES = 7  # of a recipient
 _FOOT_ROWS = 8  # of a page that may name the sender
 _STRONG = re.compile(r"[·•∙|]")
 _PARTS = re.compile(r"\s*[·•∙|*]\s*|\s+[-\u2013\u2014]\s+|,\s+")
+_TITLE_ALONE = re.compile(r"(?:herrn?|frau|firma|familie|mr|mrs|ms|mme|monsieur|madame|sig|sr|sra|hr|fru)\.?", re.I)
+_UPPER, _BLOCK_GAP = 0.5, 0.9  # share of a page's text that is its upper part; text heights between two blocks
 _PERSON = re.compile(r"(?:herrn?|frau|mr|mrs|ms|mme|m\.|z\.\s?hd|zu h\u00e4nden|c/o|attn|att)\b", re.I)
 
 
@@ -112,6 +115,51 @@ def _sender(piece: Piece, parts: int = 2) -> tuple[Excerpt, Excerpt] | None:
         return None
     numbered = sum(any(map(str.isdigit, part)) for part in _PARTS.split(rest)) >= parts
     return (name, address) if numbered and POSTCODE.search(rest) else None
+
+
+def addressee(view: View, seller: Sequence[Piece]) -> list[Candidate]:
+    """Return whom a paper is for where no label says so: the one address in its upper half beside the seller's own.
+
+    Args:
+        seller: the lines of the seller's name.
+    """
+    if not seller or not view.sheets:
+        return []
+    sheet = view.sheets[0]
+    _, top, _, bottom = sheet.frame
+    blocks = [
+        block
+        for column in columns_of(sheet)
+        for block in _blocks(column, sheet.height)
+        if 3 <= len(block) <= _LINES and block[0].middle < top + _UPPER * (bottom - top)
+    ]
+    placed = [
+        block
+        for block in blocks
+        if any(POSTCODE.search(piece.text) and any(map(str.isalpha, piece.text)) for piece in block[1:])
+        and not any(piece in seller or is_contact(piece.text) or view.dates(Excerpt.whole(piece)) for piece in block)
+    ]
+    if len(placed) != 1:
+        return []
+    named = [piece for piece in placed[0] if not _TITLE_ALONE.fullmatch(piece.text.strip())]
+    name = Excerpt.whole(named[0])
+    if any(len(word) > 3 and word[:1].islower() for word in name.text.split()) or view.in_table(named[0]):
+        return []
+    if any(map(str.isdigit, name.text)) or ":" in name.text or len(name.text.split()) < 2 or view.is_label(named[0]):
+        return []
+    return [Candidate(name.text, (name,), 0.4)]
+
+
+def _blocks(column: Sequence[Piece], height: float) -> Iterable[list[Piece]]:
+    """Lines of a column that follow each other without a gap."""
+    block: list[Piece] = []
+    for piece in column:
+        if block and piece.y0 - block[-1].y1 > _BLOCK_GAP * height:
+            yield block
+            block = []
+        block.append(piece)
+    if block:
+        yield block
 
 
 def _recipient(view: View, sheet: Sheet, sender: Piece) -> Iterable[Excerpt]:
