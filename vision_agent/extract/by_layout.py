@@ -439,7 +439,9 @@ def _doubt(name: str, candidate: Candidate) -> float:
         between = label.piece.text[label.excerpt.end : place.start] if label and label.piece is place.piece else ""
         sentence = len(re.findall(r"[^\W\d_]{2,}", between)) > _MOST_BETWEEN  # "VAT is to be paid by ..., Art. 196"
         return _NEVER if sentence or sum(map(str.isdigit, candidate.text)) < _SHORTEST_TAX_ID else 0.0
-    referring = candidate.label is not None and _REFERS.search(candidate.label.piece.text[: candidate.label.excerpt.end])
+    referring = candidate.label is not None and _REFERS.search(
+        candidate.label.piece.text[: candidate.label.excerpt.end]
+    )
     return 1.2 if name == "invoice number" and referring else 0.0
 
 
