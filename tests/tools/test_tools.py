@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFont
 from pydantic import BaseModel
 
-from vision_agent import Detections, ImageStore, InputError, Tool, ToolError, ToolOutput, VisionAgent
+from vision_agent import Detections, ImageStore, InputError, Tool, ToolError, ToolOutput, Tracks, VisionAgent
+from vision_agent.images.video_writing import write_mp4
 from vision_agent.plugins.registry import load_tools
 from vision_agent.results.segmentation import Segmentation
 from vision_agent.tools import Toolkit, definition, segment_tool
@@ -23,7 +24,7 @@ from vision_agent.tools.sizing import MAX_BYTES, fit, to_text
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 DOG = "000000139872.jpg"
-ALL = {"ask", "caption", "count", "crop", "detect", "draw", "edit", "extract", "generate", "ocr", "point", "segment"}
+ALL = set("ask caption count crop detect draw edit extract generate ocr point segment track".split())
 
 
 class Boxes:
@@ -90,6 +91,35 @@ def test_points_and_counts_agree_with_boxes(toolkit: Toolkit) -> None:
     assert box[0] < point["x"] < box[2] and box[1] < point["y"] < box[3]
     counted = call(toolkit, "count", image=DOG, phrase="dog", threshold=0.3)
     assert counted["count"] == 1 and counted["items"][0]["box"] == box
+
+
+def test_a_dog_of_a_video_has_a_number_and_its_times(agent: VisionAgent, tmp_path: Path) -> None:
+    photo = Image.open(PHOTOS / DOG).convert("RGB").resize((320, 240))
+    frames = [ImageChops.offset(photo, 8 * step, 0) for step in range(4)]
+    write_mp4(tmp_path / "dog.mp4", iter(frames), [each / 4 for each in range(4)])
+    toolkit = Toolkit(agent, store=ImageStore(roots=[tmp_path]))
+    result = toolkit.call("track", {"video": "dog.mp4", "phrases": ["dog", "zebra"], "fps": 4})
+    content = result.content
+    (item,) = content["items"]
+    assert (content["counts"], content["frames"]) == ({"dog": 1, "zebra": 0}, 4)
+    assert (item["id"], item["label"], item["start"], item["end"]) == (1, "dog", 0.0, 0.75)
+    assert item["last_box"][2] - item["first_box"][2] == pytest.approx(24, abs=8)
+    assert isinstance(result.artifact, Tracks) and len(result.artifact[0].boxes) == 4
+    late = call(toolkit, "track", video="dog.mp4", phrases="dog", fps=4, start=0.4)
+    assert late["frames"] == 2 and late["items"][0]["start"] == 0.5
+    none = call(toolkit, "track", video="dog.mp4", phrases="zebra", end=0.3)
+    assert none["items"] == [] and "not an error" in none["note"]
+    (tmp_path / "no.mp4").write_bytes(b"no video")
+    for wrong, said in (
+        ({"start": 2, "end": 1}, "`end` must be a time after `start`, which is 2"),
+        ({"video": "../dog.mp4"}, "`video` must be"),
+        ({"video": "cat.mp4"}, "a file that exists; there are 'dog.mp4'"),
+        ({"video": "no.mp4"}, "`video` must be"),
+        ({"fps": 0}, "`fps`: Input should be greater than or equal to 0.1"),
+    ):
+        with pytest.raises(ToolError) as refused:
+            toolkit.call("track", {"video": "dog.mp4", "phrases": ["dog"], **wrong})
+        assert said in str(refused.value)
 
 
 def test_drawing_makes_a_new_image(toolkit: Toolkit) -> None:

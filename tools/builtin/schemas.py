@@ -52,6 +52,7 @@ Offset = Annotated[
     int, Field(ge=0, le=10**9, description="Skip this many items; use `next_offset` of the call before.")
 ]
 Limit = Annotated[int, Field(ge=1, le=200, description="Most items to return.")]
+OptionalSeconds = Annotated[FiniteFloat | None, Field(ge=0, le=10**6), WithJsonSchema({"type": "number", "minimum": 0})]
 OptionalInt = WithJsonSchema({"type": "integer", "minimum": 0})
 
 
@@ -89,6 +90,19 @@ class SegmentArguments(Arguments):
     )
     offset: Offset = 0
     limit: Annotated[int, Field(ge=1, le=50, description="Most items to return.")] = 10
+
+
+class TrackArguments(Arguments):
+    """Follow objects through a video."""
+
+    video: str = Field(min_length=1, description="The path of a video file that was given to you.")
+    phrases: Phrases
+    threshold: Threshold = Field(default=None, description=_THRESHOLD)
+    fps: Annotated[FiniteFloat, Field(ge=0.1, le=60, description="Frames to look at in each second.")] = 5.0
+    start: OptionalSeconds = Field(default=None, description="Look from this second on. Without it: the beginning.")
+    end: OptionalSeconds = Field(default=None, description="Look up to this second. Without it: the end.")
+    offset: Offset = 0
+    limit: Limit = 50
 
 
 class Found(Result):
@@ -138,6 +152,33 @@ class DetectResult(Listing):
 
     counts: dict[str, int] = Field(description="items for each phrase")
     items: list[Found]
+
+
+class TrackedItem(Result):
+    """One object of a video."""
+
+    id: int = Field(description="its number, the same in every frame")
+    label: str
+    score: float = Field(description="0 to 1")
+    start: float = Field(description="first seen, in seconds")
+    end: float = Field(description="last seen, in seconds")
+    first_box: list[float] = Field(description=_BOX)
+    last_box: list[float] = Field(description=_BOX)
+
+
+class TrackResult(Result):
+    """The objects of a video, in the order in which they appear."""
+
+    video: str = Field(description="the file that was looked at")
+    image_size: tuple[int, int] = Field(description="width, height in pixels")
+    frames: int = Field(description="that were looked at")
+    seconds: float = Field(description="time of the last of them")
+    total: int = Field(description="items in all")
+    counts: dict[str, int] = Field(description="items for each phrase")
+    offset: int = 0
+    next_offset: int | None = Field(default=None, description="pass as `offset` to see more")
+    note: str | None = None
+    items: list[TrackedItem]
 
 
 class PointResult(Listing):

@@ -21,6 +21,7 @@ from vision_agent.results.detections import Detections
 from vision_agent.results.generated import GeneratedImage
 from vision_agent.results.points import Count, Points
 from vision_agent.results.segmentation import Segmentation
+from vision_agent.results.tracks import Tracks
 
 
 class ToolAgent(Protocol):
@@ -42,6 +43,17 @@ class ToolAgent(Protocol):
     def point(self, phrase: str | Sequence[str], image: ImageSource, *, threshold: float | None = None) -> Points: ...
 
     def count(self, phrase: str, image: ImageSource, *, threshold: float | None = None) -> Count: ...
+
+    def track(
+        self,
+        phrase: str | Sequence[str],
+        video: bytes,
+        *,
+        threshold: float | None = None,
+        fps: float | None = None,
+        bounds: tuple[float, float] | None = None,
+        max_gap: float = 1.0,
+    ) -> Tracks: ...
 
     def segment(
         self,
