@@ -2,8 +2,11 @@
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from vision_agent import Detections
 
 _LAYERS = 16  # of the deepest small network, one after another; each adds its own rounding
 
@@ -29,3 +32,10 @@ def assert_same(one: Tensor, other: Tensor, terms: int) -> None:
     assert one.shape == other.shape and one.dtype == other.dtype
     largest = max(1.0, float(other.abs().max()))
     torch.testing.assert_close(one, other, rtol=0, atol=tolerance(one.dtype, terms) * largest)
+
+
+def assert_same_boxes(found: Detections, expected: Detections) -> None:
+    """Check that two results have the same boxes, but for the rounding of requests that were read together."""
+    assert (found.labels, found.phrases, found.image_size) == (expected.labels, expected.phrases, expected.image_size)
+    np.testing.assert_allclose(found.xyxy, expected.xyxy, atol=0.05)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-3)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from conftest import tiny_backbone
+from numerics import assert_same_boxes
 from test_mixed import tiny
 
 from vision_agent import (
@@ -60,7 +61,9 @@ def test_a_routed_answer_is_verified_and_streamed(agent: VisionAgent, photo: Pat
     assert [each.content["candidates"] for each in steps] == [1]
     events = list(agent.run("where is the cat?", small, stream=True, **settings))  # type: ignore[call-overload]
     assert [each.step.content for each in events if isinstance(each, StepDone)] == [each.content for each in steps]
-    assert events[-1].answer.routes == result.routes
+    for streamed, routed in zip(events[-1].answer.routes, result.routes, strict=True):
+        assert (streamed.token, streamed.phrase, streamed.image) == (routed.token, routed.phrase, routed.image)
+        assert_same_boxes(streamed.result, routed.result)
 
 
 def test_masks_stay_masks(agent: VisionAgent, photo: Path) -> None:

@@ -22,6 +22,7 @@ from langchain_tests.integration_tests import ToolsIntegrationTests
 from langchain_tests.unit_tests import ToolsUnitTests
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
+from numerics import assert_same_boxes
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -199,7 +200,7 @@ def test_eight_parallel_calls_stay_apart(agent: VisionAgent, store: ImageStore) 
         results = [message for message in messages["messages"] if isinstance(message, ToolMessage)]
         assert [message.tool_call_id for message in results] == names
         for message in results:
-            assert message.artifact == expected[message.tool_call_id]
+            assert_same_boxes(message.artifact, expected[message.tool_call_id])
             assert read(message)["total"] == len(message.artifact)
 
 
