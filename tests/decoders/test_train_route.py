@@ -4,17 +4,20 @@ import runpy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import original_format as official
 import pytest
 import torch
+from PIL import Image
 from refcoco_files import published
 from safetensors.torch import load_file
 
-from vision_agent import VisionAgent
+from vision_agent import Detections, VisionAgent
 from vision_agent.cli.main import main
-from vision_agent.data.annotations.annotated import AnnotationSet
+from vision_agent.data.annotations.annotated import AnnotatedImage, AnnotatedObject, AnnotationSet
 from vision_agent.data.annotations.annotation_sets import read_annotations
 from vision_agent.decoders.own_images import route_training
+from vision_agent.decoders.own_images.measuring import expressions_found
 from vision_agent.decoders.own_images.route_training import RouteReport, RouteTraining, train_route
 from vision_agent.errors import InputError, RouteError
 from vision_agent.train.adapter_training import AdapterSample
@@ -137,6 +140,27 @@ def test_the_command_and_what_it_refuses(
     with pytest.raises(InputError, match="`kind` must be 'det' or 'seg', but got 'box'"):
         train_route("box", agent, marked, tmp_path / "other")  # type: ignore[arg-type]
     assert not (tmp_path / "other").exists()
+
+
+def test_an_expression_is_found_by_its_surest_box_at_half_overlap(tmp_path: Path) -> None:
+    Image.new("RGB", (100, 100)).save(tmp_path / "a.png")
+    objects = (AnnotatedObject("left dog", (0, 0, 10, 10)), AnnotatedObject("right dog", (50, 0, 60, 10)))
+    annotated = AnnotatedImage("a.png", tmp_path / "a.png", (100, 100), objects)
+
+    def find(*boxes: tuple[float, float, float, float]) -> Any:
+        def found(image: Image.Image, phrases: list[str]) -> Detections:
+            scores = [0.9 - 0.1 * place for place in range(len(boxes))]
+            xyxy = np.array([box for _ in phrases for box in boxes], dtype=np.float32)
+            labels = [phrase for phrase in phrases for _ in boxes]
+            return Detections.from_arrays(
+                xyxy, scores * len(phrases), labels, image_size=image.size, model="", phrases=phrases
+            )
+
+        return found
+
+    assert expressions_found(find((0, 0, 10, 6), (80, 80, 90, 90)), [annotated]) == 0.5  # "left dog", at 0.6
+    assert expressions_found(find((0, 0, 10, 4)), [annotated]) == 0.0
+    assert expressions_found(find((0, 0, 10, 10)), []) is None
 
 
 @pytest.mark.parametrize("kind", ["det", "seg"])

@@ -11,6 +11,7 @@ from vision_agent.documents.pdf import Layer
 from vision_agent.documents.pdf_text import text_pieces
 from vision_agent.documents.readability import reading_warnings
 from vision_agent.documents.result import Line, OcrResult, Word, quad_of
+from vision_agent.documents.sheet import Excerpt, box_of, script_sheet, sheet_of
 from vision_agent.extract.schema_draft import draft_schema
 
 
@@ -125,6 +126,19 @@ def test_pale_lines_of_a_page_of_even_paper_make_a_table() -> None:
 
 
 # --- right to left
+
+
+def test_boxes_lie_in_the_frame_of_their_script() -> None:
+    """A page of Hebrew is read as its mirror image: words and boxes alike."""
+    page = read(pdf(hebrew)).pages[0]
+    sheet = script_sheet(page)
+    assert sheet.to_left
+    for piece in sheet.pieces:
+        framed = sheet.framed(box_of([Excerpt.whole(piece)]))
+        assert (framed.x0, framed.x1) == pytest.approx((piece.x0, piece.x1), abs=0.5)
+    box = page.lines[0].box
+    assert sheet.framed(sheet.framed(box)) == pytest.approx(box) and sheet.framed(box) != box
+    assert sheet_of(page).framed(box) == box
 
 
 def test_labels_of_hebrew_stand_on_the_right() -> None:

@@ -78,6 +78,7 @@ def test_boxes_and_masks_are_those_of_the_model_here(
     assert sorted(remote.routes) == ["det", "seg"]
     before = len(engine.asked)
     close(remote.detect(["dog", "frisbee"], image), local.detect(["dog", "frisbee"], image))
+    close(remote.detect("dogs", image), local.detect("dogs", image))
     assert remote.count("dog", image).count == local.count("dog", image).count
     mine, theirs = (agent.segment("dog", image) for agent in (local, remote))
     close(mine, theirs)

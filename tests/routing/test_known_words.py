@@ -80,7 +80,7 @@ def test_known_plurals_are_asked_in_the_singular(phrase: str, asked: str) -> Non
 
 
 def test_a_plural_finds_what_the_singular_finds(agent: VisionAgent, photo: Path) -> None:
-    """Asked as they stand, plurals found three times as many things that are not there: cats, sure, where a dog is."""
+    """Asked as they stand, plurals found things that are not there: three cats, one of them at 0.91, where a dog is."""
     for name, several in (("dog", "dogs"), ("cat", "cats"), ("person", "people")):
         one, many = agent.detect(name, photo, threshold=0.2), agent.detect(several, photo, threshold=0.2)
         assert many.xyxy.tolist() == one.xyxy.tolist() and many.scores.tolist() == one.scores.tolist()

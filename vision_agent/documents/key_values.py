@@ -106,7 +106,7 @@ def _overlap(pair: KeyValue, other: KeyValue) -> bool:
     """Whether two pairs share a label, or what one has as its value."""
     mine = [box for box in (pair.key_box, pair.box) if box is not None]
     others = [box for box in (other.key_box, other.box) if box is not None]
-    return any(_same_place(one, two) or _same_place(two, one) for one in mine for two in others)
+    return any(holds(two, one) or holds(one, two) for one in mine for two in others)
 
 
 def _by_rules(page: Page, sheet: Sheet, labels: dict[int, list[_Label]], asked: Sequence[KeyValue]) -> list[KeyValue]:
@@ -115,14 +115,14 @@ def _by_rules(page: Page, sheet: Sheet, labels: dict[int, list[_Label]], asked: 
     for piece in sheet.pieces:
         for label in labels[id(piece)]:
             pair = _paired(page, sheet, piece, label, labels, used)
-            if pair is not None and not any(_same_place(pair.box, other.box) for other in asked):
+            if pair is not None and not any(holds(other.box, pair.box) for other in asked):
                 found.append(pair)
     if page.source == "ocr":  # on scanned forms none of 62 such pairs was right
         return found
     grids = [table.box for table in page.tables if table.columns > 2]
     for row in sheet.rows:
         free = [piece for piece in row if not labels[id(piece)] and id(piece) not in used]
-        if not any(_same_place(box_of([Excerpt.whole(piece)]), grid) for piece in free for grid in grids):
+        if not any(holds(grid, box_of([Excerpt.whole(piece)])) for piece in free for grid in grids):
             found += _without_colon(page, free, sheet.height)
     return found
 
@@ -370,10 +370,6 @@ def beside(sheet: Sheet, box: Box, *, right_first: bool = False) -> Piece | None
 
 
 def holds(outer: Box, inner: Box) -> bool:
-    """Return whether the middle of one box lies in another."""
-    return _same_place(inner, outer)
-
-
-def _same_place(first: Box, second: Box) -> bool:
-    x, y = (first.x0 + first.x1) / 2, (first.y0 + first.y1) / 2
-    return second.x0 <= x <= second.x1 and second.y0 <= y <= second.y1
+    """Return whether the middle of the inner box lies in the outer one."""
+    x, y = (inner.x0 + inner.x1) / 2, (inner.y0 + inner.y1) / 2
+    return outer.x0 <= x <= outer.x1 and outer.y0 <= y <= outer.y1

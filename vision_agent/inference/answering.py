@@ -21,7 +21,7 @@ from vision_agent.generation.structured import AnswerForm
 from vision_agent.inference.abilities import TO_DRAW, WHETHER_THERE, Abilities
 from vision_agent.inference.choice_matching import ChoiceMatcher
 from vision_agent.inference.conversation import Conversation
-from vision_agent.inference.decode import RouteStates, decode, in_singular
+from vision_agent.inference.decode import RouteStates, as_asked, decode
 from vision_agent.inference.engine import InferenceEngine
 from vision_agent.inference.evidence import EVIDENCE_REQUESTS
 from vision_agent.inference.evidence_loop import EvidenceLoop, is_about
@@ -456,7 +456,7 @@ class AnswerPipeline:
             return None
         if image is None:
             return decode(self._engine, route, read)
-        result = decode(self._engine, route, in_singular(self._engine, route, replace(read, images=(image,))))
+        result = decode(self._engine, route, as_asked(self._engine, route, replace(read, images=(image,))))
         return self._predictor.with_tiles(route, result, read.phrases, image.image)
 
     def _answer(

@@ -65,8 +65,8 @@ def forced_states(
 ) -> RouteStates:
     """Read a route forced for each phrase, about the same images, without generation.
 
-    The prompt with its images is read once: its keys and values are kept in the engine's prefix cache. A phrase is
-    asked in the singular where the route knows it so: names are taught that way, and "dogs" finds some where none are.
+    The prompt with its images is read once: its keys and values are kept in the engine's prefix cache. Phrases are
+    put as `Route.asked` says.
 
     Raises:
         CancelledError: nobody waits for the result any longer.
@@ -79,15 +79,13 @@ def forced_states(
     with torch.inference_mode():
         tokens_TC = torch.cat(tokens) if tokens else torch.empty(0, engine.backbone.hidden_size)
     marks = tuple(mark for each in cached for mark in each.token_marks)
-    asked = phrases if route.words is None else [route.words.in_singular(phrase) for phrase in phrases]
-    forced = Forced(route, tokens_TC, tuple(map(len, tokens)), tuple(asked), marks)
+    forced = Forced(route, tokens_TC, tuple(map(len, tokens)), tuple(map(route.asked, phrases)), marks)
     return RouteStates(engine.read_forced(forced), tuple(phrases), cached)
 
 
-def in_singular(engine: InferenceEngine, route: Route, read: RouteStates) -> RouteStates:
-    """Return the states of phrases that the model wrote; a known plural is read again as `forced_states` reads it."""
-    words = route.words
-    if words is None or all(words.in_singular(phrase) == phrase for phrase in read.phrases):
+def as_asked(engine: InferenceEngine, route: Route, read: RouteStates) -> RouteStates:
+    """Return the states of phrases that the model wrote; those that `Route.asked` changes are read again, forced."""
+    if all(route.asked(phrase) == phrase for phrase in read.phrases):
         return read
     return replace(read, states_KNC=forced_states(engine, route, read.phrases, read.images).states_KNC)
 

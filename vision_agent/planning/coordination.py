@@ -59,7 +59,7 @@ def single_requests(request: str) -> list[str]:
         return [request]
     verb = words[: len(words) - len(found[1])].strip()
     tail = parts[-1][len(without_tail(parts[-1])) :]  # "in the second photo" is about all of them
-    return [f"{verb} {part}{'' if part is parts[-1] else tail}" for part in parts]
+    return [*(f"{verb} {part}{tail}" for part in parts[:-1]), f"{verb} {parts[-1]}"]
 
 
 def _only_qualities(part: str) -> bool:

@@ -87,7 +87,7 @@ class RemoteStates:
             EngineError, BusyError: no answer, or one without states of this model's width.
             AnswerError: states that are NaN or infinite.
         """
-        backbone = self.sight.backbone
+        backbone, phrase = self.sight.backbone, route.asked(phrase)
         lead = (*backbone.text_ids(phrase), route.token_id)
         queries = route.queries.weight if route.spec.read == "queries" else None
         count = len(lead) + (0 if queries is None else len(queries))

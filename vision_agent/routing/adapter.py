@@ -51,6 +51,13 @@ class Route(nn.Module):
         self.decoder = decoder
         self.words = words
 
+    def asked(self, phrase: str) -> str:
+        """Return how a phrase is put to the model: a known plural in the singular, as names were taught.
+
+        As it stands "dogs" finds some where none are.
+        """
+        return phrase if self.words is None else self.words.in_singular(phrase)
+
 
 class AdapterInfo(BaseModel):
     """The content of `adapter.json`."""

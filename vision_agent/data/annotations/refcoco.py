@@ -14,6 +14,7 @@ from vision_agent.data.annotations.faults import Faults
 from vision_agent.errors import InputError, bad_argument
 from vision_agent.model.restricted_pickle import read_pickle
 
+_LISTS = ("images", "annotations")
 _PARTS = {"train": "train", "val": "validation"}
 _FOLDERS = ("train2014", "images/train2014", "images/mscoco/images/train2014", "images", "../train2014")
 
@@ -70,9 +71,6 @@ def refcoco_drafts(data: Path, images: Path | None, faults: Faults) -> dict[str,
         if draft is not None:
             parts[part][reference.get("image_id")] = draft
     return {part: list(drafts.values()) for part, drafts in parts.items()}
-
-
-_LISTS = ("images", "annotations")
 
 
 def _references(path: Path, faults: Faults) -> list[Mapping[str, Any]]:
