@@ -31,9 +31,11 @@ class Steps:
 
     def step(self, *_: object) -> None:
         self.count += 1
-        if self.count == AT and self.loop is not None and self.task is not None:
+        if self.count < AT or self.loop is None or self.task is None:
+            return
+        if self.count == AT:
             self.loop.call_soon_threadsafe(self.task.cancel)
-            assert self.gone.wait(60)
+        assert self.gone.wait(60)  # other workers wait, too: they would do more until the loop has come to the task
 
     def run(self, call: Callable[[], Awaitable[Any]]) -> None:
         async def work() -> None:
