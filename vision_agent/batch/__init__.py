@@ -10,6 +10,7 @@ if __name__ == "__main__":  # workers are new processes, which import the progra
 """
 
 from vision_agent.batch.attempts import Executor
+from vision_agent.batch.engine_source import EngineSource, EngineWarning
 from vision_agent.batch.files import find_files, find_images
 from vision_agent.batch.image_jobs import ImageJob
 from vision_agent.batch.jobs import ExtractJob, Job, OcrJob
@@ -21,6 +22,8 @@ from vision_agent.batch.servers import Servers
 from vision_agent.batch.workers import LocalWorkers
 
 __all__ = [
+    "EngineSource",
+    "EngineWarning",
     "Executor",
     "ExtractJob",
     "ImageJob",

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from vision_agent._distribution import DISTRIBUTION
 from vision_agent.batch.attempts import check_count
+from vision_agent.batch.engine_source import EngineSource
 from vision_agent.batch.image_workers import Asked, image_workers
 from vision_agent.batch.jobs import Work
 from vision_agent.batch.lists import read_item
@@ -65,6 +66,8 @@ class ImageJob:
         threshold, only_known, tiles, detail: as for `VisionAgent.detect`.
         templates: as for `VisionAgent.classify`; nothing for none.
         model, adapters, embedder, device, dtype: as for `VisionAgent.from_pretrained`; None for the default model.
+        engine: where the model runs, if not here. `model` is its name there then, and `adapters` are those whose
+            routes it is asked the states of; nothing of the three others is named.
         threads: of the CPU that a worker computes with. Last digits depend on them, so they are the same in every
             executor.
         allow_urls: whether lists may name https addresses.
@@ -84,10 +87,14 @@ class ImageJob:
     templates: tuple[str, ...] = ()
     threads: int = 1
     allow_urls: bool = False
+    engine: EngineSource | None = None
 
     def __post_init__(self) -> None:
         if self.verb not in get_args(Verb):
             raise InputError(bad_argument("verb", f"one of {list(get_args(Verb))}", self.verb))
+        for name, usual in (("device", "auto"), ("dtype", "auto"), ("embedder", None)):
+            if self.engine is not None and getattr(self, name) != usual:
+                raise InputError(bad_argument(name, "left out: the model runs in a remote engine", getattr(self, name)))
         FindOptions.of(self.threshold, self.only_known, self.tiles, self.detail)
         if self.verb == "ask":
             check_request("question", self.request, None)
@@ -125,6 +132,8 @@ class ImageJob:
             "model": self.model,
             "adapters": list(self.adapters),
             "dtype": self.dtype,
+            # Where an engine is does not matter: a run may go on at another address.
+            **({"tokenizer": self.engine.tokenizer} if self.engine is not None else {}),
             **({"embedder": self.embedder} if self.embedder is not None else {}),
             **({"templates": list(self.templates)} if self.templates else {}),
         }
@@ -156,6 +165,8 @@ class ImageJob:
         return image_workers(self._load, self._ask, total)
 
     def _load(self) -> "VisionAgent":
+        if self.engine is not None:
+            return self.engine.load(self.model, self.adapters)
         return load_agent(self.model, self.adapters, self.device, self.dtype, embedder=self.embedder)
 
     def _ask(self, agent: "VisionAgent", images: list[Image.Image]) -> Sequence[BaseModel]:

@@ -1,4 +1,4 @@
-"""Agents that are asked about many images: on an accelerator one about several together, on the CPU one a core.
+"""Agents that are asked about many images: an accelerator or an engine about several together, on the CPU one a core.
 
 A batch keeps an accelerator busy. On the CPU it gains nothing, for the tower's maps of eight images no longer fit into
 the caches; cores that each take an image of their own do. Either way a result depends on the images of its batch
@@ -37,7 +37,7 @@ def image_workers(load: Callable[[], "VisionAgent"], ask: Ask, total: int) -> It
     import torch
 
     first = load()
-    if first.backbone.device.type != "cpu":
+    if first.engine is not None or first.backbone.device.type != "cpu":  # an engine works on several at a time
 
         def together(images: Sequence[Image.Image]) -> Sequence[BaseModel]:
             first.clear_cache()

@@ -92,8 +92,8 @@ class ServedRequest:
 def _of_images(job: ImageJob) -> tuple[str, dict[str, Any]]:
     if job.verb not in _OF_SERVERS:
         raise InputError(bad_argument("verb", f"one of {', '.join(_OF_SERVERS)} where servers do it", job.verb))
-    if job.adapters or job.embedder is not None:
-        name = "adapters" if job.adapters else "embedder"
+    if job.adapters or job.embedder is not None or job.engine is not None:
+        name = "adapters" if job.adapters else "embedder" if job.embedder is not None else "engine"
         raise InputError(f"`{name}` goes without servers, which have loaded theirs")
     own: Mapping[str, Any] = {"threshold": job.threshold, "tiles": job.tiles, "detail": job.detail}
     finding = {"phrase": job.request, "only_known": job.only_known, **own}

@@ -23,7 +23,7 @@ from vision_agent.cli.documents import (
 )
 from vision_agent.cli.executor_options import ExecutorOptions, ItemsArgument
 from vision_agent.cli.exits import run_to_end
-from vision_agent.cli.option_sets import FindingOptions, ModelOptions, expanded
+from vision_agent.cli.option_sets import EngineOptions, FindingOptions, ModelOptions, expanded
 from vision_agent.cli.options import (
     DeviceOption,
     EmbedderOption,
@@ -69,7 +69,7 @@ def detect(
     how: ExecutorOptions,
     also: ImageRunOptions,
     finding: FindingOptions,
-    by: ModelOptions,
+    by: EngineOptions,
 ) -> None:
     """Find objects by phrase in many images: a record for each image, in tables a row for each object."""
     _run(finding.job("detect", phrase, by), paths, how, also, by)
@@ -81,7 +81,7 @@ def segment(
     how: ExecutorOptions,
     also: ImageRunOptions,
     finding: FindingOptions,
-    by: ModelOptions,
+    by: EngineOptions,
 ) -> None:
     """Find the exact shapes of objects in many images."""
     _run(finding.job("segment", phrase, by), paths, how, also, by)
@@ -93,7 +93,7 @@ def count(
     how: ExecutorOptions,
     also: ImageRunOptions,
     finding: FindingOptions,
-    by: ModelOptions,
+    by: EngineOptions,
 ) -> None:
     """Count objects in many images."""
     _run(finding.job("count", phrase, by), paths, how, also, by)
@@ -105,7 +105,7 @@ def point(
     how: ExecutorOptions,
     also: ImageRunOptions,
     finding: FindingOptions,
-    by: ModelOptions,
+    by: EngineOptions,
 ) -> None:
     """Point at objects in many images."""
     _run(finding.job("point", phrase, by), paths, how, also, by)
@@ -116,7 +116,7 @@ def ask(
     paths: ItemsArgument,
     how: ExecutorOptions,
     also: ImageRunOptions,
-    by: ModelOptions,
+    by: EngineOptions,
 ) -> None:
     """Answer a question about many images or PDFs."""
     _run(by.job("ask", question), paths, how, also, by, suffixes=IMAGE_SUFFIXES | _PDF)
@@ -126,7 +126,7 @@ def caption(
     paths: ItemsArgument,
     how: ExecutorOptions,
     also: ImageRunOptions,
-    by: ModelOptions,
+    by: EngineOptions,
     length: Annotated[str, typer.Option("--length", help="short, normal or long.")] = "normal",
 ) -> None:
     """Describe many images."""
@@ -138,7 +138,7 @@ def run(
     paths: ItemsArgument,
     how: ExecutorOptions,
     also: ImageRunOptions,
-    by: ModelOptions,
+    by: EngineOptions,
 ) -> None:
     """Let the model choose its route, for each of many images."""
     _run(by.job("run", request), paths, how, also, by)
@@ -233,7 +233,9 @@ def _run(
     suffixes: Collection[str] = IMAGE_SUFFIXES,
 ) -> None:
     if how.servers and by.given:
-        raise InputError("`model`, `adapter`, `device` and `dtype` go without --servers, which have loaded theirs")
+        raise InputError(
+            "`model`, `adapter`, `device`, `dtype` and `remote` go without --servers, which have loaded theirs"
+        )
     whole = replace(job, threads=also.threads, allow_urls=also.allow_urls)
 
     def made(served: str | None) -> Job:

@@ -176,8 +176,9 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Print what is wrong with plug-ins; what libraries warn each other of is not for users."""
+    """Print what is wrong with plug-ins and engines; what libraries warn each other of is not for users."""
+    from vision_agent.batch.engine_source import EngineWarning
     from vision_agent.plugins.registry import PluginWarning
 
-    if issubclass(category, PluginWarning):
+    if issubclass(category, PluginWarning | EngineWarning):
         print(f"vision-agent: {' '.join(str(message).split())}", file=sys.stderr)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from vision_agent.batch import ImageJob
+from vision_agent.batch.engine_source import EngineSource
 from vision_agent.batch.image_jobs import Verb
 from vision_agent.cli.image_answers import AnswerOutput
 from vision_agent.cli.options import (
@@ -22,13 +23,18 @@ from vision_agent.cli.options import (
     JsonOption,
     ModelOption,
     RecordsOption,
+    RemoteOption,
     RetryOption,
+    StatesOption,
     ThresholdOption,
     TilesOption,
+    TokenizerOption,
     UnknownOption,
     agent,
     read_tiles,
 )
+from vision_agent.errors import InputError, bad_argument
+from vision_agent.remote.http_client import checked_url
 
 if TYPE_CHECKING:
     from vision_agent.agent import VisionAgent
@@ -46,7 +52,7 @@ class ModelOptions:
     @property
     def given(self) -> bool:
         """Whether any of them says something."""
-        return self != ModelOptions()
+        return self != type(self)()
 
     def load(self) -> "VisionAgent":
         """Load the agent."""
@@ -56,8 +62,60 @@ class ModelOptions:
         """Return what is asked about each image. Raises InputError for settings that are wrong."""
         adapters = tuple(map(str, self.adapter or ()))
         return ImageJob(
-            verb, request, model=self.model, adapters=adapters, device=self.device, dtype=self.dtype, **settings
+            verb,
+            request,
+            model=self.model,
+            adapters=adapters,
+            device=self.device,
+            dtype=self.dtype,
+            engine=self.engine,
+            **settings,
         )
+
+    @property
+    def engine(self) -> EngineSource | None:
+        """Where the model runs, if not here."""
+        return None
+
+
+@dataclass(frozen=True)
+class EngineOptions(ModelOptions):
+    """Which model answers, and where it runs: here, or in a remote engine."""
+
+    remote: RemoteOption = None
+    tokenizer: TokenizerOption = None
+    states: StatesOption = None
+
+    def __post_init__(self) -> None:
+        """Check them before any image is opened. Raises InputError for options that do not go together."""
+        if self.remote is None:
+            for name in ("tokenizer", "states"):
+                if getattr(self, name) is not None:
+                    raise InputError(f"`{name}` goes with --remote: it is about the model that runs there")
+            return
+        if self.tokenizer is None:
+            raise InputError("`tokenizer` must be given with --remote: the checkpoint that runs there, or default")
+        if self.states is not None and not self.adapter:
+            raise InputError("`states` goes with --adapter: states are read for its route")
+        for name in ("device", "dtype"):
+            if getattr(self, name) != "auto":
+                raise InputError(
+                    bad_argument(name, "left out with --remote: the model runs there", getattr(self, name))
+                )
+        checked_url(self.remote, "remote")
+        EngineSource(self.remote, self.tokenizer, self.states)
+
+    @property
+    def engine(self) -> EngineSource | None:
+        """The engine that --remote names; None where the model runs here."""
+        if self.remote is None or self.tokenizer is None:
+            return None
+        return EngineSource(self.remote, self.tokenizer, self.states)
+
+    def load(self) -> "VisionAgent":
+        """Load the agent, or connect to the engine."""
+        engine = self.engine
+        return super().load() if engine is None else engine.load(self.model, self.adapter or ())
 
 
 @dataclass(frozen=True)

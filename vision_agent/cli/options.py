@@ -17,6 +17,27 @@ _OUT_HELP = "Write records to this .jsonl, .csv or .parquet. Run the same comman
 ImagesArgument = Annotated[list[str], typer.Argument(help=_IMAGES_HELP)]
 ModelOption = Annotated[str | None, typer.Option("--model", help="Folder or hub name of an InternVL checkpoint.")]
 AdapterOption = Annotated[list[Path] | None, typer.Option("--adapter", help="Adapter folder; may be repeated.")]
+RemoteOption = Annotated[
+    str | None,
+    typer.Option(
+        "--remote",
+        metavar="URL",
+        help="Ask the model that vLLM, SGLang, LMDeploy or `vision-agent serve` runs there; --model is its name. A key "
+        "is read from VISION_AGENT_KEY.",
+    ),
+]
+TokenizerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tokenizer", help="With --remote: folder or hub name of the checkpoint that runs there, or default."
+    ),
+]
+StatesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--states", metavar="URL", help="With --remote and --adapter: vLLM's engine that gives states, where another."
+    ),
+]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps, xpu, npu.")]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16, float16.")]
 JsonOption = Annotated[

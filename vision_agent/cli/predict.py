@@ -15,7 +15,14 @@ from vision_agent.batch.image_batches import AnsweredImage
 from vision_agent.cli.exits import told
 from vision_agent.cli.image_answers import answer_images, one_by_one, print_answers
 from vision_agent.cli.image_arguments import GENERATED, ImageArguments, open_image
-from vision_agent.cli.option_sets import DrawnResultOptions, FindingOptions, ModelOptions, ResultOptions, expanded
+from vision_agent.cli.option_sets import (
+    DrawnResultOptions,
+    EngineOptions,
+    FindingOptions,
+    ModelOptions,
+    ResultOptions,
+    expanded,
+)
 from vision_agent.cli.options import (
     EmbedderOption,
     ImagesArgument,
@@ -43,7 +50,7 @@ def detect(
     images: ImagesArgument,
     result: DrawnResultOptions,
     finding: FindingOptions,
-    by: ModelOptions,
+    by: EngineOptions,
     allow_urls: UrlOption = False,
 ) -> None:
     """Find objects by phrase: label, score and box (x0,y0,x1,y1 in pixels), one a line."""
@@ -56,7 +63,7 @@ def segment(
     images: ImagesArgument,
     result: DrawnResultOptions,
     finding: FindingOptions,
-    by: ModelOptions,
+    by: EngineOptions,
     allow_urls: UrlOption = False,
 ) -> None:
     """Find the exact shapes of objects: label, score, box and number of pixels, one a line; masks with --json."""
@@ -69,7 +76,7 @@ def count(
     images: ImagesArgument,
     result: DrawnResultOptions,
     finding: FindingOptions,
-    by: ModelOptions,
+    by: EngineOptions,
     allow_urls: UrlOption = False,
 ) -> None:
     """Count objects."""
@@ -82,7 +89,7 @@ def point(
     images: ImagesArgument,
     result: ResultOptions,
     finding: FindingOptions,
-    by: ModelOptions,
+    by: EngineOptions,
     allow_urls: UrlOption = False,
 ) -> None:
     """Point at objects: label, score and place (x,y in pixels), one a line."""
@@ -94,7 +101,7 @@ def ask(
     question: Annotated[str, typer.Argument(help="A question, which is asked about each image.")],
     images: ImagesArgument,
     result: ResultOptions,
-    by: ModelOptions,
+    by: EngineOptions,
     allow_urls: UrlOption = False,
 ) -> None:
     """Answer a question about an image."""
@@ -105,7 +112,7 @@ def ask(
 def caption(
     images: ImagesArgument,
     result: ResultOptions,
-    by: ModelOptions,
+    by: EngineOptions,
     length: Annotated[str, typer.Option("--length", help="short, normal or long.")] = "normal",
     allow_urls: UrlOption = False,
 ) -> None:
@@ -133,7 +140,7 @@ def run(
     request: Annotated[
         str, typer.Argument(help="Any request; the model decides how it answers: text, boxes or images.")
     ],
-    by: ModelOptions,
+    by: EngineOptions,
     images: Annotated[
         list[str] | None, typer.Argument(help="Images, each of which the request is about. None: one is generated.")
     ] = None,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from vision_agent.cli.exits import told
-from vision_agent.cli.option_sets import FindingOptions, ModelOptions, expanded
+from vision_agent.cli.option_sets import EngineOptions, FindingOptions, expanded
 from vision_agent.cli.options import JsonOption, read_tiles
 from vision_agent.errors import InputError, bad_argument
 from vision_agent.images.video import check_rate
@@ -24,7 +24,7 @@ def track(
     phrase: Annotated[str, typer.Argument(help="What to follow. A semicolon separates phrases.")],
     video: Annotated[Path, typer.Argument(help="A video file.")],
     finding: FindingOptions,
-    by: ModelOptions,
+    by: EngineOptions,
     save: Annotated[
         Path | None,
         typer.Option("--save", help="Write the drawn video (.mp4), a table (.csv), the result (.json) or MOT (.txt)."),

@@ -194,7 +194,7 @@ class EngineClient:
         return text.replace(self._key, "***") if self._key else text
 
 
-def checked_url(url: str) -> str:
+def checked_url(url: str, name: str = "url") -> str:
     """Return an engine's address without a slash or `/v1` at its end.
 
     Raises:
@@ -202,16 +202,16 @@ def checked_url(url: str) -> str:
     """
     expected = "an http or https address such as 'http://127.0.0.1:8000'"
     if not isinstance(url, str):
-        raise InputError(bad_argument("url", expected, url))
+        raise InputError(bad_argument(name, expected, url))
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError as error:
-        raise InputError(bad_argument("url", expected, url)) from error
+        raise InputError(bad_argument(name, expected, url)) from error
     if parts.username or parts.password or parts.query or parts.fragment:  # these may be secrets: not shown
-        raise InputError(f"`url` must be {expected}, without user, password, query or fragment; give `key` apart")
+        raise InputError(f"`{name}` must be {expected}, without user, password, query or fragment; give `key` apart")
     if parts.scheme not in ("http", "https") or not host or any(letter.isspace() for letter in url):
-        raise InputError(bad_argument("url", expected, url))
+        raise InputError(bad_argument(name, expected, url))
     return url.rstrip("/").removesuffix("/v1").rstrip("/")
 
 
