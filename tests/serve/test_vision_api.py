@@ -12,7 +12,18 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
-from vision_agent import Answer, Count, Detections, GeneratedImage, OcrResult, Points, Segmentation, Tracks, VisionAgent
+from vision_agent import (
+    Answer,
+    Classification,
+    Count,
+    Detections,
+    GeneratedImage,
+    OcrResult,
+    Points,
+    Segmentation,
+    Tracks,
+    VisionAgent,
+)
 from vision_agent.images.video_writing import write_mp4
 from vision_agent.planning.result import AgentResult
 
@@ -63,6 +74,46 @@ def test_finding(http: httpx.Client, agent: VisionAgent, photo: Path, data_url: 
     assert Points.model_validate(pointed) == agent.point("dog", photo)
     counted = fits(http.post("count", json={"phrase": "dog", "image": data_url}).json(), described, "/v1/vision/count")
     assert Count.model_validate(counted) == agent.count("dog", photo)
+
+
+def test_labels(http: httpx.Client, agent: VisionAgent, photo: Path, data_url: str, described: dict[str, Any]) -> None:
+    asked: dict[str, Any] = {"labels": ["dog", "bus", "pizza"], "image": data_url}
+    own = agent.classify(photo, asked["labels"])
+    answer = fits(http.post("classify", json=asked).json(), described, "/v1/vision/classify")
+    assert Classification.model_validate(answer) == own and own.label == "dog"
+    form = http.post("classify", data={"labels": asked["labels"]}, files={"image": photo.read_bytes()})
+    assert form.json() == answer
+    both = http.post("classify", json={**asked, "image": [data_url, data_url]})
+    assert fits(both.json(), described, "/v1/vision/classify") == [answer, answer]
+    nothing = http.post("classify", json={**asked, "labels": ["pizza"], "templates": "a {}."}).json()
+    assert nothing["none_of_these"] is True
+    for wrong, param in (
+        ({"labels": []}, "labels"),
+        ({"labels": "dog"}, "labels"),
+        ({"labels": ["dog", " "]}, "labels[1]"),
+        ({"labels": None}, "labels"),
+        ({"templates": ["a photo"]}, "templates[0]"),
+        ({"image": "data:image/png;base64,AAAA"}, "image"),
+        ({"embedder": "/tmp"}, "embedder"),
+    ):
+        refused = http.post("classify", json=asked | wrong)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, param), refused.text
+
+
+def test_what_was_found_is_looked_at_again(
+    http: httpx.Client, agent: VisionAgent, photo: Path, data_url: str, described: dict[str, Any]
+) -> None:
+    asked = {"phrase": ["cat", "dog"], "image": data_url, "detail": "low", "verify": True}
+    answer = fits(http.post("detect", json=asked).json(), described, "/v1/vision/detect")
+    own = agent.detect(["cat", "dog"], photo, detail="low", verify=True)
+    assert Detections.model_validate(answer) == own and {each.label for each in own} == {"dog"}
+    form = {"phrase": ["cat", "dog"], "detail": "low", "verify": "true"}
+    assert http.post("detect", data=form, files={"image": photo.read_bytes()}).json() == answer
+    ran = http.post("run", json={"request": "find the cat and crop it", "image": data_url, "verify": True})
+    result = AgentResult.model_validate(fits(ran.json(), described, "/v1/vision/run"))
+    assert "verify" in [step.tool for step in result.steps]
+    refused = http.post("detect", json=asked | {"verify": "perhaps"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "verify")
 
 
 def test_tracking(

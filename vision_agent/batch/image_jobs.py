@@ -26,17 +26,13 @@ from vision_agent.inference.find_options import FindOptions
 from vision_agent.inference.tile_layout import Tiles
 from vision_agent.results.box import Box
 from vision_agent.results.segmentation import Mask
-from vision_agent.validation import (
-    check_length,
-    check_phrase,
-    check_phrases,
-    check_request,
-)
+from vision_agent.validation import check_length, check_phrase, check_phrases, check_request, check_switch
 
 if TYPE_CHECKING:
     from vision_agent.agent import VisionAgent
 
 Verb = Literal["detect", "segment", "count", "point", "ask", "caption", "run", "classify", "embed", "edit"]
+_VERIFIED = ("detect", "run")
 SEED = 0  # of new images: a run that is resumed ends with the same ones
 
 
@@ -64,6 +60,7 @@ class ImageJob:
         request: the phrases or labels (a semicolon separates them), the question, the request, or the length of a
             caption; nothing for `embed`.
         threshold, only_known, tiles, detail: as for `VisionAgent.detect`.
+        verify: as for `VisionAgent.detect` and `VisionAgent.run`; no other verb has it.
         templates: as for `VisionAgent.classify`; nothing for none.
         model, adapters, embedder, device, dtype: as for `VisionAgent.from_pretrained`; None for the default model.
         engine: where the model runs, if not here. `model` is its name there then, and `adapters` are those whose
@@ -88,6 +85,7 @@ class ImageJob:
     threads: int = 1
     allow_urls: bool = False
     engine: EngineSource | None = None
+    verify: bool = False
 
     def __post_init__(self) -> None:
         if self.verb not in get_args(Verb):
@@ -96,6 +94,9 @@ class ImageJob:
             if self.engine is not None and getattr(self, name) != usual:
                 raise InputError(bad_argument(name, "left out: the model runs in a remote engine", getattr(self, name)))
         FindOptions.of(self.threshold, self.only_known, self.tiles, self.detail)
+        check_switch("verify", self.verify)
+        if self.verify and self.verb not in _VERIFIED:
+            raise InputError(bad_argument("verify", f"False for {self.verb}: {' and '.join(_VERIFIED)} have it", True))
         if self.verb == "ask":
             check_request("question", self.request, None)
         elif self.verb == "caption":
@@ -134,6 +135,7 @@ class ImageJob:
             "dtype": self.dtype,
             # Where an engine is does not matter: a run may go on at another address.
             **({"tokenizer": self.engine.tokenizer} if self.engine is not None else {}),
+            **({"verify": True} if self.verify else {}),
             **({"embedder": self.embedder} if self.embedder is not None else {}),
             **({"templates": list(self.templates)} if self.templates else {}),
         }
@@ -176,7 +178,7 @@ class ImageJob:
             length: Any = self.request
             return agent.caption(images, length=length)
         if self.verb == "run":
-            return [agent.run(self.request, image) for image in images]
+            return [agent.run(self.request, image, verify=self.verify) for image in images]
         if self.verb == "edit":
             return [agent.edit(self.request, image, seed=SEED) for image in images]
         if self.verb == "classify":
@@ -186,6 +188,7 @@ class ImageJob:
             return [ImageVector(vector=tuple(map(float, row)), model=name) for row in agent.embed(images)]
         find: Any = getattr(agent, self.verb)
         settings = {"threshold": self.threshold, "only_known": self.only_known, "tiles": self.tiles}
+        settings |= {"verify": True} if self.verify else {}
         found: Sequence[BaseModel] = find(self.request, images, **settings, detail=self.detail)
         return found
 

@@ -10,14 +10,7 @@ from vision_agent.batch.jobs import ExtractJob, Job, OcrJob
 from vision_agent.batch.lists import read_item
 from vision_agent.batch.records import Record
 from vision_agent.documents.result import OcrResult
-from vision_agent.errors import (
-    AnswerError,
-    EngineError,
-    ExtractionError,
-    InputError,
-    VisionAgentError,
-    bad_argument,
-)
+from vision_agent.errors import AnswerError, EngineError, ExtractionError, InputError, VisionAgentError, bad_argument
 from vision_agent.images.loading import load_image
 
 _NO_ANSWER = 422  # of HTTP: what was asked for is right, and still there is none
@@ -97,10 +90,11 @@ def _of_images(job: ImageJob) -> tuple[str, dict[str, Any]]:
         raise InputError(f"`{name}` goes without servers, which have loaded theirs")
     own: Mapping[str, Any] = {"threshold": job.threshold, "tiles": job.tiles, "detail": job.detail}
     finding = {"phrase": job.request, "only_known": job.only_known, **own}
+    finding["verify"] = job.verify or None
     fields: dict[str, dict[str, Any]] = {
         "ask": {"question": job.request},
         "caption": {"length": job.request},
-        "run": {"request": job.request},
+        "run": {"request": job.request, "verify": job.verify or None},
         "edit": {"prompt": job.request, "seed": SEED},
         "classify": {"labels": job.labels, "templates": list(job.templates) or None},
     }

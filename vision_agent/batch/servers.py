@@ -12,24 +12,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vision_agent.batch.attempts import (
-    Attempts,
-    Done,
-    attempted,
-    check_count,
-    check_seconds,
-    failed_in_the_end,
-)
+from vision_agent.batch.attempts import Attempts, Done, attempted, check_count, check_seconds, failed_in_the_end
 from vision_agent.batch.jobs import Job
 from vision_agent.batch.records import as_line
 from vision_agent.batch.served_requests import ServedRequest
-from vision_agent.errors import (
-    ArgumentTypeError,
-    BusyError,
-    EngineError,
-    InputError,
-    bad_argument,
-)
+from vision_agent.errors import ArgumentTypeError, BusyError, EngineError, InputError, bad_argument
 from vision_agent.remote.http_client import EngineClient
 
 _DEFAULT = "default"  # what servers call the default model

@@ -31,6 +31,7 @@ from vision_agent.cli.options import (
     ModelOption,
     TemplatesOption,
     UrlOption,
+    VerifyOption,
 )
 from vision_agent.documents.source import SUFFIXES
 from vision_agent.errors import InputError
@@ -54,8 +55,8 @@ def register(app: typer.Typer) -> None:
 
 
 @dataclass(frozen=True)
-class ImageRunOptions:
-    """What runs over images have beside the model and the executor."""
+class ImageRunOptions(ExecutorOptions):
+    """How a run over images is done."""
 
     threads: Annotated[
         int, typer.Option("--threads", help="Threads that each worker computes with on the CPU; results depend on it.")
@@ -66,118 +67,110 @@ class ImageRunOptions:
 def detect(
     phrase: PhraseArgument,
     paths: ItemsArgument,
-    how: ExecutorOptions,
-    also: ImageRunOptions,
+    how: ImageRunOptions,
     finding: FindingOptions,
     by: EngineOptions,
+    verify: VerifyOption = False,
 ) -> None:
     """Find objects by phrase in many images: a record for each image, in tables a row for each object."""
-    _run(finding.job("detect", phrase, by), paths, how, also, by)
+    _run(finding.job("detect", phrase, by, verify=verify), paths, how, by)
 
 
 def segment(
     phrase: PhraseArgument,
     paths: ItemsArgument,
-    how: ExecutorOptions,
-    also: ImageRunOptions,
+    how: ImageRunOptions,
     finding: FindingOptions,
     by: EngineOptions,
 ) -> None:
     """Find the exact shapes of objects in many images."""
-    _run(finding.job("segment", phrase, by), paths, how, also, by)
+    _run(finding.job("segment", phrase, by), paths, how, by)
 
 
 def count(
     phrase: Annotated[str, typer.Argument(help="What to count.")],
     paths: ItemsArgument,
-    how: ExecutorOptions,
-    also: ImageRunOptions,
+    how: ImageRunOptions,
     finding: FindingOptions,
     by: EngineOptions,
 ) -> None:
     """Count objects in many images."""
-    _run(finding.job("count", phrase, by), paths, how, also, by)
+    _run(finding.job("count", phrase, by), paths, how, by)
 
 
 def point(
     phrase: PhraseArgument,
     paths: ItemsArgument,
-    how: ExecutorOptions,
-    also: ImageRunOptions,
+    how: ImageRunOptions,
     finding: FindingOptions,
     by: EngineOptions,
 ) -> None:
     """Point at objects in many images."""
-    _run(finding.job("point", phrase, by), paths, how, also, by)
+    _run(finding.job("point", phrase, by), paths, how, by)
 
 
 def ask(
     question: Annotated[str, typer.Argument(help="A question, which is asked about each image or PDF.")],
     paths: ItemsArgument,
-    how: ExecutorOptions,
-    also: ImageRunOptions,
+    how: ImageRunOptions,
     by: EngineOptions,
 ) -> None:
     """Answer a question about many images or PDFs."""
-    _run(by.job("ask", question), paths, how, also, by, suffixes=IMAGE_SUFFIXES | _PDF)
+    _run(by.job("ask", question), paths, how, by, suffixes=IMAGE_SUFFIXES | _PDF)
 
 
 def caption(
     paths: ItemsArgument,
-    how: ExecutorOptions,
-    also: ImageRunOptions,
+    how: ImageRunOptions,
     by: EngineOptions,
     length: Annotated[str, typer.Option("--length", help="short, normal or long.")] = "normal",
 ) -> None:
     """Describe many images."""
-    _run(by.job("caption", length), paths, how, also, by)
+    _run(by.job("caption", length), paths, how, by)
 
 
 def run(
     request: Annotated[str, typer.Argument(help="Any request, which is made about each image.")],
     paths: ItemsArgument,
-    how: ExecutorOptions,
-    also: ImageRunOptions,
+    how: ImageRunOptions,
     by: EngineOptions,
+    verify: VerifyOption = False,
 ) -> None:
     """Let the model choose its route, for each of many images."""
-    _run(by.job("run", request), paths, how, also, by)
+    _run(by.job("run", request, verify=verify), paths, how, by)
 
 
 def classify(
     labels: LabelsArgument,
     paths: ItemsArgument,
-    how: ExecutorOptions,
-    also: ImageRunOptions,
+    how: ImageRunOptions,
     by: ModelOptions,
     template: TemplatesOption = None,
     embedder: EmbedderOption = None,
 ) -> None:
     """Say which of some labels each of many images shows: in tables a row for each label, best first."""
     reads = None if embedder is None else str(embedder)
-    _run(by.job("classify", labels, templates=tuple(template or ()), embedder=reads), paths, how, also, by)
+    _run(by.job("classify", labels, templates=tuple(template or ()), embedder=reads), paths, how, by)
 
 
 def embed(
     paths: ItemsArgument,
-    how: ExecutorOptions,
-    also: ImageRunOptions,
+    how: ImageRunOptions,
     by: ModelOptions,
     embedder: EmbedderOption = None,
 ) -> None:
     """Write the vectors of many images."""
-    _run(by.job("embed", "", embedder=None if embedder is None else str(embedder)), paths, how, also, by)
+    _run(by.job("embed", "", embedder=None if embedder is None else str(embedder)), paths, how, by)
 
 
 def edit(
     prompt: Annotated[str, typer.Argument(help="The change, such as 'make the car blue'.")],
     paths: ItemsArgument,
-    how: ExecutorOptions,
-    also: ImageRunOptions,
+    how: ImageRunOptions,
     by: ModelOptions,
 ) -> None:
     """Change many images by words: records have the new images as PNG."""
-    _run(by.job("edit", prompt), paths, how, also, by)
+    _run(by.job("edit", prompt), paths, how, by)
 
 
 def ocr(
@@ -227,8 +220,7 @@ def merge(
 def _run(
     job: ImageJob,
     paths: Sequence[str],
-    how: ExecutorOptions,
-    also: ImageRunOptions,
+    how: ImageRunOptions,
     by: ModelOptions,
     suffixes: Collection[str] = IMAGE_SUFFIXES,
 ) -> None:
@@ -236,11 +228,11 @@ def _run(
         raise InputError(
             "`model`, `adapter`, `device`, `dtype` and `remote` go without --servers, which have loaded theirs"
         )
-    whole = replace(job, threads=also.threads, allow_urls=also.allow_urls)
+    whole = replace(job, threads=how.threads, allow_urls=how.allow_urls)
 
     def made(served: str | None) -> Job:
         return whole if served is None else replace(whole, model=served)
 
     # The default model is small enough for one a processor; a large one shall not fill the memory unasked.
-    usual = 1 if by.given else min(_MOST_WORKERS, max(1, available_cpus() // also.threads))
+    usual = 1 if by.given else min(_MOST_WORKERS, max(1, available_cpus() // how.threads))
     how.run(paths, suffixes, "images", made, usual)

@@ -127,12 +127,11 @@ class FindingOptions:
     tiles: TilesOption = "auto"
     detail: DetailOption = None
 
-    def job(self, verb: Verb, phrase: str, by: ModelOptions) -> ImageJob:
+    def job(self, verb: Verb, phrase: str, by: ModelOptions, *, verify: bool = False) -> ImageJob:
         """Return what is looked for in each image. Raises InputError for settings that are wrong."""
         tiles = read_tiles(self.tiles)
-        return by.job(
-            verb, phrase, threshold=self.threshold, only_known=not self.unknown, tiles=tiles, detail=self.detail
-        )
+        settings = {"threshold": self.threshold, "only_known": not self.unknown, "tiles": tiles}
+        return by.job(verb, phrase, **settings, detail=self.detail, verify=verify)
 
 
 @dataclass(frozen=True)

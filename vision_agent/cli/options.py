@@ -64,6 +64,13 @@ DetailOption = Annotated[
     Literal["low", "auto", "high"] | None,
     typer.Option("--detail", help="low: look once; high: also on a larger canvas; auto: where it may show more."),
 ]
+VerifyOption = Annotated[
+    bool,
+    typer.Option(
+        "--verify",
+        help="Look again at what is found: a box stays only where no common name fits it much better.",
+    ),
+]
 EmbedderOption = Annotated[
     Path | None, typer.Option("--embedder", help="Folder of a CLIP, SigLIP or SigLIP 2: words are found by it.")
 ]

@@ -30,6 +30,7 @@ from vision_agent.cli.options import (
     LabelsArgument,
     TemplatesOption,
     UrlOption,
+    VerifyOption,
     limits,
 )
 from vision_agent.cli.saving import ImageOutput
@@ -51,11 +52,12 @@ def detect(
     result: DrawnResultOptions,
     finding: FindingOptions,
     by: EngineOptions,
+    verify: VerifyOption = False,
     allow_urls: UrlOption = False,
 ) -> None:
     """Find objects by phrase: label, score and box (x0,y0,x1,y1 in pixels), one a line."""
     check_phrases(phrase, images[0])
-    answer_images(finding.job("detect", phrase, by), images, result.output(), limits(allow_urls))
+    answer_images(finding.job("detect", phrase, by, verify=verify), images, result.output(), limits(allow_urls))
 
 
 def segment(
@@ -144,6 +146,7 @@ def run(
     images: Annotated[
         list[str] | None, typer.Argument(help="Images, each of which the request is about. None: one is generated.")
     ] = None,
+    verify: VerifyOption = False,
     together: Annotated[bool, typer.Option("--together", help="One request about all images at once.")] = False,
     as_json: JsonOption = False,
     save: Annotated[
@@ -163,7 +166,7 @@ def run(
         return [open_image(each, limits(allow_urls)) for each in files if each != GENERATED]
 
     def ask_about(shown: list[Image.Image]) -> AgentResult:
-        return load().run(request, shown or None)
+        return load().run(request, shown or None, verify=verify)
 
     def write(answered: AnsweredImage) -> None:
         created = answered.result.created_images if isinstance(answered.result, AgentResult) else ()
