@@ -4,6 +4,7 @@ A row of a Parquet file that holds the image itself, as data sets of Hugging Fac
 `FILE.parquet#COLUMN#ROW`, from 0; a row that names a file is that file.
 """
 
+import codecs
 import csv
 import json
 import os
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from vision_agent.batch.files import find_inputs
 from vision_agent.batch.tables import pyarrow
@@ -48,7 +49,7 @@ def find_items(
     all_given = [os.fspath(path) for path in paths]
     for given in all_given:
         if given == STDIN:
-            found |= dict.fromkeys(_named(sys.stdin.buffer.read().splitlines(), Path()))
+            found |= dict.fromkeys(_named(_lines(sys.stdin.buffer.read(), "standard input"), Path()))
         elif _ADDRESS.match(given):
             found[given] = None
         else:
@@ -80,12 +81,22 @@ def _listed(file: str, column: str | None) -> Iterator[str]:
         if file.lower().endswith(".parquet"):
             yield from _of_parquet(file, column)
         elif file.lower().endswith(".txt"):
-            yield from _named(Path(file).read_bytes().splitlines(), beside)
+            yield from _named(_lines(Path(file).read_bytes(), file), beside)
         else:
             for cell in _cells(file, column):
                 yield from _named([cell.encode("utf-8", "surrogateescape")], beside)
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"`paths` has a list that cannot be read: {file!r}: {error}") from error
+
+
+def _lines(content: bytes, file: str) -> list[bytes]:
+    """The lines of a text; UTF-16 is what `>` of PowerShell writes."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        try:
+            content = content.decode("utf-16").encode()
+        except UnicodeError as error:
+            raise InputError(f"`paths` has a list that cannot be read: {file!r}: {error}") from error
+    return content.splitlines()
 
 
 def _named(lines: Iterable[bytes], beside: Path) -> Iterator[str]:
@@ -101,7 +112,9 @@ def _cells(file: str, column: str | None) -> Iterator[str]:
     """The cells of the column that names files, of CSV or JSON Lines."""
     with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
         rows: Iterable[Mapping[str, Any]] = (
-            csv.DictReader(stream) if file.lower().endswith(".csv") else _objects(stream, file)
+            csv.DictReader(stream, delimiter=_delimiter(stream))
+            if file.lower().endswith(".csv")
+            else _objects(stream, file)
         )
         chosen = None
         for row in rows:
@@ -111,6 +124,13 @@ def _cells(file: str, column: str | None) -> Iterator[str]:
                 yield cell
             elif cell is not None:
                 raise InputError(bad_argument("column", f"one of paths in {file!r}", cell))
+
+
+def _delimiter(stream: TextIO) -> str:
+    """What stands between the names of columns: spreadsheets write semicolons where a comma is part of numbers."""
+    names = stream.readline()
+    stream.seek(0)
+    return next((mark for mark in (",", ";", "\t") if mark in names), ",")
 
 
 def _objects(lines: Iterable[str], file: str) -> Iterator[Mapping[str, Any]]:
@@ -147,6 +167,7 @@ def _of_parquet(file: str, column: str | None) -> Iterator[str]:
         with parquet.ParquetFile(file) as table:
             chosen = _column(table.schema_arrow.names, column, file)
             kind = table.schema_arrow.field(chosen).type
+            kind = kind.value_type if arrow.types.is_dictionary(kind) else kind
             if arrow.types.is_string(kind) or arrow.types.is_large_string(kind):
                 for batch in table.iter_batches(columns=[chosen]):
                     names = (name.encode("utf-8") for name in batch.column(0).to_pylist() if name is not None)
