@@ -147,7 +147,7 @@ def _singulars(word: str) -> list[str]:
     found = [_IRREGULAR[word]] if word in _IRREGULAR else []
     if word.endswith("men"):
         found.append(word[:-3] + "man")
-    if len(word) < 4 or not word.endswith("s") or word.endswith("ss"):
+    if len(word) < 3 or not word.endswith("s") or word.endswith("ss"):
         return found
     found.append(word[:-1])
     if word.endswith("es"):
