@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessageChunk, HumanMessage, ToolMessage
 from langchain_openai import ChatOpenAI
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from pydantic import BaseModel
@@ -80,7 +80,22 @@ def test_images_and_streams(responses: bool) -> None:
     assert isinstance(asked.with_structured_output(Seen).invoke(shown("is there an animal?")), Seen)
 
 
+@pytest.mark.parametrize("responses", [False, True], ids=["chat completions", "responses"])
 @pytest.mark.parametrize("method", ["json_schema", "function_calling"])
-def test_structured_output(method: Any) -> None:
-    seen = model().with_structured_output(Seen, method=method).invoke(shown("is there an animal?"))
-    assert isinstance(seen, Seen)
+def test_structured_output(method: Any, responses: bool) -> None:
+    asked = model(use_responses_api=responses).with_structured_output(Seen, method=method)
+    assert isinstance(asked.invoke(shown("is there an animal?")), Seen)
+
+
+@pytest.mark.parametrize("responses", [False, True], ids=["chat completions", "responses"])
+def test_tools_are_called_and_answered(responses: bool) -> None:
+    asked = model(use_responses_api=responses).bind_tools([Seen], tool_choice="any")
+    question = shown("is there an animal?")
+    called = asked.invoke(question)
+    (call,) = called.tool_calls
+    assert call["name"] == "Seen" and isinstance(call["args"]["animal"], bool)
+    streamed = sum(asked.stream(question), start=AIMessageChunk(""))
+    assert [each["args"] for each in streamed.tool_calls] == [call["args"]]
+    for answer in (called, streamed):
+        rounds = [*question, answer, ToolMessage("noted", tool_call_id=answer.tool_calls[0]["id"])]
+        assert model(use_responses_api=responses).invoke([*rounds, HumanMessage("what colour is the dog?")]).text

@@ -27,7 +27,7 @@ def main(python: str) -> int:
         try:
             assert process.stderr is not None
             said = process.stderr.readline()
-            assert "serving default at http://" in said, said
+            assert "serving default at http://" in said, said + process.stderr.read()
             threading.Thread(target=process.stderr.read).start()  # a full pipe would stop the server
             environment = {**os.environ, "VISION_AGENT_URL": said.split()[-1]}
             suite = [python, "-m", "pytest", *_OPTIONS, str(HERE / "chat_openai_suite.py")]

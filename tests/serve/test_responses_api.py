@@ -1,8 +1,8 @@
-"""`/v1/responses` as OpenAI's own client sees it: text and images, the same answers as chat completions give."""
+"""`/v1/responses` as OpenAI's own client sees it: text, images and tools, the same answers as chat completions give."""
 
 import asyncio
 import json
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import jsonschema
@@ -135,13 +135,165 @@ def test_the_async_client(url: str, data_url: str) -> None:
     assert set(asyncio.run(ask())) == {"frisbee\nfrisbee: 1 found, at (406,323,549,450)"}
 
 
+CITY = {"type": "object", "properties": {"city": {"enum": ["Paris", "Oslo"]}}, "required": ["city"]}
+WEATHER = {"type": "function", "name": "get_weather", "description": "The weather.", "parameters": CITY, "strict": True}
+TIME = {**WEATHER, "name": "get_time", "description": "The time."}
+CALL = {"type": "function_call", "call_id": "c", "name": "get_weather", "arguments": '{"city": "Oslo"}'}
+OUTPUT = {"type": "function_call_output", "call_id": "c", "output": "21 degrees"}
+
+
+def allowed(mode: str, *names: str) -> dict[str, Any]:
+    """OpenAI's choice among some of the tools."""
+    return {"type": "allowed_tools", "mode": mode, "tools": [{"type": "function", "name": name} for name in names]}
+
+
+def test_tools_are_called_and_their_outputs_taken(client: openai.OpenAI, url: str, data_url: str) -> None:
+    asked: list[Any] = [{"role": "user", "content": "what is the weather in Paris?"}]
+    named = {"type": "function", "name": "get_weather"}
+    first = client.responses.create(
+        model="default", input=asked, tools=[WEATHER], tool_choice=named, parallel_tool_calls=True
+    )
+    (call,) = first.output
+    assert (call.type, call.name, call.status, first.status) == (
+        "function_call",
+        "get_weather",
+        "completed",
+        "completed",
+    )
+    assert json.loads(call.arguments)["city"] in ("Paris", "Oslo")
+    assert first.tools[0].model_dump(exclude_none=True) == WEATHER
+    assert first.tool_choice.model_dump() == named and first.output_text == ""
+    # The same call as a chat's: the same words were written.
+    functions = [{"type": "function", "function": {key: WEATHER[key] for key in ("name", "description", "parameters")}}]
+    chat = client.chat.completions.create(
+        model="default",
+        messages=asked,
+        tools=functions,
+        tool_choice={"type": "function", "function": {"name": "get_weather"}},
+    )
+    assert chat.choices[0].message.tool_calls[0].function.arguments == call.arguments
+    assert chat.usage.prompt_tokens == first.usage.input_tokens
+    # Its output goes back beside it, as words or as an image.
+    for output in (
+        "21 degrees",
+        [{"type": "input_text", "text": "see"}, {"type": "input_image", "image_url": data_url}],
+    ):
+        given = {"type": "function_call_output", "call_id": call.call_id, "output": output}
+        after = client.responses.create(
+            model="default", input=[*asked, call, given], tools=[WEATHER], tool_choice="none"
+        )
+        assert after.output[0].type == "message" and after.output_text
+        assert after.usage.input_tokens > first.usage.input_tokens - 100
+        Response.model_validate(after.model_dump())
+    seen, unseen = (
+        client.responses.create(model="default", input=[*asked, call, {**OUTPUT, "call_id": call.call_id, **more}])
+        for more in ({"output": [{"type": "input_image", "image_url": data_url}]}, {"output": "nothing"})
+    )
+    assert seen.usage.input_tokens > unseen.usage.input_tokens + 50
+    raw = httpx.post(
+        f"{url}/v1/responses",
+        json={"model": "default", "input": "hello", "tools": [WEATHER], "tool_choice": "required"},
+        timeout=60,
+    ).json()
+    described = httpx.get(f"{url}/openapi.json").json()
+    answers = described["paths"]["/v1/responses"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
+    jsonschema.Draft202012Validator({**answers, "components": described["components"]}).validate(raw)
+    assert raw["output"][0]["type"] == "function_call"
+    Response.model_validate(raw)
+
+
+def test_choices_of_tools(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": "default", "input": "what time is it?", "tools": [WEATHER, TIME]}
+    for name in ("get_weather", "get_time"):
+        for choice in (allowed("required", name), {"type": "function", "name": name}):
+            (call,) = client.responses.create(**asked, tool_choice=choice).output
+            assert (call.type, call.name) == ("function_call", name)
+    words = client.responses.create(**asked, tool_choice="none")
+    plain = client.responses.create(model="default", input="what time is it?")
+    assert words.output_text == plain.output_text and words.usage == plain.usage
+    one = client.responses.create(**asked, tool_choice=allowed("auto", "get_time"))
+    alone = client.responses.create(**{**asked, "tools": [TIME]})
+    assert one.usage.input_tokens == alone.usage.input_tokens
+
+
+def test_a_call_in_a_stream(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": "default", "input": "hello", "tools": [WEATHER], "tool_choice": "required"}
+    (whole,) = client.responses.create(**asked).output
+    events = list(client.responses.create(**asked, stream=True))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    call = "function_call_arguments"
+    assert [event.type.removeprefix("response.") for event in events] == [
+        *("created", "in_progress", "output_item.added", f"{call}.delta", f"{call}.done", "output_item.done"),
+        "completed",
+    ]
+    added, delta, done, ended = events[2:6]
+    assert (added.item.type, added.item.arguments, added.item.status) == ("function_call", "", "in_progress")
+    assert delta.delta == done.arguments == ended.item.arguments == whole.arguments
+    assert {added.item.id, delta.item_id, done.item_id, ended.item.id} == {events[-1].response.output[0].id}
+    assert added.item.call_id == ended.item.call_id
+    with client.responses.stream(**asked) as stream:
+        final = stream.get_final_response()
+    assert final.output[0].arguments == whole.arguments and final.usage == events[-1].response.usage
+    words = list(client.responses.create(**{**asked, "tool_choice": "none"}, stream=True))
+    assert "response.output_text.done" in [event.type for event in words]
+
+
+def test_tools_as_models(client: openai.OpenAI) -> None:
+    class Weather(BaseModel):
+        city: Literal["Paris", "Oslo"]
+        days: int
+
+    tool = openai.pydantic_function_tool(Weather)["function"]
+    flat: Any = {"type": "function", **tool}
+    parsed = client.responses.parse(model="default", input="hello", tools=[flat], tool_choice="required")
+    (call,) = parsed.output
+    assert isinstance(call.parsed_arguments, Weather) or Weather.model_validate(call.parsed_arguments)
+    again = [{"role": "user", "content": "hello"}, call, {**OUTPUT, "call_id": call.call_id}]
+    assert client.responses.parse(model="default", input=again, tools=[flat], tool_choice="none").output_text
+
+
+def test_what_a_model_without_reasoning_need_not_refuse(client: openai.OpenAI) -> None:
+    plain = client.responses.create(model="default", input="hello")
+    told = client.responses.create(
+        model="default",
+        input="hello",
+        include=["reasoning.encrypted_content"],
+        reasoning={"effort": "none"},
+        store=False,
+    )
+    assert (told.output_text, told.output[0].content[0].logprobs) == (plain.output_text, [])
+
+
 IMAGE = {"type": "input_image"}
 
 
 @pytest.mark.parametrize(
     ("changed", "param"),
     [
-        ({"tools": [{"type": "web_search"}]}, "tools"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tools": [{"type": "function", "name": "has spaces"}]}, "tools[0].name"),
+        ({"tools": [{**WEATHER, "parameters": {"type": "nothing"}}]}, "tools[0].parameters"),
+        ({"tools": [{**WEATHER, "defer_loading": True}]}, "tools[0].defer_loading"),
+        ({"tools": [WEATHER, WEATHER]}, "tools"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "function", "name": "get_time"}}, "tool_choice"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "web_search"}}, "tool_choice.type"),
+        ({"tools": [WEATHER], "tool_choice": allowed("auto", "get_time")}, "tool_choice.tools[0]"),
+        ({"tools": [WEATHER], "text": {"format": {"type": "json_object"}}}, "text.format"),
+        ({"max_tool_calls": 3}, "max_tool_calls"),
+        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0]"),
+        ({"input": [{"type": "reasoning", "id": "rs_1", "summary": []}]}, "input[0]"),
+        ({"input": [{"type": "function_call", "call_id": "c", "name": "f"}]}, "input[0].arguments"),
+        ({"input": [{**CALL, "arguments": "[1]"}]}, "input[0].arguments"),
+        ({"input": [{**CALL, "namespace": "crm"}]}, "input[0].namespace"),
+        ({"input": [CALL, {**OUTPUT, "call_id": "another"}]}, "input[1].call_id"),
+        ({"instructions": "x", "input": [CALL, {**OUTPUT, "call_id": "another"}]}, "input[1].call_id"),
+        ({"input": [CALL, {**OUTPUT, "output": [{"type": "input_image"}]}]}, "input[1].output[0].image_url"),
+        (
+            {"input": [CALL, {**OUTPUT, "output": [{"type": "input_image", "image_url": "file:///etc/passwd"}]}]},
+            "input[1].output[0].image_url",
+        ),
+        ({"input": [CALL, {**OUTPUT, "output": [{"type": "output_text", "text": "x"}]}]}, "input[1].output[0].type"),
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
         ({"background": True}, "background"),
         ({"store": True}, "store"),

@@ -12,7 +12,7 @@ from vision_agent.serve.chat_reply import ChatChunk, ChatCompletion, ModelList, 
 from vision_agent.serve.chat_request import ChatRequest
 from vision_agent.serve.document_page import DOCUMENT_PAGE_PATH, DocumentPage, DocumentPageRequest
 from vision_agent.serve.moondream_endpoint import MOONDREAM_PATHS, MoondreamRequest
-from vision_agent.serve.responses_endpoint import ModelResponse
+from vision_agent.serve.responses_reply import ModelResponse
 from vision_agent.serve.responses_request import ResponsesRequest
 from vision_agent.serve.roboflow_endpoint import (
     BOXES_PATH,
@@ -128,7 +128,7 @@ def _chat(refs: Any) -> dict[str, Any]:
 
 def _responses(refs: Any) -> dict[str, Any]:
     events = {"text/event-stream": {"schema": {"type": "object", "description": "OpenAI's events of a response"}}}
-    told = _got("Answer text and images.", {**_json(refs[ModelResponse, "serialization"]), **events})
+    told = _got("Answer text and images, or call tools.", {**_json(refs[ModelResponse, "serialization"]), **events})
     body = _body(_json(refs[ResponsesRequest, "validation"]))
     return {**told, "operationId": "responses", "requestBody": body}
 

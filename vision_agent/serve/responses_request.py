@@ -1,4 +1,4 @@
-"""Requests of OpenAI's responses: text and images. They are asked as chats, and what is wrong is named as here."""
+"""Requests of OpenAI's responses: text, images and tools. They are asked as chats; what is wrong is named as here."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -7,34 +7,11 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from vision_agent.serve.chat_request import ChatRequest
 from vision_agent.serve.problems import Problem, wrong
+from vision_agent.serve.responses_items import FunctionCallOutput, InputItem, InputMessage
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid")
-
-
-class InputPart(_Part):
-    """A part of a message: words, or an image by its `data:` address. Parts of earlier answers may come back."""
-
-    type: Literal["input_text", "input_image", "output_text", "refusal"]
-    text: str | None = None
-    image_url: str | None = None
-    detail: Literal["auto", "low", "medium", "high"] | None = None
-    refusal: str | None = None
-    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
-    logprobs: list[Any] | None = None
-
-
-class InputMessage(_Part):
-    """One message."""
-
-    type: Literal["message"] = "message"
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[InputPart]
-    id: str | None = None
-    status: Literal["in_progress", "completed", "incomplete"] | None = None
-    phase: str | None = None
-    vision: Any = None
 
 
 class TextFormat(_Part):
@@ -54,6 +31,44 @@ class TextSettings(_Part):
     verbosity: Any = None
 
 
+class ResponseTool(_Part):
+    """A tool that the answer may call. Arguments always follow its `parameters`, as `strict` asks."""
+
+    type: Literal["function"]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+    def as_chat(self) -> dict[str, Any]:
+        """Return it as chat completions have it."""
+        return {"type": "function", "function": self.model_dump(exclude={"type"}, exclude_none=True)}
+
+
+class ChosenTool(_Part):
+    """A tool that the answer must call."""
+
+    type: Literal["function"]
+    name: str
+
+    def as_chat(self) -> dict[str, Any]:
+        """Return it as chat completions have it."""
+        return {"type": "function", "function": {"name": self.name}}
+
+
+class AllowedTools(_Part):
+    """Which of the tools may be called this time, and whether one of them must be."""
+
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[ChosenTool], Field(min_length=1, max_length=128)]
+
+    def as_chat(self) -> dict[str, Any]:
+        """Return it as chat completions have it."""
+        allowed = {"mode": self.mode, "tools": [tool.as_chat() for tool in self.tools]}
+        return {"type": "allowed_tools", "allowed_tools": allowed}
+
+
 class ResponseStreamOptions(_Part):
     """What a stream has besides the answer."""
 
@@ -64,12 +79,12 @@ class ResponsesRequest(_Part):
     """A request for a response. Answers are greedy unless `temperature` or `top_p` say otherwise.
 
     Attributes:
-        input: a question, or the messages of a chat.
+        input: a question, or the messages of a chat, with the calls of tools and what those gave.
         routes: the routes that the answer may take, by name; None for all that the model has, [] for words alone.
     """
 
     model: str
-    input: str | Annotated[list[InputMessage], Field(min_length=1, max_length=999)]
+    input: str | Annotated[list[InputItem], Field(min_length=1, max_length=999)]
     instructions: str | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[FiniteFloat, Field(ge=0, le=2)] | None = None
@@ -77,7 +92,11 @@ class ResponsesRequest(_Part):
     stream: bool | None = None
     stream_options: ResponseStreamOptions | None = None
     text: TextSettings | None = None
-    include: list[Literal["message.output_text.logprobs"]] | None = None
+    tools: Annotated[list[ResponseTool], Field(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ChosenTool | AllowedTools | None = None
+    parallel_tool_calls: bool | None = None  # there is one call in an answer
+    # The model does not reason, so there is never an encrypted content of that.
+    include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     routes: Annotated[list[str], Field(max_length=20)] | None = None
     # Notes of the caller's own: nothing of an answer depends on them.
@@ -89,14 +108,11 @@ class ResponsesRequest(_Part):
     background: Any = None
     conversation: Any = None
     max_tool_calls: Any = None
-    parallel_tool_calls: Any = None
     previous_response_id: Any = None
     prompt: Any = None
     reasoning: Any = None
     service_tier: Any = None
     store: Any = None
-    tool_choice: Any = None
-    tools: Any = None
     truncation: Any = None
 
     def as_chat(self) -> ChatRequest:
@@ -110,12 +126,17 @@ class ResponsesRequest(_Part):
             if value is not None and not any(value == each and type(value) is type(each) for each in accepted):
                 raise wrong(name, f"`{name}` cannot be used here: {why}", "unsupported_parameter")
         given = [InputMessage(role="user", content=self.input)] if isinstance(self.input, str) else self.input
-        messages = [_chat_message(message, f"input[{index}]") for index, message in enumerate(given)]
+        messages = [item.as_chat(f"input[{index}]") for index, item in enumerate(given)]
         if self.instructions is not None:
             messages.insert(0, {"role": "system", "content": self.instructions})
         chat: dict[str, Any] = {"model": self.model, "messages": messages, "stream": self.stream, "routes": self.routes}
         chat |= {"temperature": self.temperature, "top_p": self.top_p, "max_completion_tokens": self.max_output_tokens}
-        if self.include:
+        if self.tools:
+            chat["tools"] = [tool.as_chat() for tool in self.tools]
+        if self.tool_choice is not None:
+            chosen = self.tool_choice
+            chat["tool_choice"] = chosen if isinstance(chosen, str) else chosen.as_chat()
+        if self.include and "message.output_text.logprobs" in self.include:
             chat |= {"logprobs": True, "top_logprobs": self.top_logprobs}
         elif self.top_logprobs:
             said = '`top_logprobs` is for requests that `include` "message.output_text.logprobs"'
@@ -134,14 +155,30 @@ class ResponsesRequest(_Part):
             if isinstance(self.input, str):
                 text = re.sub(rf"messages\[{first}\](?:\.content)?", "input", text)
             text = re.sub(r"messages\[(\d+)\]", lambda found: f"input[{int(found[1]) - first}]", text)
-            text = text.replace("input[-1].content", "instructions").replace(".image_url.url", ".image_url")
+            for own, theirs in _FIELDS:
+                text = text.replace(own, theirs)
+            text = re.sub(r"(input\[\d+\])\.content(?=\W|$)", self._content_here, text)
             return re.sub("|".join(_NAMES), lambda found: _NAMES[found[0]], text)
 
         param = None if problem.param is None else renamed(problem.param)
         same = {"kind": problem.kind, "code": problem.code, "headers": problem.headers}
         return Problem(problem.status, renamed(problem.message), param=param, **same)  # type: ignore[arg-type]
 
+    def _content_here(self, found: re.Match[str]) -> str:
+        """What this request calls the content of a chat's message: a tool has an output."""
+        index = int(found[1][6:-1])
+        is_output = isinstance(self.input, list) and isinstance(self.input[index], FunctionCallOutput)
+        return f"{found[1]}.output" if is_output else found[0]
 
+
+_FIELDS = (
+    ("input[-1].content", "instructions"),
+    (".image_url.url", ".image_url"),
+    (".tool_calls[0].function.arguments", ".arguments"),
+    (".tool_call_id", ".call_id"),
+    (".function.parameters", ".parameters"),
+    ("tool_choice.allowed_tools.", "tool_choice."),
+)
 _NAMES = {
     "response_format.json_schema": "text.format",
     "response_format": "text.format",
@@ -151,42 +188,17 @@ _NAMES = {
     "messages": "input",
 }
 _NOT_KEPT = "nothing is kept from one request to the next: send the earlier messages in `input`"
-_NO_TOOLS = "tools are called by `/v1/chat/completions`"
 _ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
     "background": ((False,), "use `/v1/vision/...` with `Prefer: respond-async` for what takes long"),
     "conversation": ((), _NOT_KEPT),
-    "max_tool_calls": ((), _NO_TOOLS),
-    "parallel_tool_calls": ((False, True), _NO_TOOLS),
+    "max_tool_calls": ((), "it is about tools of the server's own, and there are none"),
     "previous_response_id": ((), _NOT_KEPT),
     "prompt": ((), "no prompts are kept here"),
-    "reasoning": (({},), "the model does not reason before it answers"),
+    "reasoning": (({}, {"effort": "none"}), "the model does not reason before it answers"),
     "service_tier": (("auto", "default"), "there is one service tier"),
     "store": ((False,), "no answer is stored"),
-    "tool_choice": (("auto", "none"), _NO_TOOLS),
-    "tools": (([],), _NO_TOOLS),
     "truncation": (("disabled",), "what does not fit is refused, and never cut"),
 }
-
-
-def _chat_message(message: InputMessage, place: str) -> dict[str, Any]:
-    if isinstance(message.content, str):
-        return {"role": message.role, "content": message.content}
-    parts: list[dict[str, Any]] = []
-    for index, part in enumerate(message.content):
-        where = f"{place}.content[{index}]"
-        field = {"input_image": "image_url", "refusal": "refusal"}.get(part.type, "text")
-        value = getattr(part, field)
-        if value is None:
-            raise wrong(f"{where}.{field}", f"`{where}.{field}` is missing", "missing_parameter")
-        if (part.type in ("output_text", "refusal")) != (message.role == "assistant"):
-            said = f"`{where}.type`: {part.type!r} is not for a message of role {message.role!r}"
-            raise wrong(f"{where}.type", said)
-        if part.type == "input_image":
-            parts.append({"type": "image_url", "image_url": {"url": value, "detail": part.detail}})
-        else:
-            kind = "refusal" if part.type == "refusal" else "text"
-            parts.append({"type": kind, kind: value})
-    return {"role": message.role, "content": parts}
 
 
 def _chat_format(given: TextFormat) -> dict[str, Any]:
