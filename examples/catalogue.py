@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 
 from vision_agent import Index, VisionAgent
 
-Colour = Literal["red", "orange", "yellow", "green", "blue", "purple", "brown", "black", "white", "gray"]
+Colour = Literal["red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "gray"]
 
 
 class Product(BaseModel):

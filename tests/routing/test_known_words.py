@@ -80,6 +80,24 @@ def test_known_plurals_are_asked_in_the_singular(phrase: str, asked: str) -> Non
     assert WORDS.in_singular(phrase) == asked
 
 
+def test_gray_is_grey_where_that_was_taught(agent: VisionAgent) -> None:
+    """In American spelling no phrase found anything, though "gray" counted as known: photos were named in British."""
+    street = PHOTOS / "000000423617.jpg"
+    british, american = agent.detect("grey car", street, detail="low"), agent.detect("Gray cars", street, detail="low")
+    assert american.xyxy.tolist() == british.xyxy.tolist() and len(american) >= 1
+    assert set(american.labels) == {"Gray cars"} and american.unknown_words == ()
+    masks = [agent.segment(phrase, street, detail="low") for phrase in ("grey car", "gray car")]
+    assert masks[0].xyxy.tolist() == masks[1].xyxy.tolist() and len(masks[1]) >= 1
+    choices = ["red", "gray", "black"]
+    assert agent.ask("what color is the car?", street, choices=choices).value == "gray"
+    assert agent.ask("what color is the car?", street, choices=[*choices, "grey"]).value == "grey"
+    assert WORDS.as_taught("gray dogs") == "gray dog"  # it was taught no grey
+    taught = KnownWords(names=("dog", "grayling"), modifiers=("grey",))
+    assert (
+        taught.as_taught("two gray-white dogs") == "two grey-white dog" and taught.as_taught("grayling") == "grayling"
+    )
+
+
 def test_every_name_of_the_default_is_known_in_the_plural(agent: VisionAgent) -> None:
     """Short ones too: "tvs" found nothing where "tv" is 0.74."""
     words = agent.routes["det"].words

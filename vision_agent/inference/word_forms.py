@@ -28,6 +28,7 @@ _SAID_AS: dict[str, tuple[str, ...]] = {
     **{word: ("yes",) for word in YES_WORDS - {"yes"}},
     **{word: ("no",) for word in NO_WORDS - {"no", "none"}},
     "zero": ("none",),
+    "gray": ("grey",),
     **{str(number): (word,) for word, number in _NUMBERS.items() if word != "zero"},
 }
 

@@ -52,11 +52,11 @@ class Route(nn.Module):
         self.words = words
 
     def asked(self, phrase: str) -> str:
-        """Return how a phrase is put to the model: a known plural in the singular, as names were taught.
+        """Return how a phrase is put to the model: a known plural in the singular, and grey, as names were taught.
 
-        As it stands "dogs" finds some where none are.
+        As they stand "dogs" finds some where none are, and "gray car" none where there is one.
         """
-        return phrase if self.words is None else self.words.in_singular(phrase)
+        return phrase if self.words is None else self.words.as_taught(phrase)
 
 
 class AdapterInfo(BaseModel):

@@ -15,6 +15,7 @@ from functools import cached_property
 from pydantic import BaseModel, ConfigDict
 
 _WORD = re.compile(r"\w+(?:['\u2019]\w+)?")
+_GRAY = re.compile(r"\bgray\b", re.IGNORECASE)
 _POSSESSIVE = re.compile(r"['\u2019]s?$")
 # What follows these tells where or with what the thing is that is looked for: "a cup on the table" is no table.
 _BEHIND_THE_HEAD = frozenset(
@@ -68,6 +69,12 @@ class KnownWords(BaseModel):
         """Return whether the phrase names something known, and no word of it is unknown."""
         unknown, named = self._read(phrase)
         return named and not unknown
+
+    def as_taught(self, phrase: str) -> str:
+        """Return the phrase as names and colours were taught: in the singular, and gray as grey."""
+        if "grey" in self._modifiers:
+            phrase = _GRAY.sub("grey", phrase)
+        return self.in_singular(phrase)
 
     def in_singular(self, phrase: str) -> str:
         """Return the phrase with the thing it names in the singular, "red dogs" as "red dog", where that is known.
