@@ -19,7 +19,6 @@ from command_line import CommandLine
 from live_server import serving
 
 from vision_agent import InputError, VisionAgent
-from vision_agent.serve import process
 from vision_agent.serve.application import Application
 from vision_agent.serve.listening import listen
 from vision_agent.serve.options import ServeOptions, guarded, read_keys
@@ -244,15 +243,6 @@ def test_a_client_that_leaves_a_stream_frees_its_place(agent: VisionAgent) -> No
             assert next(response.iter_text())
         until(lambda: metrics(url)["requests_running"] == 0)
         assert metrics(url)["requests_abandoned_total"] == 1
-
-
-def test_connections_that_say_nothing_are_closed(agent: VisionAgent, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "_SILENT_SECONDS", 0.2)
-    with serving(agent) as url:
-        host, port = url.removeprefix("http://").split(":")
-        silent = [socket.create_connection((host, int(port)), timeout=30) for _ in range(200)]
-        assert httpx.get(f"{url}/health/live").status_code == 200
-        assert [connection.recv(1) for connection in silent] == [b""] * 200
 
 
 def test_time_is_bounded(agent: VisionAgent) -> None:

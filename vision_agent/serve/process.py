@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vision_agent.serve.application import Application
 from vision_agent.serve.gate import LOG
+from vision_agent.serve.http_protocol import IDLE_SECONDS, PatientProtocol
 from vision_agent.serve.options import ServeOptions
 
 if TYPE_CHECKING:
     from vision_agent.agent import VisionAgent
 
-_SILENT_SECONDS = 20.0  # that a connection may take to say what it wants
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 MountedMCP = Callable[[tuple[str, ...] | None], contextlib.AbstractAsyncContextManager[ASGIApp]]
 """Makes the application that serves MCP to clients who name one of these hosts, and runs it as long as it is open."""
@@ -56,7 +55,8 @@ async def serve(
         application = Application(agent, options, mounted)
         config = uvicorn.Config(
             application,
-            http=_ImpatientProtocol,
+            http=PatientProtocol,
+            timeout_keep_alive=IDLE_SECONDS,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -101,18 +101,6 @@ class DrainingServer(uvicorn.Server):
     def _signalled(self, number: int, frame: Any) -> None:
         self.force_exit = self.should_exit and number == signal.SIGINT  # Ctrl-C twice
         self.stop()
-
-
-class _ImpatientProtocol(H11Protocol):
-    """Closes connections that say nothing: whoever opens a thousand of them shall not hold a thousand."""
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self.loop.call_later(_SILENT_SECONDS, self._close_if_silent)
-
-    def _close_if_silent(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
-            self.transport.close()
 
 
 @contextlib.asynccontextmanager
