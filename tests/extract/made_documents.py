@@ -313,8 +313,7 @@ def _rates(p: _Paper) -> None:
     low = (part * 5 / 100).quantize(CENT, ROUND_HALF_UP)
     high = ((p.net - part) * p.rate / 100).quantize(CENT, ROUND_HALF_UP)
     p.tax, p.total = low + high, p.net + low + high
-    p.truth |= {"total_amount": str(p.total)}
-    del p.truth["tax_amount"]
+    p.truth |= {"tax_amount": str(p.tax), "total_amount": str(p.total)}
     for label, value in ((p.word["net"], p.net), (f"{p.word['tax']} 5 %", low),
                          (f"{p.word['tax']} {p.rate} %", high), (p.word["total"], p.total)):  # fmt: skip
         p.put(430, y, label)

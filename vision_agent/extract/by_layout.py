@@ -23,6 +23,14 @@ from vision_agent.extract.rules.labels import Label
 from vision_agent.extract.rules.line_items import Rows, find_rows
 from vision_agent.extract.rules.named_elsewhere import named_elsewhere
 from vision_agent.extract.rules.parties import addresses, sellers
+from vision_agent.extract.rules.tax_parts import (
+    TaxParts,
+    asked_part,
+    by_parts,
+    find_tax_parts,
+    part_asked,
+    total_by_parts,
+)
 from vision_agent.extract.rules.totals import agreeing, amounts_of, totals
 from vision_agent.extract.rules.unlabelled import PATTERNED, beside, currencies_of, unlabelled
 from vision_agent.extract.rules.view import View
@@ -102,11 +110,12 @@ class _Engine:
         self._rows: Rows | None = None
         self._total: Decimal | None = None
         self._totals: list[Candidate] = []
+        self._tax_parts: TaxParts | None = None
         self._refused: dict[str, tuple[FieldValue, str]] = {}
 
     def best(self, leaf: Leaf) -> Candidate | None:
         """Return the best candidate for a field alone."""
-        self._totals = totals(self._view, self._amounts)
+        self._add_up()
         claims = sorted(self._claims(leaf), key=lambda claim: -claim.candidate.score)
         return claims[0].candidate if claims else None
 
@@ -118,9 +127,7 @@ class _Engine:
             rows = find_rows(self._view, many.item)
             self._rows = rows if self._rows is None or len(rows.amounts) > len(self._rows.amounts) else self._rows
             filling.rows(many, rows)
-        lines = self._rows.amounts if self._rows is not None else ()
-        self._totals = totals(self._view, self._amounts, lines)
-        self._total = next((each.value for each in self._totals if each.score > 0), None)
+        self._add_up()
         for claim in self._assigned(list(target.leaves())):
             filling.put(claim.leaf, claim.value, claim.candidate.excerpts, claim.candidate.confidence)
         for part in _lists(target):
@@ -128,6 +135,15 @@ class _Engine:
                 for value, candidate in self._several(part.item):
                     filling.append(part, value, candidate.excerpts, candidate.confidence)
         return replace(filling.done(), refused=self._refused)
+
+    def _add_up(self) -> None:
+        """Settle the total, and whether the tax is written in parts."""
+        lines = self._rows.amounts if self._rows is not None else ()
+        self._totals = totals(self._view, self._amounts, lines)
+        self._tax_parts = find_tax_parts(self._view, self._amounts, self._totals)
+        if self._tax_parts is not None:
+            self._totals = total_by_parts(self._tax_parts, self._totals)
+        self._total = next((each.value for each in self._totals if each.score > 0), None)
 
     # Choosing ----------------------------------------------------------------------------------------------------
 
@@ -144,8 +160,8 @@ class _Engine:
                 for excerpt in claim.candidate.excerpts
                 for at in range(excerpt.start, excerpt.end)
             ]
-            # A currency is a part of the amounts it is read from.
-            if claim.leaf.concept.kind == "currency":
+            # A currency is a part of the amounts it is read from, and a sum is made of the parts it adds up.
+            if claim.leaf.concept.kind == "currency" or claim.candidate.shared:
                 places = []
             # Without tax one amount is both.
             if claim.leaf.concept.name == "subtotal" and claim.candidate.value == self._total:
@@ -222,10 +238,17 @@ class _Engine:
             return [*self._chosen(leaf), *self._typed(leaf)] if leaf.choices else self._typed(leaf)
         if name == "total":
             return self._totals
-        if name in ("subtotal", "tax"):
-            return agreeing(self._view, name, self._amounts[name], self._amounts, self._total)
-        if name == "tax rate":
-            return self._rates()
+        asked = asked_part(leaf.name) if kind == "amount" else None
+        if asked is not None:
+            part = part_asked(asked, self._tax_parts, self._amounts["tax"])
+            if part is not None:
+                return part
+        if name in ("subtotal", "tax", "tax rate"):
+            rates = name == "tax rate"
+            found = (
+                self._rates() if rates else agreeing(self._view, name, self._amounts[name], self._amounts, self._total)
+            )
+            return by_parts(name, self._tax_parts, found) if self._tax_parts is not None else found
         if name in self._amounts:
             return self._amounts[name]
         if kind == "party":

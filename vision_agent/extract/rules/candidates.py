@@ -57,6 +57,7 @@ class Candidate:
         relation: where it lies from the label.
         typed: what was found there, for numbers.
         confirmed: a sum of the document confirms it.
+        shared: its words are those of other values too, which it adds up.
     """
 
     value: Any
@@ -66,6 +67,7 @@ class Candidate:
     relation: Relation = "none"
     typed: Typed | None = field(default=None, compare=False)
     confirmed: bool = False
+    shared: bool = False
 
     @property
     def text(self) -> str:
