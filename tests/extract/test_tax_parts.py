@@ -107,6 +107,12 @@ def test_a_written_sum_is_taken_from_where_it_is_written() -> None:
     assert (found.fields["tax"].text, found.fields["tax"].box.y0) == ("79,00", 390)
 
 
+def test_a_sum_beside_its_lines_is_taken_from_where_it_is_written() -> None:
+    found = asked(rows(("Total HT", "300,00"), ("TVA 5,5 %", "5,50"), ("TVA 10 %", "20,00"), ("Total TVA", "25,50"),
+                       ("Total TTC", "325,50")), "tax")  # fmt: skip
+    assert (found.fields["tax"].text, found.fields["tax"].box.y0) == ("25,50", 390)
+
+
 def test_equal_halves_are_two_places() -> None:
     found = asked(HALVES, "cgst", "sgst", "igst")
     assert (found.value.cgst, found.value.sgst, found.value.igst) == (Decimal("900.00"), Decimal("900.00"), None)
