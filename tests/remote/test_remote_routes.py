@@ -11,9 +11,11 @@ import pytest
 import torch
 from fake_engine import FakeEngine, Faults, running
 from PIL import Image
+from test_remote import likes_boxes
 
 from vision_agent import AnswerError, BusyError, EngineError, RouteError, RouteSpec, VisionAgent, VisionAgentError
-from vision_agent.model.checkpoint import DEFAULT_CHECKPOINT
+from vision_agent.model import empty_model
+from vision_agent.model.checkpoint import DEFAULT_CHECKPOINT, load_backbone, load_without_layers
 from vision_agent.remote.remote_states import normed
 from vision_agent.routing.adapter import new_route, save_adapter
 
@@ -181,3 +183,29 @@ def test_states_of_any_scale_are_normed_only_once(local: VisionAgent) -> None:
     torch.testing.assert_close(normed(raw, norm), once)
     torch.testing.assert_close(normed(once, norm), once)
     torch.testing.assert_close(normed(once.bfloat16().float(), norm), once, rtol=0.02, atol=0.02)
+
+
+def test_the_layers_of_the_language_model_are_never_given_memory(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+    place = empty_model._device
+
+    def noted(places: Any, name: str) -> Any:
+        given[name] = place(places, name)
+        return given[name]
+
+    monkeypatch.setattr(empty_model, "_device", noted)
+    original = likes_boxes(tmp_path / "original")
+    for source in (folder, original):
+        whole = load_backbone(source, dtype="fp32", device="cpu")
+        given.clear()
+        bare = load_without_layers(source)
+        layers = [name for name in given if ".language_model.layers." in name]
+        assert layers and {str(given[name]) for name in layers} == {"meta"}
+        assert "meta" not in {str(where) for name, where in given.items() if name not in layers}
+        assert (bare.fingerprint, bare.former_fingerprint) == (whole.fingerprint, whole.former_fingerprint)
+        kept, all_of_it = bare.model.state_dict(), whole.model.state_dict()
+        left_out = all_of_it.keys() - kept.keys()
+        assert left_out and all(name.startswith("model.language_model.layers.") for name in left_out)
+        assert all(torch.equal(tensor.float(), all_of_it[name].float()) for name, tensor in kept.items())

@@ -17,7 +17,6 @@ from transformers import (
     InternVLConfig,
     InternVLForConditionalGeneration,
 )
-from transformers.utils.hub import cached_file
 
 from vision_agent.errors import CheckpointError, ConfigError, first_line, last_line
 from vision_agent.model.attention import attention_choice
@@ -28,12 +27,11 @@ from vision_agent.model.checkpoint_files import (
     check_readable,
     check_settings,
     processor_template,
-    read_object,
-    tensor_names,
 )
+from vision_agent.model.checkpoint_source import CheckpointFiles
 from vision_agent.model.device_map import fitted_map, planned_map, spread
 from vision_agent.model.devices import choose_dtype, has_bitsandbytes, published_dtype
-from vision_agent.model.empty_model import empty_model, misfits
+from vision_agent.model.empty_model import Places, empty_model, misfits
 from vision_agent.model.fingerprint import file_fingerprint, native_fingerprint, with_lora
 from vision_agent.model.hub import check_source
 from vision_agent.model.image_settings import image_settings, tiling_settings
@@ -64,7 +62,7 @@ DEFAULT_CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "default"
 # Today's name and that of the first native folders.
 _OUTPUT_TABLES = frozenset({"lm_head.weight", "language_model.lm_head.weight"})
 _WEIGHT_SUFFIXES = (".safetensors", ".bin")
-_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_LAYERS = "model.language_model.layers"
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
@@ -88,7 +86,29 @@ def load_backbone(
         ConfigError: a setting that is unknown or that this machine cannot do.
         MissingExtraError: a setting that needs a package which is not installed.
     """
-    source, options = str(name_or_path), LoadOptions.of(**settings)
+    return _loaded(str(name_or_path), LoadOptions.of(**settings), cache_dir, local_files_only)
+
+
+def load_without_layers(name_or_path: str | Path, *, local_files_only: bool = False) -> Backbone:
+    """Load a checkpoint but the layers of its language model, which another engine runs.
+
+    Image tower, projector, tables of words and final norm are there. Of the layers' weights nothing is kept; a
+    thousand values of each tensor are looked at, for the fingerprint.
+
+    Raises:
+        CheckpointError: as `load_backbone`.
+    """
+    return _loaded(str(name_or_path), LoadOptions.of(), None, local_files_only, layers=False)
+
+
+def _loaded(
+    source: str,
+    options: LoadOptions,
+    cache_dir: str | Path | None,
+    local_files_only: bool,
+    *,
+    layers: bool = True,
+) -> Backbone:
     device = check_load_options(options)
     use_threads(options.threads)
     local_files_only = check_source(source, cache_dir, local_files_only)
@@ -122,7 +142,8 @@ def load_backbone(
     if isinstance(places, dict):
         options = options.model_copy(update={"device_map": fitted_map(places, empty)})
     load = _load_original if original else _load_native
-    return load(files, content, config, options, device, dtype)
+    bare: Places | None = None if layers else {"": str(device), _LAYERS: "meta"}
+    return load(files, content, config, options, device, dtype, bare)
 
 
 def adapter_folders(checkpoint: Path) -> list[Path]:
@@ -132,12 +153,13 @@ def adapter_folders(checkpoint: Path) -> list[Path]:
 
 
 def _load_native(
-    files: "CheckpointFiles",
+    files: CheckpointFiles,
     content: dict[str, Any],
     config: InternVLConfig,
     options: LoadOptions,
     device: torch.device,
     dtype: torch.dtype,
+    bare: Places | None = None,
 ) -> Backbone:
     source = files.source
     tiling = tiling_settings(image_settings(source, files.optional_json), config)
@@ -147,8 +169,8 @@ def _load_native(
             tokenizer = AutoTokenizer.from_pretrained(source, **files.hub)
             int8 = rounds_while_reading(options, device, mixture=is_mixture(config))
             plain = options.device_map is None and options.quantization is None
-            if int8 or (plain and files.has_bare_index()):
-                model = _read_ourselves(files, config, options, device, dtype, int8=int8)
+            if int8 or bare is not None or (plain and files.has_bare_index()):
+                model = _read_ourselves(files, config, options, bare or device, dtype, int8=int8)
             else:
                 model = _read_native(source, config, load_arguments(options, device, dtype) | files.hub)
     except CheckpointError:
@@ -158,6 +180,8 @@ def _load_native(
         raise CheckpointError(f"the checkpoint {source!r} could not be loaded: {first_line(error)}") from error
     tokenizer.chat_template = template or tokenizer.chat_template
     _use_own_generation(model)
+    if bare is not None:
+        model.model.language_model.layers = torch.nn.ModuleList()
     if "vision_agent" in content:
         use_official_epsilon(model)
     finish(model, options, device)
@@ -183,14 +207,14 @@ def _read_native(source: str, config: InternVLConfig, arguments: dict[str, Any])
     return model
 
 
-def _refuse_unfilled(files: "CheckpointFiles", config: InternVLConfig, parameters: int) -> None:
+def _refuse_unfilled(files: CheckpointFiles, config: InternVLConfig, parameters: int) -> None:
     """Refuse settings of a model larger than its files, before it takes memory: what is missing is made up."""
     held = sum(path.stat().st_size for path in files.weights_folder().iterdir() if path.suffix in _WEIGHT_SUFFIXES)
     if held and parameters > held:  # a number takes a byte at least
         _refuse_misfits(files, config)
 
 
-def _refuse_misfits(files: "CheckpointFiles", config: InternVLConfig) -> None:
+def _refuse_misfits(files: CheckpointFiles, config: InternVLConfig) -> None:
     """Name the tensors for which transformers could not load a folder, where it is for them."""
     with torch.device("meta"):
         model = InternVLForConditionalGeneration(config)
@@ -204,16 +228,16 @@ def _refuse(source: str, wrong: Sequence[str]) -> None:
 
 
 def _read_ourselves(
-    files: "CheckpointFiles",
+    files: CheckpointFiles,
     config: InternVLConfig,
     options: LoadOptions,
-    device: torch.device,
+    places: Places,
     dtype: torch.dtype,
     *,
     int8: bool,
 ) -> Any:
     """The model without transformers' reader, which rounds nothing while it reads; int8 weights never are others."""
-    model = empty_model(config, dtype=dtype, attn_implementation=options.attn_implementation, int8=int8, places=device)
+    model = empty_model(config, dtype=dtype, attn_implementation=options.attn_implementation, int8=int8, places=places)
     load_native(model, open_weights(files.folder(), exact=False))
     if files.path("generation_config.json"):
         model.generation_config = GenerationConfig.from_pretrained(files.source, **files.hub)
@@ -221,12 +245,13 @@ def _read_ourselves(
 
 
 def _load_original(
-    files: "CheckpointFiles",
+    files: CheckpointFiles,
     content: dict[str, Any],
     config: InternVLConfig,
     options: LoadOptions,
     device: torch.device,
     dtype: torch.dtype,
+    bare: Places | None = None,
 ) -> Backbone:
     remedy = f"works on native checkpoints only; write one with `vision-agent convert {files.source} NEW`"
     if options.quantization is not None and has_bitsandbytes(device) and not is_mixture(config):
@@ -243,8 +268,10 @@ def _load_original(
         dtype=dtype,
         attn_implementation=options.attn_implementation,
         int8=rounds_while_reading(options, device, mixture=is_mixture(config)),
-        places=device if spread_out is None else spread_out,
+        places=bare or (device if spread_out is None else spread_out),
     )
+    if bare is not None:
+        loaded.model.model.language_model.layers = torch.nn.ModuleList()
     if spread_out is not None:
         spread(loaded.model, spread_out)
     finish(loaded.model, options, device)
@@ -320,72 +347,6 @@ def own_settings(content: dict[str, Any]) -> dict[str, Any]:
         }
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"config.json: `vision_agent` is damaged: {extras!r}") from error
-
-
-class CheckpointFiles:
-    """Reads single files of a checkpoint, from a folder or the hub cache, with errors that name them."""
-
-    def __init__(self, source: str, hub: dict[str, Any]) -> None:
-        self.source, self.hub = source, hub
-        folder = Path(source)
-        if folder.exists() and not folder.is_dir():
-            raise CheckpointError(f"the checkpoint {source!r} is a file; expected a folder or a hub name")
-        if folder.is_dir() and not (folder / "config.json").is_file():
-            raise CheckpointError(f"the folder {source!r} has no config.json, so it is no checkpoint")
-
-    def path(self, name: str) -> Path | None:
-        try:
-            found = cached_file(self.source, name, _raise_exceptions_for_missing_entries=False, **self.hub)
-        except OSError as error:
-            raise CheckpointError(
-                f"the checkpoint {self.source!r} is neither a folder nor a hub name that can be reached: "
-                f"{first_line(error)}"
-            ) from error
-        return Path(found) if found else None
-
-    def json(self, name: str) -> dict[str, Any]:
-        content = self.optional_json(name)
-        if content is None:
-            raise CheckpointError(f"the checkpoint {self.source!r} has no {name}")
-        return content
-
-    def optional_json(self, name: str) -> dict[str, Any] | None:
-        path = self.path(name)
-        if path is None:
-            return None
-        return read_object(path, self.source)
-
-    def tensor_names(self) -> frozenset[str]:
-        """Names of the tensors in the weight files; none where there are only `.bin` files."""
-        single = self.path(_SINGLE)
-        return tensor_names(single, None if single else self.optional_json(_INDEX), self.source)
-
-    def has_bare_index(self) -> bool:
-        """Whether there is an index without "metadata", as tools that split files write it: transformers needs it."""
-        index = None if self.path(_SINGLE) else self.optional_json(_INDEX)
-        return index is not None and "metadata" not in index
-
-    def folder(self) -> Path:
-        """The folder with all files of the checkpoint, downloaded if need be."""
-        if Path(self.source).is_dir():
-            return Path(self.source)
-        from huggingface_hub import snapshot_download
-
-        wanted = ["*.json", "*.safetensors", "*.bin", "*.model", "*.txt"]
-        try:
-            return Path(snapshot_download(self.source, allow_patterns=wanted, **self.hub))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{self.source!r} could not be downloaded: {first_line(error)}") from error
-
-    def weights_folder(self) -> Path:
-        """The folder that the weights of a loaded checkpoint were read from."""
-        found = self.path("config.json")
-        return Path(self.source) if found is None else found.parent
-
-    def former_fingerprint(self) -> str:
-        """Of the only weight file; "" where there are several."""
-        single = self.path(_SINGLE)
-        return file_fingerprint(single) if single else ""
 
 
 def model_config(content: dict[str, Any], names: Collection[str] = ()) -> InternVLConfig:

@@ -10,12 +10,12 @@ from vision_agent.errors import CheckpointError, first_line, last_line
 from vision_agent.model.backbone import Backbone, TilingSettings
 from vision_agent.model.checkpoint import (
     IMAGENET,
-    CheckpointFiles,
     model_config,
     own_prompts,
     own_settings,
 )
 from vision_agent.model.checkpoint_files import check_folder, check_settings, processor_template
+from vision_agent.model.checkpoint_source import CheckpointFiles
 from vision_agent.model.hub import check_source
 from vision_agent.model.image_settings import image_settings, tiling_settings
 from vision_agent.model.original import is_original, native_config, read_settings

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vision_agent.errors import AnswerError, EngineError
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.inference.conversation import Conversation
 from vision_agent.inference.engine import InferenceEngine
 from vision_agent.inference.image_cache import CachedImage
-from vision_agent.model.checkpoint import load_backbone
+from vision_agent.model.checkpoint import load_without_layers
 from vision_agent.plugins.route import RouteSpec
 from vision_agent.remote.dialects import ChatAsked, request_body
 from vision_agent.remote.engine_info import EngineInfo
@@ -48,14 +48,13 @@ def load_sight(
 ) -> tuple[InferenceEngine, dict[str, Route]]:
     """Load what routes need here: the image tower, the tables of words, the final norm and the adapters.
 
-    The checkpoint is read as a whole; the layers of its language model are dropped then.
+    The layers of the language model are not loaded.
 
     Raises:
         CheckpointError, AdapterMismatchError: what cannot be loaded, or was trained on another model.
     """
-    backbone = load_backbone(source, local_files_only=local_files_only)
+    backbone = load_without_layers(source, local_files_only=local_files_only)
     routes = {route.spec.name: route for route in (load_adapter(folder, backbone) for folder in folders)}
-    backbone.model.model.language_model.layers = nn.ModuleList()
     return InferenceEngine(backbone, routes), routes
 
 
