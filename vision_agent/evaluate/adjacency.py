@@ -16,6 +16,8 @@ from pathlib import Path
 from vision_agent.documents.options import OcrOptions
 from vision_agent.documents.reader import DocumentReader
 from vision_agent.documents.result import OcrResult
+from vision_agent.errors import InputError, bad_argument
+from vision_agent.evaluate.data_folders import files_in
 
 Relation = tuple[str, str, str]
 Placed = tuple[int, int, int, int, str]
@@ -51,8 +53,16 @@ def true_tables(file: Path) -> list[list[Placed]]:
 
 
 def documents(folder: Path) -> list[Path]:
-    """Return the `-str.xml` files that have their PDF beside them; the published set has some without."""
-    return [file for file in sorted(folder.glob("*-str.xml")) if _pdf_of(file).exists()]
+    """Return the `-str.xml` files that have their PDF beside them; the published set has some without.
+
+    Raises:
+        InputError: there are none.
+    """
+    holds = "PDFs and `NAME-str.xml` files of their cells"
+    found = [file for file in files_in(folder, "*-str.xml", holds) if _pdf_of(file).exists()]
+    if not found:
+        raise InputError(bad_argument("folder", f"a folder with {holds}", f"{folder} (no PDF beside its XML)"))
+    return found
 
 
 def _pdf_of(file: Path) -> Path:
@@ -87,8 +97,12 @@ def main() -> None:
     parser.add_argument("--limit", type=int)
     parser.add_argument("--text-layer", choices=("auto", "only"), default="only")
     settings = parser.parse_args()
+    try:
+        files = documents(settings.folder)[: settings.limit]
+    except InputError as error:
+        parser.error(str(error))
     reader, right, read, true = DocumentReader(), 0, 0, 0
-    for file in documents(settings.folder)[: settings.limit]:
+    for file in files:
         document = reader.read(_pdf_of(file), OcrOptions(text_layer=settings.text_layer))
         assert isinstance(document, OcrResult)
         own = counts(true_tables(file), read_tables(document))

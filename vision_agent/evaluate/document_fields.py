@@ -22,6 +22,7 @@ from vision_agent.documents.reader import DocumentReader
 from vision_agent.documents.result import OcrResult
 from vision_agent.documents.text_match import folded
 from vision_agent.errors import InputError, bad_argument
+from vision_agent.evaluate.data_folders import files_in
 from vision_agent.extract.extractor import Extractor
 
 _AMOUNTS = ("amount", "total", "cost", "price", "discount", "net", "tax")
@@ -89,10 +90,7 @@ def read_folder(folder: Path) -> Iterable[LabelledDocument]:
     Raises:
         InputError: there are none, or a file is not as this module says.
     """
-    files = sorted(folder.glob("*.json"))
-    if not files:
-        raise InputError(bad_argument("folder", "a folder with JSON files of documents and their fields", str(folder)))
-    for file in files:
+    for file in files_in(folder, "*.json", "JSON files of documents and their fields"):
         told = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(told, dict) or not {"document", "file"} & told.keys() or "fields" not in told:
             raise InputError(bad_argument("folder", 'JSON with "document" or "file", and "fields"', str(file)))
@@ -157,7 +155,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--wrong", action="store_true", help="list what is not right")
     options = parser.parse_args()
-    figures = measure(read_folder(options.folder))
+    try:
+        figures = measure(read_folder(options.folder))
+    except InputError as error:
+        parser.error(str(error))
     print(json.dumps(figures.told(), indent=2))
     for line in figures.wrong if options.wrong else ():
         print(*line, sep=" | ")

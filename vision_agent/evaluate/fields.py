@@ -24,6 +24,8 @@ from pydantic import BaseModel
 
 from vision_agent.documents.reader import DocumentReader
 from vision_agent.documents.result import Block, Line, OcrResult, Page, Word, box_around, quad_of
+from vision_agent.errors import InputError
+from vision_agent.evaluate.data_folders import files_in, listed_documents
 from vision_agent.extract.extractor import Extractor
 from vision_agent.extract.result import Extraction
 from vision_agent.extract.values.dates import find_dates
@@ -55,13 +57,17 @@ def receipts(
     Args:
         lines: "ocr" reads the images; "truth" takes the annotated lines.
         limit: how many at most.
+
+    Raises:
+        InputError: the folder has no list of receipts, or no archive of their images.
     """
-    listed = json.loads((folder / "receipts_900.json").read_text(encoding="utf-8"))["documents"]
+    listed = listed_documents(folder, "receipts_900.json")
     chosen = [
         each for each in listed if not each["shop_in_heldout"] and split_of(str(each["fields"].get("company"))) == split
     ]
     document_reader = DocumentReader()
-    with zipfile.ZipFile(folder / "receipts_900.zip") as archive:
+    (images,) = files_in(folder, "receipts_900.zip", "`receipts_900.zip`, the images of the receipts")
+    with zipfile.ZipFile(images) as archive:
         for each in chosen[:limit]:
             if lines == "truth":
                 yield OcrResult(pages=(_true_page(each),), engine="truth"), each["fields"]
@@ -135,7 +141,11 @@ def main() -> None:
     parser.add_argument("--lines", choices=("ocr", "truth"), default="ocr")
     parser.add_argument("--limit", type=int)
     options = parser.parse_args()
-    print(json.dumps(measure(options.folder, options.split, lines=options.lines, limit=options.limit), indent=2))
+    try:
+        figures = measure(options.folder, options.split, lines=options.lines, limit=options.limit)
+    except InputError as error:
+        parser.error(str(error))
+    print(json.dumps(figures, indent=2))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,8 @@ from vision_agent.documents.result import OcrResult, Page
 from vision_agent.documents.sheet import Excerpt, Piece, Sheet, box_of, sheet_of
 from vision_agent.documents.text_match import folded
 from vision_agent.documents.tree_ensemble import TreeEnsemble
-from vision_agent.errors import InputError, bad_argument
+from vision_agent.errors import InputError
+from vision_agent.evaluate.data_folders import listed_documents
 from vision_agent.evaluate.form_pairs import image_of, matched, same_text, true_page
 from vision_agent.evaluate.tree_fitting import fit_trees
 
@@ -97,15 +98,7 @@ def load_forms(folder: Path) -> list[Any]:
     Raises:
         InputError: no folder with a `documents.json` that lists documents.
     """
-    wanted = 'a folder with a `documents.json` of {"documents": [...]}'
-    try:
-        told = json.loads((folder / "documents.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(bad_argument("folder", wanted, str(folder))) from error
-    listed = told.get("documents") if isinstance(told, dict) else None
-    if not isinstance(listed, list) or not listed:
-        raise InputError(bad_argument("folder", wanted, str(folder)))
-    return listed
+    return listed_documents(folder)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ count as pairs there, too. `--words true` takes the annotated words instead of r
 """
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ from vision_agent.documents.key_values import key_values_of
 from vision_agent.documents.reader import DocumentReader
 from vision_agent.documents.result import Block, Line, OcrResult, Page, Word, quad_of
 from vision_agent.documents.text_match import folded, likeness
+from vision_agent.errors import InputError
+from vision_agent.evaluate.data_folders import listed_documents
 from vision_agent.results.box import Box
 
 _SAME = 0.8
@@ -62,10 +63,13 @@ def image_of(folder: Path, form: Any) -> Image.Image:
 
 
 def forms(folder: Path, limit: int | None, *, words: str) -> Iterator[tuple[list[Pair], list[Pair]]]:
-    """Yield the pairs that were found in each form, and the true ones."""
+    """Yield the pairs that were found in each form, and the true ones.
+
+    Raises:
+        InputError: the folder lists no forms.
+    """
     reader = DocumentReader()
-    listed = json.loads((folder / "documents.json").read_text(encoding="utf-8"))["documents"]
-    for form in listed[:limit]:
+    for form in listed_documents(folder)[:limit]:
         true = [(key, value) for key, value in form["key_values"] if folded(key) and folded(value)]
         if words == "true":
             pairs = key_values_of(true_page(form), image=image_of(folder, form))
@@ -84,8 +88,11 @@ def main() -> None:
     parser.add_argument("--limit", type=int)
     settings = parser.parse_args()
     right = read = true = 0
-    for found, wanted in forms(settings.folder, settings.limit, words=settings.words):
-        right, read, true = right + matched(found, wanted), read + len(found), true + len(wanted)
+    try:
+        for found, wanted in forms(settings.folder, settings.limit, words=settings.words):
+            right, read, true = right + matched(found, wanted), read + len(found), true + len(wanted)
+    except InputError as error:
+        parser.error(str(error))
     print(
         f"pairs {true}  precision {right / max(1, read):.3f}  recall {right / max(1, true):.3f}  "
         f"F1 {2 * right / max(1, read + true):.3f}"
