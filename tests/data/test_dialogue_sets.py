@@ -52,7 +52,7 @@ FAULTS: list[tuple[Line | str, str]] = [
     ("{not json", "no JSON"),
     ("[1, 2]", "no JSON object"),
     ({"id": 1}, "no conversations"),
-    ({"conversations": [{"from": "user", "value": "hi"}]}, "bad turn"),
+    ({"conversations": [{"from": "robot", "value": "hi"}]}, "bad turn"),
     ({"conversations": [{"from": "human", "value": 3}]}, "bad turn"),
     (talk("question without answer"), "turns out of order"),
     ({"conversations": [{"from": "gpt", "value": "a"}, {"from": "human", "value": "b"}]}, "turns out of order"),
@@ -115,9 +115,9 @@ def test_meta_files(folder: Path) -> None:
     assert not is_dialogue_data(folder / "coco.json")
 
     for wrong, said in (
-        ({"repeat_time": 1.5}, "`repeat_time` must be a share below 1 or a whole number, but got 1.5"),
+        ({"repeat_time": 1.5}, "`repeat_time` must be a share below 1 or a whole number up to 10000, but got 1.5"),
         ({"annotation": "train.json"}, "`annotation` must be a .jsonl that exists"),
-        ({"root": None}, "`root` must be a path, but got None"),
+        ({"root": 5}, "`root` must be a path, but got 5"),
         ({"max_dynamic_patch": 0}, "`max_dynamic_patch` must be a whole number"),
     ):
         (folder / "meta.json").write_text(json.dumps({"set": several["share"] | wrong}))

@@ -14,7 +14,6 @@ from typing import Any
 import original_format as official
 import pytest
 import torch
-from made_dialogues import KINDS, write_dialogues
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import InternVLForConditionalGeneration
@@ -23,6 +22,7 @@ from vision_agent import GenerationOptions, VisionAgent
 from vision_agent.checkpoint_export import export_checkpoint
 from vision_agent.cli.main import main
 from vision_agent.data.dialogues.dialogue_sets import DialogueSet, read_dialogues
+from vision_agent.data.dialogues.drawn_dialogues import KINDS, write_dialogues
 from vision_agent.errors import ConfigError, InputError
 from vision_agent.images.loading import load_image
 from vision_agent.model.backbone import Backbone

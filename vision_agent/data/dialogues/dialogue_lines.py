@@ -9,6 +9,7 @@ from typing import Any
 
 from vision_agent.data.dialogues.box_words import faults_of_answer, faults_of_question
 from vision_agent.data.dialogues.dialogue_files import DialogueFile
+from vision_agent.data.dialogues.other_forms import in_internvls_form
 from vision_agent.model.prompt import PLACEHOLDER
 
 VIDEO_PLACEHOLDER = "<video>"
@@ -64,6 +65,7 @@ def read_line(text: str, number: int, source: DialogueFile, tell: Tell) -> tuple
     if not isinstance(said, dict):
         tell("no JSON object", f"{text:.80}")
         return None
+    said = in_internvls_form(said)
     system, turns = _turns(said.get("conversations"), fault)
     images = _paths(said.get("image"), source.root, fault)
     video = _video(said, source.root, fault)
@@ -100,6 +102,9 @@ def _turns(said: Any, fault: Tell) -> tuple[str | None, tuple[tuple[str, str], .
             return None, ()
         if not isinstance(turn.get("value"), str):
             fault("bad turn", f"`value` of turn {place + 1} must be a text, but is {turn.get('value')!r:.80}")
+            return None, ()
+        if halves := [each for each in turn["value"] if "\ud800" <= each <= "\udfff"]:
+            fault("no text", f"turn {place + 1} holds half of a character, {halves[0]!r}, which no tokenizer reads")
             return None, ()
     system = said[0]["value"] if said[0]["from"] == "system" else None
     spoken = said if system is None else said[1:]

@@ -50,7 +50,7 @@ def read_dialogues(
     """Read and check a set of dialogues in InternVL's own format.
 
     Args:
-        data: a meta file (JSON: name to `root`, `annotation`, ...), or a `.jsonl`.
+        data: a meta file (JSON: name to `root`, `annotation`, ...), a `.jsonl`, or a JSON list of the same.
         images: folder of the images of a `.jsonl`; None for the one that it is in.
         validation: the share of lines that is kept back, by a hash of each line, or another set.
         skip_bad: leave faulty lines out and say which, where False raises.
@@ -106,6 +106,9 @@ def _checked(
         lines = file.lines()
     except UnicodeDecodeError as error:
         faults.add("no text", file.annotation, "", f"it is not UTF-8: {error.reason}", fatal=True)
+        return
+    except (ValueError, RecursionError) as error:
+        faults.add("no JSON", file.annotation, "", error, fatal=True)
         return
     digest.update(f"{file.name}|{file.repeat}|{file.augment}|{file.max_tiles}|".encode())
     read: list[tuple[DialogueLine, Any, str]] = []
