@@ -54,6 +54,16 @@ def test_a_folder_is_indexed_searched_and_looked_through_for_copies(
     code, out, err = run(capsys, "search", file, "qwrtzpl")
     assert (code, out) == (0, "") and "nothing found" in err and "never taught: qwrtzpl" in err
 
+    photos = photos.rename(tmp_path / "moved")
+    code, out, err = run(capsys, "search", file, "dog")
+    assert (code, out) == (0, "") and f"the folder {str(tmp_path / 'photos')!r} is not there: --folder" in err
+    code, out, err = run(capsys, "search", file, "dog", "--folder", photos, "--limit", "1")
+    assert code == 0 and out.strip().endswith(str(photos / OTHER)) and err == ""
+    (photos / OTHER).rename(tmp_path / OTHER)
+    code, out, err = run(capsys, "search", file, "dog", "--folder", photos, "--json")
+    assert str(photos / OTHER) in json.loads(out)["missing"] and "1 of 3 images are not there now" in err
+    (tmp_path / OTHER).rename(photos / OTHER)
+
     code, out, err = run(capsys, "duplicates", photos, "--sheet", sheet)
     assert code == 0 and out.count("\n") == 1 and out.startswith("=\t") and "copy.jpg" in out
     assert "1 files could go" in err and (photos / "copy.jpg").is_file()
@@ -71,6 +81,8 @@ def test_a_folder_is_indexed_searched_and_looked_through_for_copies(
         (["search", "no.index", "dog", "--sheet", "found.txt"], "must be a file that ends in one of"),
         (["duplicates", "no/folder"], "`folder` must be a folder that exists"),
         (["duplicates", "."], "folders with images"),
+        (["duplicates", ".", "--sheet", "no/found.png"], "`sheet` must be a file in a folder that exists"),
+        (["search", "no.index", "dog", "--folder", "no"], "`folder` must be a folder that exists, but got 'no'"),
     ],
 )
 def test_what_is_wrong_is_told_in_a_line_before_a_model_is_loaded(

@@ -519,3 +519,47 @@ def test_the_nearest_rows_are_exact_over_blocks_and_ties_keep_their_order(monkey
     np.testing.assert_allclose(rows[found] @ query, scores, atol=1e-5)
     scores, found = nearest(np.empty((0, 4), dtype=np.float32), query, 3)
     assert len(scores) == len(found) == 0
+
+
+def test_a_folder_that_was_moved_is_taken_over_and_one_that_is_still_there_is_not(
+    folder: Path, tmp_path: Path, coloured: tuple[VisionAgent, MeanColour]
+) -> None:
+    agent, embedder = coloured
+    out, moved = tmp_path / "photos.index", tmp_path / "moved"
+    files = [Path(each).name for each in Index.build(folder, agent, out=out).files]
+    shutil.copytree(folder, moved)
+    with pytest.raises(InputError, match=r"`out` must be an index of .*moved.*but is one of .*photos"):
+        Index.build(moved, agent, out=out)
+    shutil.rmtree(moved)
+    folder.rename(moved)
+    gone = Index.load(out, agent).search("red", limit=3)
+    assert len(gone) == 3 and gone.missing == tuple(hit.file for hit in gone)
+    there = Index.load(out, agent, folder=moved).search("red", limit=3)
+    assert there.missing == () and [Path(hit.file).name for hit in there] == [Path(hit.file).name for hit in gone]
+    embedder.count = 0
+    taken = Index.build(moved, agent, out=out)
+    assert embedder.count == 0 and taken.folder == moved and [Path(each).name for each in taken.files] == files
+    assert Index.load(out, agent).folder == moved
+
+
+def test_images_that_are_gone_are_told_and_looked_for_again(agent: VisionAgent, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name, size in (("bus.png", (240, 180)), ("small.png", (120, 90))):
+        load_image(PHOTOS / BUS).resize(size).save(photos / name)
+    index = Index.build(photos, agent)
+    (photos / "bus.png").rename(tmp_path / "bus.png")
+    found = index.search("bus")
+    assert found.missing == (str(photos / "bus.png"),) and found.images == 2
+    (tmp_path / "bus.png").rename(photos / "bus.png")
+    again = index.search("bus")
+    assert again.missing == () and str(photos / "bus.png") in {hit.file for hit in again}
+
+
+def test_a_damaged_output_says_how_to_begin_anew(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "photos.index"
+    Index.build(folder, out=out)
+    out.write_bytes(out.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"not a zip file.*name another `out`, or delete it to begin anew"):
+        Index.build(folder, out=out)
+    assert out.stat().st_size == 1000

@@ -61,6 +61,9 @@ def search(
         str | None, typer.Option("--box", help="Part of the image that is looked for: x0,y0,x1,y1 in pixels.")
     ] = None,
     limit: Annotated[int, typer.Option("--limit", help="Most images.")] = 10,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="Where the images lie now, if not where they were indexed.")
+    ] = None,
     sheet: SheetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -69,8 +72,10 @@ def search(
     Without --embedder words are looked for in every image, once for each phrase: what was found is kept in the index.
     """
     part = _numbers(box)
-    output = None if sheet is None else ImageOutput(sheet, several=False)
-    loaded = _load(index, by, embedder)
+    output = None if sheet is None else ImageOutput(sheet, several=False, name="sheet")
+    if folder is not None and not folder.is_dir():
+        raise InputError(bad_argument("folder", "a folder that exists", str(folder)))
+    loaded = _load(index, by, embedder, folder)
     try:
         with _bar() as progress:
             found = loaded.search(query, box=part, limit=limit, progress=progress)
@@ -82,6 +87,10 @@ def search(
         loaded.save(index)
     if output is not None:
         told(f"saved {output.write(found.sheet(), query)}")
+    if found.missing and not loaded.folder.is_dir():
+        told(f"the folder {str(loaded.folder)!r} is not there: --folder says where it is now")
+    elif found.missing:
+        told(f"{len(found.missing)} of {found.images} images are not there now; `vision-agent index` forgets them")
     if as_json:
         print(found.model_dump_json())
         return
@@ -107,7 +116,7 @@ def duplicates(
     """
     from vision_agent.search.index import Index
 
-    output = None if sheet is None else ImageOutput(sheet, several=False)
+    output = None if sheet is None else ImageOutput(sheet, several=False, name="sheet")
     try:
         with _bar() as progress:
             looked = Index.build(folder, progress=progress)
@@ -134,13 +143,13 @@ def _agent(by: ModelOptions, embedder: Path | None) -> "VisionAgent":
     return load_agent(by.model, by.adapter or (), by.device, by.dtype, embedder=embedder)
 
 
-def _load(path: Path, by: ModelOptions, embedder: Path | None) -> "Index":
+def _load(path: Path, by: ModelOptions, embedder: Path | None, folder: Path | None) -> "Index":
     """Read the index, with the agent that searches it."""
     from vision_agent.search.index import Index
     from vision_agent.search.index_file import read_index
 
     read_index(path)  # a typo in a name should not cost the loading of a model
-    return Index.load(path, _agent(by, embedder))
+    return Index.load(path, _agent(by, embedder), folder=folder)
 
 
 def _numbers(box: str | None) -> list[float] | None:

@@ -27,24 +27,25 @@ class ImageOutput:
     Args:
         path: what the user gave.
         several: more than one image may come.
+        name: of the option, for errors.
 
     Raises:
         InputError: an extension that no image format has, a folder that is missing or that cannot be written.
     """
 
-    def __init__(self, path: Path, *, several: bool) -> None:
+    def __init__(self, path: Path, *, several: bool, name: str = "save") -> None:
         self._path = path
         self._is_folder = path.is_dir() or (several and not path.suffix)
         self._taken: set[str] = set()
         if several and not self._is_folder:
-            raise InputError(bad_argument("save", "a folder, for there are several images", str(path)))
+            raise InputError(bad_argument(name, "a folder, for there are several images", str(path)))
         if not self._is_folder and path.suffix.lower() not in _FORMATS:
-            raise InputError(bad_argument("save", f"a file that ends in one of {', '.join(_FORMATS)}", str(path)))
+            raise InputError(bad_argument(name, f"a file that ends in one of {', '.join(_FORMATS)}", str(path)))
         folder = path if path.is_dir() else path.parent
         if not folder.is_dir():
-            raise InputError(bad_argument("save", "a file in a folder that exists", str(path)))
+            raise InputError(bad_argument(name, "a file in a folder that exists", str(path)))
         if not os.access(folder, os.W_OK):
-            raise InputError(bad_argument("save", "in a folder that may be written to", str(path)))
+            raise InputError(bad_argument(name, "in a folder that may be written to", str(path)))
 
     def write(self, image: Image.Image, source: str, number: int = 1) -> Path:
         """Write an image, and return where.

@@ -1,5 +1,6 @@
 """What a search and a look for duplicates find. Both are drawn as contact sheets."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -38,6 +39,8 @@ class SearchResults(ResultSequence[SearchHit]):
         images: how many images were compared.
         threshold: by presence, the least score of a hit; else None.
         unknown_words: by presence, words that the model was never taught.
+        missing: paths of images that were not looked at, or were found, and are not there or damaged now: the index is
+            older than its folder, or the folder has moved.
         kind: always "search"; tells results apart in JSON.
     """
 
@@ -51,6 +54,7 @@ class SearchResults(ResultSequence[SearchHit]):
     images: NonNegativeInt
     threshold: float | None = None
     unknown_words: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
     def sheet(self, *, columns: int = 5, side: int = 200) -> Image.Image:
         """Draw the images side by side, with their scores and names; boxes where there are some.
@@ -67,6 +71,11 @@ class SearchResults(ResultSequence[SearchHit]):
         """
         cells = [Cell(hit.file, f"{hit.score:.2f} {Path(hit.file).name}", hit.box) for hit in self]
         return contact_sheet(cells, columns, side)
+
+
+def gone_of(hits: Iterable[SearchHit]) -> tuple[str, ...]:
+    """Return the files of hits that are not there any more."""
+    return tuple(hit.file for hit in hits if not Path(hit.file).exists())
 
 
 class DuplicateGroup(BaseModel):

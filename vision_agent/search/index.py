@@ -22,7 +22,7 @@ from vision_agent.images.perceptual_hash import HASH_BITS, SMALL_SIDE, differenc
 from vision_agent.images.regular_files import open_regular
 from vision_agent.plugins.embedder import Embedder
 from vision_agent.results.box import Box
-from vision_agent.search.hits import DuplicateGroup, Duplicates, IndexChanges, SearchHit, SearchResults
+from vision_agent.search.hits import DuplicateGroup, Duplicates, IndexChanges, SearchHit, SearchResults, gone_of
 from vision_agent.search.index_file import (
     EmbedderIdentity,
     IndexArrays,
@@ -77,7 +77,7 @@ class Index:
         self._agent = agent
         self._limits = ImageLimits() if agent is None else agent.image_limits
         self._embedder: Embedder | None = None if agent is None else agent.embedder
-        self._made_by = None if self._embedder is None else _identity(self._embedder)
+        self._made_by = None if self._embedder is None else EmbedderIdentity.of(self._embedder)
         self._images: dict[str, IndexedImage] = {}
         self._rows: dict[str, _Row] = {}
         self._stacked: IndexArrays | None = None
@@ -101,7 +101,7 @@ class Index:
             folder: of images.
             agent: see `Index`.
             out: file of the index, which is saved there as it grows. Where it is there already, it is brought up to
-                date: what was indexed before and has not changed is not read again.
+                date: what was indexed before and has not changed is not read again, also where the folder was moved.
             save_every: new images from one time of saving to the next.
             progress: called as `progress(images done, images of the folder)`.
 
@@ -119,11 +119,16 @@ class Index:
         if not target.parent.is_dir() or target.is_dir():
             raise InputError(bad_argument("out", "a file in a folder that exists", os.fspath(out)))
         if target.exists():
-            before = cls.load(target, agent)
+            try:
+                before = cls.load(target, agent)
+            except InputError as error:
+                raise InputError(f"{error}; name another `out`, or delete it to begin anew") from error
             if before._folder != index._folder:
-                raise InputError(
-                    f"`out` must be an index of {str(index._folder)!r}, but is one of {str(before._folder)!r}"
-                )
+                if before._folder.is_dir():
+                    raise InputError(
+                        f"`out` must be an index of {str(index._folder)!r}, but is one of {str(before._folder)!r}"
+                    )
+                before._folder, before._unsaved = index._folder, True  # it was moved, or is mounted elsewhere
             index = before
         index._update(progress, lambda: index.save(target), save_every)
         index.save(target)
@@ -300,7 +305,12 @@ class Index:
         ]
         said = str(query) if isinstance(query, str | os.PathLike) else "an image"
         return SearchResults(
-            hits=tuple(hits), query=said, method="embedder", model=embedder.name, images=len(self._rows)
+            hits=tuple(hits),
+            query=said,
+            method="embedder",
+            model=embedder.name,
+            images=len(self._rows),
+            missing=gone_of(hits),
         )
 
     def duplicates(self, *, bits: int | None = MOST_BITS) -> Duplicates:
@@ -478,10 +488,6 @@ class Index:
                 f"the index {os.fspath(path)!r} was made by {name}, and vectors of {mine.name!r} cannot be compared "
                 f"with its own: load it with the agent that made it, or build another index"
             )
-
-
-def _identity(embedder: Embedder) -> EmbedderIdentity:
-    return EmbedderIdentity(name=embedder.name, fingerprint=embedder.fingerprint, width=embedder.width)
 
 
 def _digest(path: str) -> str:

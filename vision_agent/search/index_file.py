@@ -7,7 +7,7 @@ import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Annotated, Literal
+from typing import IO, Annotated, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 from vision_agent.errors import InputError, bad_argument, first_line
 from vision_agent.images.perceptual_hash import HASH_BITS, SMALL_SIDE
 from vision_agent.images.regular_files import open_regular
+from vision_agent.plugins.embedder import Embedder
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 _VECTORS, _HASHES, _SMALL, _CONTENT = "vectors", "hashes", "small", "content"
@@ -70,6 +71,11 @@ class EmbedderIdentity(BaseModel):
     name: str
     fingerprint: str
     width: PositiveInt
+
+    @classmethod
+    def of(cls, embedder: Embedder) -> Self:
+        """Return what tells an embedder from others."""
+        return cls(name=embedder.name, fingerprint=embedder.fingerprint, width=embedder.width)
 
 
 Place = tuple[float, float, float, float, float]

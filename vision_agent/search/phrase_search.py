@@ -11,7 +11,7 @@ from vision_agent.errors import InputError, RouteError, VisionAgentError, bad_ar
 from vision_agent.images.loading import load_image
 from vision_agent.plugins.cancellation import raise_if_cancelled
 from vision_agent.results.box import Box
-from vision_agent.search.hits import SearchHit, SearchResults
+from vision_agent.search.hits import SearchHit, SearchResults, gone_of
 from vision_agent.search.index_file import Place
 from vision_agent.validation import check_phrase, check_threshold
 
@@ -79,6 +79,7 @@ class PhraseSearch:
         hits = [
             SearchHit(file=files[name], score=score, box=Box.from_xyxy(box)) for (score, *box), name in best[:limit]
         ]
+        missing = [path for name, path in files.items() if name not in self.found[asked]]
         return SearchResults(
             hits=tuple(hits),
             query=asked,
@@ -87,6 +88,7 @@ class PhraseSearch:
             images=len(files),
             threshold=least,
             unknown_words=unknown,
+            missing=(*missing, *gone_of(hits)),
         )
 
     def _look(
@@ -112,7 +114,7 @@ class PhraseSearch:
                     images.append(load_image(files[name], limits=agent.image_limits))
                     some.append(name)
                 except VisionAgentError:
-                    continue  # it has gone, or was damaged, since it was indexed: the next update says so
+                    continue  # it has gone, or was damaged, since it was indexed: it is told, and looked for next time
             results = agent.detect(phrase, images, threshold=_LEAST_SCORE, tiles=False) if images else []
             for name, boxes in zip(some, results, strict=True):
                 best = max(boxes, key=lambda each: each.score, default=None)
