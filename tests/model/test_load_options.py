@@ -76,6 +76,7 @@ def test_options_take_what_users_have_at_hand(tmp_path: Path) -> None:
         ("quantization", "8bit", "'int8' or '4bit'"),
         ("attn_implementation", "flash", "'flash_attention_2'"),
         ("compile", "yes", "True or False"),
+        ("cuda_graphs", 1, "True or False"),
         ("device_map", "everywhere", "'balanced'"),
         ("dtype", "float7", "'bf16'"),
         ("dtype", torch.int8, "'bf16'"),
@@ -110,6 +111,9 @@ def test_unknown_option_is_named() -> None:
         ({"device_map": {"": 77}}, r"`device_map\[''\]`.* 77"),
         ({"device_map": "auto", "offload_folder": __file__}, "`offload_folder` must be a folder"),
         ({"device": "abacus"}, "`device`"),
+        ({"cuda_graphs": True}, "`cuda_graphs` need a CUDA device, but the device is 'cpu'"),
+        ({"cuda_graphs": True, "compile": True}, "`cuda_graphs` and `compile` exclude"),
+        ({"cuda_graphs": True, "quantization": "int8"}, "`cuda_graphs` and `quantization` exclude"),
     ],
 )
 def test_what_this_machine_cannot_do_is_refused(

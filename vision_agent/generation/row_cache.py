@@ -24,14 +24,21 @@ _PLACES = 4  # several rows are given places in multiples of this
 class RowCache:
     """Keys and values of a growing and shrinking batch.
 
+    Args:
+        room: tokens that buffers are made longer than is needed; longer ones have a quarter more.
+        keeps_buffers: those of few rows stay when the last row has left.
+
     Attributes:
         lengths: tokens of each row.
         cache: as the language model's forward pass takes it; its layers hold the next token of every row.
+        buffers_made: how often buffers were made, for those who keep what depends on their place in memory.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, room: int = _ROOM, *, keeps_buffers: bool = False) -> None:
         self.lengths: list[int] = []
         self.cache = Cache(layers=[])
+        self.buffers_made = 0
+        self._room, self._keeps_buffers = room, keeps_buffers
         self._layers: list[_RowLayer] = []
         self._place = _Place()
 
@@ -39,6 +46,11 @@ class RowCache:
     def nbytes(self) -> int:
         """Bytes of the buffers."""
         return sum(buffer.nbytes for layer in self._layers for buffer in layer.buffers)
+
+    @property
+    def places(self) -> int:
+        """Rows that the buffers have room for."""
+        return int(self._layers[0].buffers[0].shape[0]) if self._layers else 0
 
     def join(self, cache: DynamicCache, rows: Sequence[int], lengths: Sequence[int], starts: Sequence[int]) -> None:
         """Copy rows of another cache in, as the last rows.
@@ -48,14 +60,15 @@ class RowCache:
             lengths: tokens of each row.
             starts: the column of each row's first token.
         """
-        if not self.lengths:
-            self._layers = [_RowLayer(self._place) for _ in cache.layers]
+        if not self._layers:
+            self._layers = [_RowLayer(self._place, self._room) for _ in cache.layers]
             self.cache = Cache(layers=list(self._layers))
         count = len(self.lengths)
         columns = max(*self.lengths, *lengths) if count else max(lengths)
         plain: Any
         for layer, plain in zip(self._layers, cache.layers, strict=True):
-            layer.make_room((plain.keys, plain.values), count, count + len(rows), columns + 1)
+            made = layer.make_room((plain.keys, plain.values), count, count + len(rows), columns + 1)
+            self.buffers_made += made
             for place, (row, length, start) in enumerate(zip(rows, lengths, starts, strict=True), start=count):
                 layer.put(place, (plain.keys[row, :, start:], plain.values[row, :, start:]), length)
         self.lengths += lengths
@@ -69,8 +82,12 @@ class RowCache:
                 layer.put(row, (keys[last], values[last]), self.lengths[last])
             self.lengths[row] = self.lengths[last]
         del self.lengths[last]
-        if not self.lengths:
-            self._layers, self.cache = [], Cache(layers=[])
+        if not self.lengths and not (self._keeps_buffers and self.places <= _PLACES):
+            self.drop_buffers()
+
+    def drop_buffers(self) -> None:
+        """Give up the buffers, which hold no row."""
+        self._layers, self.cache = [], Cache(layers=[])
 
     def copy_of(self, row: int) -> DynamicCache:
         """Return a row's keys and values as a cache of its own."""
@@ -88,26 +105,46 @@ class RowCache:
             config: of the language model.
             dtype: of the mask.
         """
-        for layer in self._layers:
-            layer.make_room(layer.buffers, len(self.lengths), len(self.lengths), max(self.lengths) + 1)
+        self.make_room()
         columns_B = torch.tensor(self.lengths, device=device)
         self._place.begin(self.lengths, columns_B)
         if len(set(self.lengths)) == 1:  # every row sees all columns, and attention takes its fast path
             return None, columns_B[:, None]
-        behind_BP = columns_B[:, None] - torch.arange(max(self.lengths) + 1, device=device)
+        return _masks(config, dtype, columns_B, max(self.lengths) + 1), columns_B[:, None]
 
-        def mask(window: int | None) -> Tensor:
-            hidden_BP = behind_BP < 0 if window is None else (behind_BP < 0) | (behind_BP >= window)
-            lowest = torch.finfo(dtype).min
-            return torch.zeros(hidden_BP.shape, dtype=dtype, device=device).masked_fill_(hidden_BP, lowest)[
-                :, None, None
-            ]
+    def begin_whole_step(self, config: Any, dtype: torch.dtype, columns_B: Tensor) -> tuple[Any, Tensor]:
+        """Make ready for a step of all places over all columns, whatever rows there are; otherwise as `begin_step`.
 
-        return layer_masks(config, mask), columns_B[:, None]
+        Args:
+            columns_B: where the token of each place is written, int64. Nobody may read what it writes to places of no
+                row.
+        """
+        width = self._layers[0].buffers[0].shape[2]
+        self._place.begin_whole(columns_B, width)
+        return _masks(config, dtype, columns_B, width), columns_B[:, None]
+
+    def make_room(self) -> None:
+        """See that there is room for the next token of every row."""
+        for layer in self._layers:
+            self.buffers_made += layer.make_room(
+                layer.buffers, len(self.lengths), len(self.lengths), max(self.lengths) + 1
+            )
 
     def end_step(self) -> None:
         """Take the tokens of the step as read. Without it they are written anew by the next step."""
         self.lengths = [length + 1 for length in self.lengths]
+
+
+def _masks(config: Any, dtype: torch.dtype, columns_B: Tensor, width: int) -> Any:
+    """Masks that hide what comes behind each row's column, and what a window has passed."""
+    behind_BP = columns_B[:, None] - torch.arange(width, device=columns_B.device)
+
+    def mask(window: int | None) -> Tensor:
+        hidden_BP = behind_BP < 0 if window is None else (behind_BP < 0) | (behind_BP >= window)
+        lowest = torch.finfo(dtype).min
+        return torch.zeros_like(behind_BP, dtype=dtype).masked_fill_(hidden_BP, lowest)[:, None, None]
+
+    return layer_masks(config, mask)
 
 
 class _Place:
@@ -123,6 +160,10 @@ class _Place:
         self.column = lengths[0] if len(set(lengths)) == 1 else None
         self._columns = {columns_B.device: (torch.arange(self.rows, device=columns_B.device), columns_B)}
 
+    def begin_whole(self, columns_B: Tensor, width: int) -> None:
+        self.rows, self.width, self.column = len(columns_B), width, None
+        self._columns = {columns_B.device: (torch.arange(self.rows, device=columns_B.device), columns_B)}
+
     def columns(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Index of the rows, and of the column of each."""
         if device not in self._columns:
@@ -134,31 +175,35 @@ class _Place:
 class _RowLayer(DynamicLayer):
     """One layer's keys and values, in buffers with room."""
 
-    def __init__(self, place: _Place) -> None:
+    def __init__(self, place: _Place, room: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.is_initialized = True
         self.buffers: tuple[Tensor, ...] = ()
-        self._place = place
+        self._place, self._room = place, room
 
-    def make_room(self, like: Sequence[Any], used: int, needed: int, columns: int) -> None:
+    def make_room(self, like: Sequence[Any], used: int, needed: int, columns: int) -> bool:
         """See that the buffers hold `needed` rows and so many columns; `used` rows are in use.
 
         Args:
             like: keys and values (B, H, P, D) of any such layer.
+
+        Returns:
+            whether they had to be made.
         """
         if self.buffers and self.buffers[0].shape[0] >= needed and self.buffers[0].shape[2] >= columns:
-            return
+            return False
         # One row at a time is the common case, and gets no room for others.
         places = needed if needed == 1 else -(-needed // _PLACES) * _PLACES
         made = []
         for number, plain in enumerate(like):
-            size = (places, plain.shape[1], columns + max(_ROOM, columns // 4), plain.shape[3])
+            size = (places, plain.shape[1], columns + max(self._room, columns // 4), plain.shape[3])
             buffer = plain.new_zeros(size)  # what is masked out must still be numbers
             if used:
                 kept = self.buffers[number][:used, :, : size[2]]  # longer rows than those in use may have left
                 buffer[:used, :, : kept.shape[2]] = kept
             made.append(buffer)
         self.buffers = tuple(made)
+        return True
 
     def put(self, place: int, row: Sequence[Any], length: int) -> None:
         """Copy keys and values (H, P, D) into a place. What stood there is wiped: it may have been no numbers."""

@@ -30,6 +30,7 @@ from vision_agent.generation.decoding import (
 from vision_agent.generation.joint_cache import continuing, joint_cache
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.generation.prefix_cache import PrefixCache
+from vision_agent.generation.recorded_step import RecordedSteps
 from vision_agent.generation.row_cache import RowCache
 from vision_agent.model.attention import full_cache, full_masks
 from vision_agent.model.backbone import Backbone
@@ -48,6 +49,7 @@ class Row:
     Attributes:
         backbone: of all rows of a batch.
         prefixes: cache of the beginnings of prompts; None for none.
+        recorded: recorded steps for the batch that the row begins; None for steps as they are.
         forbidden: token ids that must not be generated.
         is_gone: asked before each step: whether nobody waits for the row any longer.
         answer: what was written so far.
@@ -63,6 +65,7 @@ class Row:
     forbidden: Sequence[int] = ()
     constraint: Constraint | None = None
     prefixes: PrefixCache | None = None
+    recorded: RecordedSteps | None = None
     is_gone: Callable[[], bool] = lambda: False
     error: BaseException | None = None
     fed: int = 0
@@ -126,16 +129,20 @@ class Row:
 class StepBatch:
     """Rows of one model that are read and written side by side. For one thread.
 
+    Args:
+        recorded: the backbone's recorded steps, of which no other batch makes use; None for steps as they are.
+
     Attributes:
         reading: rows whose prompt is not read yet, in the order in which their turn comes.
         writing: rows that get a token with each step.
     """
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Backbone, recorded: RecordedSteps | None = None) -> None:
         self.backbone = backbone
         self.reading: deque[Row] = deque()
         self.writing: list[Row] = []
-        self._cache = RowCache()
+        self._recorded = recorded
+        self._cache = RowCache() if recorded is None else recorded.cache
         self._ends = torch.tensor(backbone.end_ids, device=backbone.device)
         self._banned: tuple[Tensor, Tensor] | None = None  # places in the scores (B, V)
 
@@ -370,6 +377,10 @@ class StepBatch:
 
     def _scores(self) -> Tensor:
         """Feed the last token of every row; the float32 scores (B, V) of what comes next."""
+        if self._recorded is not None:
+            scores_BV = self._recorded.scores([row.answer.ids[-1] for row in self.writing])
+            if scores_BV is not None:
+                return scores_BV
         language_model = self.backbone.model.model.language_model
         embeds_B1C = self.backbone.embed(
             torch.tensor([[row.answer.ids[-1]] for row in self.writing], device=self.backbone.device)

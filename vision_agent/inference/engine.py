@@ -14,6 +14,7 @@ from torch import Tensor
 from vision_agent.generation.decoding import GenerationOutput, PromptInputs, check_context, generate_steps
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.generation.prefix_cache import PrefixCache
+from vision_agent.generation.recorded_step import RecordedSteps
 from vision_agent.generation.step_batch import Row
 from vision_agent.generation.stopping import cut_at_stop
 from vision_agent.inference.conversation import Conversation
@@ -22,6 +23,7 @@ from vision_agent.inference.joint_reads import MOST_READ, JointReads
 from vision_agent.inference.scheduler import StepScheduler
 from vision_agent.model.backbone import Backbone, EncodedImage
 from vision_agent.model.compile import has_compiled_steps
+from vision_agent.model.cuda_graphs import recorder_of
 from vision_agent.model.devices import device_memory
 from vision_agent.model.prompt import Prompt
 from vision_agent.model.tile_bounds import TileBound
@@ -67,6 +69,8 @@ class InferenceEngine:
         together = _TOGETHER if backbone.device.type == "cpu" else _TOGETHER_ON_DEVICES
         self._reads = JointReads(backbone, {} if routes is None else routes, self.prefixes)
         self._scheduler = StepScheduler(a_token, most_bytes, most_together=together)
+        record = recorder_of(backbone.model.model.language_model)
+        self._recorded = None if record is None else RecordedSteps(backbone, record)
 
     def run(self, work: Callable[[], T]) -> T:
         """Run a function in the thread that owns the model, between two steps of the answers, and return its result.
@@ -80,6 +84,8 @@ class InferenceEngine:
         """Forget all images and prompts."""
         self.images.clear()
         self.prefixes.clear()
+        if self._recorded is not None:
+            self._scheduler.run(self._recorded.forget)
 
     def encode_image(self, image: Image.Image, max_tiles: TileBound = None) -> CachedImage:
         """Return an image's entry in the cache; the image is encoded if there is none."""
@@ -280,7 +286,7 @@ class InferenceEngine:
         check_context(self.backbone, len(inputs.ids), images, options)
         gone = CANCELLED.get()
         raise_if_cancelled(gone)
-        row = Row(self.backbone, inputs, options, tuple(forbidden), constraint, self.prefixes)
+        row = Row(self.backbone, inputs, options, tuple(forbidden), constraint, self.prefixes, self._recorded)
         if gone is not None:
             row.is_gone = gone.is_set
         return row

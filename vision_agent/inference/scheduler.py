@@ -414,7 +414,7 @@ class _Owner:
             request = self._waiting.popleft()
             self._desk.free.release()
             self._begun[request.row] = request
-            self._batch = self._batch or StepBatch(request.row.backbone)
+            self._batch = self._batch or StepBatch(request.row.backbone, request.row.recorded)
             self._batch.add(request.row)
         if self._batch is not None:
             self._read_and_write(self._batch)

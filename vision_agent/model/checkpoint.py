@@ -29,6 +29,7 @@ from vision_agent.model.checkpoint_files import (
     processor_template,
 )
 from vision_agent.model.checkpoint_source import CheckpointFiles
+from vision_agent.model.cuda_graphs import check_recordable
 from vision_agent.model.device_map import fitted_map, planned_map, spread
 from vision_agent.model.devices import choose_dtype, has_bitsandbytes, published_dtype
 from vision_agent.model.empty_model import Places, empty_model, misfits
@@ -133,6 +134,8 @@ def _loaded(
         refuse_integers(open_weights(files.weights_folder(), exact=False))
         _refuse_unfilled(files, config, parameters)
     check_sinks(options, config)
+    if options.cuda_graphs:
+        check_recordable(config)
     if is_mixture(config):
         check_mixture(options, device)
     dtype = choose_dtype(device, options.dtype, parameters=parameters, published=published_dtype(content))

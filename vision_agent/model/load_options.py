@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, 
 from vision_agent.errors import ConfigError, bad_argument, require_extra, require_package
 from vision_agent.model.attention import has_sinks
 from vision_agent.model.compile import check_compiler, compile_steps
+from vision_agent.model.cuda_graphs import record_steps
 from vision_agent.model.device_map import DeviceMap, check_memory, main_device
 from vision_agent.model.devices import DTYPE_NAMES, choose_device, has_bitsandbytes, has_flash_attention
 from vision_agent.model.int8 import quantize_linears
@@ -39,6 +40,7 @@ _EXPECTED = {
     "attn_implementation": "'sdpa', 'eager' or 'flash_attention_2'",
     "quantization": "None, 'int8' or '4bit'",
     "compile": "True or False",
+    "cuda_graphs": "True or False",
     "device_map": "None, 'auto', 'balanced', 'balanced_low_0', 'sequential' or a dict of module names to devices",
     "offload_folder": "None or a folder",
     "max_memory": "None or a dict of devices to sizes such as {0: '20GiB', 'cpu': '60GiB'}",
@@ -55,6 +57,7 @@ class LoadSettings(TypedDict, total=False):
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"]
     quantization: Literal["int8", "4bit"] | None
     compile: bool
+    cuda_graphs: bool
     device_map: DeviceMap | None
     offload_folder: str | Path | None
     max_memory: Mapping[int | str, int | str] | None
@@ -73,6 +76,9 @@ class LoadOptions(BaseModel):
         quantization: weights of the language model's linear layers as `"int8"` or, on CUDA, `"4bit"`.
         compile: `torch.compile` the steps that write an answer's tokens. The first answers take a minute or more
             longer, one time for each kind of batch.
+        cuda_graphs: on CUDA, record the step that writes a token once and replay it, so that the device waits for no
+            Python. Buffers for a thousand tokens stay allocated. Not for mixtures of experts, and not beside `compile`,
+            `device_map` and `quantization`.
         device_map: spread the model over devices: a plan's name, or a dict of module names to devices. Token tables
             that are one tensor lie together, where the input table is. Loading an adapter takes the tables off the
             disk for good, for it changes them.
@@ -90,6 +96,7 @@ class LoadOptions(BaseModel):
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     quantization: Literal["int8", "4bit"] | None = None
     compile: StrictBool = False
+    cuda_graphs: StrictBool = False
     device_map: DeviceMap | None = None
     offload_folder: Path | None = None
     max_memory: dict[int | str, int | str] | None = None
@@ -166,6 +173,7 @@ def check_load_options(options: LoadOptions) -> torch.device:
         raise ConfigError("xtuner's checkpoints are merged, which rounded weights cannot be; leave `quantization` out")
     if options.compile:
         check_compiler(device)
+    _check_graphs(options, device)
     return device
 
 
@@ -261,6 +269,8 @@ def finish(model: Any, options: LoadOptions, device: torch.device) -> None:
         model._hf_hook.execution_device = device
     if options.compile:
         compile_steps(model.model.language_model)
+    if options.cuda_graphs:
+        record_steps(model.model.language_model)
 
 
 def is_mixture(config: Any) -> bool:
@@ -305,6 +315,16 @@ def _check_quantization(options: LoadOptions, device: torch.device) -> None:
             "`quantization` and `device_map` go together on CUDA only: weights that wait on disk cannot be rounded in "
             "memory; leave one out"
         )
+
+
+def _check_graphs(options: LoadOptions, device: torch.device) -> None:
+    if not options.cuda_graphs:
+        return
+    for name in ("compile", "device_map", "quantization"):
+        if getattr(options, name):
+            raise ConfigError(f"`cuda_graphs` and `{name}` exclude each other; leave one out")
+    if device.type != "cuda":
+        raise ConfigError(f"`cuda_graphs` need a CUDA device, but the device is {str(device)!r}; leave it out")
 
 
 def _check_device_map(options: LoadOptions) -> None:
