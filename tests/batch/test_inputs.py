@@ -210,6 +210,7 @@ def test_columns_of_paths_in_parquet(kind: pyarrow.DataType, tmp_path: Path) -> 
         ("a.txt", "\n\n", None, "files, folders or lists with images"),
         ("a.csv", "x,y\n1,2\n", None, r"`column` must be given for .*one of x, y"),
         ("a.csv", "x,y\n1,2\n", "image", r"`column` must be one of x, y in"),
+        ("a.txt", "a.png\n", "image", "`column` goes with lists that have columns"),
         ("a.csv", "", None, "files, folders or lists with images"),
         ("a.jsonl", '{"image": 3}\n', None, "one of paths in .*but got 3"),
         ("a.jsonl", "[1]\n", None, "a list of objects at .*line 1"),
@@ -238,3 +239,14 @@ def test_an_empty_list_on_stdin(inputs: Path, cli: CommandLine) -> None:
     refused = cli("batch", "detect", "dog", "-", "--out", "stdin.jsonl", stdin=b"\n")
     assert refused.returncode == 2 and "files, folders or lists with images" in refused.stderr
     assert not (inputs / "stdin.jsonl").exists()
+
+
+def test_options_that_do_nothing_or_cannot_be_are_told(inputs: Path, cli: CommandLine) -> None:
+    for option, value, words in (
+        ("--column", "image", "`column` goes with lists that have columns, .csv, .jsonl, .parquet; there is none"),
+        ("--seconds", "-1", "`seconds` must be a number above 0, or 0 for no bound, but got -1.0"),
+        ("--seconds", "nan", "`seconds` must be"),
+    ):
+        refused = cli("batch", "detect", "dog", "photos", option, value, "--out", "refused.jsonl")
+        assert refused.returncode == 2 and words in refused.stderr and refused.stderr.count("\n") == 1
+    assert not list(inputs.glob("refused*"))

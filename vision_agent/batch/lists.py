@@ -46,6 +46,7 @@ def find_items(
         InputError: nothing at a path, nothing at all, no such column, or a list that cannot be read.
     """
     found: dict[str, None] = {}
+    tables = False
     all_given = [os.fspath(path) for path in paths]
     for given in all_given:
         if given == STDIN:
@@ -54,7 +55,10 @@ def find_items(
             found[given] = None
         else:
             for file in find_inputs([given], suffixes, what):
+                tables = tables or file.lower().endswith(LIST_SUFFIXES[1:])
                 found |= dict.fromkeys(_listed(file, column) if file.lower().endswith(LIST_SUFFIXES) else [file])
+    if column is not None and not tables:
+        raise InputError(f"`column` goes with lists that have columns, {', '.join(LIST_SUFFIXES[1:])}; there is none")
     if not found:
         raise InputError(bad_argument("paths", f"files, folders or lists with {what}", all_given))
     return list(found)

@@ -13,7 +13,7 @@ from vision_agent.batch.lists import find_items
 from vision_agent.batch.run import check_output
 from vision_agent.cli.exits import run_to_end
 from vision_agent.cli.options import RecordsOption, RetryOption
-from vision_agent.errors import InputError
+from vision_agent.errors import InputError, bad_argument
 
 _PATHS_HELP = "Files, folders, patterns, lists (.txt, .csv, .jsonl or .parquet), addresses, - for a list on stdin."
 _RAY_HELP = "Run on a Ray cluster; alone, on the one of RAY_ADDRESS or one that is started here."
@@ -79,6 +79,8 @@ class ExecutorOptions:
         )
 
     def _executor(self, usual: int) -> Executor:
+        if not 0 <= self.seconds < float("inf"):
+            raise InputError(bad_argument("seconds", "a number above 0, or 0 for no bound", self.seconds))
         seconds = self.seconds or None
         if self.ray is not None and self.servers:
             raise InputError("`ray` and `servers` exclude each other")
@@ -90,7 +92,7 @@ class ExecutorOptions:
             urls = [url for given in self.servers for url in given.split(",") if url]
             key = os.environ.get("VISION_AGENT_KEY")
             return Servers(
-                urls, key=key, at_once=1 if self.workers is None else self.workers, seconds=seconds or 3600.0
+                urls, key=key, at_once=1 if self.workers is None else self.workers, seconds=seconds or _LONGEST
             )
         return LocalWorkers(1 if self.workers is None else self.workers, seconds)
 
