@@ -62,6 +62,11 @@ class FoundImages:
             if path.is_file():
                 self._last = (folder, short, suffix)
                 return path if self._opens(path, file, place, name) else None
+        # InternVL's lines name images from the folder that its scripts start in: "data/docvqa/val/documents/a.png".
+        shorter = (PurePosixPath(*plain.parts[first:]) for first in range(1, len(plain.parts) - 1))
+        below = next((root / each for each in shorter for root in self._roots if (root / each).is_file()), None)
+        if below is not None:
+            return below if self._opens(below, file, place, name) else None
         self._faults.add("missing image", file, place, f"{name} in {self._roots[0]}", fatal=True)
         return None
 

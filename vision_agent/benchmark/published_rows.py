@@ -59,7 +59,7 @@ def _json_lines(path: Path) -> Iterator[Any]:
 
 
 def _lines(text: str) -> Iterator[Any]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # `splitlines` would cut at U+2028, which JSON may hold
         if line.strip():
             try:
                 yield json.loads(line)
@@ -87,8 +87,16 @@ def _tsv(path: Path) -> Iterator[Row]:
         if image:
             read["image"] = {"bytes": base64.b64decode(image)}
         if str(row.get("answer", "")).startswith("["):
-            read["answers"] = ast.literal_eval(str(row["answer"]))
+            read["answers"] = _listed(str(row["answer"]))
         yield read
+
+
+def _listed(text: str) -> Any:
+    """A list as Python writes it; a text that only begins like one stays what it is."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return [text]
 
 
 def _parquet(path: Path) -> Iterator[Row]:

@@ -52,7 +52,7 @@ class QuestionSet(Benchmark):
         seen: set[str] = set()
         for file in files:
             found = reading.images(file)
-            rows = reading.rows(file)
+            rows = cls.completed(reading.rows(file), file, reading)
             for number, row in enumerate(cls.limited(rows, reading.options.limit)):
                 item = cls._item(row, number, file, found, reading)
                 if item is not None and item.key in seen:
@@ -62,6 +62,11 @@ class QuestionSet(Benchmark):
                     items.append(item)
         whole = f"{name}:{split}" if cls.splits and split else name
         return cls(whole, items, reading.digest.hexdigest(), reading.options.prompts)
+
+    @classmethod
+    def completed(cls, rows: list[Row], file: Path, reading: Reading) -> list[Row]:
+        """Return the rows with what a file beside theirs says of them."""
+        return rows
 
     @classmethod
     def limited(cls, rows: list[Row], limit: int | None) -> list[Row]:
@@ -139,7 +144,9 @@ def answer_of(said: Said | None) -> str:
 
 def _answers(row: Row) -> list[str]:
     held: Any = next((row[name] for name in _ANSWERS if row.get(name) is not None), [])
-    return [str(each) for each in held] if isinstance(held, list) else [str(held)]
+    listed = held if isinstance(held, list) else [held]
+    # VQA's annotations have each person's answer with how sure they were.
+    return [str(each["answer"] if isinstance(each, dict) and "answer" in each else each) for each in listed]
 
 
 class Pope(QuestionSet):
@@ -196,10 +203,21 @@ class TextVqa(QuestionSet):
     """TextVQA: questions about text in photos, each answered by ten people."""
 
     names: ClassVar[tuple[str, ...]] = ("textvqa",)
-    patterns: ClassVar[tuple[str, ...]] = ("TextVQA_*_{split}.json", "*{split}*.json", "*{split}*.parquet", "*.tsv")
+    patterns: ClassVar[tuple[str, ...]] = (
+        *("TextVQA_*_{split}.json", "textvqa_{split}.jsonl", "*{split}*.json", "*{split}*.parquet", "*.tsv"),
+    )
     splits = ("val", "test", "train")
     default_split = "val"
     most_tokens = 10
+
+    @classmethod
+    def completed(cls, rows: list[Row], file: Path, reading: Reading) -> list[Row]:
+        """InternVL's `textvqa_val.jsonl` has one answer a row; those of all ten are in the annotations beside it."""
+        beside = file.with_name(f"{file.stem}_annotations.json")
+        if file.suffix != ".jsonl" or not beside.is_file():
+            return rows
+        told = {str(row.get("question_id")): row.get("answers") for row in reading.rows(beside)}
+        return [{**row, "answers": told.get(str(row.get("question_id")), row.get("answers"))} for row in rows]
 
     @classmethod
     def problem(cls, row: Row, answers: list[str]) -> str:
@@ -225,7 +243,13 @@ class DocVqa(QuestionSet):
     """DocVQA: questions about scanned pages."""
 
     names: ClassVar[tuple[str, ...]] = ("docvqa",)
-    patterns: ClassVar[tuple[str, ...]] = ("{split}_v1.0*.json", "*{split}*.json", "*{split}*.parquet", "*.tsv")
+    patterns: ClassVar[tuple[str, ...]] = (
+        "{split}_v1.0*.json",
+        "{split}.jsonl",
+        "*{split}*.json",
+        "*{split}*.parquet",
+        "*.tsv",
+    )
     splits = ("val", "test", "train")
     default_split = "val"
 
@@ -250,6 +274,7 @@ class InfoVqa(DocVqa):
     names: ClassVar[tuple[str, ...]] = ("infovqa", "infographicvqa")
     patterns: ClassVar[tuple[str, ...]] = (
         "infographicsVQA_{split}_v1.0*.json",
+        "{split}.jsonl",
         "*{split}*.json",
         "*{split}*.parquet",
         "*.tsv",
@@ -260,7 +285,9 @@ class ChartQa(QuestionSet):
     """ChartQA: questions about charts, written by people and by a program."""
 
     names: ClassVar[tuple[str, ...]] = ("chartqa",)
-    patterns: ClassVar[tuple[str, ...]] = ("{split}/{split}_*.json", "{split}_*.json", "*{split}*.parquet", "*.tsv")
+    patterns: ClassVar[tuple[str, ...]] = (
+        *("{split}/{split}_*.json", "{split}_*.json", "{split}_*.jsonl", "*{split}*.parquet", "*.tsv"),
+    )
     splits = ("test", "val", "train")
     default_split = "test"
     grouped_keys = True
@@ -268,7 +295,8 @@ class ChartQa(QuestionSet):
     @classmethod
     def group_of(cls, row: Row, file: Path) -> str:
         """Who wrote the question."""
-        told = str(row.get("type") or row.get("split") or row.get("human_or_machine") or file.stem).lower()
+        names = ("type", "split", "human_or_machine")  # the last is 0 or 1 on the hub
+        told = str(next((row[name] for name in names if row.get(name) not in (None, "")), file.stem)).lower()
         return "augmented" if "aug" in told or told == "1" else "human" if "human" in told or told == "0" else told
 
     def figures(self, items: Sequence[Item], answers: Sequence[str]) -> list[Score]:
