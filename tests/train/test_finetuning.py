@@ -3,10 +3,12 @@
 import json
 import multiprocessing
 import os
+import random
 import re
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -192,6 +194,27 @@ def test_a_killed_run_ends_as_one_that_was_not(base: Path, questions: DialogueSe
     assert whole is not None and again is not None and again.last_loss == whole.last_loss
     with pytest.raises(ConfigError, match="another recipe"):
         finetune_dialogues(base, questions, tmp_path / "whole", few(rank=4))
+
+
+def test_a_run_that_is_killed_at_five_moments_ends_the_same(base: Path, questions: DialogueSet, tmp_path: Path) -> None:
+    """Wherever it is: while it loads, between steps, in a step, while it saves, or while it writes the adapter."""
+    began = time.monotonic()
+    finetune_dialogues(base, questions, tmp_path / "whole", few(steps=30))
+    whole = time.monotonic() - began
+    fork, moments = multiprocessing.get_context("fork"), random.Random(23)
+    killed = []
+    for _ in range(5):
+        child = fork.Process(target=finetune_dialogues, args=(base, questions, tmp_path / "run", few(steps=30)))
+        child.start()
+        child.join(moments.uniform(0.1, 0.6) * whole)
+        child.kill()
+        child.join(60)
+        killed.append(child.exitcode)
+    assert killed.count(-signal.SIGKILL) >= 2, "the moments come too late"
+    finetune_dialogues(base, questions, tmp_path / "run", few(steps=30))
+    assert read_log(tmp_path / "run") == read_log(tmp_path / "whole")
+    found, expected = weights(tmp_path / "run"), weights(tmp_path / "whole")
+    assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in expected)
 
 
 def test_packs_and_small_passes_give_the_same_steps(base: Path, meta: Path, tmp_path: Path) -> None:
