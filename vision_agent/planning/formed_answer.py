@@ -16,7 +16,7 @@ from vision_agent.generation.options import GenerationOptions
 from vision_agent.generation.structured import AnswerForm
 from vision_agent.inference.conversation import Conversation
 from vision_agent.model.backbone import Backbone
-from vision_agent.planning.message_rounds import tool_names
+from vision_agent.planning.call_schema import call_schema
 from vision_agent.planning.tool_prompt import tool_preface
 from vision_agent.results.answers import Answer
 
@@ -67,7 +67,7 @@ class FormedRequest:
         """
         if tools:
             tools = [tool for tool in tools if choice in (None, ANY_TOOL, tool["function"]["name"])]
-            schema = _call_schema(tools, choice)
+            schema = call_schema(tools, choice)
 
         def count(text: str) -> int:
             return len(backbone.text_ids(text))
@@ -130,24 +130,3 @@ def _check_room(needed: int, tools: int, options: GenerationOptions, backbone: B
             "fewer tools, such as agent.tools(['detect', 'count']), choose one of them with `tool_choice`, or send "
             "fewer messages"
         )
-
-
-def _call_schema(tools: Sequence[dict[str, Any]], choice: str | None) -> dict[str, Any]:
-    """The JSON of an answer with tools: a call of one of them, or, where no call is demanded, words."""
-    parameters = [tool["function"].get("parameters") for tool in tools]
-    forms = [
-        _object(tool={"const": name}, arguments=_closed(each))
-        for name, each in zip(tool_names(tools), parameters, strict=True)
-    ]
-    if choice is None:
-        forms.append(_object(answer={"type": "string"}))
-    return {"anyOf": forms} if len(forms) > 1 else forms[0]
-
-
-def _object(**properties: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
-
-
-def _closed(parameters: dict[str, Any] | None) -> dict[str, Any]:
-    """A tool's parameters; one without any takes no keys at all."""
-    return {**parameters, "additionalProperties": False} if parameters and parameters.get("properties") else _object()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
 
 from vision_agent.generation.json_schema import prepare_schema
 from vision_agent.generation.options import GenerationOptions
@@ -14,7 +14,7 @@ from vision_agent.serve.problems import Problem, wrong
 
 _USUAL_TOKENS = 1024  # most tokens of words, where the request does not say
 _LARGEST_SEED = 2**63
-_TILES = {"low": 6, "medium": 12, "high": 24}  # of an image, as LMDeploy takes OpenAI's `detail`
+_TILES = {"low": 6, "medium": 12, "high": 24, "original": 24}  # of an image, as LMDeploy takes OpenAI's `detail`
 OPTION_NAMES = {
     "max_new_tokens": "max_tokens",
     "do_sample": "temperature",
@@ -35,18 +35,23 @@ class ImageAddress(_Part):
 
     Attributes:
         url: a `data:` address.
-        detail: low, medium and high are at most 6, 12 and 24 tiles; auto is the checkpoint's own bound.
+        detail: low, medium and high (or original) are at most 6, 12 and 24 tiles; auto is the checkpoint's own bound.
         max_dynamic_patch: most tiles.
     """
 
     url: str
-    detail: Literal["auto", "low", "medium", "high"] | None = None
+    detail: Literal["auto", "low", "medium", "high", "original"] | None = None
     max_dynamic_patch: Annotated[int, Field(ge=1, le=40)] | None = None
 
     @property
     def max_tiles(self) -> int | None:
         """Most tiles; None for the checkpoint's own bound."""
         return self.max_dynamic_patch or _TILES.get(self.detail or "auto")
+
+
+def _as_address(given: Any) -> Any:
+    """Take the address alone, as many clients send it, for an object with it."""
+    return {"url": given} if isinstance(given, str) else given
 
 
 class VideoAddress(_Part):
@@ -67,8 +72,9 @@ class ContentPart(_Part):
     type: Literal["text", "image_url", "video_url", "refusal"]
     text: str | None = None
     refusal: str | None = None
-    image_url: ImageAddress | None = None
+    image_url: Annotated[ImageAddress, BeforeValidator(_as_address)] | None = None
     video_url: VideoAddress | None = None
+    cache_control: Any = None  # a note for providers that cache prompts on request, as Anthropic does
 
     @property
     def images(self) -> int:
@@ -107,6 +113,12 @@ class Message(_Part):
     audio: None = None
     function_call: None = None
     vision: Any = None
+    # What other servers put beside their answers, and clients send back; no part of what was said.
+    reasoning: Any = None
+    reasoning_content: Any = None
+    reasoning_details: Any = None
+    thinking_blocks: Any = None
+    provider_specific_fields: Any = None
 
     @property
     def parts(self) -> list[ContentPart]:
@@ -192,7 +204,8 @@ class ChatRequest(_Part):
 
     Attributes:
         max_tokens: most tokens of an answer; a larger number than fits means as many as fit.
-        top_k, repetition_penalty: as of the SDK's `GenerationOptions`.
+        top_p: 0 is the likeliest token alone.
+        top_k, repetition_penalty: as of the SDK's `GenerationOptions`; a `top_k` of -1 is none, as vLLM has it.
         routes: the routes that the answer may take, by name; None for all that the model has, [] for words alone.
         logprobs: whether the probabilities of the answer's tokens are told.
         top_logprobs: of how many of the likeliest tokens in each place, too.
@@ -206,8 +219,8 @@ class ChatRequest(_Part):
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[FiniteFloat, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[FiniteFloat, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0)] | None = None
+    top_p: Annotated[FiniteFloat, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = None
     repetition_penalty: Annotated[FiniteFloat, Field(gt=0, le=10)] | None = None
     seed: Annotated[int, Field(ge=-_LARGEST_SEED, lt=_LARGEST_SEED)] | None = None
     stop: (
@@ -227,6 +240,7 @@ class ChatRequest(_Part):
     metadata: dict[str, str] | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
     # What other servers do with these cannot be done here; see `_ONLY`.
     frequency_penalty: Any = None
     presence_penalty: Any = None
@@ -237,6 +251,8 @@ class ChatRequest(_Part):
     reasoning_effort: Any = None
     verbosity: Any = None
     web_search_options: Any = None
+    chat_template_kwargs: Any = None
+    min_p: Any = None
     service_tier: Any = None
     store: Any = None
     functions: Any = None
@@ -307,9 +323,10 @@ class ChatRequest(_Part):
             settings["top_logprobs"] = self.top_logprobs or 0
         if self.repetition_penalty is not None:
             settings["repetition_penalty"] = self.repetition_penalty
-        drawn = self.temperature is not None or (self.top_p or 1.0) < 1 or bool(self.top_k)
-        if drawn and self.temperature != 0:
-            given = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k, "seed": self.seed}
+        top_k = max(0, self.top_k or 0)
+        drawn = self.temperature is not None or (self.top_p or 1.0) < 1 or bool(top_k)
+        if drawn and self.temperature != 0 and self.top_p != 0:
+            given = {"temperature": self.temperature, "top_p": self.top_p, "seed": self.seed, "top_k": top_k or None}
             settings |= {"do_sample": True, **{name: value for name, value in given.items() if value is not None}}
             if self.seed is not None:
                 settings["seed"] = self.seed % _LARGEST_SEED
@@ -382,6 +399,11 @@ _ONLY: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "prediction": ((), "nothing is predicted"),
     "reasoning_effort": (("none",), "the model does not reason before it answers"),
     "verbosity": (("medium",), "the model writes as it does; say in the messages how long an answer shall be"),
+    "chat_template_kwargs": (
+        ({}, {"enable_thinking": False}, {"thinking": False}),
+        "the model has one template, and does not think before it answers",
+    ),
+    "min_p": ((0.0,), "use `top_p` or `top_k`"),
     "web_search_options": ((), "nothing is searched for on the web"),
     "service_tier": (("auto", "default"), "there is one service tier"),
     "store": ((False,), "no answer is stored"),

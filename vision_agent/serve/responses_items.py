@@ -19,7 +19,8 @@ class InputPart(_Part):
     type: Literal["input_text", "input_image", "output_text", "refusal"]
     text: str | None = None
     image_url: str | None = None
-    detail: Literal["auto", "low", "medium", "high"] | None = None
+    detail: Literal["auto", "low", "medium", "high", "original"] | None = None
+    file_id: None = None
     refusal: str | None = None
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
     logprobs: list[Any] | None = None

@@ -88,7 +88,7 @@ class ResponsesRequest(_Part):
     instructions: str | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[FiniteFloat, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[FiniteFloat, Field(gt=0, le=1)] | None = None
+    top_p: Annotated[FiniteFloat, Field(ge=0, le=1)] | None = None
     stream: bool | None = None
     stream_options: ResponseStreamOptions | None = None
     text: TextSettings | None = None
@@ -104,6 +104,7 @@ class ResponsesRequest(_Part):
     metadata: dict[str, str] | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
     # What other servers do with these cannot be done here; see `_ONLY`.
     background: Any = None
     conversation: Any = None
@@ -123,6 +124,8 @@ class ResponsesRequest(_Part):
         """
         for name, (accepted, why) in _ONLY.items():
             value = getattr(self, name)
+            if name == "reasoning" and isinstance(value, dict):  # of no reasoning there is no summary
+                value = {key: part for key, part in value.items() if part is not None and key != "summary"}
             if value is not None and not any(value == each and type(value) is type(each) for each in accepted):
                 raise wrong(name, f"`{name}` cannot be used here: {why}", "unsupported_parameter")
         given = [InputMessage(role="user", content=self.input)] if isinstance(self.input, str) else self.input
