@@ -13,12 +13,13 @@ from typing import Any
 
 from vision_agent.documents.result import OcrResult
 from vision_agent.documents.sheet import MARKS, Excerpt, Piece
-from vision_agent.documents.text_match import find_folded
+from vision_agent.documents.text_match import find_folded, folded
+from vision_agent.extract.field_names import short_labels
 from vision_agent.extract.filling import Filled, Filling, origin
 from vision_agent.extract.lexicon import Concept
 from vision_agent.extract.result import FieldValue
 from vision_agent.extract.rules.blocks import addresses_under, blocks_of, names
-from vision_agent.extract.rules.candidates import Candidate, labelled
+from vision_agent.extract.rules.candidates import Candidate, labelled, stands_alone, without_neighbours
 from vision_agent.extract.rules.labels import Label
 from vision_agent.extract.rules.line_items import Rows, find_rows
 from vision_agent.extract.rules.named_elsewhere import named_elsewhere
@@ -34,7 +35,7 @@ from vision_agent.extract.rules.tax_parts import (
 from vision_agent.extract.rules.totals import agreeing, amounts_of, totals
 from vision_agent.extract.rules.unlabelled import PATTERNED, beside, currencies_of, unlabelled
 from vision_agent.extract.rules.view import View
-from vision_agent.extract.rules.window_address import addressee, find_window
+from vision_agent.extract.rules.window_address import address_of_addressee, addressee, find_window
 from vision_agent.extract.target import Group, Leaf, Many
 from vision_agent.extract.values.amounts import DecimalMark
 from vision_agent.extract.values.coerce import readings
@@ -87,7 +88,8 @@ def _all_leaves(part: Group | Leaf | Many) -> Iterable[Leaf]:
 
 
 def _with_labels(leaf: Leaf) -> Concept:
-    return Concept(leaf.concept.name, leaf.concept.kind, leaf.labels)
+    shorter = short_labels(leaf.name, leaf.forms) if len(leaf.path) < 2 else ()
+    return Concept(leaf.concept.name, leaf.concept.kind, tuple(dict.fromkeys((*leaf.labels, *shorter))))
 
 
 @dataclass(frozen=True)
@@ -266,8 +268,11 @@ class _Engine:
         if kind == "text" and leaf.forms & {"date", "datetime"}:
             kind = "date"
         labels = self._view.labels(concept.name)
+        if concept.name.startswith("."):  # what is less than the field's name must stand for itself
+            labels = [each for each in labels if folded(each.excerpt.text) in leaf.labels or stands_alone(each)]
         found = labelled(self._view, labels, kind)
         if kind == "id":
+            found = without_neighbours(found)
             found = [
                 candidate.better(_id_weight(candidate.text) - _doubt(concept.name, candidate)) for candidate in found
             ]
@@ -320,8 +325,7 @@ class _Engine:
         if party == "buyer" and self._window is not None:
             found.append(Candidate(self._window.recipient.text, (self._window.recipient,), 1.2))
         elif party == "buyer" and not found:
-            head = [each for each in self._names("seller") if each.score > 0][:1]
-            found += addressee(self._view, [place.piece for each in head for place in each.excerpts])
+            found += addressee(self._view, self._heading())
         if party == "seller":
             avoid = [
                 line.piece
@@ -337,6 +341,11 @@ class _Engine:
             head = sellers(self._view, avoid)
             found = [*(each.better(-0.8) for each in found), *head, *named_elsewhere(self._view, avoid, head)]
         return sorted(found, key=lambda each: -each.score)
+
+    def _heading(self) -> list[Piece]:
+        """The lines of the seller's name."""
+        head = [each for each in self._names("seller") if each.score > 0][:1]
+        return [place.piece for each in head for place in each.excerpts]
 
     def _labels_of(self, party: str) -> list[Label]:
         """Labels of a party that are followed by nothing else than its block."""
@@ -362,6 +371,8 @@ class _Engine:
             if name == "buyer address":  # "Address" below "Customer"
                 general = addresses_under(self._view, self._view.labels("seller address"), named=False)
                 found += [each.better(-0.5) for each in general if self._owner(each.excerpts[0].piece) == "buyer"]
+                if not found:
+                    found = address_of_addressee(self._view, self._heading())
         return sorted(found, key=lambda each: -each.score)
 
     def _chosen(self, leaf: Leaf) -> list[Candidate]:

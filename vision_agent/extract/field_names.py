@@ -5,7 +5,7 @@ more: `invoice_total_amount` is the total, `room_number` and `old_total` are non
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal
 
 from pydantic import AliasChoices
@@ -64,6 +64,16 @@ _PLAIN_GROUPS = frozenset(
     "invoice document doc bill receipt header head details detail info data summary meta metadata totals amounts sums"
     " payment bank order page paper result fields values general main".split()
 )
+_NUMBERS = frozenset({"number", "no", "nr", "num"})
+# Last words of names that say what a value is, which papers leave out: "Fare: 142.00".
+_SAYS_FORM: Mapping[str, frozenset[Form]] = {
+    "name": frozenset({"text"}),
+    "date": frozenset({"date", "datetime"}),
+    "amount": frozenset({"number", "integer"}),
+    "price": frozenset({"number", "integer"}),
+}
+_OF_NAMES = frozenset("first last middle given family user file account bank product item company brand".split())
+_SHORTEST_LABEL = 4  # letters of a name without its last word
 _LONGEST_LABEL = 60  # letters of a description that may be a label; a longer one explains
 _LONGEST_DESCRIPTION = 160  # letters of a description that may say what a field means
 _LEADING = re.compile(r"^(?:the|a|an|your|der|die|das|le|la|les|el|los|il|lo|de|het|enter)\s+", re.IGNORECASE)
@@ -84,6 +94,24 @@ def labels_of(name: str, info: FieldInfo) -> tuple[str, ...]:
         if (match := _OF.match(_LEADING.sub("", described))) is not None:  # "number of the room": room number
             texts.append(f"{match['whom']} {match['what']}")
     return tuple(dict.fromkeys(folded(text) for text in texts if isinstance(text, str) and folded(text)))
+
+
+def short_labels(name: str, forms: Collection[Form]) -> tuple[str, ...]:
+    """Return folded texts that papers print for a field's name where it says more than they do.
+
+    `room_number` is printed as "Room No.", `patient_name` as "Patient", `arrival_date` as "Arrival".
+    """
+    words = words_of(name)
+    found = [
+        "".join("of" if word == "of" else other if word in _NUMBERS else word for word in words)
+        for other in ("no", "nr", "number")
+        if set(words) & _NUMBERS and len(words) > 1
+    ]
+    rest = "".join(words[:-1])
+    if words and words[-1] in _SAYS_FORM and set(forms) & _SAYS_FORM[words[-1]] and len(rest) >= _SHORTEST_LABEL:
+        taken = set(words[:-1]) <= _NEUTRAL | _GENERIC | _OF_NAMES or _named((rest,), CONCEPTS) is not None
+        found += [] if taken else [rest]
+    return tuple(dict.fromkeys(found))
 
 
 def party_of(path: Sequence[str]) -> str:
@@ -165,6 +193,8 @@ def _with_neutral_words(words: tuple[str, ...], pool: Sequence[Concept]) -> Conc
     own = [word for word in words if currency_of_name(("", word)) is None]
     for concept in pool:
         says_nothing = _NEUTRAL | _SAYS_KIND.get(concept.kind, frozenset())
+        if concept.kind in ("iban", "id"):
+            says_nothing -= {"name"}  # whose account it is
         for each in (*concept.names, *concept.labels):
             named = words_of(each)
             if not set(named) <= set(own) or set(named) <= _SAYS_LITTLE:

@@ -13,6 +13,7 @@ from vision_agent.extract.rules.view import View
 
 _LINES = 7
 _EXPLAINS = re.compile(r"\(.*\)")  # a line in brackets under a label is not the name
+_NUMBERS = ("tax id", "registration number", "customer number")
 # "Merchant Number" asks for something of the merchant, and names nobody.
 _OF_IT = frozenset("number no nr id code name reference ref copy signature phone".split())
 
@@ -65,7 +66,11 @@ def names(view: View, labels: Sequence[Label]) -> list[Candidate]:
     found = []
     for label in labels:
         for block in blocks_of(view, label):
-            lines = [line for line in block.lines[:2] if not _EXPLAINS.fullmatch(line.text.strip())]
+            lines = [
+                line
+                for line in block.lines[:2]
+                if not _EXPLAINS.fullmatch(line.text.strip()) and not _states_number(view, line)
+            ]
             place = (lines or block.lines)[0].stripped(MARKS)
             wordy = place is not None and sum(character.isalpha() for character in place.text) >= 2
             if place is not None and wordy and not is_contact(place.text) and not _OF_IT >= set(words_of(place.text)):
@@ -75,6 +80,14 @@ def names(view: View, labels: Sequence[Label]) -> list[Candidate]:
                 score -= 1.0 if line_score(view, place.piece) < -1.5 else 0.0
                 found.append(Candidate(place.text, (place,), score, label))
     return sorted(found, key=lambda candidate: -candidate.score)
+
+
+def _states_number(view: View, line: Excerpt) -> bool:
+    """Whether a line under a label is a number of the party's, such as "IČO 27074358" in the row of "Odběratel:"."""
+    return any(character.isdigit() for character in line.text) and any(
+        label.concept in _NUMBERS and label.likeness == 1 and line.start <= label.excerpt.start <= line.start + 1
+        for label in view.labels_in(line.piece)
+    )
 
 
 def addresses_under(view: View, labels: Sequence[Label], *, named: bool) -> list[Candidate]:

@@ -189,6 +189,21 @@ def labelled(view: View, labels: Sequence[Label], kind: Kind) -> list[Candidate]
     return sorted(best.values(), key=lambda found: -found.score)
 
 
+def stands_alone(label: Label) -> bool:
+    """Return whether a label is exactly written, and all of its piece, or all before a colon or number: "Patient:"."""
+    ahead, behind = label.piece.text[: label.excerpt.start], label.piece.text[label.excerpt.end :]
+    if label.likeness < 1 or any(map(str.isalnum, ahead)):
+        return False
+    first = next(filter(str.isalnum, behind), "")
+    return not first or first.isdigit() or _SEPARATOR.match(behind) is not None
+
+
+def without_neighbours(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return candidates less those beside or below a label that has its value behind it already."""
+    behind = {id(each.label) for each in candidates if each.relation == "inline"}
+    return [each for each in candidates if each.relation == "inline" or id(each.label) not in behind]
+
+
 def _heads_column(view: View, piece: Piece) -> bool:
     """Whether more numbers follow under a number: then its label names a column."""
     under = next(iter(view.sheet(piece).below(piece, rows=2)), None)

@@ -155,7 +155,7 @@ def _forms(place: Excerpt) -> set[str]:
     """The legal forms among a line's words."""
     text = respelled(place.text, "party")
     tokens = re.findall(r"[^\s,;:()/&.-]+", text) if text else []
-    forms = {folded(token) for token in tokens} & _LEGAL_FORMS
+    forms = {folded(token) for token in tokens if token != "kg"} & _LEGAL_FORMS  # a unit, "KG" is a form
     forms |= {form} if (form := legal_form_in(text)) is not None else set()
     if is_street(place.text):  # "LOT P.T. 2811", "Jalan BT 3"
         forms = {form for form in forms if not is_code(form)}

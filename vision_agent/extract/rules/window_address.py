@@ -123,6 +123,16 @@ def addressee(view: View, seller: Sequence[Piece]) -> list[Candidate]:
     Args:
         seller: the lines of the seller's name.
     """
+    return [Candidate(lines[0].text, lines[:1], 0.4) for lines in _addressed(view, seller)]
+
+
+def address_of_addressee(view: View, seller: Sequence[Piece]) -> list[Candidate]:
+    """Return where a paper is sent to, where no label says so: what follows the name that `addressee` gives."""
+    return [Candidate(" ".join(line.text for line in lines[1:]), lines[1:], 0.4) for lines in _addressed(view, seller)]
+
+
+def _addressed(view: View, seller: Sequence[Piece]) -> list[tuple[Excerpt, ...]]:
+    """The lines of the one address, from the name on; at most one."""
     if not seller or not view.sheets:
         return []
     sheet = view.sheets[0]
@@ -147,7 +157,7 @@ def addressee(view: View, seller: Sequence[Piece]) -> list[Candidate]:
         return []
     if any(map(str.isdigit, name.text)) or ":" in name.text or len(name.text.split()) < 2 or view.is_label(named[0]):
         return []
-    return [Candidate(name.text, (name,), 0.4)]
+    return [tuple(map(Excerpt.whole, named))]
 
 
 def _blocks(column: Sequence[Piece], height: float) -> Iterable[list[Piece]]:
