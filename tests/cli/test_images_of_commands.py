@@ -147,7 +147,7 @@ def test_run_is_about_each_image_or_about_all_together(
     one = agent.run("where is the bus?", BUS)
     shown: list[list[Image.Image]] = []
 
-    def note(request: str, images: list[Image.Image]) -> AgentResult:
+    def note(request: str, images: list[Image.Image], verify: bool) -> AgentResult:
         shown.append(images)
         return one
 

@@ -103,6 +103,11 @@ def has_flash_attention(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
+def has_cuda_graphs(device: torch.device) -> bool:
+    """Return whether operations can be recorded there and replayed: on CUDA, which is what torch calls ROCm too."""
+    return device.type == "cuda"
+
+
 def has_float64(device: torch.device) -> bool:
     """Return whether numbers of float64 exist there: Apple's GPUs have none, and NPUs hardly any."""
     return device.type in ("cpu", "cuda", "xpu")

@@ -24,7 +24,13 @@ from vision_agent.model.attention import has_sinks
 from vision_agent.model.compile import check_compiler, compile_steps
 from vision_agent.model.cuda_graphs import record_steps
 from vision_agent.model.device_map import DeviceMap, check_memory, main_device
-from vision_agent.model.devices import DTYPE_NAMES, choose_device, has_bitsandbytes, has_flash_attention
+from vision_agent.model.devices import (
+    DTYPE_NAMES,
+    choose_device,
+    has_bitsandbytes,
+    has_cuda_graphs,
+    has_flash_attention,
+)
 from vision_agent.model.int8 import quantize_linears
 from vision_agent.model.int8_packed import PackedHead, pack_linears, packs_here
 from vision_agent.model.lora import apply_lora, check_lora_folder
@@ -323,7 +329,7 @@ def _check_graphs(options: LoadOptions, device: torch.device) -> None:
     for name in ("compile", "device_map", "quantization"):
         if getattr(options, name):
             raise ConfigError(f"`cuda_graphs` and `{name}` exclude each other; leave one out")
-    if device.type != "cuda":
+    if not has_cuda_graphs(device):
         raise ConfigError(f"`cuda_graphs` need a CUDA device, but the device is {str(device)!r}; leave it out")
 
 
