@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import tiny_backbone
 from hypothesis import given, settings
-from hypothesis import strategies as st
+from schedules import Schedule, carry_out, finish, schedules
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -94,12 +94,6 @@ def is_alone(number: int, row: Row) -> bool:
     return row.error is None and row.answer.ids == ids and row.answer.logprobs == pytest.approx(logprobs, abs=2e-3)
 
 
-def finish(batch: StepBatch) -> None:
-    while batch.rows:
-        batch.read()
-        batch.step()
-
-
 @pytest.fixture(autouse=True, scope="module")
 def little_room() -> Iterator[None]:
     """So that buffers have to be made anew within these few tokens."""
@@ -109,31 +103,12 @@ def little_room() -> Iterator[None]:
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(["add", "pause", "drop", "turn", "turn"]), st.integers(0, 4)), max_size=30))
-def test_replayed_steps_answer_as_each_request_does_alone(schedule: list[tuple[str, int]]) -> None:
+@given(schedules(rows=len(QUESTIONS), most=30))
+def test_replayed_steps_answer_as_each_request_does_alone(schedule: Schedule) -> None:
     steps = RecordedSteps(backbone(), record)
     for _ in range(2):  # the second time on the buffers of the first
-        batch = StepBatch(backbone(), steps)
         rows = [Row(backbone(), prompt, options(number)) for number, prompt in enumerate(prompts())]
-        outside, dropped = set(range(len(rows))), set()
-        for what, number in schedule:
-            row = rows[number]
-            if what == "turn":
-                batch.read()
-                batch.step()
-            elif what == "add" and number in outside and not row.is_done:
-                outside.discard(number)
-                batch.add(row)
-            elif what == "pause" and row in batch.rows:
-                outside.add(number)
-                batch.pause(row)
-            elif what == "drop" and row in batch.rows:
-                dropped.add(number)
-                batch.drop(row)
-        for number in outside - dropped:
-            if not rows[number].is_done:
-                batch.add(rows[number])
-        finish(batch)
+        dropped = carry_out(schedule, StepBatch(backbone(), steps), rows)
         assert all(is_alone(number, row) for number, row in enumerate(rows) if number not in dropped)
 
 

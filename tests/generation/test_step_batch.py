@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import tiny_backbone
 from hypothesis import given, settings
-from hypothesis import strategies as st
+from schedules import Schedule, carry_out, finish, schedules
 from torch import Tensor
 
 from vision_agent import AnswerError, VisionAgent
@@ -114,12 +114,6 @@ def small_chunks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(step_batch, "CHUNK", 48)
         yield
-
-
-def finish(batch: StepBatch) -> None:
-    while batch.rows:
-        batch.read()
-        batch.step()
 
 
 def steps_of(asked: Asked, number: int) -> int:
@@ -230,30 +224,12 @@ def test_scores_that_are_no_numbers_end_their_row_alone(asked: Asked) -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(["add", "pause", "drop", "turn", "turn"]), st.integers(0, 5)), max_size=40))
-def test_any_schedule(schedule: list[tuple[str, int]]) -> None:
+@given(schedules(rows=6, most=40))
+def test_any_schedule(schedule: Schedule) -> None:
     asked = _shared(tiny_asked)
-    batch, prefixes = StepBatch(asked.backbone), PrefixCache()
+    prefixes = PrefixCache()
     rows = [make(prefixes=prefixes) for make in asked.rows]
-    outside, dropped = set(range(len(rows))), set()
-    for what, number in schedule:
-        row = rows[number]
-        if what == "turn":
-            batch.read()
-            batch.step()
-        elif what == "add" and number in outside and not row.is_done:
-            outside.discard(number)
-            batch.add(row)
-        elif what == "pause" and row in batch.rows:
-            outside.add(number)
-            batch.pause(row)
-        elif what == "drop" and row in batch.rows:
-            dropped.add(number)
-            batch.drop(row)
-    for number in outside - dropped:
-        if not rows[number].is_done:
-            batch.add(rows[number])
-    finish(batch)
+    dropped = carry_out(schedule, StepBatch(asked.backbone), rows)
     assert all(asked.is_alone(number, row) for number, row in enumerate(rows) if number not in dropped)
 
 
