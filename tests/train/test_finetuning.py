@@ -196,7 +196,9 @@ def test_a_killed_run_ends_as_one_that_was_not(base: Path, questions: DialogueSe
         finetune_dialogues(base, questions, tmp_path / "whole", few(rank=4))
 
 
-def test_a_run_that_is_killed_at_five_moments_ends_the_same(base: Path, questions: DialogueSet, tmp_path: Path) -> None:
+def test_a_run_that_is_killed_at_moments_of_chance_ends_the_same(
+    base: Path, questions: DialogueSet, tmp_path: Path
+) -> None:
     """Wherever it is: while it loads, between steps, in a step, while it saves, or while it writes the adapter."""
     began = time.monotonic()
     finetune_dialogues(base, questions, tmp_path / "whole", few(steps=30))

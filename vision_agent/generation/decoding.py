@@ -15,14 +15,14 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import Cache, DynamicCache, GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from vision_agent.errors import AnswerError, InputError, bad_argument
 from vision_agent.generation.answer_row import Alternatives, AnswerRow, FinishReason, drawn, sampling_filters
 from vision_agent.generation.options import GenerationOptions
 from vision_agent.generation.prefix_cache import LEAST_SHARED, PrefixCache, common_beginning
 from vision_agent.generation.stopping import RepetitionWatcher, StopWatcher
-from vision_agent.model.attention import full_cache
+from vision_agent.model.attention import full_cache, full_masks
 from vision_agent.model.backbone import Backbone
 from vision_agent.plugins.cancellation import CANCELLED, raise_if_cancelled, until_cancelled
 from vision_agent.plugins.constraint import Constraint
@@ -291,6 +291,24 @@ def feed_tokens(
         past_key_values=cache,
         use_cache=True,
     )
+    return backbone.token_scores(output.last_hidden_state[:, -1])
+
+
+def step_scores(backbone: Backbone, embeds_B1C: Tensor, mask: Any, positions_B1: Tensor, cache: Cache) -> Tensor:
+    """Feed one embedded token of each row; return the float32 scores (B, V) of what comes next.
+
+    Args:
+        mask: what each row sees of the cache, with the token itself, as `attention.layer_masks` makes it; None for all.
+    """
+    language_model = backbone.model.model.language_model
+    with full_masks(language_model):
+        output = language_model(
+            inputs_embeds=embeds_B1C,
+            attention_mask=mask,
+            position_ids=positions_B1,
+            past_key_values=cache,
+            use_cache=True,
+        )
     return backbone.token_scores(output.last_hidden_state[:, -1])
 
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from vision_agent.generation.decoding import step_scores
 from vision_agent.generation.row_cache import RowCache
-from vision_agent.model.attention import full_masks
 from vision_agent.model.backbone import Backbone
 
 _ROOM = 1024  # tokens; a row that outgrows it takes a new recording
@@ -84,16 +84,7 @@ class RecordedSteps:
         return True
 
     def _run(self) -> None:
-        language_model = self._backbone.model.model.language_model
-        ids_P, lengths_P = self._inputs_2P
-        embeds_P1C = self._backbone.embed(ids_P[:, None])
-        mask, positions_P1 = self.cache.begin_whole_step(language_model.config, embeds_P1C.dtype, lengths_P)
-        with full_masks(language_model):
-            output = language_model(
-                inputs_embeds=embeds_P1C,
-                attention_mask=mask,
-                position_ids=positions_P1,
-                past_key_values=self.cache.cache,
-                use_cache=True,
-            )
-        self._scores_PV = self._backbone.token_scores(output.last_hidden_state[:, -1])
+        backbone, (ids_P, lengths_P) = self._backbone, self._inputs_2P
+        config, embeds_P1C = backbone.model.model.language_model.config, backbone.embed(ids_P[:, None])
+        mask, positions_P1 = self.cache.begin_whole_step(config, embeds_P1C.dtype, lengths_P)
+        self._scores_PV = step_scores(backbone, embeds_P1C, mask, positions_P1, self.cache.cache)

@@ -25,6 +25,7 @@ from vision_agent.generation.decoding import (
     overflow_error,
     prompt_marks,
     rest_of_prompt,
+    step_scores,
     told_of,
 )
 from vision_agent.generation.joint_cache import continuing, joint_cache
@@ -377,24 +378,14 @@ class StepBatch:
 
     def _scores(self) -> Tensor:
         """Feed the last token of every row; the float32 scores (B, V) of what comes next."""
-        if self._recorded is not None:
-            scores_BV = self._recorded.scores([row.answer.ids[-1] for row in self.writing])
-            if scores_BV is not None:
-                return scores_BV
-        language_model = self.backbone.model.model.language_model
-        embeds_B1C = self.backbone.embed(
-            torch.tensor([[row.answer.ids[-1]] for row in self.writing], device=self.backbone.device)
-        )
-        mask, positions_B1 = self._cache.begin_step(language_model.config, embeds_B1C.dtype, embeds_B1C.device)
-        with full_masks(language_model):
-            output = language_model(
-                inputs_embeds=embeds_B1C,
-                attention_mask=mask,
-                position_ids=positions_B1,
-                past_key_values=self._cache.cache,
-                use_cache=True,
-            )
-        return self.backbone.token_scores(output.last_hidden_state[:, -1])
+        ids = [row.answer.ids[-1] for row in self.writing]
+        scores_BV = None if self._recorded is None else self._recorded.scores(ids)
+        if scores_BV is not None:
+            return scores_BV
+        config = self.backbone.model.model.language_model.config
+        embeds_B1C = self.backbone.embed(torch.tensor(ids, device=self.backbone.device)[:, None])
+        mask, positions_B1 = self._cache.begin_step(config, embeds_B1C.dtype, embeds_B1C.device)
+        return step_scores(self.backbone, embeds_B1C, mask, positions_B1, self._cache.cache)
 
     def _step_each(self, rows: list[Row]) -> list[Row]:
         """Write a token of each row by itself, after a step of all failed: whoever is at fault fails alone."""
